@@ -1,0 +1,94 @@
+"""What an algorithm is: how branches, losses and adaptation relate. The trainer knows no more than this."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.models.network import Encoder, Network
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step gives back.
+
+    Attributes:
+        loss: Scalar to differentiate.
+        metrics: Scalars to log, without gradient; ``loss`` in it replaces a surrogate in the logs.
+        carry: Tensors that `after_step` needs; with several processes, gathered in global order.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    carry: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Algorithm(nn.Module):
+    """Base of all methods.
+
+    Attributes:
+        batch_type: What `training_step` takes.
+        provides: The fields of `Embeddings` that it fills beyond ``online``; ``labels`` come from the data.
+        divisible: Whether a batch may be cut for gradient accumulation.
+        surrogate: Whether the loss's gradient is an update in itself (Reptile): plain SGD, no clipping.
+    """
+
+    batch_type: ClassVar[type[Views] | type[Episodes]]
+    provides: ClassVar[frozenset[str]] = frozenset()
+    divisible: ClassVar[bool] = True
+    surrogate: ClassVar[bool] = False
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    @abstractmethod
+    def training_step(self, batch: Any, clock: Clock) -> Step:
+        """Loss and metrics of one batch of `batch_type`."""
+
+    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+        """Moving averages, queues, centers: called once after the optimizer's step, without gradient."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups: biases and normalisation (ndim <= 1) take no weight decay."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def eval_encoder(self) -> Encoder:
+        """The branch that is the product: images to features."""
+        return self.network.encoder
+
+    def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
+        """Scores (T, Q, n_way) of the queries, given the support of each of T tasks.
+
+        By default the nearest class mean on L2-normalised features (SimpleShot, Wang et al. 2019, arXiv:1911.04623).
+
+        Args:
+            support_images: (T, S, C, H, W), uint8 or float in [0, 1].
+            support_labels: int64 (T, S) in [0, n_way).
+            query_images: (T, Q, C, H, W).
+            n_way: Classes in each task.
+        """
+        encoder = self.eval_encoder()
+        support = F.normalize(encode_tasks(encoder, support_images), dim=-1)
+        query = F.normalize(encode_tasks(encoder, query_images), dim=-1)
+        return -torch.cdist(query, class_means(support, support_labels, n_way)).square()
+
+
+def encode_tasks(module: nn.Module, images: Tensor) -> Tensor:
+    """Features (T, M, D) of images (T, M, C, H, W), all tasks in one forward pass."""
+    return module(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def class_means(features: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Mean feature of each class, (T, n_way, D), of features (T, S, D) and labels (T, S)."""
+    members = F.one_hot(labels, n_way).to(features.dtype)  # (T, S, n_way)
+    return members.transpose(1, 2) @ features / members.sum(dim=1)[..., None]

@@ -1,0 +1,77 @@
+"""The two batches of the house. No bare tuple or dict crosses a module."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """Several views of the same images.
+
+    Attributes:
+        crops: One float (V, B, C, H, W) in [0, 1] per resolution, global views first.
+        labels: int64 (B,) or None.
+        indices: int64 (B,), the images' places in the dataset.
+    """
+
+    crops: tuple[Tensor, ...]
+    labels: Tensor | None
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> Self:
+        labels = None if self.labels is None else self.labels.to(device)
+        crops = tuple(crop.to(device) for crop in self.crops)
+        return replace(self, crops=crops, labels=labels, indices=self.indices.to(device))
+
+    def chunk(self, n: int) -> list[Self]:
+        """At most n batches of B / n images each; all views of an image stay together."""
+        labels = [None] * n if self.labels is None else self.labels.chunk(n)
+        crops = zip(*(crop.chunk(n, dim=1) for crop in self.crops), strict=True)
+        parts = zip(crops, labels, self.indices.chunk(n), strict=False)
+        return [replace(self, crops=crop, labels=label, indices=index) for crop, label, index in parts]
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """T tasks of n_way classes with K support images each.
+
+    Attributes:
+        support_images: float (T, N*K, C, H, W) in [0, 1].
+        support_labels: int64 (T, N*K) in [0, n_way).
+        query_images: float (T, Q, C, H, W) in [0, 1].
+        query_labels: int64 (T, Q) in [0, n_way).
+        n_way: Classes in a task.
+    """
+
+    support_images: Tensor
+    support_labels: Tensor
+    query_images: Tensor
+    query_labels: Tensor
+    n_way: int
+
+    def __len__(self) -> int:
+        return len(self.support_labels)
+
+    def to(self, device: torch.device | str) -> Self:
+        return self._each(lambda tensor: tensor.to(device))
+
+    def chunk(self, n: int) -> list[Self]:
+        """At most n batches of T / n tasks each."""
+        size = -(-len(self) // n)
+        starts = range(0, len(self), size)
+        return [self._each(lambda tensor, start=start: tensor[start : start + size]) for start in starts]
+
+    def _each(self, change) -> Self:
+        return replace(
+            self,
+            support_images=change(self.support_images),
+            support_labels=change(self.support_labels),
+            query_images=change(self.query_images),
+            query_labels=change(self.query_labels),
+        )

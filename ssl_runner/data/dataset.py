@@ -1,0 +1,74 @@
+"""What a dataset is: images and labels, nothing else."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a dataset, in memory or memory-mapped.
+
+    Attributes:
+        name: For messages: ``mnist/train``.
+        images: uint8 (N, C, H, W), C is 1 or 3.
+        labels: int64 (N,) in [0, len(class_names)), or None.
+        class_names: One a class; empty without labels.
+        class_groups: One a class (domain, alphabet), or None.
+        fingerprint: Hash of the content.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    class_groups: tuple[str, ...] | None
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+    def take(self, indices: Tensor) -> "Dataset":
+        """The images at indices (M,), with all classes kept."""
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, images=self.images[indices], labels=labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, validation and test of one dataset.
+
+    ``by`` says what separates them: ``images`` (the same classes everywhere) or ``classes`` (disjoint classes, and
+    labels count from 0 within each split).
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+    by: Literal["images", "classes"]
+
+    def for_selection(self) -> "Splits":
+        """The splits on which a model may be selected: validation stands as test, and test is out of reach."""
+        if self.validation is None:
+            raise ValueError(f"{self.train.name} has no validation split; without one nothing may be selected.")
+        return replace(self, validation=None, test=self.validation)
+
+
+def concatenate(first: Dataset, second: Dataset | None) -> Dataset:
+    """Both splits as one; they must share their classes."""
+    if second is None:
+        return first
+    assert first.class_names == second.class_names, (first.name, second.name)
+    labels = None if first.labels is None or second.labels is None else torch.cat([first.labels, second.labels])
+    return replace(
+        first,
+        name=f"{first.name}+{second.name.rpartition('/')[2]}",
+        images=torch.cat([first.images, second.images]),
+        labels=labels,
+    )

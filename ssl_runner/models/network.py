@@ -1,0 +1,55 @@
+"""What is trained: an encoder with its preprocessing, and a head on top."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """Images to features: scaling, normalisation and a backbone, so that no caller can forget the preprocessing.
+
+    Attributes:
+        out_features: Width of the features.
+        input_shape: (C, H, W) it was made for.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.input_shape = tuple(input_shape)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    @property
+    def out_features(self) -> int:
+        return self.backbone.out_features  # type: ignore[return-value]
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 or float in [0, 1], (B, C, H, W), to normalised floats."""
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, out_features) of images (B, C, H, W), uint8 or float in [0, 1]."""
+        return self.backbone(self.prepare(images))
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Maps (B, channels, h, w) before the features are flattened or pooled."""
+        return self.backbone.feature_map(self.prepare(images))  # type: ignore[operator]
+
+
+class Network(nn.Module):
+    """``head(encoder(images))``."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, D)."""
+        return self.head(self.encoder(images))

@@ -1,0 +1,35 @@
+"""Counter-based draws: every number is a function of (seed, stream, step, row).
+
+A resumed run draws what an unbroken one would, two processes draw what one would, and logging changes nothing,
+because no generator carries state from one step to the next.
+"""
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def _philox(seed: int, stream: str, step: int) -> np.random.Generator:
+    key = np.array([seed, zlib.crc32(stream.encode())], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, step, 0], dtype=np.uint64)))
+
+
+def uniforms(seed: int, stream: str, step: int, rows: int, columns: int) -> np.ndarray:
+    """Table (rows, columns) of float32 in [0, 1): one row per sample of the global batch of this step."""
+    return _philox(seed, stream, step).random((rows, columns), dtype=np.float32)
+
+
+def permutation(seed: int, stream: str, step: int, n: int) -> np.ndarray:
+    """Random order (n,) of int64, the same for every caller."""
+    return _philox(seed, stream, step).permutation(n)
+
+
+def number(seed: int, stream: str, step: int) -> int:
+    """One seed in [0, 2**63) for a library that wants its own."""
+    return int(_philox(seed, stream, step).integers(2**63))
+
+
+def generator(seed: int, stream: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Torch generator of this step."""
+    return torch.Generator(device).manual_seed(number(seed, stream, step))

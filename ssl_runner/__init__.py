@@ -1,0 +1,18 @@
+"""Contrastive self-supervised learning and meta-learning in one runner, a Hydra config apart."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_runner.models.saving import load_encoder
+
+__all__ = ["load_encoder"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import, and the command line's help needs none of it
+    if name == "load_encoder":
+        from ssl_runner.models.saving import load_encoder
+
+        return load_encoder
+    raise AttributeError(f"module 'ssl_runner' has no attribute {name!r}")

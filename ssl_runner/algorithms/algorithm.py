@@ -1,6 +1,7 @@
 """What an algorithm is: how branches, losses and adaptation relate. The trainer knows no more than this."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -66,10 +67,22 @@ class Algorithm(nn.Module):
         """The branch that is the product: images to features."""
         return self.network.encoder
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Features (B, D) in which `compare` measures, of images (B, C, H, W)."""
+        return F.normalize(self.eval_encoder()(images), dim=-1)
+
+    def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Scores (T, Q, n_way) from what `embed` made of support (T, S, D) and query (T, Q, D).
+
+        By default the nearest class mean (SimpleShot, Wang et al. 2019, arXiv:1911.04623): minus the squared distance.
+        """
+        return -torch.cdist(query, class_means(support, support_labels, n_way)).square()
+
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         """Scores (T, Q, n_way) of the queries, given the support of each of T tasks.
 
-        By default the nearest class mean on L2-normalised features (SimpleShot, Wang et al. 2019, arXiv:1911.04623).
+        Who embeds every image on its own overrides `embed` and `compare`, and evaluation embeds each image once; who
+        adapts to a task or attends within it overrides this.
 
         Args:
             support_images: (T, S, C, H, W), uint8 or float in [0, 1].
@@ -77,15 +90,19 @@ class Algorithm(nn.Module):
             query_images: (T, Q, C, H, W).
             n_way: Classes in each task.
         """
-        encoder = self.eval_encoder()
-        support = F.normalize(encode_tasks(encoder, support_images), dim=-1)
-        query = F.normalize(encode_tasks(encoder, query_images), dim=-1)
-        return -torch.cdist(query, class_means(support, support_labels, n_way)).square()
+        support = encode_tasks(self.embed, support_images)
+        return self.compare(support, support_labels, encode_tasks(self.embed, query_images), n_way)
 
 
-def encode_tasks(module: nn.Module, images: Tensor) -> Tensor:
+def encode_tasks(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Features (T, M, D) of images (T, M, C, H, W), all tasks in one forward pass."""
-    return module(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    return embed(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def nearest_class_mean(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    """Scores (T, Q, n_way) of features (T, Q, D): minus the squared distances to the means of the support (T, S, D)."""
+    support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+    return -torch.cdist(query, class_means(support, support_labels, n_way)).square()
 
 
 def class_means(features: Tensor, labels: Tensor, n_way: int) -> Tensor:

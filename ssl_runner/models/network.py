@@ -1,6 +1,7 @@
 """What is trained: an encoder with its preprocessing, and a head on top."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,22 @@ class Encoder(nn.Module):
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         return (images - self.mean) / self.std
+
+    def read(self, paths: Sequence[str | Path], invert: bool = False) -> Tensor:
+        """Image files as the uint8 batch (B, C, H, W) that this encoder takes: upright, resized, middle cut out.
+
+        Args:
+            paths: Files in any format that Pillow reads.
+            invert: For ink on paper, where the encoder learned light on dark (Omniglot).
+
+        Raises:
+            DataError: A file is damaged; names it.
+        """
+        from ssl_runner.data.decoding import Decoding, decode
+
+        channels, height, _ = self.input_shape
+        decoding = Decoding(size=height, channels=1 if channels == 1 else 3, invert=invert)
+        return torch.stack([torch.tensor(decode(Path(path), decoding)) for path in paths])
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, out_features) of images (B, C, H, W), uint8 or float in [0, 1]."""

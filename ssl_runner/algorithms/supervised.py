@@ -1,0 +1,23 @@
+"""A classifier trained on labels: the reference that self-supervision is measured against."""
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Views
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.network import Network
+
+
+class Supervised(Algorithm):
+    """Encoder and linear head under a loss on the logits of every view."""
+
+    batch_type = Views
+
+    def __init__(self, network: Network, loss: Loss) -> None:
+        super().__init__(network)
+        self.loss = loss
+
+    def training_step(self, batch: Views, clock: Clock) -> Step:
+        (crops,) = batch.crops
+        logits = self.network(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
+        loss, metrics = self.loss(Embeddings(online=logits, labels=batch.labels), clock)
+        return Step(loss, metrics)

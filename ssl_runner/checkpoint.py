@@ -1,0 +1,111 @@
+"""What a run needs to go on exactly: written whole or not at all, read without running code."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssl_runner import provenance
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+class ResumeError(ValueError):
+    """A run cannot go on from here, and why."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same for a resumed run to be the unbroken one."""
+
+    config_hash: str
+    fingerprint: str
+    threads: int
+    torch: str
+
+    @classmethod
+    def of_this_process(cls, config_hash: str, fingerprint: str) -> "Identity":
+        return cls(config_hash, fingerprint, torch.get_num_threads(), torch.__version__)
+
+
+def write_atomically(path: Path, write) -> None:
+    """``write(temporary)``, flushed to disk, then renamed: a crash leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(
+    folder: Path,
+    step: int,
+    algorithm: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: Identity,
+    best: dict[str, float | int] | None,
+) -> None:
+    """Write folder/last.pt, and keep the one before as previous.pt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "step": step,
+        "algorithm": algorithm.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "identity": vars(identity),
+        "versions": provenance.versions(),
+        "best": best,
+    }
+
+    def write(temporary: Path) -> None:
+        torch.save(state, temporary)
+        if (folder / LAST).exists():
+            (folder / LAST).replace(folder / PREVIOUS)
+
+    write_atomically(folder / LAST, write)
+
+
+def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] | None:
+    """The newest readable checkpoint and warnings, or None where there is none.
+
+    Raises:
+        ResumeError: It belongs to another config or other data, or every checkpoint is damaged.
+    """
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    warnings = []
+    for path in found:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            stored = Identity(**state["identity"])
+        except Exception as error:  # damage shows as many kinds of error; the next older file may be whole
+            warnings.append(f"{path} is damaged ({type(error).__name__}); trying the one before")
+            continue
+        return state, warnings + _differences(path, stored, identity)
+    if found:
+        raise ResumeError("; ".join(warnings) + ". No whole checkpoint is left: start a new run.")
+    return None
+
+
+def _differences(path: Path, stored: Identity, identity: Identity) -> list[str]:
+    """Refuse what makes another run, warn of what changes the last bits."""
+    if stored.config_hash != identity.config_hash:
+        raise ResumeError(
+            f"{path} was written by config {stored.config_hash}, this run is {identity.config_hash}; "
+            "resume with the run's own config, or start a new run"
+        )
+    if stored.fingerprint != identity.fingerprint:
+        raise ResumeError(
+            f"{path} was trained on data {stored.fingerprint}, the dataset now is {identity.fingerprint}; "
+            "restore the data, or start a new run"
+        )
+    warnings = []
+    for name in ("threads", "torch"):
+        was, now = getattr(stored, name), getattr(identity, name)
+        if was != now:
+            warnings.append(f"{name} was {was}, now {now}: the run goes on, but not bitwise as if unbroken")
+    return warnings

@@ -1,0 +1,22 @@
+"""Augmentation, batched on tensors: a batch of images and a table of draws make the views."""
+
+from ssl_runner.data.augmentation.affine import Affine
+from ssl_runner.data.augmentation.blur import GaussianBlur
+from ssl_runner.data.augmentation.erasing import RandomErasing
+from ssl_runner.data.augmentation.geometry import HorizontalFlip, PadCrop, RandomResizedCrop
+from ssl_runner.data.augmentation.jitter import ColourJitter, RandomGrayscale, Solarize
+from ssl_runner.data.augmentation.transform import Augmentation, Transform
+
+__all__ = [
+    "Affine",
+    "Augmentation",
+    "ColourJitter",
+    "GaussianBlur",
+    "HorizontalFlip",
+    "PadCrop",
+    "RandomErasing",
+    "RandomGrayscale",
+    "RandomResizedCrop",
+    "Solarize",
+    "Transform",
+]

@@ -1,0 +1,51 @@
+"""Random boxes inside an image, as torchvision's RandomResizedCrop and RandomErasing draw them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ssl_runner.data.augmentation.transform import between
+
+TRIES = 10
+COLUMNS = 2 * TRIES + 2
+
+
+def random_boxes(
+    draws: Tensor, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """A box a sample: area uniform, ratio log-uniform, place uniform, all within the image.
+
+    A box that sticks out is drawn anew, at most `TRIES` times. All tries are drawn at once and the first that fits
+    is taken, which gives torchvision's distribution from a fixed number of draws.
+
+    Args:
+        draws: (B, COLUMNS) in [0, 1).
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        scale: Least and greatest area, as fractions of the image.
+        ratio: Least and greatest width / height.
+
+    Returns:
+        int64 (B, 4) of top, left, height, width, and bool (B,): whether any try fitted. The boxes of the others are
+        what is left of the last try after cutting it to the image.
+    """
+    area = between(draws[:, :TRIES], *scale) * (height * width)
+    root = between(draws[:, TRIES : 2 * TRIES], 0.5 * math.log(ratio[0]), 0.5 * math.log(ratio[1])).exp_()
+    side = area.sqrt_()
+    tall, wide = (side / root).round_(), (side * root).round_()
+    fits = (tall >= 1) & (tall <= height) & (wide >= 1) & (wide <= width)
+    found = fits.any(dim=1)
+    fits[:, -1] = True
+    first = fits.int().argmax(dim=1, keepdim=True)
+    tall = tall.gather(1, first).squeeze(1).clamp_(1, height)
+    wide = wide.gather(1, first).squeeze(1).clamp_(1, width)
+    return torch.stack(
+        [place(draws[:, -2], height - tall), place(draws[:, -1], width - wide), tall, wide], 1
+    ).long(), found
+
+
+def place(draws: Tensor, room: Tensor) -> Tensor:
+    """Whole numbers, uniform in {0, ..., room}, as floats."""
+    # a draw just below 1 may round up to room + 1
+    return torch.minimum((draws * (room + 1)).floor_(), room)

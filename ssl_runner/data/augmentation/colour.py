@@ -1,0 +1,85 @@
+"""Colour as functions of images float (B, C, H, W) in [0, 1] and one parameter a sample, without randomness.
+
+They are torchvision's, which takes one parameter for the whole batch. Grey images (C = 1) have no hue and no
+saturation to change.
+"""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.data.augmentation.transform import per_image
+
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision and PIL round it
+
+
+def luma(images: Tensor) -> Tensor:
+    """Grey value (B, 1, H, W) of images with 1 or 3 channels.
+
+    Raises:
+        ValueError: With any other number of channels.
+    """
+    if images.shape[1] == 1:
+        return images
+    if images.shape[1] != 3:
+        raise ValueError(f"images have {images.shape[1]} channels, expected 1 or 3; set the colour transforms to null.")
+    red, green, blue = images.split(1, dim=1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Each image in grey, with as many channels as it had."""
+    return luma(images).expand_as(images)
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Images times factor (B,) >= 0."""
+    return (images * per_image(factor)).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Distance from the image's mean grey value times factor (B,) >= 0."""
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return _blend(images, luma(mean), factor)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Distance from each pixel's grey value times factor (B,) >= 0."""
+    return images if images.shape[1] == 1 else _blend(images, luma(images), factor)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Hue turned by shift (B,), in turns: 0.5 is the opposite colour. Value and saturation stay."""
+    if images.shape[1] == 1:
+        return images
+    high, low, hue = _hexagon(images)
+    chroma = high.sub_(low)
+    hue.add_(shift[:, None, None] * 6)
+    hue.sub_((hue / 6).floor_(), alpha=6)  # remainder_(6) costs four times as much
+    out = torch.empty_like(images)
+    # how much of the chroma each channel has, over the sixths of the circle
+    shares = (hue - 3).abs_().sub_(1), (hue - 2).abs_().neg_().add_(2), hue.sub_(4).abs_().neg_().add_(2)
+    for channel, share in enumerate(shares):
+        out[:, channel] = share.clamp_(0, 1).mul_(chroma).add_(low)
+    return out.clamp_(0, 1)
+
+
+def _hexagon(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Greatest and least channel and hue in [-1, 5], in sixths of the circle, each (B, H, W)."""
+    red, green, blue = images.unbind(1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = (high - low).clamp_(min=1e-12)  # grey: 0 / 1e-12, and the hue it gives has no chroma to act on
+    from_green = (blue - red).div_(chroma).add_(2)
+    from_blue = (red - green).div_(chroma).add_(4)
+    hue = torch.where(high == green, from_green, from_blue, out=from_blue)
+    return high, low, torch.where(high == red, (green - blue).div_(chroma), hue, out=hue)
+
+
+def solarize(images: Tensor, threshold: float) -> Tensor:
+    """Values from the threshold on are inverted."""
+    return torch.where(images >= threshold, 1 - images, images)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    factor = per_image(factor)
+    return (images * factor).add_(other * (1 - factor)).clamp_(0, 1)

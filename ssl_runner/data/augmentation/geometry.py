@@ -1,0 +1,161 @@
+"""Crops and flips."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner.data.augmentation import boxes
+from ssl_runner.data.augmentation.checks import check_probability, check_range
+from ssl_runner.data.augmentation.transform import Transform, change_rows, to_device
+
+
+def resampling_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
+    """Antialiased bilinear resampling of intervals, as matrices.
+
+    Row i holds the weights of the pixels in output pixel i: a triangle around its centre, as wide as an output pixel
+    where the interval shrinks and as an input pixel where it grows; pixels outside the interval have no part.
+
+    Args:
+        start: (B,) first pixel of each interval.
+        length: (B,) pixels in each, at least 1.
+        size: Pixels along the axis.
+        out: Pixels to make of the interval.
+
+    Returns:
+        float32 (B, out, size); rows sum to 1.
+    """
+    start, length = start.float()[:, None, None], length.float()[:, None, None]
+    pixel = torch.arange(size, device=start.device) + 0.5 - start  # (B, 1, size), measured from the interval's start
+    step = length / out
+    centre = (torch.arange(out, device=start.device)[:, None] + 0.5) * step
+    reach = step.clamp(min=1)
+    weights = (pixel / reach - centre / reach).abs_().neg_().add_(1).clamp_(min=0)
+    weights.mul_((pixel > 0) & (pixel < length))
+    return weights.div_(weights.sum(dim=2, keepdim=True))
+
+
+def resized_crop(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: Sequence[int]
+) -> Tensor:
+    """A box of each image, resized: bilinear with antialiasing, as torchvision's on tensors.
+
+    Two batched matrix products over dense weights: exact, and fast for images of up to some 200 pixels.
+
+    Args:
+        images: float (B, C, H, W) in [0, 1].
+        top: (B,) first row of each box.
+        left: (B,) first column of each box.
+        height: (B,) rows of each box.
+        width: (B,) columns of each box.
+        size: Rows and columns of the result.
+
+    Returns:
+        (B, C, *size) in [0, 1].
+    """
+    rows, columns = images.shape[-2:]
+    down = resampling_weights(top, height, rows, size[0])
+    across = resampling_weights(left, width, columns, size[1])
+    narrow = torch.bmm(images.flatten(1, 2), across.transpose(1, 2)).unflatten(1, images.shape[1:3])
+    return torch.matmul(down[:, None], narrow).clamp_(0, 1)
+
+
+def pad_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
+    """A window of each image's own size out of the image with a black frame around.
+
+    Args:
+        images: (B, C, H, W).
+        top: int64 (B,) in [0, 2 * padding].
+        left: int64 (B,) in [0, 2 * padding].
+        padding: Width of the frame, in pixels.
+    """
+    height, width = images.shape[-2:]
+    windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+class RandomResizedCrop(Transform):
+    """Random box, resized (Szegedy et al. 2015, arXiv:1409.4842, section 6), with torchvision's distribution.
+
+    Args:
+        size: Height and width of the result in pixels; null keeps the images' own.
+        scale: Least and greatest area of the box, as fractions of the image, in (0, 1].
+        ratio: Least and greatest width / height of the box.
+
+    Raises:
+        ValueError: If size is below 1, or a range is out of order or of bounds.
+    """
+
+    columns = boxes.COLUMNS
+
+    def __init__(self, size: int | None, scale: Sequence[float], ratio: Sequence[float]) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"RandomResizedCrop.size={size}, expected pixels >= 1, or null for the images' own size.")
+        self.size = size
+        self.scale = check_range("RandomResizedCrop.scale", scale, 0, 1)
+        self.ratio = check_range("RandomResizedCrop.ratio", ratio, 0)
+
+    def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """int64 (B, 4): top, left, height and width of each box."""
+        box, found = boxes.random_boxes(draws, height, width, self.scale, self.ratio)
+        # where no try fits, the widest centred box of a permitted ratio
+        tall = min(height, max(1, round(width / self.ratio[0])))
+        wide = min(width, max(1, round(height * self.ratio[1])))
+        centred = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], device=draws.device)
+        return torch.where(found[:, None], box, centred)
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        box = to_device(self.parameters(draws, height, width), images.device)
+        size = (height, width) if self.size is None else (self.size, self.size)
+        return resized_crop(images, *box.unbind(1), size=size)
+
+
+class PadCrop(Transform):
+    """Shift by whole pixels: a window out of the image with a black frame around (He et al. 2015, arXiv:1512.03385).
+
+    Args:
+        padding: Width of the frame, and so the greatest shift, in pixels.
+
+    Raises:
+        ValueError: If padding is negative.
+    """
+
+    columns = 2
+
+    def __init__(self, padding: int) -> None:
+        if padding < 0:
+            raise ValueError(f"PadCrop.padding={padding}, expected pixels >= 0; 0 switches it off.")
+        self.padding = padding
+
+    def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """int64 (B, 2): top and left of each window, in [0, 2 * padding]."""
+        return boxes.place(draws, torch.full_like(draws, 2 * self.padding)).long()
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        corner = to_device(self.parameters(draws, *images.shape[-2:]), images.device)
+        return pad_crop(images, *corner.unbind(1), padding=self.padding)
+
+
+class HorizontalFlip(Transform):
+    """Left becomes right.
+
+    Args:
+        probability: Share of the images that are flipped.
+
+    Raises:
+        ValueError: If it is outside [0, 1].
+    """
+
+    columns = 1
+
+    def __init__(self, probability: float) -> None:
+        self.probability = check_probability("HorizontalFlip.probability", probability)
+
+    def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """bool (B,): whether to flip."""
+        return draws[:, 0] < self.probability
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        return change_rows(images, self.parameters(draws, *images.shape[-2:]), lambda rows: rows.flip(-1))

@@ -1,0 +1,106 @@
+"""Random changes of colour."""
+
+from torch import Tensor, stack
+
+from ssl_runner.data.augmentation import colour
+from ssl_runner.data.augmentation.checks import check_amount, check_probability
+from ssl_runner.data.augmentation.transform import Transform, between, change_rows
+
+
+class ColourJitter(Transform):
+    """Brightness, contrast, saturation and hue, each by its own factor (Chen et al. 2020, arXiv:2002.05709, app. A).
+
+    Deviation: always in this order, where torchvision's ColorJitter shuffles it.
+
+    Args:
+        brightness: Factors are uniform in [max(0, 1 - brightness), 1 + brightness].
+        contrast: As brightness.
+        saturation: As brightness.
+        hue: Turns either way, in [0, 0.5].
+        probability: Share of the images that are changed.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+    """
+
+    columns = 5
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float, probability: float) -> None:
+        self.brightness = check_amount("ColourJitter.brightness", brightness)
+        self.contrast = check_amount("ColourJitter.contrast", contrast)
+        self.saturation = check_amount("ColourJitter.saturation", saturation)
+        self.hue = check_amount("ColourJitter.hue", hue, 0.5)
+        self.probability = check_probability("ColourJitter.probability", probability)
+
+    def parameters(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """bool (B,): whether to change; and (B, 4): the three factors and the turn of the hue."""
+        amounts = (self.brightness, self.contrast, self.saturation)
+        factors = [between(draws[:, 1 + i], max(0, 1 - amount), 1 + amount) for i, amount in enumerate(amounts)]
+        turn = between(draws[:, 4], -self.hue, self.hue)
+        return draws[:, 0] < self.probability, stack([*factors, turn], dim=1)
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        chosen, factors = self.parameters(draws, *images.shape[-2:])
+        return change_rows(images, chosen, self._change, factors)
+
+    def _change(self, images: Tensor, factors: Tensor) -> Tensor:
+        if self.brightness:
+            images = colour.adjust_brightness(images, factors[:, 0])
+        if self.contrast:
+            images = colour.adjust_contrast(images, factors[:, 1])
+        if self.saturation:
+            images = colour.adjust_saturation(images, factors[:, 2])
+        if self.hue:
+            images = colour.adjust_hue(images, factors[:, 3])
+        return images
+
+
+class RandomGrayscale(Transform):
+    """Colour taken away; the number of channels stays.
+
+    Args:
+        probability: Share of the images that are changed.
+
+    Raises:
+        ValueError: If it is outside [0, 1].
+    """
+
+    columns = 1
+
+    def __init__(self, probability: float) -> None:
+        self.probability = check_probability("RandomGrayscale.probability", probability)
+
+    def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """bool (B,): whether to change."""
+        return draws[:, 0] < self.probability
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        return change_rows(images, self.parameters(draws, *images.shape[-2:]), colour.to_grey)
+
+
+class Solarize(Transform):
+    """Bright values inverted (Grill et al. 2020, arXiv:2006.07733, app. B).
+
+    Args:
+        threshold: Least value that is inverted, in [0, 1].
+        probability: Share of the images that are changed.
+
+    Raises:
+        ValueError: If an argument is outside [0, 1].
+    """
+
+    columns = 1
+
+    def __init__(self, threshold: float, probability: float) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"Solarize.threshold={threshold}, expected a value in [0, 1]; 128 of 255 is 0.5.")
+        self.threshold = float(threshold)
+        self.probability = check_probability("Solarize.probability", probability)
+
+    def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """bool (B,): whether to change."""
+        return draws[:, 0] < self.probability
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        chosen = self.parameters(draws, *images.shape[-2:])
+        return change_rows(images, chosen, lambda rows: colour.solarize(rows, self.threshold))

@@ -1,0 +1,45 @@
+"""The 1,797 handwritten digits of scikit-learn: no download."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ssl_runner.data.dataset import Splits
+from ssl_runner.data.source import Source, content_hash, convert, resize
+from ssl_runner.data.splitting import split_source
+
+
+def digits(
+    split: Literal["images", "classes"],
+    validation: float,
+    test: float,
+    class_counts: list[int] | None,
+    split_seed: int,
+    size: int | None,
+    channels: int | None,
+) -> Splits:
+    """UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998), 8 x 8 pixels in 17 shades.
+
+    Args:
+        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
+        validation: Images, or their share of all.
+        test: Images, or their share of all: scikit-learn holds UCI's test part only, in one piece.
+        class_counts: Classes of train, validation and test.
+        split_seed: Of the split.
+        size: Height and width after resizing; None leaves 8.
+        channels: 1 or 3; None leaves 1.
+    """
+    from sklearn.datasets import load_digits  # takes seconds to import
+
+    shades, labels = load_digits(return_X_y=True)  # (1797, 64) in 0 to 16
+    pixels = np.round(np.asarray(shades) * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    source = Source(
+        name="digits",
+        images=resize(convert(torch.from_numpy(pixels), channels), size),
+        labels=torch.from_numpy(np.asarray(labels).astype(np.int64)),
+        class_names=tuple(str(digit) for digit in range(10)),
+        class_groups=None,
+        content=content_hash(pixels, size, channels),
+    )
+    return split_source(source, split, validation, class_counts, split_seed, test)

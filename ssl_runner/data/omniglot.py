@@ -1,0 +1,128 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_runner.data.cache import load_images
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.decoding import Decoding
+from ssl_runner.data.files import scan
+from ssl_runner.data.roots import DataError, absolute, download
+from ssl_runner.data.source import Source, convert
+from ssl_runner.data.splitting import split_by_classes, split_source
+
+FOLDER = "omniglot-py"
+PARTS = ("images_background", "images_evaluation")
+N_CHARACTERS, N_TEST = 1623, 423
+VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+
+
+def omniglot(
+    root: str,
+    split: Literal["images", "classes"],
+    class_split: Literal["random", "vinyals"],
+    class_counts: list[int] | None,
+    validation: float,
+    test: float,
+    split_seed: int,
+    rotations: bool,
+    size: int | None,
+    channels: int | None,
+) -> Splits:
+    """Omniglot (Lake et al. 2015), white ink on black, in ``root/omniglot-py/images_{background,evaluation}``.
+
+    Classes are characters, and their groups the alphabets.
+
+    Args:
+        root: Folder of datasets; what is missing there is downloaded.
+        split: ``classes``, or ``images``: some of each character's 20 drawings.
+        class_split: ``random`` draws ``class_counts`` characters. ``vinyals`` is the split of Vinyals et al. (2016,
+            arXiv:1606.04080) as Snell et al. (2017, arXiv:1703.05175) made it public, told without its files:
+            alphabets in sorted order, background first; the last 423 characters are test, and five alphabets of the
+            others validation. With rotations 4,112, 688 and 1,692 classes.
+        class_counts: Characters of train, validation and test, for ``random``.
+        validation: Drawings, or their share of all, for ``split=images``.
+        test: Likewise.
+        split_seed: Of all draws.
+        rotations: Each character turned by 90, 180 and 270 degrees is three more classes (Santoro et al. 2016,
+            arXiv:1605.06065). They are made after the split, so no character crosses it.
+        size: Height and width after resizing; None leaves 105.
+        channels: 1 or 3; None leaves 1.
+
+    Raises:
+        DataError: It is missing and cannot be downloaded, or damaged.
+    """
+    source = _source(absolute(root) / FOLDER, size, channels)
+    if split == "classes" and class_split == "vinyals":
+        splits = split_by_classes(source, vinyals_classes(source.class_groups or ()))
+    elif class_split in ("random", "vinyals"):
+        splits = split_source(source, split, validation, class_counts, split_seed, test)
+    else:
+        raise DataError(f"dataset.class_split={class_split!r}: expected 'random' or 'vinyals'.")
+    if not rotations:
+        return splits
+    validated = None if splits.validation is None else with_rotations(splits.validation)
+    return replace(splits, train=with_rotations(splits.train), validation=validated, test=with_rotations(splits.test))
+
+
+def vinyals_classes(alphabets: Sequence[str]) -> dict[str, list[int]]:
+    """Characters of train, validation and test, given the alphabet of each in sorted order, background first.
+
+    Raises:
+        DataError: Some characters are missing.
+    """
+    if len(alphabets) != N_CHARACTERS:
+        raise DataError(f"class_split=vinyals needs all {N_CHARACTERS} characters, and there are {len(alphabets)}.")
+    seen = range(N_CHARACTERS - N_TEST)
+    validation = [character for character in seen if alphabets[character] in VALIDATION_ALPHABETS]
+    return {
+        "train": [character for character in seen if alphabets[character] not in VALIDATION_ALPHABETS],
+        "validation": validation,
+        "test": list(range(N_CHARACTERS - N_TEST, N_CHARACTERS)),
+    }
+
+
+def with_rotations(dataset: Dataset) -> Dataset:
+    """Four times the images and classes: as they are, then turned counter-clockwise by 90, 180 and 270 degrees."""
+    labels: Tensor = dataset.labels  # type: ignore[assignment]
+    turned = [torch.rot90(dataset.images, turns, dims=(2, 3)) for turns in range(4)]
+    names = [f"{name}/rot{90 * turns}" for turns in range(4) for name in dataset.class_names]
+    return Dataset(
+        name=dataset.name,
+        images=torch.cat(turned),
+        labels=torch.cat([labels + turns * dataset.n_classes for turns in range(4)]),
+        class_names=tuple(names),
+        class_groups=None if dataset.class_groups is None else dataset.class_groups * 4,
+        fingerprint=hashlib.sha256(f"{dataset.fingerprint} rotations".encode()).hexdigest()[:16],
+    )
+
+
+def _source(folder: Path, size: int | None, channels: int | None) -> Source:
+    trees = [folder / part for part in PARTS]
+    if not all(tree.is_dir() for tree in trees):
+        download("omniglot", folder.parent, trees, _fetch)
+    files = [file for file in scan(folder) if len(file.path) == 4 and file.path[0] in PARTS]
+    characters = sorted({file.path[:3] for file in files})  # images_background sorts before images_evaluation
+    number = {character: label for label, character in enumerate(characters)}
+    images, content = load_images("omniglot", folder, files, Decoding(size=size, channels=1, invert=True))
+    return Source(
+        name="omniglot",
+        images=convert(images, channels),
+        labels=torch.tensor([number[file.path[:3]] for file in files]),
+        class_names=tuple(f"{alphabet}/{character}" for _, alphabet, character in characters),
+        class_groups=tuple(alphabet for _, alphabet, _ in characters),
+        content=f"{content} {channels}",
+    )
+
+
+def _fetch(root: str) -> None:
+    from torchvision import datasets  # takes seconds to import
+
+    for background in (True, False):
+        datasets.Omniglot(root, background=background, download=True)

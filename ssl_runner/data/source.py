@@ -1,0 +1,112 @@
+"""All images of a dataset before they are split, and the ways to make one."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner.data.roots import DataError
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """All images of a dataset.
+
+    Attributes:
+        name: For messages: ``mnist``.
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), or None.
+        class_names: One a class; empty without labels.
+        class_groups: One a class, or None.
+        content: Hash of the images.
+        official: Indices of the parts (``train``, ``validation``, ``test``) that the publisher made, or none.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    class_groups: tuple[str, ...] | None
+    content: str
+    official: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train_and_test(
+    name: str,
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    class_names: Sequence[str],
+    size: int | None,
+    channels: int | None,
+) -> Source:
+    """A source in memory of the publisher's train and test parts.
+
+    Args:
+        images: Of train and of test, each uint8 (N, H, W) or (N, C, H, W).
+        labels: Of train and of test, each (N,) of integers from 0.
+        size: Height and width to resize to, or None.
+        channels: 1 or 3 to convert to, or None.
+    """
+    pixels = np.concatenate([part.reshape(len(part), -1, *part.shape[-2:]) for part in images])
+    n_train = len(labels[0])
+    return Source(
+        name=name,
+        images=resize(convert(torch.from_numpy(pixels), channels), size),
+        labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+        class_names=tuple(class_names),
+        class_groups=None,
+        content=content_hash(pixels, size, channels),
+        official={"train": torch.arange(n_train), "test": torch.arange(n_train, len(pixels))},
+    )
+
+
+def content_hash(images: np.ndarray, *made_by: object) -> str:
+    """Hash of pixels and of what was done to them since."""
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    digest.update(repr((images.shape, made_by)).encode())
+    return digest.hexdigest()
+
+
+def convert(images: Tensor, channels: int | None) -> Tensor:
+    """Images uint8 (N, C, H, W) with 1 channel (ITU-R 601 luma) or 3 (grey thrice); None keeps them.
+
+    Raises:
+        DataError: Another number of channels is asked for.
+    """
+    if channels not in (None, 1, 3):
+        raise DataError(f"dataset.channels={channels!r}: expected 1 (grey), 3 (RGB) or null (as they are).")
+    if channels is None or channels == images.shape[1]:
+        return images
+    if channels == 3:
+        return images.repeat(1, 3, 1, 1)
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    parts = [(part * luma).sum(dim=1, keepdim=True).round().byte() for part in images.split(4096)]
+    return torch.cat(parts)
+
+
+def resize(images: Tensor, size: int | None) -> Tensor:
+    """Images uint8 (N, C, H, W) with the shorter side resized to ``size`` and the middle cut out; None keeps them.
+
+    Bicubic, with antialiasing.
+
+    Raises:
+        DataError: ``size`` is below 1.
+    """
+    if size is None:
+        return images
+    if size < 1:
+        raise DataError(f"dataset.size={size!r}: expected a number of pixels, or null for the images' own.")
+    height, width = images.shape[-2:]
+    if height == width == size:
+        return images
+    shape = (round(height * size / min(height, width)), round(width * size / min(height, width)))
+    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+    # on uint8, nine times faster than on floats; it clips between the two passes, as Pillow does
+    resized = F.interpolate(images, shape, mode="bicubic", antialias=True)
+    return resized[..., top : top + size, left : left + size].contiguous()

@@ -1,0 +1,104 @@
+"""More of torchvision's datasets: those that are arrays with a train and a test part."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ssl_runner.data.dataset import Splits
+from ssl_runner.data.roots import DataError, absolute, download
+from ssl_runner.data.source import Source, train_and_test
+from ssl_runner.data.splitting import split_source
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How torchvision opens one dataset.
+
+    Attributes:
+        train: Arguments for the train part.
+        test: Arguments for the test part.
+        layout: Axes of ``.data`` that make (N, C, H, W), or (N, H, W).
+        places: What lies under the root.
+        n_digits: Classes that are digits, where torchvision has no names.
+    """
+
+    train: dict[str, Any]
+    test: dict[str, Any]
+    layout: tuple[int, ...]
+    places: tuple[str, ...]
+    n_digits: int = 0
+
+
+FLAG: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
+PART: tuple[dict[str, Any], dict[str, Any]] = ({"split": "train"}, {"split": "test"})
+OPENINGS = {
+    "CIFAR10": Opening(*FLAG, (0, 3, 1, 2), ("cifar-10-batches-py",)),
+    "CIFAR100": Opening(*FLAG, (0, 3, 1, 2), ("cifar-100-python",)),
+    # its pictures lie on their sides; balanced: 47 classes of digits and letters
+    "EMNIST": Opening(
+        {"split": "balanced", "train": True}, {"split": "balanced", "train": False}, (0, 2, 1), ("EMNIST/raw",)
+    ),
+    "FashionMNIST": Opening(*FLAG, (0, 1, 2), ("FashionMNIST/raw",)),
+    "KMNIST": Opening(*FLAG, (0, 1, 2), ("KMNIST/raw",)),
+    "MNIST": Opening(*FLAG, (0, 1, 2), ("MNIST/raw",)),
+    "STL10": Opening(*PART, (0, 1, 2, 3), ("stl10_binary",)),
+    "SVHN": Opening(*PART, (0, 1, 2, 3), ("train_32x32.mat", "test_32x32.mat"), n_digits=10),
+    "USPS": Opening(*FLAG, (0, 1, 2), ("usps.bz2", "usps.t.bz2"), n_digits=10),
+}
+
+
+def torchvision_set(
+    name: str,
+    root: str,
+    split: Literal["images", "classes"],
+    validation: float,
+    class_counts: list[int] | None,
+    split_seed: int,
+    size: int | None,
+    channels: int | None,
+) -> Splits:
+    """A dataset of torchvision, laid out under ``root`` as torchvision does.
+
+    Args:
+        name: A key of `OPENINGS`: torchvision's name.
+        root: Folder of datasets; what is missing there is downloaded.
+        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
+        validation: Images, or their share of the train part.
+        class_counts: Classes of train, validation and test.
+        split_seed: Of the split.
+        size: Height and width after resizing; None leaves the dataset's.
+        channels: 1 or 3; None leaves the dataset's.
+
+    Raises:
+        DataError: The name is unknown, or the dataset is missing and cannot be downloaded, or damaged.
+    """
+    if name not in OPENINGS:
+        raise DataError(f"dataset.name={name!r}: expected one of {', '.join(OPENINGS)}; else use dataset=image_folder.")
+    return split_source(_source(name, absolute(root), size, channels), split, validation, class_counts, split_seed)
+
+
+def _source(name: str, root: Path, size: int | None, channels: int | None) -> Source:
+    from torchvision import datasets  # takes seconds to import
+
+    opening, kind = OPENINGS[name], getattr(datasets, name)
+    wanted = [root / place for place in opening.places]
+    if not all(path.exists() for path in wanted):
+
+        def fetch(root: str) -> None:
+            Path(root).mkdir()  # USPS and SVHN expect it
+            for part in (opening.train, opening.test):
+                kind(root, download=True, **part)
+
+        download(name, root, wanted, fetch)
+    try:
+        parts = [kind(str(root), **part) for part in (opening.train, opening.test)]
+    except Exception as error:  # RuntimeError, OSError or whatever the format's reader raises
+        places = " or ".join(str(path) for path in wanted)
+        raise DataError(f"{name} cannot be read: {error}; delete {places} to fetch it anew.") from None
+    images = [np.asarray(part.data).transpose(opening.layout) for part in parts]
+    # some call them targets, some labels
+    labels = [np.asarray(part.targets if hasattr(part, "targets") else part.labels) for part in parts]
+    class_names = [str(digit) for digit in range(opening.n_digits)] or parts[0].classes
+    return train_and_test(name.lower(), images, labels, class_names, size, channels)

@@ -1,0 +1,148 @@
+"""Few-shot classification on fixed tasks, the same for every algorithm."""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.algorithm import Algorithm, nearest_class_mean
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.tasks import Tasks, TaskSampler
+from ssl_runner.evaluation.features import dataset_features, evaluating
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``5w1s`` as numbers; ``5w1s1q`` says its own queries per class."""
+
+    name: str
+    n_way: int
+    k_shot: int
+    n_query: int
+
+    @classmethod
+    def parse(cls, name: str, n_query: int) -> "Setting":
+        match = re.fullmatch(r"(\d+)w(\d+)s(?:(\d+)q)?", name)
+        if match is None:
+            raise ValueError(f"eval.few_shot.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q")
+        return cls(name, int(match[1]), int(match[2]), int(match[3] or n_query))
+
+
+class FewShot:
+    """Mean accuracy over episodes drawn from the test split, with its 95% interval.
+
+    The tasks are a function of dataset, setting, episodes' places and seed: every algorithm is asked the same ones, by
+    chunks of any size.
+
+    Args:
+        settings: Ways and shots, ``5w1s``, or with queries per class, ``5w1s1q``.
+        n_query: Queries per class of a setting that does not say.
+        episodes: Tasks of each setting, at least 2.
+        seed: Of the tasks.
+        tasks_per_batch: Tasks that are classified at once.
+    """
+
+    def __init__(self, settings: Sequence[str], n_query: int, episodes: int, seed: int, tasks_per_batch: int) -> None:
+        if episodes < 2:
+            raise ValueError(f"eval.few_shot.episodes={episodes}; an interval needs at least 2")
+        if len(set(settings)) < len(settings):
+            raise ValueError(f"eval.few_shot.settings={list(settings)} names one twice; name each once")
+        self.settings = [Setting.parse(setting, n_query) for setting in settings]
+        self.episodes = episodes
+        self.seed = seed
+        self.tasks_per_batch = tasks_per_batch
+
+    def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
+        """``few_shot/5w1s/top1`` and ``few_shot/5w1s/ci95`` for each setting.
+
+        Raises:
+            ValueError: If the test split has too few classes or images for a setting.
+        """
+        scores = {}
+        with evaluating(algorithm):
+            for setting in self.settings:
+                tasks = self.tasks(setting, splits.test)
+                accuracies = self.accuracies(algorithm, splits.test, tasks, device)
+                scores[f"few_shot/{setting.name}/top1"] = accuracies.mean().item()
+                scores[f"few_shot/{setting.name}/ci95"] = interval(accuracies)
+        return scores
+
+    def protocol(self, splits: Splits) -> dict[str, Any]:
+        """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training."""
+        settings = {
+            setting.name: {
+                "n_way": setting.n_way,
+                "k_shot": setting.k_shot,
+                "n_query": setting.n_query,
+                "tasks": manifest(self.tasks(setting, splits.test), splits.test),
+            }
+            for setting in self.settings
+        }
+        return {
+            "source": splits.test.name,
+            "classes": "seen" if splits.by == "images" else "unseen",
+            "episodes": self.episodes,
+            "seed": self.seed,
+            "interval": "95%, " + ("1.96 std / sqrt(n)" if self.episodes >= 30 else "Student's t"),
+            "settings": settings,
+        }
+
+    def tasks(self, setting: Setting, dataset: Dataset) -> Tasks:
+        """All episodes of a setting."""
+        sampler = TaskSampler(
+            dataset, setting.n_way, setting.k_shot, setting.n_query, f"{{}} of '{setting.name}' in eval.few_shot"
+        )
+        stream = f"few_shot/{setting.n_way}w{setting.k_shot}s{setting.n_query}q"
+        return sampler(randomness.uniforms(self.seed, stream, 0, self.episodes, sampler.columns))
+
+    def accuracies(self, algorithm: Algorithm, dataset: Dataset, tasks: Tasks, device: torch.device) -> Tensor:
+        """float64 (T,), one a task."""
+        # The default classifier looks at one image at a time: each image is encoded once, not once an episode.
+        by_features = type(algorithm).classify is Algorithm.classify
+        scores = self._by_features if by_features else self._by_images
+        found = []
+        for part, values in scores(algorithm, dataset, tasks, device):
+            expected = (*part.query.shape, part.n_way)
+            if values.shape != expected:
+                name = type(algorithm).__name__
+                raise ValueError(f"{name}.classify gave {tuple(values.shape)}; expected (T, Q, n_way) = {expected}")
+            found.append((values.argmax(dim=2).cpu() == part.query_labels).double().mean(dim=1))
+        return torch.cat(found)
+
+    def _by_images(self, algorithm, dataset, tasks, device) -> Iterator[tuple[Tasks, Tensor]]:
+        for part in self._chunks(tasks):
+            support, query = dataset.images[part.support].to(device), dataset.images[part.query].to(device)
+            yield part, algorithm.classify(support, part.support_labels.to(device), query, part.n_way)
+
+    def _by_features(self, algorithm, dataset, tasks, device) -> Iterator[tuple[Tasks, Tensor]]:
+        found = dataset_features(algorithm.eval_encoder(), dataset, device)
+        for part in self._chunks(tasks):
+            support, query = found[part.support.to(device)], found[part.query.to(device)]
+            yield part, nearest_class_mean(support, part.support_labels.to(device), query, part.n_way)
+
+    def _chunks(self, tasks: Tasks) -> Iterator[Tasks]:
+        for start in range(0, len(tasks), self.tasks_per_batch):
+            yield tasks[start : start + self.tasks_per_batch]
+
+
+def interval(accuracies: Tensor) -> float:
+    """Half the 95% interval of the mean of accuracies (n,): normal from 30 on, Student's t below."""
+    n = len(accuracies)
+    quantile = 1.96 if n >= 30 else float(student.ppf(0.975, n - 1))
+    return quantile * accuracies.std().item() / math.sqrt(n)
+
+
+def manifest(tasks: Tasks, dataset: Dataset) -> str:
+    """SHA-256 of the tasks and of the data that they point into."""
+    digest = hashlib.sha256(f"{dataset.name} {dataset.fingerprint} {tasks.n_way}".encode())
+    for places in (tasks.support, tasks.query):
+        digest.update(str(tuple(places.shape)).encode())
+        digest.update(places.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,79 @@
+"""Weighted k-nearest-neighbour classification of frozen features."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.dataset import Splits
+from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating
+
+# Similarities that stand in memory at once: 64 MiB in float32.
+CHUNK = 2**24
+# Votes are added as integers of this resolution, so that a sum does not depend on its order and ties are ties.
+RESOLUTION = 2**40
+
+
+class KNN:
+    """Accuracy of a weighted kNN vote (Wu et al. 2018, arXiv:1805.01978, section 3.4).
+
+    Features are L2-normalised; each of the k nearest of the bank by cosine s votes for its class with exp(s / T).
+    Equally near neighbours: the first in the bank. Equal votes: the lowest class.
+
+    Args:
+        k: Neighbours, capped by the bank.
+        temperature: T.
+    """
+
+    def __init__(self, k: int, temperature: float) -> None:
+        if k < 1 or temperature <= 0:
+            raise ValueError(f"k={k}, temperature={temperature}; eval.knn needs k >= 1 and temperature > 0")
+        self.k = k
+        self.temperature = temperature
+
+    def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
+        """``knn/top1``."""
+        with evaluating(algorithm):
+            sets = bank_and_queries(algorithm.eval_encoder(), splits, device)
+            found = self.predict(sets.bank, sets.bank_labels, sets.queries, sets.n_classes)
+        return {"knn/top1": (found == sets.query_labels).float().mean().item()}
+
+    def protocol(self, splits: Splits) -> dict[str, Any]:
+        """k as used, temperature, bank and queries."""
+        sets = describe(splits)
+        return {"k": min(self.k, sets["bank_size"]), "temperature": self.temperature, **sets}
+
+    def predict(self, bank: Tensor, bank_labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
+        """Classes int64 (M,) of queries (M, D), given a bank (N, D) with labels (N,); neither is normalised."""
+        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+        rows = max(1, CHUNK // len(bank))
+        votes = [self._votes(chunk @ bank.T, bank_labels, n_classes) for chunk in queries.split(rows)]
+        return torch.cat([chunk.argmax(dim=1) for chunk in votes])
+
+    def _votes(self, similarity: Tensor, bank_labels: Tensor, n_classes: int) -> Tensor:
+        """int64 (M, n_classes), up to a factor of each row."""
+        places = nearest(similarity, min(self.k, similarity.shape[1]))
+        values = similarity.gather(1, places)
+        weights = ((values - values.amax(dim=1, keepdim=True)) / self.temperature).exp()  # in (0, 1]
+        votes = torch.zeros(len(similarity), n_classes, dtype=torch.int64, device=similarity.device)
+        return votes.scatter_add_(1, bank_labels[places], (weights * RESOLUTION).long())
+
+
+def nearest(similarity: Tensor, k: int) -> Tensor:
+    """Places int64 (M, k) of the k largest of each row (M, N), in any order; of equals, the first ones."""
+    n = similarity.shape[1]
+    values, places = similarity.topk(min(k + 1, n))
+    if k == n:
+        return places
+    # topk takes any of those that equal the last one it takes.
+    tied = values[:, k - 1] == values[:, k]
+    places = places[:, :k].clone()
+    if tied.any():
+        rows, last = similarity[tied], values[tied, k - 1, None]
+        above, equal = rows > last, rows == last
+        room = k - above.sum(dim=1, keepdim=True)
+        kept = above | (equal & (equal.cumsum(dim=1) <= room))
+        places[tied] = kept.nonzero()[:, 1].view(-1, k)
+    return places

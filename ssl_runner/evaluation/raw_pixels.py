@@ -1,0 +1,46 @@
+"""The baseline that every encoder has to beat: the pixels themselves."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Views
+from ssl_runner.models.network import Encoder, Network
+
+
+class RawPixels(Algorithm):
+    """An algorithm whose features are the flattened pixels in [0, 1]; it has nothing to train.
+
+    Args:
+        input_shape: (C, H, W) of the images.
+    """
+
+    batch_type = Views
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        channels = input_shape[0]
+        encoder = Encoder(Pixels(input_shape), input_shape, mean=[0.0] * channels, std=[1.0] * channels)
+        super().__init__(Network(encoder, nn.Identity()))
+
+    def training_step(self, batch: Any, clock: Clock) -> Step:
+        """Raises: pixels do not learn."""
+        raise TypeError("RawPixels has no parameters; evaluate it without training")
+
+
+class Pixels(nn.Module):
+    """(B, C, H, W) to (B, C * H * W)."""
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.out_features = math.prod(input_shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """The image itself, (B, C, H, W)."""
+        return images

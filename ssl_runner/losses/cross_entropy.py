@@ -1,0 +1,34 @@
+"""Cross-entropy: the embeddings are logits."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+
+
+class CrossEntropy(Loss):
+    """Softmax cross-entropy over the classes of the head, averaged over images and views.
+
+    Args:
+        label_smoothing: In [0, 1): the share of the target spread over all classes (arXiv:1512.00567, sec. 7).
+    """
+
+    needs = frozenset({"labels"})
+
+    def __init__(self, label_smoothing: float) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing}, but it is a share; give a number in [0, 1)")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, classes), logits; labels: (B,)."""
+        logits = embeddings.online.float() if embeddings.online.dtype.itemsize < 4 else embeddings.online
+        assert embeddings.labels is not None
+        labels = embeddings.labels.expand(logits.shape[:2]).flatten()
+        logits = logits.flatten(0, 1)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        accuracy = (logits.detach().argmax(dim=-1) == labels).to(torch.float32).mean()
+        return loss, {"accuracy": accuracy}

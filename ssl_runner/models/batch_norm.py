@@ -1,0 +1,66 @@
+"""Batch normalisation that is right inside a vectorised inner loop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Statistics = Literal["module", "batch", "recorded", "running"]
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d``, same state and same forward, except inside `normalised_by`.
+
+    There it is written from ``var_mean`` and ``rsqrt``, because torch's own kernel under ``torch.func.vmap`` gives
+    silently wrong second-order gradients (3.6% off, in float64 too); this form is exact to 1e-14 and 1.8 times slower,
+    so it is used nowhere else.
+    """
+
+    statistics: Statistics = "module"
+    recorded: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.statistics == "module":
+            return super().forward(input)
+        if self.statistics == "running":
+            mean, variance = self.running_mean, self.running_var
+        elif self.statistics == "recorded":
+            assert self.recorded is not None, "nothing was recorded: run the support set first"
+            mean, variance = self.recorded
+        else:
+            variance, mean = torch.var_mean(input, dim=(0, 2, 3), correction=0)
+            self.recorded = (mean, variance)
+        assert mean is not None and variance is not None
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return input * scale[:, None, None] + shift[:, None, None]
+
+
+def batch_norms(network: nn.Module) -> list[BatchNorm2d]:
+    """All of the network's, in its order."""
+    return [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+
+
+@contextmanager
+def normalised_by(network: nn.Module, statistics: Statistics) -> Iterator[None]:
+    """Inside, batch normalisation uses the batch at hand (and records it), the last record, or running averages.
+
+    No buffer is touched, so the same code may run under ``torch.func`` transforms.
+    """
+    layers = batch_norms(network)
+    before = [layer.statistics for layer in layers]
+    for layer in layers:
+        layer.statistics = statistics
+    try:
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer.statistics = old
+
+
+def forget_records(network: nn.Module) -> None:
+    """Drop what was recorded: tensors of a finished transform must not outlive it."""
+    for layer in batch_norms(network):
+        layer.recorded = None

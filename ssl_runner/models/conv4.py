@@ -1,0 +1,61 @@
+"""The four-block convolutional network of few-shot learning."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner.models.batch_norm import BatchNorm2d
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3x3 convolution, batch normalisation, ReLU and a halving (Vinyals et al. 2016, arXiv:1606.04080).
+
+    A block whose halving would leave a map smaller than ``grid`` keeps the map's size, so small images pass.
+
+    Args:
+        in_channels: 1 or 3.
+        image_size: Height and width in pixels.
+        width: Channels of every block.
+        downsample: ``max_pool`` (ProtoNet) or ``stride`` (MAML on Omniglot).
+        grid: The last map is averaged to grid x grid before it is flattened; null keeps it as it is.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        image_size: int,
+        width: int,
+        downsample: Literal["max_pool", "stride"],
+        grid: int | None,
+    ) -> None:
+        super().__init__()
+        blocks, side = [], image_size
+        for block in range(4):
+            # a stride of 2 rounds up where a pool rounds down
+            halved = -(-side // 2) if downsample == "stride" else side // 2
+            halve = halved >= (grid or 1) and side > 1
+            blocks.append(_block(in_channels if block == 0 else width, width, downsample if halve else None))
+            side = halved if halve else side
+        self.blocks = nn.Sequential(*blocks)
+        self.grid = grid
+        self.out_features = width * (grid or side) ** 2
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, width, h, w)."""
+        return self.blocks(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), normalised, to (B, out_features)."""
+        maps = self.feature_map(images)
+        if self.grid is not None and maps.shape[-1] != self.grid:
+            maps = F.adaptive_avg_pool2d(maps, self.grid)
+        return maps.flatten(1)
+
+
+def _block(in_channels: int, width: int, downsample: str | None) -> nn.Sequential:
+    stride = 2 if downsample == "stride" else 1
+    layers = [nn.Conv2d(in_channels, width, 3, stride=stride, padding=1), BatchNorm2d(width), nn.ReLU(inplace=True)]
+    if downsample == "max_pool":
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)

@@ -1,0 +1,53 @@
+"""Where a number comes from: code, versions, machine."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("ssl-runner", "torch", "torchvision", "numpy", "hydra-core", "scikit-learn", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["torch"] = torch.__version__
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """The device by name, processor and threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": str(device),
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.platform(),
+    }
+
+
+def git() -> dict[str, Any] | None:
+    """Commit of this package's checkout and whether it was changed; None for an installed wheel."""
+    folder = Path(__file__).resolve().parent
+    try:
+        if _git(folder, "ls-files", "--error-unmatch", __file__) is None:
+            return None  # a checkout of something else, with a virtual environment in it
+        return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except OSError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,70 @@
+"""result.json: the number of a run and all that explains it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ssl_runner import provenance
+from ssl_runner.checkpoint import write_atomically
+from ssl_runner.wiring import Run
+
+FILE = "result.json"
+
+
+class Result:
+    """The result of a run as it comes to be; written whenever something is added, so a crash leaves what was known.
+
+    Args:
+        folder: The run folder.
+        run: What is run.
+    """
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self.path = folder / FILE
+        self.metrics: dict[str, float] = {}
+        splits = run.splits
+        parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        self.content: dict[str, Any] = {
+            "status": "running",
+            "metrics": self.metrics,
+            "config_hash": run.identity.config_hash,
+            "seed": run.seed,
+            "dataset": {
+                "fingerprint": splits.train.fingerprint,
+                "split_by": splits.by,
+                "images": {name: 0 if part is None else len(part) for name, part in parts.items()},
+                "classes": {name: 0 if part is None else part.n_classes for name, part in parts.items()},
+            },
+            "protocols": {name: evaluator.protocol(splits) for name, evaluator in run.evaluators.items()},
+            "git": provenance.git(),
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(run.device),
+            "seconds": None,
+            "images_per_second": None,
+        }
+
+    def earlier(self, prefix: str) -> dict[str, float] | None:
+        """Metrics under a prefix that the same config left in this folder before it was interrupted, if any."""
+        try:
+            before = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if before.get("config_hash") != self.content["config_hash"]:
+            return None
+        start = f"{prefix}/"
+        return {key.removeprefix(start): value for key, value in before["metrics"].items() if key.startswith(start)}
+
+    def add(self, prefix: str, metrics: dict[str, float]) -> None:
+        """Put metrics under a prefix, or under none."""
+        self.metrics.update({f"{prefix}/{name}" if prefix else name: value for name, value in metrics.items()})
+        self.write()
+
+    def finish(self, **fields: Any) -> dict[str, Any]:
+        """Set the status to ``finished`` and the fields given."""
+        self.content.update(status="finished", **fields)
+        self.write()
+        return self.content
+
+    def write(self) -> None:
+        text = json.dumps(self.content, indent=2) + "\n"
+        write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))

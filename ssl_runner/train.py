@@ -1,0 +1,69 @@
+"""The entry: compose -> check -> wire -> fit -> evaluate."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ssl_runner import commandline
+
+
+def main() -> None:
+    """The console command ``ssl-train``."""
+    sys.exit(commandline.main(run))
+
+
+def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train and evaluate what a checked config describes.
+
+    Args:
+        config: Plain, resolved config.
+        folder: The run folder.
+
+    Returns:
+        What result.json holds.
+    """
+    # torch takes seconds to import, and help, completion and typos need none of it
+    from rich.console import Console
+
+    from ssl_runner import checkpoint, wiring
+    from ssl_runner.evaluation.evaluator import evaluate
+    from ssl_runner.models.saving import save_encoder
+    from ssl_runner.report import console as report
+    from ssl_runner.report.result import Result
+
+    began = time.perf_counter()
+    console = Console()
+    run = wiring.wire(config)
+    resumed, warnings = wiring.resume(config, folder, run.identity)
+    for warning in warnings:
+        console.print(f"[yellow]warning[/yellow]: {warning}", soft_wrap=True)
+    wiring.write_config(config, folder)
+    report.announce(run, folder, 0 if resumed is None else resumed["step"], console)
+
+    result = Result(folder, run)
+    for name in config["baselines"]:
+        known = result.earlier(name) if resumed is not None else None
+        scores = known or evaluate(run.evaluators, wiring.baseline(name, run), run.splits, run.device)
+        result.add(name, scores)
+    speed = run.trainer.fit(
+        run.algorithm, run.batching, run.optimizer, run.schedule, run.seed, folder, run.identity, run.validate, resumed
+    )
+    metadata = {"config_hash": run.identity.config_hash, "dataset": run.splits.train.name}
+    save_encoder(run.algorithm.eval_encoder(), config["model"]["encoder"], folder, metadata)
+    result.add("", evaluate(run.evaluators, run.algorithm, run.splits, run.device))
+    content = result.finish(
+        steps=speed["steps"],
+        training_seconds=speed["seconds"],
+        images_per_second=speed["images_per_second"],
+        seconds=time.perf_counter() - began,
+        checkpoint=checkpoint.BEST if run.trainer.select else checkpoint.LAST,
+    )
+    wiring.log_result(folder, content)
+    report.summarise(result, console)
+    report.farewell(folder, console)
+    return content
+
+
+if __name__ == "__main__":
+    main()

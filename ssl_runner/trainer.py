@@ -1,0 +1,249 @@
+"""The only training loop."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ssl_runner import checkpoint, randomness
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.clock import Clock
+from ssl_runner.data.batching import Batching
+from ssl_runner.interruption import stop_signals
+from ssl_runner.optim.schedules import Schedule
+from ssl_runner.tracking import Meter, Tracker
+
+Metrics = dict[str, float]
+
+
+class RunStopped(RuntimeError):
+    """A run ended before its last step; the message says why and how to go on."""
+
+
+class Trainer:
+    """Steps, device, precision, clipping, accumulation, checkpoints and the cadence of evaluation.
+
+    Args:
+        max_steps: Optimizer steps, or null.
+        max_epochs: Passes over the training set, or null; exactly one of the two is given.
+        device: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+        precision: ``bfloat16`` runs the forward pass under autocast.
+        threads: CPU threads, null for torch's choice.
+        channels_last: Keep weights and maps in the memory format that convolutions run fastest in.
+        keep_pages: Make the allocator keep freed memory (`ssl_runner.memory`).
+        gradient_clip: Largest norm of the gradient, or null.
+        accumulate: Pieces a batch is cut into, each with its own backward pass; weighted by size, so the gradient is
+            that of the whole.
+        log_every: Steps between two points in the logs.
+        checkpoint_every: Steps between two checkpoints; the last step always has one.
+        evaluate_every: Steps between evaluations on validation, or null for none.
+        select: Metric whose best value on validation chooses the product (best.pt), or null: the last step is.
+        progress: Whether to draw a progress bar.
+    """
+
+    def __init__(
+        self,
+        max_steps: int | None,
+        max_epochs: int | None,
+        device: str,
+        precision: Literal["float32", "bfloat16"],
+        threads: int | None,
+        channels_last: bool,
+        keep_pages: bool,
+        gradient_clip: float | None,
+        accumulate: int,
+        log_every: int,
+        checkpoint_every: int,
+        evaluate_every: int | None,
+        select: str | None,
+        progress: bool,
+    ) -> None:
+        if (max_steps is None) == (max_epochs is None):
+            raise ValueError(
+                f"max_steps={max_steps}, max_epochs={max_epochs}; give exactly one and set the other to null"
+            )
+        counts = {"max_steps": max_steps, "max_epochs": max_epochs, "accumulate": accumulate, "log_every": log_every}
+        counts |= {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every, "threads": threads}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}; it must be at least 1")
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision={precision!r} is not one of float32, bfloat16")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise ValueError(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
+        if (select is None) != (evaluate_every is None):
+            raise ValueError(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
+        self.max_steps, self.max_epochs = max_steps, max_epochs
+        self.device = choose_device(device)
+        self.precision, self.threads = precision, threads
+        self.channels_last, self.keep_pages = channels_last, keep_pages
+        self.gradient_clip, self.accumulate = gradient_clip, accumulate
+        self.log_every, self.checkpoint_every = log_every, checkpoint_every
+        self.evaluate_every, self.select = evaluate_every, select
+        self.progress = progress
+
+    def steps(self, batching: Batching) -> int:
+        """Optimizer steps of the run.
+
+        Raises:
+            ValueError: ``max_epochs`` is given for batches that have no epochs.
+        """
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.max_epochs is not None
+        if batching.steps_per_epoch is None:
+            raise ValueError(
+                f"max_epochs={self.max_epochs}, but episodes are drawn without end and have no epoch; "
+                "set trainer.max_steps and trainer.max_epochs=null"
+            )
+        return self.max_epochs * batching.steps_per_epoch
+
+    def fit(
+        self,
+        algorithm: Algorithm,
+        batching: Batching,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        seed: int,
+        folder: Path,
+        identity: checkpoint.Identity,
+        validate: Callable[[], Metrics] | None,
+        resumed: dict[str, Any] | None,
+    ) -> Metrics:
+        """Train to the last step; afterwards the algorithm holds the product.
+
+        Args:
+            seed: Of every draw.
+            folder: The run folder.
+            identity: Stored in checkpoints.
+            validate: Metrics on the validation split, where the trainer is to evaluate.
+            resumed: What `checkpoint.load` gave, to go on from.
+
+        Returns:
+            ``seconds``, ``steps`` and ``images_per_second`` of this process's part.
+
+        Raises:
+            RunStopped: Interrupted, or the loss is no longer finite.
+        """
+        max_steps = self.steps(batching)
+        start, best = 0, None
+        if resumed is not None:
+            algorithm.load_state_dict(resumed["algorithm"])
+            optimizer.load_state_dict(resumed["optimizer"])
+            start, best = resumed["step"], resumed["best"]
+        algorithm.train()
+        checkpoints = folder / "checkpoints"
+        began, validating = time.perf_counter(), 0.0
+        with Tracker(folder, start, max_steps, self.progress) as tracker, stop_signals() as stop:
+            meter = Meter(batching.images_per_step)
+            for step in range(start, max_steps):
+                clock = Clock(step, max_steps, seed, self.device)
+                rate = schedule(step, max_steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * rate
+                with meter.waiting():
+                    batch = batching.batch(step)
+                done = step + 1
+                logging = done % self.log_every == 0 or done == max_steps
+                saving = done % self.checkpoint_every == 0 or done == max_steps or stop.requested
+                metrics = self._step(algorithm, batch, optimizer, clock, measure=logging)
+                if logging or saving:
+                    self._check_finite(metrics, done, folder)
+                if logging:
+                    values = {f"train/{name}": float(value) for name, value in metrics.items()}
+                    values["train/lr"] = optimizer.param_groups[0]["lr"]
+                    tracker.scalars(done, values | meter.lap(done - start))
+                if self.evaluate_every is not None and validate is not None and done % self.evaluate_every == 0:
+                    paused = time.perf_counter()
+                    best = self._validate(algorithm, validate, best, done, checkpoints, tracker)
+                    validating += time.perf_counter() - paused
+                if saving:
+                    tracker.flush()
+                    checkpoint.save(checkpoints, done, algorithm, optimizer, identity, best)
+                tracker.advance(done)
+                if stop.requested and done < max_steps:
+                    raise RunStopped(f"stopped after step {done} of {max_steps}; go on with: ssl-train resume={folder}")
+        seconds = time.perf_counter() - began - validating
+        if best is not None:
+            state = torch.load(checkpoints / checkpoint.BEST, map_location=self.device, weights_only=True)
+            algorithm.load_state_dict(state)
+        images = (max_steps - start) * batching.images_per_step
+        return {"seconds": seconds, "steps": max_steps, "images_per_second": images / max(seconds, 1e-9)}
+
+    def _step(
+        self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, clock: Clock, measure: bool
+    ) -> dict[str, Tensor]:
+        """One optimizer step. Nothing in it waits for the device."""
+        # dropout and drop-path draw from torch's own generator
+        torch.manual_seed(randomness.number(clock.seed, "network", clock.step))
+        optimizer.zero_grad(set_to_none=True)
+        pieces = batch.chunk(self.accumulate) if self.accumulate > 1 else [batch]
+        metrics: dict[str, Tensor] = {}
+        carries: list[dict[str, Tensor]] = []
+        for piece in pieces:
+            weight = len(piece) / len(batch)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                step = algorithm.training_step(piece, clock)
+            (step.loss * weight).backward()
+            for name, value in ({"loss": step.loss.detach()} | step.metrics).items():
+                metrics[name] = metrics.get(name, 0) + value.detach() * weight
+            carries.append(step.carry)
+        if self.gradient_clip is not None:
+            metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), self.gradient_clip)
+        elif measure:
+            gradients = [parameter.grad for parameter in algorithm.parameters() if parameter.grad is not None]
+            metrics["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
+        optimizer.step()
+        carry = {name: torch.cat([part[name] for part in carries]) for name in carries[0]}
+        algorithm.after_step(clock, carry)
+        return metrics
+
+    def _check_finite(self, metrics: dict[str, Tensor], step: int, folder: Path) -> None:
+        if not math.isfinite(float(metrics["loss"])):
+            raise RunStopped(
+                f"the loss is {float(metrics['loss'])} at step {step}; the likely cause is a learning rate that is too "
+                f"high: lower optimizer.lr or set trainer.gradient_clip=1. Checkpoints up to the last finite loss are "
+                f"in {folder / 'checkpoints'}"
+            )
+
+    def _validate(
+        self,
+        algorithm: Algorithm,
+        validate: Callable[[], Metrics],
+        best: dict[str, Any] | None,
+        step: int,
+        checkpoints: Path,
+        tracker: Tracker,
+    ) -> dict[str, Any] | None:
+        """Evaluate on validation and keep the weights if they are the best so far."""
+        metrics = validate()
+        tracker.scalars(step, {f"eval/validation/{name}": value for name, value in metrics.items()})
+        assert self.select is not None
+        if self.select not in metrics:
+            raise ValueError(f"select={self.select}, but evaluation gives {', '.join(metrics)}; name one of these")
+        if best is not None and metrics[self.select] <= best["value"]:
+            return best
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        state = algorithm.state_dict()
+        checkpoint.write_atomically(checkpoints / checkpoint.BEST, lambda path: torch.save(state, path))
+        return {"value": metrics[self.select], "step": step}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        usable = ", ".join(kind for kind, present in there.items() if present)
+        raise ValueError(f"device={name!r}, but usable here is: {usable}; set trainer.device=auto")
+    return torch.device(name)

@@ -1,0 +1,165 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from ssl_runner.algorithms.maml import MAML
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.cross_entropy import CrossEntropy
+from ssl_runner.models.batch_norm import batch_norms, normalised_by
+from ssl_runner.models.conv4 import Conv4
+from ssl_runner.models.heads import Linear
+from ssl_runner.models.network import Encoder, Network
+
+CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+
+
+def maml(steps: int = 1, second_order: bool = True, statistics: str = "batch", lr: float = 0.4, smooth: bool = False) -> MAML:
+    torch.manual_seed(0)
+    backbone = Conv4(1, 12, width=4, downsample="stride" if smooth else "max_pool", grid=None)
+    if smooth:  # a kink within the difference would be an error of the difference, not of the gradient
+        for block in backbone.blocks:
+            block[2] = nn.Softplus()
+    encoder = Encoder(backbone, (1, 12, 12), [0.4], [0.3])
+    network = Network(encoder, Linear(backbone.out_features, 3)).double()
+    for parameter in network.parameters():  # biases and scales at their initial 0 and 1 would hide mistakes
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return MAML(network, CrossEntropy(0.0), lr, steps, steps, second_order, statistics)
+
+
+def episodes(tasks: int = 4, shots: int = 2, queries: int = 3) -> Episodes:
+    torch.manual_seed(1)
+    labels = [torch.arange(3).repeat_interleave(n).expand(tasks, -1) for n in (shots, queries)]
+    images = [torch.rand(tasks, 3 * n, 1, 12, 12, dtype=torch.float64) for n in (shots, queries)]
+    return Episodes(images[0], labels[0], images[1], labels[1], n_way=3)
+
+
+def meta_loss_by_loop(algorithm: MAML, batch: Episodes, parameters: dict) -> torch.Tensor:
+    """Tasks one after the other, through torch.autograd, with torch's own batch normalisation in training mode."""
+    total = torch.zeros((), dtype=torch.float64)
+    for task in range(len(batch)):
+        adapted = parameters
+        for _ in range(algorithm.inner_steps):
+            logits = functional_call(algorithm.network, adapted, (batch.support_images[task],))
+            loss = F.cross_entropy(logits, batch.support_labels[task])
+            gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=algorithm.second_order)
+            steps = zip(adapted.items(), gradients, strict=True)
+            adapted = {name: value - algorithm.inner_lr * gradient for (name, value), gradient in steps}
+        logits = functional_call(algorithm.network, adapted, (batch.query_images[task],))
+        total = total + F.cross_entropy(logits, batch.query_labels[task])
+    return total / len(batch)
+
+
+def meta_gradient(algorithm: MAML, batch: Episodes) -> dict[str, torch.Tensor]:
+    algorithm.zero_grad()
+    algorithm.training_step(batch, CLOCK).loss.backward()
+    return {name: parameter.grad for name, parameter in algorithm.network.named_parameters()}
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_meta_gradient_equals_the_loop_over_tasks(steps, second_order):
+    algorithm, batch = maml(steps, second_order), episodes()
+    ours = meta_gradient(algorithm, batch)
+    parameters = dict(algorithm.network.named_parameters())
+    loss = meta_loss_by_loop(algorithm, batch, parameters)
+    reference = torch.autograd.grad(loss, list(parameters.values()))
+    for (name, gradient), expected in zip(ours.items(), reference, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_meta_gradient_equals_finite_differences():
+    algorithm, batch = maml(steps=2, smooth=True), episodes(tasks=2)
+    gradients = meta_gradient(algorithm, batch)
+    epsilon = 1e-6
+    for name, parameter in algorithm.network.named_parameters():
+        torch.manual_seed(2)
+        direction = torch.randn_like(parameter)
+        losses = []
+        for sign in (1, -1):
+            parameter.data += sign * epsilon * direction
+            losses.append(algorithm.training_step(batch, CLOCK).loss.item())
+            parameter.data -= sign * epsilon * direction
+        slope = (losses[0] - losses[1]) / (2 * epsilon)
+        assert (gradients[name] * direction).sum().item() == pytest.approx(slope, rel=1e-6, abs=1e-8), name
+
+
+def test_first_order_is_another_gradient_than_second_order():
+    exact, first = meta_gradient(maml(5), episodes()), meta_gradient(maml(5, second_order=False), episodes())
+    flat = [torch.cat([gradient.flatten() for gradient in each.values()]) for each in (exact, first)]
+    assert F.cosine_similarity(flat[0], flat[1], dim=0) < 0.9
+
+
+def test_cutting_the_batch_gives_the_same_gradient():
+    algorithm, batch = maml(2), episodes(tasks=5)
+    whole = meta_gradient(algorithm, batch)
+    algorithm.zero_grad()
+    for piece in batch.chunk(3):
+        (algorithm.training_step(piece, CLOCK).loss * len(piece) / len(batch)).backward()
+    for name, parameter in algorithm.network.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-9, atol=1e-12)
+
+
+def test_classify_adapts_as_the_loop_does():
+    algorithm, batch = maml(2), episodes()
+    with torch.no_grad():
+        scores = algorithm.classify(batch.support_images, batch.support_labels, batch.query_images, 3)
+    for task in range(len(batch)):
+        parameters = dict(algorithm.network.named_parameters())
+        for _ in range(2):
+            logits = functional_call(algorithm.network, parameters, (batch.support_images[task],))
+            loss = F.cross_entropy(logits, batch.support_labels[task])
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            steps = zip(parameters.items(), gradients, strict=True)
+            parameters = {name: value - 0.4 * gradient for (name, value), gradient in steps}
+        expected = functional_call(algorithm.network, parameters, (batch.query_images[task],))
+        torch.testing.assert_close(scores[task], expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("statistics", "inductive"), [("batch", False), ("support", True), ("running", True)])
+def test_only_inductive_statistics_ignore_the_other_queries(statistics, inductive):
+    algorithm, batch = maml(1, statistics=statistics), episodes()
+    with torch.no_grad():
+        together = algorithm.classify(batch.support_images, batch.support_labels, batch.query_images, 3)
+        fewer = algorithm.classify(batch.support_images, batch.support_labels, batch.query_images[:, :4], 3)
+    assert torch.allclose(together[:, :4], fewer, atol=1e-9) == inductive
+
+
+def test_classify_leaves_weights_buffers_and_layers_as_they_were():
+    algorithm, batch = maml(1, statistics="support"), episodes()
+    before = {name: value.clone() for name, value in algorithm.state_dict().items()}
+    with torch.no_grad():
+        algorithm.classify(batch.support_images, batch.support_labels, batch.query_images, 3)
+    for name, value in algorithm.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(layer.statistics == "module" and layer.recorded is None for layer in batch_norms(algorithm.network))
+
+
+def test_running_statistics_follow_the_queries_of_the_adapted_networks():
+    algorithm, batch = maml(1, lr=1e-12), episodes()
+    algorithm.after_step(CLOCK, algorithm.training_step(batch, CLOCK).carry)
+    reference = maml(1)  # with next to no inner rate, the first layer sees each task's queries through the same weights
+    layer, expected = batch_norms(algorithm.network)[0], batch_norms(reference.network)[0]
+    means = []
+    for task in range(len(batch)):
+        with normalised_by(reference.network, "batch"):
+            reference.network(batch.query_images[task])
+        assert expected.recorded is not None
+        means.append(expected.recorded[0])
+    torch.testing.assert_close(layer.running_mean, 0.1 * torch.stack(means).mean(0).detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_batch_statistics_equal_torchs_own_normalisation():
+    layer = batch_norms(maml().network)[0]
+    images = torch.randn(5, 4, 6, 6, dtype=torch.float64)
+    native = layer(images)
+    with normalised_by(layer, "batch"):
+        torch.testing.assert_close(layer(images), native, rtol=1e-12, atol=1e-12)
+
+
+def test_another_number_of_ways_than_the_heads_is_refused():
+    batch = episodes()
+    with pytest.raises(ValueError, match="3 outputs"):
+        maml().classify(batch.support_images, batch.support_labels, batch.query_images, 20)

@@ -1,0 +1,53 @@
+import torch
+from torch import nn
+
+from ssl_runner.algorithms.algorithm import class_means
+from ssl_runner.algorithms.protonet import ProtoNet
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.cross_entropy import CrossEntropy
+from ssl_runner.models.heads import Identity
+from ssl_runner.models.network import Encoder, Network
+
+CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+
+
+class Flat(nn.Module):
+    out_features = 4
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+def protonet() -> ProtoNet:
+    encoder = Encoder(Flat(), (1, 2, 2), [0.0], [1.0]).double()
+    return ProtoNet(Network(encoder, Identity(4, None)), CrossEntropy(0.0))
+
+
+def test_loss_is_the_softmax_over_minus_squared_distances():
+    torch.manual_seed(0)
+    support, query = torch.rand(2, 6, 1, 2, 2, dtype=torch.float64), torch.rand(2, 9, 1, 2, 2, dtype=torch.float64)
+    support_labels, query_labels = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2), torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 2)
+    ours = protonet().training_step(Episodes(support, support_labels, query, query_labels, 3), CLOCK).loss
+    losses = []
+    for task in range(2):
+        flat = support[task].flatten(1)
+        means = [flat[support_labels[task] == label].mean(0) for label in range(3)]
+        for image, label in zip(query[task].flatten(1), query_labels[task], strict=True):
+            scores = torch.stack([-(image - mean).square().sum() for mean in means])
+            losses.append(-scores.log_softmax(0)[label])
+    torch.testing.assert_close(ours, torch.stack(losses).mean(), rtol=1e-10, atol=1e-10)
+
+
+def test_classify_does_not_look_at_the_other_queries():
+    torch.manual_seed(0)
+    algorithm = protonet().eval()
+    support, labels, query = torch.rand(1, 4, 1, 2, 2).double(), torch.tensor([[0, 1, 0, 1]]), torch.rand(1, 5, 1, 2, 2).double()
+    together = algorithm.classify(support, labels, query, 2)
+    torch.testing.assert_close(algorithm.classify(support, labels, query[:, :2], 2), together[:, :2])
+
+
+def test_class_means_of_an_unsorted_support():
+    features = torch.tensor([[[1.0], [10.0], [3.0], [20.0]]])
+    means = class_means(features, torch.tensor([[0, 1, 0, 1]]), 2)
+    assert means.tolist() == [[[2.0], [15.0]]]

@@ -1,0 +1,214 @@
+"""The cache of decoded images."""
+
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_runner.data import cache
+from ssl_runner.data.decoding import Decoding
+from ssl_runner.data.files import scan
+from ssl_runner.data.roots import DataError
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("SSL_RUNNER_CACHE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "pictures").mkdir()
+    for shade in range(6):
+        paint(tmp_path / "pictures" / f"{shade}.png", shade)
+    return tmp_path / "pictures"
+
+
+def paint(path, shade):
+    Image.new("L", (4, 4), shade).save(path)
+
+
+def load(folder, **decoding):
+    return cache.load_images("toy", folder, scan(folder), Decoding(**{"size": None, "channels": 1, **decoding}))
+
+
+def shades(folder):
+    return load(folder)[0][:, 0, 0, 0].tolist()
+
+
+def entries(store):
+    return [path for path in store.iterdir() if path.is_dir()]
+
+
+def refuse(*arguments):
+    raise AssertionError("decoded again")
+
+
+def test_a_second_load_decodes_nothing_and_equals_the_first(folder, store, monkeypatch):
+    images, content = load(folder)
+    monkeypatch.setattr(cache, "decode_all", refuse)
+    again, content_again = load(folder)
+    assert torch.equal(images, again)
+    assert content == content_again
+    assert images.dtype == torch.uint8
+    assert images.shape == (6, 1, 4, 4)
+
+
+def test_loaded_images_are_as_good_as_any_tensor(folder, store):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of memory that cannot be written
+        images, _ = load(folder)
+    images[0] = 99  # private to this process
+    assert shades(folder) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed", "renamed"])
+def test_a_change_in_the_folder_is_noticed_and_the_old_entry_deleted(folder, store, change):
+    load(folder)
+    if change == "changed":
+        paint(folder / "3.png", 77)
+    elif change == "added":
+        paint(folder / "35.png", 77)
+    elif change == "removed":
+        (folder / "3.png").unlink()
+    else:
+        (folder / "3.png").rename(folder / "9.png")
+    expected = {"changed": [0, 1, 2, 77, 4, 5], "added": [0, 1, 2, 3, 77, 4, 5], "removed": [0, 1, 2, 4, 5]}
+    assert shades(folder) == expected.get(change, [0, 1, 2, 4, 5, 3])
+    assert len(entries(store)) == 1
+
+
+def test_a_rewrite_of_equal_length_is_noticed_by_its_time(folder, store):
+    before = load(folder)[1]
+    content = (folder / "4.png").read_bytes()
+    paint(folder / "3.png", 4)
+    assert len(content) == (folder / "3.png").stat().st_size
+    assert load(folder)[1] != before
+
+
+def test_other_decodings_and_other_folders_have_entries_of_their_own(folder, store, tmp_path):
+    load(folder)
+    load(folder, size=2)
+    load(folder, channels=3)
+    load(folder, invert=True)
+    folder.rename(tmp_path / "moved")
+    load(tmp_path / "moved")
+    assert len(entries(store)) == 5
+
+
+@pytest.mark.parametrize("file", ["images.npy", "sha256"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
+def test_a_broken_entry_is_made_anew(folder, store, file, damage):
+    if (file, damage) in (("sha256", "empty"), ("sha256", "cut")):
+        damage = "gone"
+    load(folder)
+    path = entries(store)[0] / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[: len(content) - 1 if damage == "cut" else 0])
+    assert shades(folder) == [0, 1, 2, 3, 4, 5]
+    assert path.read_bytes() == content
+
+
+def test_a_cache_that_is_no_folder_costs_a_warning_not_the_run(folder, store):
+    store.write_text("in the way")
+    with pytest.warns(RuntimeWarning, match=r"toy are not kept.*SSL_RUNNER_CACHE"):
+        images, content = load(folder)
+    store.unlink()
+    kept, kept_content = load(folder)
+    assert torch.equal(images, kept)
+    assert content == kept_content
+
+
+def test_a_full_disk_costs_a_warning_and_leaves_nothing_behind(folder, store, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        assert shades(folder) == [0, 1, 2, 3, 4, 5]
+    assert entries(store) == []
+
+
+def test_a_folder_that_may_only_be_read_still_serves_what_is_in_it(folder, store, monkeypatch):
+    load(folder)
+
+    def read_only(*arguments):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(cache, "locked", read_only)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shades(folder) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_damaged_image_leaves_no_entry(folder, store):
+    (folder / "3.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"3\.png cannot be decoded"):
+        load(folder)
+    assert entries(store) == []
+
+
+def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(folder, store, tmp_path, monkeypatch):
+    decode_all, log, barrier, results = cache.decode_all, tmp_path / "log", FORK.Barrier(4), FORK.SimpleQueue()
+
+    def logged(files, decoding):
+        with log.open("a") as file:
+            file.write("decoding\n")
+        time.sleep(0.2)
+        return decode_all(files, decoding)
+
+    def start():
+        barrier.wait()
+        results.put(shades(folder))
+
+    monkeypatch.setattr(cache, "decode_all", logged)
+    processes = [FORK.Process(target=start) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [results.get() for _ in processes] == [[0, 1, 2, 3, 4, 5]] * 4
+    assert log.read_text() == "decoding\n"
+
+
+def test_a_killed_writer_blocks_nobody_and_leaves_nothing_broken(folder, store, monkeypatch):
+    decode_all, begun = cache.decode_all, FORK.Event()
+
+    def endless(files, decoding):
+        yield np.zeros((1, 1, 4, 4), np.uint8)
+        begun.set()
+        time.sleep(60)
+
+    monkeypatch.setattr(cache, "decode_all", endless)
+    writer = FORK.Process(target=load, args=(folder,))
+    writer.start()
+    assert begun.wait(30)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    assert len(entries(store)) == 1  # what it left
+    monkeypatch.setattr(cache, "decode_all", decode_all)
+    assert shades(folder) == [0, 1, 2, 3, 4, 5]
+    assert len(entries(store)) == 1
+
+
+def test_the_folder_is_the_named_one_else_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_RUNNER_CACHE", str(tmp_path / "a"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    monkeypatch.setenv("HOME", str(tmp_path / "c"))
+    assert cache.cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("SSL_RUNNER_CACHE")
+    assert cache.cache_folder() == tmp_path / "b" / "ssl_runner"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_folder() == tmp_path / "c" / ".cache" / "ssl_runner"

@@ -28,7 +28,7 @@ class Identity:
 
     @classmethod
     def of_this_process(cls, config_hash: str, fingerprint: str) -> "Identity":
-        return cls(config_hash, fingerprint, torch.get_num_threads(), torch.__version__)
+        return cls(config_hash, fingerprint, torch.get_num_threads(), str(torch.__version__))
 
 
 def write_atomically(path: Path, write) -> None:

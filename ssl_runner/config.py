@@ -107,7 +107,9 @@ def _value(container: Any, key: Any, path: str, problems: list[str]) -> Any:
         problems.append(f"{path}: {str(error).splitlines()[0]}")
         return UNKNOWN
     if isinstance(value, DictConfig) and "_target_" in value and OmegaConf.is_interpolation(container, key):
-        problems.append(f"{path}: it points at a node with a _target_, which would be built a second time; copy its keys")
+        problems.append(
+            f"{path}: it points at a node with a _target_, which would be built a second time; copy its keys"
+        )
         return UNKNOWN
     return _plain(value, path, problems) if isinstance(value, DictConfig | ListConfig) else value
 
@@ -125,8 +127,10 @@ def _check_root(plain: dict[str, Any], annotations: Mapping[str, Any], required:
             entries[key] = value
         elif isinstance(value, dict):
             entries |= {f"{key}.{name}": child for name, child in value.items()}
-        else:
-            problems.append(f"{key}: got {value!r}, but it holds {', '.join(n for n in annotations if n.startswith(key))}")
+        elif value is not UNKNOWN:
+            problems.append(
+                f"{key}: got {value!r}, but it holds {', '.join(n for n in annotations if n.startswith(key))}"
+            )
     for key, value in entries.items():
         pattern = next((pattern for pattern in annotations if fnmatch.fnmatchcase(key, pattern)), None)
         if pattern is None:

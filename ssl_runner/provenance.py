@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    found["torch"] = torch.__version__
+    found["torch"] = str(torch.__version__)  # with its build, and no class of torch
     return found
 
 

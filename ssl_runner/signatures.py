@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Set
 from enum import Enum
-from os import PathLike
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -42,13 +42,17 @@ def check_arguments(node: Mapping[str, Any], target: Callable[..., Any], path: s
         elif key in named:
             problems += check_value(f"{path}.{key}", value, named[key].annotation, named[key].default)
         elif str(key)[:1] == "_" or inspect.Parameter.VAR_KEYWORD not in kinds:
-            hint = did_you_mean(key, named.keys() - supplied) or f"; it has {', '.join(named.keys() - supplied)}"
-            problems.append(f"{path}.{key}: {call} has no such parameter{hint if named.keys() - supplied else ''}")
+            problems.append(f"{path}.{key}: {call} has no such parameter{_alternatives(key, named, supplied)}")
     if node.get("_partial_") is True or "_args_" in node:
         return problems  # code supplies the rest
     required = [name for name, parameter in named.items() if parameter.default is inspect.Parameter.empty]
     missing = [name for name in required if name not in node and name not in supplied]
     return problems + [f"{path}.{name}: {call} needs it; set {path}.{name}=..." for name in missing]
+
+
+def _alternatives(key: str, named: Mapping[str, inspect.Parameter], supplied: Set[str]) -> str:
+    names = [name for name in named if name not in supplied]
+    return did_you_mean(key, names) or f"; it has {', '.join(names) or 'none'}"
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -64,11 +68,11 @@ def _by_name(parameter: inspect.Parameter) -> bool:
 
 def check_value(path: str, value: Any, annotation: Any, default: Any = inspect.Parameter.empty) -> list[str]:
     """A problem if the value is certainly not of the annotated type, else nothing."""
-    wants_null = default is None or (annotation is not inspect.Parameter.empty and accepts(annotation, None))
-    if isinstance(value, str) and value.lower() in ("none", "null", "~"):
-        if wants_null and annotation is not Any or not accepts(annotation, value):
-            remedy = f"null is null in YAML: {path}=null" if wants_null else f"and null is not allowed: {expected(annotation)}"
-            return [f"{path}: got the string {value!r}; {remedy}"]
+    annotated = annotation is not Any and annotation is not inspect.Parameter.empty
+    null_fits = default is None or (annotated and accepts(annotation, None))
+    if value in ("None", "none", "Null", "NULL") and (null_fits or not accepts(annotation, value)):
+        remedy = f"null is null in YAML: {path}=null" if null_fits else f"expected {expected(annotation)}"
+        return [f"{path}: got the string {value!r}; {remedy}"]
     if accepts(annotation, value):
         return []
     got = "a node" if isinstance(value, dict) else f"{value!r} ({'null' if value is None else type(value).__name__})"
@@ -99,7 +103,7 @@ def accepts(annotation: Any, value: Any) -> bool:
 
 
 def _accepts_class(kind: Any, arguments: tuple[Any, ...], value: Any) -> bool:
-    if not isinstance(kind, type) or issubclass(kind, Enum | PathLike) or getattr(kind, "_is_protocol", False):
+    if not isinstance(kind, type) or issubclass(kind, Enum | PurePath) or getattr(kind, "_is_protocol", False):
         return True
     if isinstance(value, list) and (kind in (tuple, set, frozenset) or issubclass(list, kind)):
         if kind is tuple and arguments and arguments[-1] is not Ellipsis:

@@ -31,6 +31,7 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     from ssl_runner.models.saving import save_encoder
     from ssl_runner.report import console as report
     from ssl_runner.report.result import Result
+    from ssl_runner.tracking import log_evaluation
 
     began = time.perf_counter()
     console = Console()
@@ -59,7 +60,7 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         seconds=time.perf_counter() - began,
         checkpoint=checkpoint.BEST if run.trainer.select else checkpoint.LAST,
     )
-    wiring.log_result(folder, content)
+    log_evaluation(folder, content["steps"], result.metrics)
     report.summarise(result, console)
     report.farewell(folder, console)
     return content

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ssl_runner import checkpoint, memory, randomness
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.config import ConfigError, build, config_hash, locate
+from ssl_runner.config import ConfigError, build, config_hash
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
@@ -18,6 +19,7 @@ from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.optim.schedules import Schedule
+from ssl_runner.targets import locate
 from ssl_runner.trainer import Trainer
 
 Config = dict[str, Any]
@@ -59,10 +61,12 @@ def wire(config: Config) -> Run:
     """
     trainer: Trainer = build(config["trainer"], "trainer")
     prepare_process(trainer)
-    batching: Batching = build(config["batching"], "batching", augmentation=build(config["augmentation"], "augmentation"))
+    batching: Batching = build(
+        config["batching"], "batching", augmentation=build(config["augmentation"], "augmentation")
+    )
     loss: Loss | None = build(config["loss"], "loss")
     evaluators = {name: build(node, f"eval.{name}") for name, node in config["eval"].items() if node is not None}
-    refuse_misfits(locate(config["algorithm"]["_target_"]), loss, batching, trainer)
+    refuse_misfits(locate(config["algorithm"]["_target_"]), loss, batching, trainer, config["optimizer"])
 
     splits: Splits = build(config["dataset"], "dataset")
     if loss is not None and "labels" in loss.needs and splits.train.labels is None:
@@ -101,7 +105,9 @@ def prepare_process(trainer: Trainer) -> None:
         torch.set_num_threads(trainer.threads)
 
 
-def refuse_misfits(algorithm: type[Algorithm], loss: Loss | None, batching: Batching, trainer: Trainer) -> None:
+def refuse_misfits(
+    algorithm: type[Algorithm], loss: Loss | None, batching: Batching, trainer: Trainer, optimizer: Config
+) -> None:
     """Compare what the parts declare.
 
     Raises:
@@ -114,9 +120,9 @@ def refuse_misfits(algorithm: type[Algorithm], loss: Loss | None, batching: Batc
         remedy = "two_view or labelled" if algorithm.batch_type is Views else "episodes_5w1s or episodes_20w5s"
         problems.append(f"algorithm {name} takes {wanted}, but batching makes {got}; choose batching={remedy}")
     if loss is not None:
-        lacking = loss.needs - algorithm.provides - {"labels"}
+        lacking = ", ".join(sorted(loss.needs - algorithm.provides - {"labels"}))
         if lacking:
-            problems.append(f"loss {type(loss).__name__} needs {', '.join(lacking)}, which {name} does not provide")
+            problems.append(f"loss {type(loss).__name__} needs {lacking}, which {name} does not provide")
         if batching.batch_type is Views and loss.views > batching.n_views:
             problems.append(
                 f"loss {type(loss).__name__} compares {loss.views} views, but batching makes {batching.n_views}; "
@@ -127,8 +133,13 @@ def refuse_misfits(algorithm: type[Algorithm], loss: Loss | None, batching: Batc
             f"trainer.accumulate={trainer.accumulate}, but in {name} every image of the batch is compared with every "
             "other, so a batch cannot be cut; set it to 1"
         )
-    if algorithm.surrogate and trainer.gradient_clip is not None:
-        problems.append(f"{name}'s gradient is an update in itself and must not be clipped; set trainer.gradient_clip=null")
+    if algorithm.surrogate:
+        reason = f"{name}'s gradient is an update in itself"
+        if trainer.gradient_clip is not None:
+            problems.append(f"{reason} and must not be clipped; set trainer.gradient_clip=null")
+        plain = not optimizer.get("momentum") and not optimizer.get("weight_decay")
+        if locate(optimizer["_target_"]) is not torch.optim.SGD or not plain:
+            problems.append(f"{reason}; choose optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0")
     if problems:
         raise ConfigError(problems)
 
@@ -163,6 +174,13 @@ def baseline(name: str, run: Run) -> Algorithm:
     if name == "raw_pixels":
         return RawPixels(tuple(run.splits.train.images.shape[1:])).to(run.device)
     raise ConfigError([f"baselines: {name!r} is not one of raw_pixels, untrained"])
+
+
+def write_config(config: Config, folder: Path) -> None:
+    """Write folder/config.yaml: resolved, and enough to start the run again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config, sort_keys=False)
+    checkpoint.write_atomically(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def resume(config: Config, folder: Path, identity: checkpoint.Identity) -> tuple[dict[str, Any] | None, list[str]]:

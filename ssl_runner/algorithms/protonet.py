@@ -28,7 +28,9 @@ class ProtoNet(Algorithm):
         embedded = encode_tasks(self.network, images)
         support, query = embedded.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
         logits = self.compare(support, batch.support_labels, query, batch.n_way)
-        loss, metrics = self.loss(Embeddings(online=logits.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock)
+        loss, metrics = self.loss(
+            Embeddings(online=logits.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
+        )
         return Step(loss, metrics)
 
     def embed(self, images: Tensor) -> Tensor:

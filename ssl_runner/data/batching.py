@@ -102,9 +102,7 @@ class EpisodeBatching(Batching):
 
     batch_type = Episodes
 
-    def __init__(
-        self, augmentation: Augmentation, n_way: int, k_shot: int, n_query: int, tasks_per_batch: int
-    ) -> None:
+    def __init__(self, augmentation: Augmentation, n_way: int, k_shot: int, n_query: int, tasks_per_batch: int) -> None:
         if tasks_per_batch < 1:
             raise ValueError(f"tasks_per_batch={tasks_per_batch}; it must be at least 1")
         self.augmentation = augmentation

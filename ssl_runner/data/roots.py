@@ -46,9 +46,8 @@ def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str
                     brought.rename(path)
     except Exception as error:  # URLError, RuntimeError of a checksum, a read-only root: all mean that it is missing
         places = " and ".join(str(path) for path in wanted)
-        raise DataError(
-            f"{name} is missing: looked for {places}; downloading it failed ({error or type(error).__name__}). {REMEDY}"
-        ) from None
+        reason = " ".join(str(error).split()) or type(error).__name__  # torchvision lists its mirrors on lines
+        raise DataError(f"{name} is missing: looked for {places}; downloading it failed ({reason}). {REMEDY}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

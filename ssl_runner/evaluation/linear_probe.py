@@ -12,8 +12,8 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating
 
-# Converged: no entry of the gradient of the mean loss is larger.
-TOLERANCE = 1e-5
+# Converged: no entry of the preconditioned gradient of the mean loss is larger (about the square root of the excess loss).
+TOLERANCE = 1e-4
 
 
 class LinearProbe:
@@ -132,7 +132,8 @@ class Regression:
         residuals = logs.exp_()
         residuals[self.rows, self.labels] -= 1
         residuals /= len(self.labels)
-        gradient = torch.cat([self.features.T @ residuals, residuals.sum(dim=0, keepdim=True)])
+        # Not features.T @ residuals: three to ten times slower with few classes.
+        gradient = torch.cat([(residuals.T @ self.features).T, residuals.sum(dim=0, keepdim=True)])
         gradient[:-1] += regularisation * weights[:-1]
         return value.item(), gradient
 

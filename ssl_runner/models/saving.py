@@ -45,4 +45,3 @@ def load_encoder(run: str | Path, device: str = "cpu") -> Encoder:
     encoder = Encoder(backbone, (channels, height, width), blank, blank)
     encoder.load_state_dict(load_file(path))
     return encoder.to(device).eval().requires_grad_(False)
-

@@ -16,7 +16,9 @@ from ssl_runner.models.network import Encoder, Network
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
-def maml(steps: int = 1, second_order: bool = True, statistics: str = "batch", lr: float = 0.4, smooth: bool = False) -> MAML:
+def maml(
+    steps: int = 1, second_order: bool = True, statistics: str = "batch", lr: float = 0.4, smooth: bool = False
+) -> MAML:
     torch.manual_seed(0)
     backbone = Conv4(1, 12, width=4, downsample="stride" if smooth else "max_pool", grid=None)
     if smooth:  # a kink within the difference would be an error of the difference, not of the gradient
@@ -67,7 +69,9 @@ def test_meta_gradient_equals_the_loop_over_tasks(steps, second_order):
     loss = meta_loss_by_loop(algorithm, batch, parameters)
     reference = torch.autograd.grad(loss, list(parameters.values()))
     for (name, gradient), expected in zip(ours.items(), reference, strict=True):
-        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradient, expected, rtol=1e-9, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_meta_gradient_equals_finite_differences():

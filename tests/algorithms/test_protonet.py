@@ -27,7 +27,10 @@ def protonet() -> ProtoNet:
 def test_loss_is_the_softmax_over_minus_squared_distances():
     torch.manual_seed(0)
     support, query = torch.rand(2, 6, 1, 2, 2, dtype=torch.float64), torch.rand(2, 9, 1, 2, 2, dtype=torch.float64)
-    support_labels, query_labels = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2), torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 2)
+    support_labels, query_labels = (
+        torch.tensor([[0, 1, 2, 0, 1, 2]] * 2),
+        torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 2),
+    )
     ours = protonet().training_step(Episodes(support, support_labels, query, query_labels, 3), CLOCK).loss
     losses = []
     for task in range(2):
@@ -42,7 +45,11 @@ def test_loss_is_the_softmax_over_minus_squared_distances():
 def test_classify_does_not_look_at_the_other_queries():
     torch.manual_seed(0)
     algorithm = protonet().eval()
-    support, labels, query = torch.rand(1, 4, 1, 2, 2).double(), torch.tensor([[0, 1, 0, 1]]), torch.rand(1, 5, 1, 2, 2).double()
+    support, labels, query = (
+        torch.rand(1, 4, 1, 2, 2).double(),
+        torch.tensor([[0, 1, 0, 1]]),
+        torch.rand(1, 5, 1, 2, 2).double(),
+    )
     together = algorithm.classify(support, labels, query, 2)
     torch.testing.assert_close(algorithm.classify(support, labels, query[:, :2], 2), together[:, :2])
 

@@ -33,7 +33,7 @@ def every_transform(probability=0.5):
         "affine": Affine(degrees=20, translate=0.1, scale=[0.8, 1.2], shear=10, fill=0.3),
         "jitter": ColourJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, probability=probability),
         "grayscale": RandomGrayscale(probability),
-        "blur": GaussianBlur(kernel_size=5, sigma=[0.1, 2.0], probability=probability),
+        "blur": GaussianBlur(kernel_size=5, sigma=[0.5, 2.0], probability=probability),
         "erasing": RandomErasing(probability, scale=[0.02, 0.33], ratio=[0.3, 3.3], value=0.0),
         "shift": PadCrop(padding=2),
     }

@@ -103,6 +103,13 @@ def test_jitter_factors_span_their_ranges_and_centre_on_none():
     close(high, torch.tensor([1.4, 2.5, 1.0, 0.1]))
 
 
+def test_each_factor_of_jitter_has_its_own_draw():
+    jitter = ColourJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5, probability=0.5)
+    chosen, factors = jitter.parameters(torch.tensor([[0.6, 0.1, 0.2, 0.3, 0.4]]), 8, 8)
+    assert not chosen.any()
+    close(factors, torch.tensor([[0.6, 0.7, 0.8, -0.1]]))
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 def test_solarize_is_torchvisions(threshold):
     images = torch.cat([images_of(2), torch.full((1, 3, 24, 20), threshold)])

@@ -186,6 +186,12 @@ def test_affine_parameters_span_their_ranges_and_centre_on_none():
     close(high, torch.tensor([15, 4, 2, 1.2, 10]))
 
 
+def test_each_affine_parameter_has_its_own_draw():
+    transform = augmentation.Affine(degrees=10, translate=0.5, scale=[1.0, 2.0], shear=10, fill=0)
+    got = transform.parameters(torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.6]]), 10, 10)
+    close(got, torch.tensor([[-8, -3, -2, 1.4, 2]]))
+
+
 def test_a_pad_crop_is_torchvisions():
     images = images_of(5)
     corners = torch.tensor([(0, 0), (8, 8), (4, 4), (1, 7), (5, 2)])

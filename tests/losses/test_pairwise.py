@@ -37,7 +37,9 @@ def naive(points: torch.Tensor, labels: list[int], margin: float, mining: str) -
 
 
 @pytest.mark.parametrize("mining", ["all", "hardest", "semi_hard"])
-@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7], [3] * 8, [0, 0, 0, 0, 0, 0, 0, 1]])
+@pytest.mark.parametrize(
+    "labels", [[0, 0, 1, 1, 2, 2, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7], [3] * 8, [0, 0, 0, 0, 0, 0, 0, 1]]
+)
 def test_equals_a_loop_over_pairs_with_its_gradient(mining, labels):
     torch.manual_seed(1)
     points = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)

@@ -30,7 +30,9 @@ def test_constant_is_constant():
     assert {Constant()(step, 10) for step in range(10)} == {1.0}
 
 
-@pytest.mark.parametrize("make", [lambda: WarmupCosine(-1, 0.0), lambda: WarmupCosine(1, 1.5), lambda: StepDecay(0, 0.5)])
+@pytest.mark.parametrize(
+    "make", [lambda: WarmupCosine(-1, 0.0), lambda: WarmupCosine(1, 1.5), lambda: StepDecay(0, 0.5)]
+)
 def test_impossible_settings_are_refused(make):
     with pytest.raises(ValueError, match="give at least"):
         make()

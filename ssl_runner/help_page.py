@@ -1,0 +1,118 @@
+"""What ``ssl-train --help`` says, read from the conf folder: always true, and quick, for Hydra is not imported."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_WIDTH = 110
+
+_PURPOSE = """\
+ssl-train trains an encoder by contrastive self-supervision or by meta-learning, and scores it.
+A run is an experiment (a complete recipe) or a choice of one option per group; every value can be set
+on the command line, and is checked before anything starts.
+
+Usage: ssl-train [experiment=NAME] [group=option ...] [key=value ...] [-m]
+"""
+
+_ROOT = {
+    "name": "folder of the run's kind under outputs/",
+    "seed": "of every draw",
+    "resume": "folder of a run to go on with; auto: whatever is in hydra.run.dir",
+}
+
+_FLAGS = """\
+Flags:
+  -m, --multirun    run once for each combination of values: seed=0,1,2
+  --cfg job         show the composed config and stop
+  --version         show the version
+  -sc install=bash  completion for the shell: eval "$(ssl-train -sc install=bash)"; also zsh, fish
+  --hydra-help      Hydra's other flags (--info, --config-dir, ...)
+
+Examples:
+  ssl-train                                              {default}
+  ssl-train experiment=simclr_mnist                      a recipe
+  ssl-train experiment=simclr_mnist optimizer=adam optimizer.lr=3e-4 trainer.max_epochs=2
+  ssl-train -m experiment=simclr_mnist seed=0,1,2        three runs
+  ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
+
+Runs go to outputs/NAME/RUN (SSL_RUNNER_OUTPUTS=FOLDER: elsewhere). Data is looked for in data/ (SSL_RUNNER_DATA).
+SSL_RUNNER_TRUSTED=PACKAGE,... lets configs name classes of your own packages.
+"""
+
+
+def page(folder: Path) -> str:
+    """The help page for a conf folder."""
+    root = _read(folder / "config.yaml")
+    chosen = _defaults(root)
+    groups = {
+        path.relative_to(folder).as_posix(): _options(path) for path in sorted(folder.rglob("*")) if path.is_dir()
+    }
+    experiments = groups.pop("experiment", [])
+    default = f"experiment={chosen['experiment']}" if chosen.get("experiment") else "the defaults marked * above"
+    sections = [
+        _PURPOSE,
+        "Experiments (experiment=NAME, * the default):",
+        *_table({_mark(name, chosen.get("experiment")): _comment(folder / "experiment", name) for name in experiments}),
+        "",
+        "Groups (group=option, * the default; [a,b] chooses several):",
+        *_table({group: _marked(options, chosen.get(group)) for group, options in groups.items() if options}),
+        "",
+        "Root keys:",
+        *_table(_root_keys(root)),
+        "",
+        "Trainer keys (trainer.KEY=value):",
+        *_wrapped(_values(folder / "trainer", chosen.get("trainer"))),
+        "",
+        _FLAGS.format(default=default),
+    ]
+    return "\n".join(sections)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+
+
+def _defaults(root: dict[str, Any]) -> dict[str, Any]:
+    entries = [entry for entry in root.get("defaults", []) if isinstance(entry, dict)]
+    return {key.removeprefix("optional "): option for entry in entries for key, option in entry.items()}
+
+
+def _options(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _mark(option: str, chosen: Any) -> str:
+    return f"{option}*" if option == chosen or (isinstance(chosen, list) and option in chosen) else option
+
+
+def _marked(options: list[str], chosen: Any) -> str:
+    return " ".join(_mark(option, chosen) for option in options)
+
+
+def _comment(folder: Path, name: str) -> str:
+    """The first comment of a file that is not for Hydra."""
+    lines = (folder / f"{name}.yaml").read_text().splitlines()
+    comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""
+
+
+def _root_keys(root: dict[str, Any]) -> dict[str, str]:
+    keys = [key for key in root if key not in ("defaults", "hydra") and not isinstance(root[key], dict)]
+    show = {key: yaml.safe_dump(root[key], default_flow_style=True).splitlines()[0] for key in keys}
+    return {key: f"{_ROOT[key]} (now {show[key]})" if key in _ROOT else f"now {show[key]}" for key in keys}
+
+
+def _values(folder: Path, option: Any) -> str:
+    values = _read(folder / f"{option}.yaml")
+    return "  ".join(f"{key}={'null' if value is None else value}" for key, value in values.items() if key[0] != "_")
+
+
+def _table(rows: dict[str, str]) -> list[str]:
+    width = max(map(len, rows), default=0)
+    return [line for key, text in rows.items() for line in _wrapped(text, f"  {key:<{width}}  ")]
+
+
+def _wrapped(text: str, first: str = "  ") -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first)) or [first.rstrip()]

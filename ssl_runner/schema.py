@@ -1,0 +1,39 @@
+"""What stands at the root of a config, and which arguments the wiring supplies."""
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ssl_runner.config import check_config
+from ssl_runner.signatures import Node
+
+ROOT_KEYS: Mapping[str, Any] = {
+    "algorithm": Node,
+    "model.encoder": Node,
+    "model.head": Node,
+    "loss": Node | None,
+    "dataset": Node,
+    "augmentation": Node,
+    "batching": Node,
+    "optimizer": Node,
+    "scheduler": Node,
+    "eval.*": Node | None,
+    "trainer": Node,
+    "baselines": list[str],
+    "name": str,
+    "seed": int,
+    "resume": str | None,
+}
+
+# arguments that wiring supplies
+SUPPLIED: Mapping[str, Set[str]] = {"algorithm": {"network", "loss"}, "batching": {"augmentation"}}
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """The plain form of a run's config.
+
+    Raises:
+        ConfigError: With every problem at once.
+    """
+    return check_config(config, ROOT_KEYS, SUPPLIED)

@@ -1,0 +1,237 @@
+"""Folders of one's own images."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_runner.data.image_folder import image_folder
+from ssl_runner.data.roots import DataError
+
+KEYS = {
+    "split": "images",
+    "class_split": None,
+    "class_counts": None,
+    "validation": 0.1,
+    "test": 0.2,
+    "split_seed": 0,
+    "size": 4,
+    "channels": 3,
+}
+CLASSES = {"ant": 10, "bee": 20, "cat": 30, "dog": 40}  # and the shade of their images
+
+
+def load(root, **keys):
+    return image_folder(**{"root": str(root), **KEYS, **keys})
+
+
+def paint(folder, shade, n, stem=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(n):
+        Image.new("RGB", (5 + number % 3, 6), (shade, shade, number)).save(folder / f"{stem}{number:02d}.png")
+
+
+def parts_of(splits):
+    return [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+
+
+def assert_shades_fit_labels(splits):
+    for part in parts_of(splits):
+        expected = [CLASSES[part.class_names[label]] for label in part.labels.tolist()]
+        assert part.images[:, 0, 0, 0].tolist() == expected
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for name, shade in CLASSES.items():
+        paint(tmp_path / "zoo" / name, shade, 10)
+    return tmp_path / "zoo"
+
+
+@pytest.fixture
+def parts(tmp_path):
+    for part, n in (("train", 8), ("val", 2), ("test", 3)):
+        for name, shade in CLASSES.items():
+            paint(tmp_path / "zoo" / part / name, shade, n)
+    return tmp_path / "zoo"
+
+
+def test_folders_of_classes_are_shared_out_evenly(classes):
+    splits = load(classes)
+    assert [part.labels.bincount().tolist() for part in parts_of(splits)] == [[7] * 4, [1] * 4, [2] * 4]
+    assert splits.train.class_names == tuple(CLASSES)
+    assert splits.train.images.shape == (28, 3, 4, 4)
+    assert_shades_fit_labels(splits)
+
+
+def test_folders_of_parts_are_kept(parts):
+    splits = load(parts)
+    assert [part.labels.bincount().tolist() for part in parts_of(splits)] == [[8] * 4, [2] * 4, [3] * 4]
+    assert_shades_fit_labels(splits)
+
+
+@pytest.mark.parametrize("name", ["validation", "valid"])
+def test_validation_has_several_names(parts, name):
+    (parts / "val").rename(parts / name)
+    assert len(load(parts).validation) == 8
+
+
+def test_without_a_test_folder_val_is_the_test_part_and_validation_is_drawn(parts):
+    (parts / "test").rename(parts / "notes")
+    splits = load(parts, validation=4)
+    assert [len(part) for part in parts_of(splits)] == [28, 4, 8]
+    assert splits.test.labels.bincount().tolist() == [2] * 4
+
+
+def test_images_straight_in_the_folder_have_no_labels(tmp_path):
+    paint(tmp_path / "flat", 50, 10)
+    splits = load(tmp_path / "flat")
+    assert [len(part) for part in parts_of(splits)] == [7, 1, 2]
+    assert splits.train.labels is None
+    assert splits.train.class_names == ()
+    with pytest.raises(DataError, match=r"dataset\.class_counts"):
+        load(tmp_path / "flat", split="classes", class_counts=[1, 0, 1])
+
+
+def test_parts_may_be_without_labels_too(tmp_path):
+    for part, n in (("train", 6), ("test", 2)):
+        paint(tmp_path / part, 50, n)
+    splits = load(tmp_path, validation=0)
+    assert (len(splits.train), len(splits.test), splits.test.labels) == (6, 2, None)
+
+
+def test_grey_and_the_files_own_size(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (6, 7), (number, number, number)).save(tmp_path / name / f"{number}.png")
+    assert load(tmp_path, channels=1, size=None, validation=0).train.images.shape[1:] == (1, 7, 6)
+
+
+def test_by_classes_they_are_drawn_and_disjoint(classes):
+    splits = load(classes, split="classes", class_counts=[2, 1, 1])
+    assert sorted(name for part in parts_of(splits) for name in part.class_names) == list(CLASSES)
+    assert [len(part) for part in parts_of(splits)] == [20, 10, 10]
+    assert_shades_fit_labels(splits)
+
+
+def test_by_classes_the_images_of_all_parts_are_pooled(parts):
+    splits = load(parts, split="classes", class_counts=[2, 1, 1])
+    assert [len(part) for part in parts_of(splits)] == [26, 13, 13]
+
+
+def test_parts_that_share_no_class_are_the_split_by_classes(tmp_path):
+    for part, names in (("train", ["cat", "ant"]), ("val", ["dog"]), ("test", ["bee"])):
+        for name in names:
+            paint(tmp_path / part / name, CLASSES[name], 3)
+    splits = load(tmp_path, split="classes")
+    assert [part.class_names for part in parts_of(splits)] == [("ant", "cat"), ("dog",), ("bee",)]
+    assert_shades_fit_labels(splits)
+    with pytest.raises(DataError, match=r"has no images in train.*dataset\.split=classes"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_a_file_of_lists_says_which_class_goes_where(classes, tmp_path, suffix):
+    lists = {"train": ["dog", "ant"], "validation": ["cat"], "test": ["bee"]}
+    (tmp_path / f"split.{suffix}").write_text(json.dumps(lists))  # JSON is YAML
+    splits = load(classes, split="classes", class_split=str(tmp_path / f"split.{suffix}"))
+    assert [list(part.class_names) for part in parts_of(splits)] == list(lists.values())
+    assert_shades_fit_labels(splits)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{train: [ant], test: [bird]}", "names 1 classes that the folder does not have, 'bird'"),
+        ("{train: [ant, bee], test: [ant]}", "'ant' of zoo stands twice"),
+        ("{train: [ant]}", "expected the keys train"),
+        ("{train: [ant], test: [bee], val: [cat]}", "expected the keys train"),
+        ("[ant", "cannot be read"),
+    ],
+)
+def test_a_file_of_lists_that_does_not_fit_is_refused(classes, tmp_path, content, said):
+    (tmp_path / "split.yaml").write_text(content)
+    with pytest.raises(DataError, match=said):
+        load(classes, split="classes", class_split=str(tmp_path / "split.yaml"))
+
+
+def write_tables(folder, tables):
+    folder.mkdir(exist_ok=True)
+    for name, rows in tables.items():
+        lines = [f"{filename},{label}\n" for filename, label in rows]
+        (folder / f"{name}.csv").write_text("filename,label\n" + "".join(lines))
+    return str(folder)
+
+
+def test_tables_label_a_flat_folder_as_miniimagenets_do(tmp_path):
+    for name, shade in CLASSES.items():
+        paint(tmp_path / "mini" / "images", shade, 3, stem=name)
+    rows = {name: [(f"{name}{number:02d}.png", name) for number in range(3)] for name in CLASSES}
+    rows["dog"] = rows["dog"][:2]  # what no table names is left out
+    tables = {"train": rows["cat"] + rows["ant"], "val": rows["dog"], "test": rows["bee"]}
+    splits = load(tmp_path / "mini", split="classes", class_split=write_tables(tmp_path / "tables", tables))
+    assert [part.class_names for part in parts_of(splits)] == [("ant", "cat"), ("dog",), ("bee",)]
+    assert [len(part) for part in parts_of(splits)] == [6, 2, 3]
+    assert_shades_fit_labels(splits)
+
+
+def test_tables_find_files_by_path_and_in_the_folder_of_their_class(classes, tmp_path):
+    tables = {"train": [("ant/00.png", "ant")], "test": [("03.png", "bee"), ("04.png", "bee")]}
+    splits = load(classes, split="classes", class_split=write_tables(tmp_path / "tables", tables))
+    assert (len(splits.train), splits.validation, len(splits.test)) == (1, None, 2)
+    assert_shades_fit_labels(splits)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"train": [("ant/00.png", "ant")]}, r"test\.csv cannot be read"),
+        ({"train": [("ant/99.png", "ant")], "test": []}, "'ant/99.png' of 'ant', which is not among the 40"),
+        ({"train": [("00.png", "insect")], "test": []}, "'00.png' of 'insect', which is not among the 40"),
+        ({"train": [("ant/00.png", "ant")], "test": []}, r"test\.csv is empty"),
+        ({"train": [("ant/00.png", "ant")], "test": [("ant/00.png", "bee")]}, "already stands in a table"),
+        ({"train": [("ant/00.png", "ant")], "test": [("ant/01.png", "ant")]}, "'ant' of zoo stands twice"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(classes, tmp_path, tables, said):
+    with pytest.raises(DataError, match=said):
+        load(classes, split="classes", class_split=write_tables(tmp_path / "tables", tables))
+
+
+def test_a_split_of_classes_by_images_is_refused(classes):
+    with pytest.raises(DataError, match=r"class_split=x needs dataset\.split=classes"):
+        load(classes, class_split="x")
+
+
+def test_an_image_beside_folders_of_classes_is_refused_by_name(classes):
+    paint(classes, 50, 1, stem="stray")
+    with pytest.raises(DataError, match=r"stray00\.png lies beside folders"):
+        load(classes)
+
+
+def test_a_missing_an_empty_and_a_damaged_folder_are_named(classes, tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path}/nowhere is missing"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=f"{tmp_path}/empty holds no images"):
+        load(tmp_path / "empty")
+    (classes / "bee" / "03.png").write_bytes(b"")
+    with pytest.raises(DataError, match=f"{classes}/bee/03.png cannot be decoded"):
+        load(classes)
+
+
+def test_a_second_load_is_the_same_and_a_changed_image_changes_the_fingerprint(classes):
+    first, second = load(classes), load(classes)
+    assert np.array_equal(first.train.images, second.train.images)
+    assert [part.fingerprint for part in parts_of(first)] == [part.fingerprint for part in parts_of(second)]
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(classes / "ant" / "00.png")
+    assert load(classes).train.fingerprint != first.train.fingerprint
+
+
+def test_a_file_that_is_no_image_changes_nothing(classes):
+    before = load(classes).train.fingerprint
+    (classes / "ant" / "notes.txt").write_text("hello")
+    (classes / ".hidden.png").write_text("hello")
+    assert load(classes).train.fingerprint == before

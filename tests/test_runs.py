@@ -1,0 +1,141 @@
+"""Every experiment, two steps, end to end on its real data."""
+
+import json
+
+import pytest
+import torch
+
+import ssl_runner
+from ssl_runner import commandline, train
+from ssl_runner.composition import Composer
+
+CONF = commandline.conf_folder()
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+SMALL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.log_every=1", "trainer.progress=false"]
+
+
+def small(name: str) -> list[str]:
+    overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
+    overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
+    config = commandline.settled(Composer(CONF), [f"experiment={name}"])[0]
+    if "tasks_per_batch" in config["batching"]:
+        return [*overrides, "batching.tasks_per_batch=2", "batching.n_way=5"]
+    return [*overrides, "batching.batch_size=8"]
+
+
+def run(folder, *overrides: str) -> dict:
+    return train.run(commandline.settled(Composer(CONF), list(overrides))[0], folder)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_and_leaves_a_whole_folder(name, tmp_path, request):
+    if not name.endswith("digits"):
+        request.getfixturevalue("data_root")
+    result = run(tmp_path, *small(name))
+    on_disk = json.loads((tmp_path / "result.json").read_text())
+    assert on_disk == result
+    assert on_disk["status"] == "finished"
+    assert on_disk["dataset"]["fingerprint"]
+    assert on_disk["protocols"]["few_shot"]["settings"]["5w1s"]["tasks"]
+    assert 0 <= on_disk["metrics"]["few_shot/5w1s/top1"] <= 1
+    assert on_disk["metrics"]["few_shot/5w1s/ci95"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"} <= set(
+        rows[0]
+    )
+    encoder = ssl_runner.load_encoder(tmp_path)
+    shape = (2, *encoder.input_shape)
+    assert encoder(torch.zeros(shape, dtype=torch.uint8)).shape == (2, encoder.out_features)
+
+
+def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
+    metrics = run(tmp_path, *SMALL, "model.encoder.width=4", "eval.few_shot.episodes=4", "batching.batch_size=8")[
+        "metrics"
+    ]
+    for prefix in ("", "raw_pixels/", "untrained/"):
+        for name in ("knn/top1", "linear_probe/top1", "few_shot/5w1s/top1", "few_shot/5w1s/ci95"):
+            assert prefix + name in metrics
+
+
+def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path):
+    still = run(tmp_path, *SMALL, "model.encoder.width=4", "batching.batch_size=8", "optimizer.lr=0.0", "eval=[few_shot]",
+                "eval.few_shot.episodes=4", "optimizer.weight_decay=0", "trainer.max_steps=1")["metrics"]  # fmt: skip
+    assert still["untrained/few_shot/5w1s/top1"] == pytest.approx(still["few_shot/5w1s/top1"], abs=0.1)
+
+
+def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
+    overrides = [*small("simclr_digits"), "eval=[knn,few_shot]"]
+    first, second = run(tmp_path / "1", *overrides), run(tmp_path / "2", *overrides)
+    assert first["metrics"] == second["metrics"]
+    assert first["config_hash"] == second["config_hash"]
+    other = run(tmp_path / "3", *overrides, "seed=1")
+    assert other["config_hash"] != first["config_hash"]
+
+
+def states(folder) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    found = {f"algorithm/{name}": value for name, value in state["algorithm"].items()}
+    for index, values in state["optimizer"]["state"].items():
+        found |= {f"optimizer/{index}/{name}": value for name, value in values.items() if torch.is_tensor(value)}
+    return found
+
+
+@pytest.mark.parametrize("name", ["simclr_digits", "maml_omniglot"])
+def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
+    if name == "maml_omniglot":
+        request.getfixturevalue("data_root")
+    overrides = [*small(name), "trainer.max_steps=6", "trainer.checkpoint_every=3"]
+    whole = run(tmp_path / "whole", *overrides)
+
+    from ssl_runner.trainer import Trainer
+
+    step = Trainer._step
+
+    def crash(self, algorithm, batch, optimizer, clock, measure):
+        if clock.step == 4:
+            raise KeyboardInterrupt
+        return step(self, algorithm, batch, optimizer, clock, measure)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_step", crash)
+        run(tmp_path / "cut", *overrides)
+    again = run(tmp_path / "cut", *overrides, "resume=auto")
+    assert again["metrics"] == whole["metrics"]
+    expected, got = states(tmp_path / "whole"), states(tmp_path / "cut")
+    assert expected.keys() == got.keys()
+    for key, value in expected.items():
+        assert torch.equal(value, got[key]), key
+
+
+def test_the_readmes_three_lines_give_features_of_image_files(tmp_path):
+    run(tmp_path / "run", *small("simclr_digits"))
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "a.png")
+    Image.new("L", (28, 28), 3).save(tmp_path / "b.png")
+    RUN, files = tmp_path / "run", [tmp_path / "a.png", tmp_path / "b.png"]
+    encoder = ssl_runner.load_encoder(RUN)
+    features = encoder(encoder.read(files))
+    assert features.shape == (2, encoder.out_features)
+    assert torch.equal(features, encoder(encoder.read(files)))
+
+
+def test_an_encoder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"encoder\.safetensors"):
+        ssl_runner.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override", ["algorithm.second_order=false", "algorithm.statistics=support", "trainer.accumulate=2"]
+)
+def test_mamls_options_run(override, tmp_path, data_root):
+    assert run(tmp_path, *small("maml_omniglot"), override)["status"] == "finished"
+
+
+@pytest.mark.parametrize("mining", ["all", "hardest", "semi_hard"])
+def test_every_mining_trains_on_digits(mining, tmp_path):
+    overrides = [*small("pairwise_mnist"), "dataset=digits", f"loss.mining={mining}", "trainer.max_steps=30"]
+    run(tmp_path, *overrides, "batching.batch_size=64", "model.encoder.width=8")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["train/positive_distance"] < rows[-1]["train/negative_distance"]

@@ -164,7 +164,7 @@ def _hand_over(run: Run, composer: "Composer", arguments: list[str]) -> int:
             if mine.mode == RunMode.MULTIRUN:  # for the launcher, which may run this in another process
                 raise JobFailed(f"{folder} failed, see {FAILURE} in it") from None
 
-    job.__module__ = run.__module__  # Hydra names its log after it
+    job.__module__ = "ssl_runner.train"  # Hydra names its log after it, and -m would make it __main__
     with _hydra_arguments(arguments):
         hydra.main(config_path=str(composer.folder), config_name=composer.name, version_base="1.3")(job)()
     return max(failures, default=0)

@@ -1,4 +1,4 @@
-"""From a checked config to the objects of a run, in reading order; what does not fit is refused here, with the reason."""
+"""From a checked config to the objects of a run, in reading order; what does not fit is refused, with the reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,22 +1,32 @@
 """What several tests share."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
+
+
 @pytest.fixture(scope="session")
-def data_root() -> Path:
-    """Folder of the real datasets; tests that need one are skipped without it."""
-    if "SSL_RUNNER_DATA" not in os.environ:
-        pytest.skip("SSL_RUNNER_DATA names no folder of datasets")
-    return Path(os.environ["SSL_RUNNER_DATA"])
+def data_root(tmp_path_factory, session_environment) -> Path:
+    """Folder of the real datasets: SSL_RUNNER_DATA, else unpacked from ../shared; without both, tests are skipped."""
+    if "SSL_RUNNER_DATA" in os.environ:
+        return Path(os.environ["SSL_RUNNER_DATA"])
+    if not SHARED.is_file():
+        pytest.skip("SSL_RUNNER_DATA names no folder of datasets, and ../shared/data is not there")
+    root = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, str(SHARED), str(root)], check=True, capture_output=True)
+    session_environment.setenv("SSL_RUNNER_DATA", str(root))  # where conf/ looks
+    return root
 
 
 @pytest.fixture(scope="session", autouse=True)
-def session_cache(tmp_path_factory):
+def session_environment(tmp_path_factory):
     """Decoded images are kept for this session only, never in the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_RUNNER_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+        yield patch

@@ -182,7 +182,7 @@ class Sequence(Algorithm):
 
 
 class FittedInClassify(Algorithm):
-    """Pre-trained on labels; each task fits a linear classifier of its own, with gradients that evaluation turned off."""
+    """Each task fits a linear classifier of its own, with the gradients that evaluation had turned off."""
 
     batch_type = Views
 

@@ -145,7 +145,6 @@ class Typed:
             self.jobs.append((config, folder))
             work(config, folder)
 
-        run.__module__ = "ssl_runner.train"
         monkeypatch.setattr(sys, "argv", ["ssl-train", *(line if isinstance(line, list) else line.split())])
         self.code = commandline.main(run)
 

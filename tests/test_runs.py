@@ -59,8 +59,15 @@ def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
 
 
 def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path):
-    still = run(tmp_path, *SMALL, "model.encoder.width=4", "batching.batch_size=8", "optimizer.lr=0.0", "eval=[few_shot]",
-                "eval.few_shot.episodes=4", "optimizer.weight_decay=0", "trainer.max_steps=1")["metrics"]  # fmt: skip
+    overrides = [
+        *SMALL,
+        "model.encoder.width=4",
+        "batching.batch_size=8",
+        "eval=[few_shot]",
+        "eval.few_shot.episodes=4",
+    ]
+    frozen = ["optimizer.lr=0.0", "optimizer.weight_decay=0", "trainer.max_steps=1"]
+    still = run(tmp_path, *overrides, *frozen)["metrics"]
     assert still["untrained/few_shot/5w1s/top1"] == pytest.approx(still["few_shot/5w1s/top1"], abs=0.1)
 
 

@@ -94,5 +94,5 @@ def test_squared_distances_equal_cdist():
 
 @pytest.mark.parametrize(("margin", "mining"), [(0.0, "all"), (2.5, "all"), (1.0, "easy")])
 def test_impossible_settings_are_refused(margin, mining):
-    with pytest.raises(ValueError, match="margin|mining"):
+    with pytest.raises(ValueError, match=r"margin|mining"):
         Pairwise(margin, mining)

@@ -1,0 +1,137 @@
+"""Features and the sets that kNN and linear probe learn from and are judged on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_runner.evaluation.features import (
+    bank_and_queries,
+    dataset_features,
+    describe,
+    evaluating,
+    features,
+    remembered,
+    share,
+)
+from ssl_runner.evaluation.raw_pixels import RawPixels
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture()
+def pixels():
+    return RawPixels((1, 8, 8)).eval_encoder()
+
+
+def test_raw_pixels_are_the_pixels_in_0_to_1(pixels, digits):
+    found = features(pixels, digits.images, CPU)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, digits.images.flatten(1).float() / 255)
+
+
+def test_the_last_batch_is_kept_and_batches_change_nothing(small, digits):
+    encoder = small().eval_encoder()
+    whole = features(encoder, digits.images[:101], CPU, batch_size=101)
+    torch.testing.assert_close(features(encoder, digits.images[:101], CPU, batch_size=10), whole)
+
+
+def test_memory_mapped_images_are_read(pixels, digits, tmp_path):
+    np.save(tmp_path / "images.npy", digits.images.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="r+"))
+    assert torch.equal(features(pixels, mapped, CPU), features(pixels, digits.images, CPU))
+
+
+def test_modes_come_back_after_an_error(small):
+    algorithm = small()
+    before = [part.training for part in algorithm.modules()]
+    with pytest.raises(RuntimeError, match="stop"), evaluating(algorithm):
+        assert not any(part.training for part in algorithm.modules())
+        assert not torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        raise RuntimeError("stop")
+    assert [part.training for part in algorithm.modules()] == before
+    assert torch.is_grad_enabled()
+
+
+def test_by_images_the_bank_is_train_and_validation(pixels, by_images):
+    sets = bank_and_queries(pixels, by_images, CPU)
+    learned = torch.cat([by_images.train.images, by_images.validation.images])
+    assert torch.equal(sets.bank, features(pixels, learned, CPU))
+    assert torch.equal(sets.bank_labels, torch.cat([by_images.train.labels, by_images.validation.labels]))
+    assert sets.validation.nonzero()[:, 0].tolist() == list(range(1000, 1200))
+    assert torch.equal(sets.queries, features(pixels, by_images.test.images, CPU))
+    assert torch.equal(sets.query_labels, by_images.test.labels)
+
+
+def test_without_validation_a_share_of_each_class_of_the_bank_plays_it(pixels, by_images):
+    sets = bank_and_queries(pixels, replace(by_images, validation=None), CPU)
+    assert len(sets.bank) == 1000
+    part, whole = sets.bank_labels[sets.validation].bincount(), sets.bank_labels.bincount()
+    assert torch.equal(part, (whole * 0.2).round().long())
+
+
+def test_by_classes_the_held_out_classes_are_halved(pixels, by_classes):
+    sets = bank_and_queries(pixels, by_classes, CPU)
+    test = by_classes.test
+    assert len(sets.bank) + len(sets.queries) == len(test)
+    assert (sets.bank_labels.bincount() - sets.query_labels.bincount()).abs().max() <= 1
+    together = torch.cat([sets.bank, sets.queries]).unique(dim=0)
+    assert torch.equal(together, features(pixels, test.images, CPU).unique(dim=0))
+    assert sets.n_classes == 5
+    found = describe(by_classes)
+    assert (found["bank_size"], found["query_size"]) == (len(sets.bank), len(sets.queries))
+
+
+def test_a_selection_is_judged_on_validation_and_never_sees_test(pixels, by_images):
+    sets = bank_and_queries(pixels, by_images.for_selection(), CPU)
+    assert len(sets.bank) == 1000
+    assert torch.equal(sets.query_labels, by_images.validation.labels)
+
+
+def test_a_share_is_the_same_each_time_and_leaves_some_of_each_class():
+    labels = torch.tensor([0, 1, 0, 2, 1, 1, 0, 0, 1, 1, 1])
+    for fraction in (0.01, 0.5, 0.99):
+        chosen = share(labels, fraction, "a")
+        assert torch.equal(chosen, share(labels, fraction, "a"))
+        for label in (0, 1):
+            assert 0 < chosen[labels == label].sum() < (labels == label).sum()
+        assert not chosen[3]  # the only one of its class
+
+
+def test_within_remembered_a_dataset_is_encoded_once_for_each_encoder(small, by_images):
+    first, second = small().eval_encoder(), small().eval_encoder()
+    passes = []
+    first.register_forward_hook(lambda *_: passes.append("first"))
+    second.register_forward_hook(lambda *_: passes.append("second"))
+    with remembered():
+        for encoder in (first, first, second):
+            dataset_features(encoder, by_images.validation, CPU)
+            dataset_features(encoder, by_images.validation, CPU)
+    assert passes == ["first", "second"]
+    dataset_features(first, by_images.validation, CPU)
+    assert len(passes) == 3
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_without_labels_is_refused_with_a_remedy(pixels, by_images, split):
+    unlabelled = replace(by_images, **{split: replace(getattr(by_images, split), labels=None)})
+    with pytest.raises(ValueError, match=rf"digits/{split} has no labels.*eval=\[\]"):
+        bank_and_queries(pixels, unlabelled, CPU)
+
+
+def test_features_that_are_not_finite_are_refused(small, by_images):
+    encoder = small().eval_encoder()
+    with torch.no_grad():
+        encoder.backbone[0].bias[0] = float("nan")
+    with pytest.raises(ValueError, match="features of digits/test are not finite"):
+        dataset_features(encoder, by_images.test, CPU)
+
+
+def test_pixels_have_nothing_to_train(by_images):
+    algorithm = RawPixels((1, 8, 8))
+    assert list(algorithm.parameters()) == []
+    assert algorithm.eval_encoder().out_features == 64
+    with pytest.raises(TypeError, match="no parameters"):
+        algorithm.training_step(None, None)

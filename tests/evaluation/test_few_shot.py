@@ -1,0 +1,188 @@
+"""Few-shot evaluation: fixed tasks, honest intervals, one answer by every way."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+
+from ssl_runner.evaluation.few_shot import FewShot, Setting, interval
+from ssl_runner.evaluation.raw_pixels import RawPixels
+
+CPU = torch.device("cpu")
+
+
+def few_shot(settings=("3w2s",), n_query=4, episodes=40, seed=0, tasks_per_batch=7) -> FewShot:
+    return FewShot(list(settings), n_query, episodes, seed, tasks_per_batch)
+
+
+class Recorder(RawPixels):
+    """Keeps what it is asked; answers as it is told."""
+
+    def __init__(self, answer=None):
+        super().__init__((1, 8, 8))
+        self.answer = answer
+        self.asked = []
+
+    def classify(self, support_images, support_labels, query_images, n_way):
+        self.asked.append((support_images, support_labels, query_images))
+        assert not torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        if self.answer is None:
+            return super().classify(support_images, support_labels, query_images, n_way)
+        return self.answer(support_images, support_labels, query_images, n_way)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("5w1s", (5, 1, 15)), ("20w5s", (20, 5, 15)), ("5w1s1q", (5, 1, 1)), ("10w3s20q", (10, 3, 20))],
+)
+def test_a_setting_is_read(name, expected):
+    setting = Setting.parse(name, 15)
+    assert (setting.n_way, setting.k_shot, setting.n_query) == expected
+
+
+@pytest.mark.parametrize("name", ["5w", "5w1", "1s5w", "5w1s1", "5 w1s", "x5w1s"])
+def test_a_malformed_setting_is_refused(name):
+    with pytest.raises(ValueError, match="expected ways and shots, as in 5w1s"):
+        few_shot([name])
+
+
+def test_accuracy_and_interval_equal_a_naive_loop(by_images):
+    evaluator, test = few_shot(), by_images.test
+    tasks = evaluator.tasks(evaluator.settings[0], test)
+    accuracies = []
+    for task in range(40):
+        support = F.normalize(test.images[tasks.support[task]].flatten(1).double(), dim=1)
+        means = [support[[2 * label, 2 * label + 1]].mean(0) for label in range(3)]
+        right = 0
+        for place, image in enumerate(tasks.query[task]):
+            query = F.normalize(test.images[image].flatten().double(), dim=0)
+            right += min(range(3), key=lambda label: (query - means[label]).norm().item()) == place // 4
+        accuracies.append(right / 12)
+    found = evaluator(RawPixels((1, 8, 8)), by_images, CPU)
+    assert found["few_shot/3w2s/top1"] == pytest.approx(np.mean(accuracies), abs=1e-12)
+    expected = 1.96 * np.std(accuracies, ddof=1) / np.sqrt(40)
+    assert found["few_shot/3w2s/ci95"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_short_way_equals_the_long_way(small, long_way, by_images):
+    evaluator = few_shot(["5w1s", "3w2s"], episodes=60)
+    assert evaluator(small(), by_images, CPU) == pytest.approx(evaluator(small(long_way), by_images, CPU), abs=2e-3)
+
+
+def test_the_short_way_encodes_each_image_once(small, by_images):
+    algorithm, seen = small(), []
+    algorithm.eval_encoder().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    few_shot(["3w2s"], episodes=200)(algorithm, by_images, CPU)
+    assert sum(seen) == len(by_images.test)
+
+
+def test_the_size_of_a_chunk_changes_nothing(by_images):
+    scores = [few_shot(tasks_per_batch=size)(Recorder(), by_images, CPU) for size in (1, 7, 100)]
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_fewer_episodes_are_the_first_of_more(by_images):
+    few, more = few_shot(episodes=10), few_shot(episodes=30)
+    setting = few.settings[0]
+    assert torch.equal(few.tasks(setting, by_images.test).query, more.tasks(setting, by_images.test).query[:10])
+
+
+def test_classify_receives_uint8_images_of_the_test_split_with_their_labels(by_images):
+    recorder = Recorder()
+    few_shot(episodes=10)(recorder, by_images, CPU)
+    shapes = [(support.shape, labels.shape, query.shape) for support, labels, query in recorder.asked]
+    assert shapes == [((t, 6, 1, 8, 8), (t, 6), (t, 12, 1, 8, 8)) for t in (7, 3)]
+    assert recorder.asked[0][0].dtype == torch.uint8
+    assert recorder.asked[0][1][0].tolist() == [0, 0, 1, 1, 2, 2]
+    known = {image.numpy().tobytes() for image in by_images.test.images}
+    assert {image.numpy().tobytes() for image in recorder.asked[0][2].flatten(0, 1)} <= known
+
+
+def test_a_memoriser_of_classes_scores_chance(by_images):
+    labels = {
+        image.numpy().tobytes(): label
+        for image, label in zip(by_images.test.images, by_images.test.labels, strict=True)
+    }
+
+    def by_heart(_support, _labels, query, n_way):
+        """Knows every image's class, and answers it modulo the ways, whatever the support says."""
+        classes = torch.tensor([[labels[image.numpy().tobytes()] for image in task] for task in query])
+        return F.one_hot(classes % n_way, n_way).float()
+
+    found = few_shot(["5w1s"], episodes=1000)(Recorder(by_heart), by_images, CPU)
+    assert abs(found["few_shot/5w1s/top1"] - 0.2) < 2 * found["few_shot/5w1s/ci95"]
+
+
+def test_equal_scores_are_chance_exactly(by_images):
+    def undecided(_support, _labels, query, n_way):
+        return torch.zeros(*query.shape[:2], n_way)
+
+    found = few_shot(["5w1s"])(Recorder(undecided), by_images, CPU)
+    assert found == {"few_shot/5w1s/top1": pytest.approx(0.2), "few_shot/5w1s/ci95": pytest.approx(0, abs=1e-9)}
+
+
+def test_scores_of_the_wrong_shape_are_refused(by_images):
+    def transposed(_support, _labels, query, n_way):
+        return torch.zeros(len(query), n_way, query.shape[1])
+
+    with pytest.raises(ValueError, match=r"Recorder\.classify gave \(7, 3, 12\); expected .* \(7, 12, 3\)"):
+        few_shot()(Recorder(transposed), by_images, CPU)
+
+
+@pytest.mark.parametrize("n", [5, 29])
+def test_the_interval_of_few_episodes_is_student_s(n):
+    values = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
+    assert interval(values) == pytest.approx((high - low) / 2)
+
+
+def test_the_interval_of_many_episodes_is_normal():
+    values = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(50)
+    assert interval(values) == pytest.approx(1.96 * np.sqrt(0.25 * 100 / 99) / 10)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    values = torch.rand(2000, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    covered = [abs(row.mean().item() - 0.5) < interval(row) for row in values]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_manifest_is_of_the_tasks_and_the_data_alone(by_images):
+    def tasks(evaluator, splits=by_images):
+        return evaluator.protocol(splits)["settings"]["3w2s"]["tasks"]
+
+    assert tasks(few_shot()) == tasks(few_shot(tasks_per_batch=1)) == tasks(few_shot(["5w1s", "3w2s"]))
+    assert tasks(few_shot()) != tasks(few_shot(seed=1))
+    assert tasks(few_shot()) != tasks(few_shot(episodes=41))
+    other = replace(by_images, test=replace(by_images.test, fingerprint="other"))
+    assert tasks(few_shot()) != tasks(few_shot(), other)
+
+
+def test_the_protocol_is_plain_and_says_whether_classes_were_seen(by_images, by_classes):
+    seen, unseen = few_shot().protocol(by_images), few_shot(episodes=10).protocol(by_classes)
+    assert json.loads(json.dumps(seen)) == seen
+    assert (seen["classes"], unseen["classes"]) == ("seen", "unseen")
+    assert "1.96" in seen["interval"]
+    assert "Student" in unseen["interval"]
+    assert (seen["source"], seen["settings"]["3w2s"]["n_query"]) == ("digits/test", 4)
+
+
+def test_too_many_ways_name_the_setting(by_classes):
+    message = r"n_way=10, but split 'test' of digits has 5 classes; lower n_way of '10w1s' in eval\.few_shot"
+    with pytest.raises(ValueError, match=message):
+        few_shot(["10w1s"])(RawPixels((1, 8, 8)), by_classes, CPU)
+
+
+def test_one_episode_has_no_interval():
+    with pytest.raises(ValueError, match="at least 2"):
+        few_shot(episodes=1)
+
+
+def test_a_setting_named_twice_is_refused():
+    with pytest.raises(ValueError, match="names one twice"):
+        few_shot(["5w1s", "5w1s"])

@@ -1,0 +1,106 @@
+"""kNN against a naive loop, scikit-learn and known figures."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
+
+from ssl_runner.evaluation import knn
+from ssl_runner.evaluation.knn import KNN, nearest
+from ssl_runner.evaluation.raw_pixels import RawPixels
+
+CPU = torch.device("cpu")
+
+
+def random_case(seed: int = 0, n: int = 60, m: int = 23, n_classes: int = 4):
+    generator = torch.Generator().manual_seed(seed)
+    bank, queries = torch.randn(n, 5, generator=generator), torch.randn(m, 5, generator=generator)
+    return bank, torch.randint(0, n_classes, (n,), generator=generator), queries
+
+
+def naive(bank, labels, queries, n_classes, k, temperature) -> list[int]:
+    found = []
+    for query in queries.double():
+        similarities = [F.cosine_similarity(query, row, dim=0).item() for row in bank.double()]
+        votes = [0.0] * n_classes
+        for place in sorted(range(len(bank)), key=lambda place: -similarities[place])[:k]:
+            votes[labels[place]] += math.exp(similarities[place] / temperature)
+        found.append(max(range(n_classes), key=votes.__getitem__))
+    return found
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (7, 0.1), (7, 0.03), (7, 10.0), (59, 0.5), (60, 0.5)])
+def test_predictions_equal_a_naive_loop(k, temperature):
+    bank, labels, queries = random_case()
+    expected = naive(bank, labels, queries, 4, k, temperature)
+    assert KNN(k, temperature).predict(bank, labels, queries, 4).tolist() == expected
+
+
+def test_predictions_equal_those_of_scikit_learn(digits):
+    rows = digits.images.flatten(1).float()
+    classifier = KNeighborsClassifier(
+        20, weights=lambda distance: np.exp((1 - distance) / 0.1), algorithm="brute", metric="cosine"
+    )
+    expected = classifier.fit(rows[:1200].double(), digits.labels[:1200]).predict(rows[1200:].double())
+    found = KNN(20, 0.1).predict(rows[:1200], digits.labels[:1200], rows[1200:], 10)
+    assert (found.numpy() == expected).all()
+
+
+def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
+    bank, labels, queries = random_case()
+    whole = KNN(5, 0.1).predict(bank, labels, queries, 4)
+    monkeypatch.setattr(knn, "CHUNK", 60 * 4)
+    assert torch.equal(KNN(5, 0.1).predict(bank, labels, queries, 4), whole)
+
+
+def test_k_beyond_the_bank_is_the_bank():
+    bank, labels, queries = random_case()
+    capped = KNN(1000, 0.1).predict(bank, labels, queries, 4)
+    assert torch.equal(capped, KNN(60, 0.1).predict(bank, labels, queries, 4))
+
+
+def test_of_equally_near_neighbours_the_first_of_the_bank_count():
+    similarity = torch.tensor([[1.0, 2.0, 1.0, 1.0, 0.0], [3.0, 3.0, 3.0, 3.0, 3.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    found = [sorted(row) for row in nearest(similarity, 3).tolist()]
+    assert found == [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
+
+
+def test_of_equal_votes_the_lowest_class_wins():
+    bank = torch.eye(4)
+    found = KNN(4, 0.1).predict(bank, torch.tensor([3, 2, 3, 2]), torch.ones(1, 4), 4)
+    assert found.tolist() == [2]
+
+
+def test_collapsed_features_vote_by_the_bank_alone():
+    found = KNN(3, 0.1).predict(torch.ones(9, 2), torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 0]), torch.ones(5, 2), 2)
+    assert found.tolist() == [1] * 5
+
+
+def test_a_low_temperature_does_not_overflow():
+    bank, labels, queries = random_case()
+    nearest_only = KNN(1, 0.1).predict(bank, labels, queries, 4)
+    assert torch.equal(KNN(20, 1e-5).predict(bank, labels, queries, 4), nearest_only)
+
+
+def test_raw_pixels_give_the_known_figures_on_digits(by_images):
+    few = KNN(20, 0.1)(RawPixels((1, 8, 8)), by_images, CPU)["knn/top1"]
+    many = KNN(200, 0.1)(RawPixels((1, 8, 8)), by_images, CPU)["knn/top1"]
+    assert few == pytest.approx(0.972, abs=0.015)
+    assert many == pytest.approx(0.944, abs=0.02)
+
+
+def test_the_protocol_names_k_as_used_and_the_bank(by_images, by_classes):
+    found = KNN(2000, 0.1).protocol(by_images)
+    assert found["k"] == found["bank_size"] == 1200
+    assert found["bank"] == "digits/train and digits/validation"
+    assert found["classes"] == "seen"
+    assert KNN(200, 0.1).protocol(by_classes)["classes"] == "unseen"
+
+
+@pytest.mark.parametrize("arguments", [(0, 0.1), (5, 0.0), (5, -1.0)])
+def test_senseless_settings_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"eval\.knn needs k >= 1 and temperature > 0"):
+        KNN(*arguments)

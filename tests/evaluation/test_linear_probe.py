@@ -1,0 +1,158 @@
+"""Linear probe against scikit-learn, and that test data steers nothing."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from ssl_runner.evaluation import linear_probe
+from ssl_runner.evaluation.linear_probe import LinearProbe, Regression, standardise
+from ssl_runner.evaluation.raw_pixels import RawPixels
+
+CPU = torch.device("cpu")
+GRID = [0.1, 0.01, 0.001]
+
+
+@pytest.fixture()
+def probe() -> LinearProbe:
+    return LinearProbe(GRID, 500)
+
+
+@pytest.mark.parametrize("regularisation", [0.1, 0.01, 0.001])
+def test_the_solution_is_that_of_scikit_learn(digits, regularisation, monkeypatch):
+    monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-9)
+    train, test = standardise(digits.images[:600].flatten(1).double(), digits.images[600:].flatten(1).double())
+    labels = digits.labels[:600]
+    weights = Regression(train, labels, 10, 2000).fit(regularisation).numpy()
+    reference = LogisticRegression(C=1 / (regularisation * 600), tol=1e-8, max_iter=5000).fit(train, labels)
+    np.testing.assert_allclose(weights[:-1].T, reference.coef_, atol=1e-4)
+    # a constant added to all classes' biases changes nothing
+    biases = weights[-1] - weights[-1].mean()
+    np.testing.assert_allclose(biases, reference.intercept_ - reference.intercept_.mean(), atol=1e-4)
+    scores = test.numpy() @ weights[:-1] + weights[-1]
+    assert (scores.argmax(1) == reference.predict(test)).mean() > 0.999
+
+
+def test_the_tolerance_in_float32_is_enough(digits):
+    train, test = standardise(digits.images[:600].flatten(1).float(), digits.images[600:].flatten(1).float())
+    labels = digits.labels[:600]
+    weights = Regression(train, labels, 10, 500).fit(0.001).numpy()
+    reference = LogisticRegression(C=1 / (0.001 * 600), tol=1e-8, max_iter=5000).fit(train.double(), labels)
+
+    def objective(coefficients, biases) -> float:
+        loss = log_loss(labels, np.exp(_log_softmax(train.double().numpy() @ coefficients.T + biases)))
+        return loss + 0.0005 * (coefficients**2).sum()
+
+    best = objective(reference.coef_, reference.intercept_)
+    assert objective(weights[:-1].T, weights[-1]) == pytest.approx(best, rel=1e-3)
+    found = (test.numpy() @ weights[:-1] + weights[-1]).argmax(1)
+    expected = reference.score(test, digits.labels[600:])
+    assert (found == digits.labels[600:].numpy()).mean() == pytest.approx(expected, abs=0.003)
+
+
+def _log_softmax(scores: np.ndarray) -> np.ndarray:
+    scores = scores - scores.max(axis=1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+
+def test_a_warm_start_changes_the_way_and_not_the_solution(digits):
+    train, _ = standardise(digits.images[:300].flatten(1).double(), digits.images[:1].flatten(1).double())
+    regression = Regression(train, digits.labels[:300], 10, 500)
+    cold, warm = regression.fit(0.01), regression.fit(0.01, regression.fit(0.1))
+    torch.testing.assert_close(warm, cold, atol=2e-3, rtol=0)
+
+
+def test_the_gradient_is_that_of_autograd():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(30, 4, dtype=torch.float64, generator=generator)
+    labels = torch.randint(0, 3, (30,), generator=generator)
+    weights = torch.randn(5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    regression = Regression(features, labels, 3, 10)
+    loss = torch.nn.functional.cross_entropy(features @ regression.axes @ weights[:-1] + weights[-1], labels)
+    loss = loss + 0.25 * weights[:-1].square().sum()
+    (expected,) = torch.autograd.grad(loss, weights)
+    value, found = regression._loss(weights.detach(), 0.5)
+    assert value == pytest.approx(loss.item(), rel=1e-12)
+    torch.testing.assert_close(found, expected)
+
+
+def test_test_data_does_not_steer_the_choice(small, by_images, probe):
+    algorithm = small()
+    chosen = probe(algorithm, by_images, CPU)["linear_probe/regularisation"]
+    seen = []
+    for images, labels in [
+        (by_images.test.images, by_images.test.labels.flip(0)),
+        (255 - by_images.test.images, by_images.test.labels),
+    ]:
+        other = replace(by_images, test=replace(by_images.test, images=images, labels=labels))
+        scores = probe(algorithm, other, CPU)
+        assert scores["linear_probe/regularisation"] == chosen
+        seen.append(scores["linear_probe/top1"])
+    assert seen[0] < 0.3, "the labels were shuffled, so they are used for the score"
+
+
+def test_validation_does_steer_the_choice(by_images):
+    # Noise for labels on validation: whatever predicts its majority best is chosen, not what suits test.
+    generator = torch.Generator().manual_seed(0)
+    chosen = set()
+    for _ in range(5):
+        noise = torch.randint(0, 10, (200,), generator=generator)
+        splits = replace(by_images, validation=replace(by_images.validation, labels=noise))
+        sets = linear_probe.bank_and_queries(RawPixels((1, 8, 8)).eval_encoder(), splits, CPU)
+        value, _ = LinearProbe(GRID, 500).choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
+        chosen.add(value)
+    assert len(chosen) > 1
+
+
+def test_of_equal_accuracies_the_strongest_regularisation_is_chosen():
+    # Two separable points a class: every strength is right.
+    bank = torch.tensor([[1.0], [-1.0]]).repeat(4, 1)
+    labels = torch.tensor([0, 1]).repeat(4)
+    validation = torch.arange(8) >= 4
+    assert LinearProbe([0.001, 0.1, 0.01], 100).choose(bank, labels, validation, 2)[0] == 0.1
+
+
+def test_what_is_scored_was_fitted_on_train_and_validation_together(by_images):
+    scores = LinearProbe([0.01], 500)(RawPixels((1, 8, 8)), by_images, CPU)
+    bank = torch.cat([by_images.train.images, by_images.validation.images]).flatten(1).double()
+    train, test = standardise(bank, by_images.test.images.flatten(1).double())
+    labels = torch.cat([by_images.train.labels, by_images.validation.labels])
+    reference = LogisticRegression(C=1 / (0.01 * 1200), tol=1e-6, max_iter=1000).fit(train, labels)
+    assert scores["linear_probe/top1"] == pytest.approx(reference.score(test, by_images.test.labels), abs=0.002)
+
+
+def test_held_out_classes_are_probed_on_their_own_halves(by_classes, probe):
+    assert probe(RawPixels((1, 8, 8)), by_classes, CPU)["linear_probe/top1"] > 0.95
+    assert probe.protocol(by_classes)["classes"] == "unseen"
+
+
+def test_constant_features_are_taken_out():
+    bank = torch.full((50, 2), 0.1)
+    bank[:, 1] = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    standard, queries = standardise(bank, torch.full((3, 2), 7.0))
+    assert standard[:, 0].abs().max() == 0
+    assert queries[:, 0].abs().max() == 0
+    assert standard[:, 1].std(correction=0).item() == pytest.approx(1, rel=1e-5)
+
+
+def test_collapsed_features_give_the_largest_class_and_no_warning():
+    bank, labels = torch.ones(40, 3), torch.tensor([0, 1, 1, 1]).repeat(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, weights = LinearProbe(GRID, 100).choose(bank, labels, torch.arange(40) >= 20, 2)
+    assert weights[-1].argmax() == 1
+
+
+def test_too_few_iterations_warn(by_images):
+    with pytest.warns(RuntimeWarning, match=r"not converged.*raise eval\.linear_probe\.max_iterations=2"):
+        LinearProbe([0.001], 2)(RawPixels((1, 8, 8)), by_images, CPU)
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [0.1, -1.0]])
+def test_senseless_regularisations_are_refused(values):
+    with pytest.raises(ValueError, match="give positive numbers"):
+        LinearProbe(values, 100)

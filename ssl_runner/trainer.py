@@ -127,7 +127,8 @@ class Trainer:
             ``seconds``, ``steps`` and ``images_per_second`` of this process's part.
 
         Raises:
-            RunStopped: Interrupted, or the loss is no longer finite.
+            RunStopped: The loss is no longer finite.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint; the message says how to go on.
         """
         max_steps = self.steps(batching)
         start, best = 0, None
@@ -166,7 +167,9 @@ class Trainer:
                     checkpoint.save(checkpoints, done, algorithm, optimizer, identity, best)
                 tracker.advance(done)
                 if stop.requested and done < max_steps:
-                    raise RunStopped(f"stopped after step {done} of {max_steps}; go on with: ssl-train resume={folder}")
+                    raise KeyboardInterrupt(
+                        f"stopped after step {done} of {max_steps}; go on with: ssl-train resume={folder}"
+                    )
         seconds = time.perf_counter() - began - validating
         if best is not None:
             state = torch.load(checkpoints / checkpoint.BEST, map_location=self.device, weights_only=True)

@@ -1,7 +1,6 @@
 """What an algorithm is: how branches, losses and adaptation relate. The trainer knows no more than this."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -67,12 +66,12 @@ class Algorithm(nn.Module):
         """The branch that is the product: images to features."""
         return self.network.encoder
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Features (B, D) in which `compare` measures, of images (B, C, H, W)."""
-        return F.normalize(self.eval_encoder()(images), dim=-1)
+    def embed(self, features: Tensor) -> Tensor:
+        """Where `compare` measures: (B, E) of the encoder's features (B, D); by default L2-normalised."""
+        return F.normalize(features, dim=-1)
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """Scores (T, Q, n_way) from what `embed` made of support (T, S, D) and query (T, Q, D).
+        """Scores (T, Q, n_way) from what `embed` made of support (T, S, E) and query (T, Q, E).
 
         By default the nearest class mean (SimpleShot, Wang et al. 2019, arXiv:1911.04623): minus the squared distance.
         """
@@ -81,8 +80,8 @@ class Algorithm(nn.Module):
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         """Scores (T, Q, n_way) of the queries, given the support of each of T tasks.
 
-        Who embeds every image on its own overrides `embed` and `compare`, and evaluation embeds each image once; who
-        adapts to a task or attends within it overrides this.
+        Whoever looks at one image at a time overrides `embed` and `compare`, and evaluation encodes each image once;
+        whoever adapts to a task or attends within it overrides this.
 
         Args:
             support_images: (T, S, C, H, W), uint8 or float in [0, 1].
@@ -90,19 +89,14 @@ class Algorithm(nn.Module):
             query_images: (T, Q, C, H, W).
             n_way: Classes in each task.
         """
-        support = encode_tasks(self.embed, support_images)
-        return self.compare(support, support_labels, encode_tasks(self.embed, query_images), n_way)
+        encoder = self.eval_encoder()
+        support, query = (self.embed(encode_tasks(encoder, images)) for images in (support_images, query_images))
+        return self.compare(support, support_labels, query, n_way)
 
 
-def encode_tasks(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def encode_tasks(module: nn.Module, images: Tensor) -> Tensor:
     """Features (T, M, D) of images (T, M, C, H, W), all tasks in one forward pass."""
-    return embed(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-
-
-def nearest_class_mean(support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-    """Scores (T, Q, n_way) of features (T, Q, D): minus the squared distances to the means of the support (T, S, D)."""
-    support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-    return -torch.cdist(query, class_means(support, support_labels, n_way)).square()
+    return module(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
 def class_means(features: Tensor, labels: Tensor, n_way: int) -> Tensor:

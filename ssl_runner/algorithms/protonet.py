@@ -33,8 +33,8 @@ class ProtoNet(Algorithm):
         )
         return Step(loss, metrics)
 
-    def embed(self, images: Tensor) -> Tensor:
-        return self.network(images)
+    def embed(self, features: Tensor) -> Tensor:
+        return self.network.head(features)
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         means = class_means(support, support_labels, n_way)

@@ -86,7 +86,7 @@ class TaskSampler:
         """Tasks of a table (T, columns) of uniform numbers in [0, 1), one row a task."""
         if table.ndim != 2 or table.shape[1] != self.columns:
             raise ValueError(f"the table has shape {table.shape}; expected (tasks, {self.columns})")
-        classes = _sample(table[:, : self.n_way], np.int64(len(self._counts)))
+        classes = _sample(table[:, : self.n_way], np.array(len(self._counts)))
         numbers = table[:, self.n_way :].reshape(len(table), self.n_way, -1)
         places = _sample(numbers, self._counts[classes][..., None]) + self._starts[classes][..., None]
         images = torch.from_numpy(self._order[places])

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from ssl_runner import randomness
-from ssl_runner.algorithms.algorithm import Algorithm, nearest_class_mean
+from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.tasks import Tasks, TaskSampler
 from ssl_runner.evaluation.features import dataset_features, evaluating
@@ -122,10 +122,10 @@ class FewShot:
             yield part, algorithm.classify(support, part.support_labels.to(device), query, part.n_way)
 
     def _by_features(self, algorithm, dataset, tasks, device) -> Iterator[tuple[Tasks, Tensor]]:
-        found = dataset_features(algorithm.eval_encoder(), dataset, device)
+        found = algorithm.embed(dataset_features(algorithm.eval_encoder(), dataset, device))
         for part in self._chunks(tasks):
             support, query = found[part.support.to(device)], found[part.query.to(device)]
-            yield part, nearest_class_mean(support, part.support_labels.to(device), query, part.n_way)
+            yield part, algorithm.compare(support, part.support_labels.to(device), query, part.n_way)
 
     def _chunks(self, tasks: Tasks) -> Iterator[Tasks]:
         for start in range(0, len(tasks), self.tasks_per_batch):

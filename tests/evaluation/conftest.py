@@ -71,7 +71,7 @@ class LongWay(Untrained):
         return super().classify(*arguments)
 
 
-@pytest.fixture()
+@pytest.fixture
 def small() -> Callable[[type[Algorithm]], Algorithm]:
     """Makes an algorithm of a kind: the same weights each time, in train mode but for a frozen dropout."""
 
@@ -87,6 +87,6 @@ def small() -> Callable[[type[Algorithm]], Algorithm]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def long_way() -> type[Algorithm]:
     return LongWay

@@ -20,7 +20,7 @@ from ssl_runner.evaluation.raw_pixels import RawPixels
 CPU = torch.device("cpu")
 
 
-@pytest.fixture()
+@pytest.fixture
 def pixels():
     return RawPixels((1, 8, 8)).eval_encoder()
 
@@ -46,11 +46,16 @@ def test_memory_mapped_images_are_read(pixels, digits, tmp_path):
 def test_modes_come_back_after_an_error(small):
     algorithm = small()
     before = [part.training for part in algorithm.modules()]
-    with pytest.raises(RuntimeError, match="stop"), evaluating(algorithm):
-        assert not any(part.training for part in algorithm.modules())
-        assert not torch.is_grad_enabled()
-        assert not torch.is_inference_mode_enabled()
-        raise RuntimeError("stop")
+
+    def fail() -> None:
+        with evaluating(algorithm):
+            assert not any(part.training for part in algorithm.modules())
+            assert not torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert [part.training for part in algorithm.modules()] == before
     assert torch.is_grad_enabled()
 

@@ -17,22 +17,24 @@ CPU = torch.device("cpu")
 GRID = [0.1, 0.01, 0.001]
 
 
-@pytest.fixture()
+@pytest.fixture
 def probe() -> LinearProbe:
     return LinearProbe(GRID, 500)
 
 
 @pytest.mark.parametrize("regularisation", [0.1, 0.01, 0.001])
 def test_the_solution_is_that_of_scikit_learn(digits, regularisation, monkeypatch):
-    monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-7)
     train, test = standardise(digits.images[:600].flatten(1).double(), digits.images[600:].flatten(1).double())
     labels = digits.labels[:600]
     weights = Regression(train, labels, 10, 2000).fit(regularisation).numpy()
-    reference = LogisticRegression(C=1 / (regularisation * 600), tol=1e-8, max_iter=5000).fit(train, labels)
+    reference = LogisticRegression(C=1 / (regularisation * 600), solver="newton-cg", tol=1e-9, max_iter=500).fit(
+        train, labels
+    )
     np.testing.assert_allclose(weights[:-1].T, reference.coef_, atol=1e-4)
     # a constant added to all classes' biases changes nothing
     biases = weights[-1] - weights[-1].mean()
-    np.testing.assert_allclose(biases, reference.intercept_ - reference.intercept_.mean(), atol=1e-4)
+    np.testing.assert_allclose(biases, reference.intercept_ - reference.intercept_.mean(), atol=1e-3)
     scores = test.numpy() @ weights[:-1] + weights[-1]
     assert (scores.argmax(1) == reference.predict(test)).mean() > 0.999
 
@@ -59,11 +61,12 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
     return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
 
-def test_a_warm_start_changes_the_way_and_not_the_solution(digits):
+def test_a_warm_start_changes_the_way_and_not_the_solution(digits, monkeypatch):
+    monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-7)
     train, _ = standardise(digits.images[:300].flatten(1).double(), digits.images[:1].flatten(1).double())
     regression = Regression(train, digits.labels[:300], 10, 500)
     cold, warm = regression.fit(0.01), regression.fit(0.01, regression.fit(0.1))
-    torch.testing.assert_close(warm, cold, atol=2e-3, rtol=0)
+    torch.testing.assert_close(warm, cold, atol=1e-4, rtol=0)
 
 
 def test_the_gradient_is_that_of_autograd():

@@ -9,6 +9,7 @@ import secrets
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -56,6 +57,7 @@ def main(run: Run) -> int:
         Exit code: 0, 1 for a failure, 2 for a mistake in what was asked, 130 when interrupted.
     """
     arguments = sys.argv[1:]
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
     try:
         if "--help" in arguments or "-h" in arguments:
             print(help_page.page(conf_folder()), end="")

@@ -1,5 +1,6 @@
 """The entry: compose -> check -> wire -> fit -> evaluate."""
 
+import copy
 import sys
 import time
 from pathlib import Path
@@ -43,16 +44,19 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     report.announce(run, folder, 0 if resumed is None else resumed["step"], console)
 
     result = Result(folder, run)
-    for name in config["baselines"]:
-        known = result.earlier(name) if resumed is not None else None
-        scores = known or evaluate(run.evaluators, wiring.baseline(name, run), run.splits, run.device)
-        result.add(name, scores)
+    if resumed is not None and result.is_finished():
+        console.print(f"{folder} is finished already: there is nothing to go on with", soft_wrap=True)
+        return result.content
+    untrained = copy.deepcopy(run.algorithm) if "untrained" in config["baselines"] else None
     speed = run.trainer.fit(
         run.algorithm, run.batching, run.optimizer, run.schedule, run.seed, folder, run.identity, run.validate, resumed
     )
     metadata = {"config_hash": run.identity.config_hash, "dataset": run.splits.train.name}
     save_encoder(run.algorithm.eval_encoder(), config["model"]["encoder"], folder, metadata)
-    result.add("", evaluate(run.evaluators, run.algorithm, run.splits, run.device))
+    subjects = {"": run.algorithm, "untrained": untrained, "raw_pixels": wiring.raw_pixels(run)}
+    for name in ["", *config["baselines"]]:
+        with console.status(f"evaluating {name.replace('_', ' ') or 'the trained encoder'}"):
+            result.add(name, evaluate(run.evaluators, subjects[name], run.splits, run.device))
     content = result.finish(
         steps=speed["steps"],
         training_seconds=speed["seconds"],

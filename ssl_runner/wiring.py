@@ -24,6 +24,8 @@ from ssl_runner.trainer import Trainer
 
 Config = dict[str, Any]
 
+BASELINES = ("raw_pixels", "untrained")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -59,6 +61,9 @@ def wire(config: Config) -> Run:
         ConfigError: Parts do not fit each other.
         DataError: Data is missing or damaged.
     """
+    unknown = [name for name in config["baselines"] if name not in BASELINES]
+    if unknown:
+        raise ConfigError([f"baselines: {name!r} is not one of {', '.join(BASELINES)}" for name in unknown])
     trainer: Trainer = build(config["trainer"], "trainer")
     prepare_process(trainer)
     batching: Batching = build(
@@ -163,23 +168,15 @@ def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     return mean.tolist(), std.clamp_min(1e-3).tolist()
 
 
-def baseline(name: str, run: Run) -> Algorithm:
-    """What the trained encoder is compared with: ``raw_pixels``, or ``untrained``, the run's own first weights.
-
-    Raises:
-        ConfigError: There is no such baseline.
-    """
-    if name == "untrained":
-        return run.algorithm
-    if name == "raw_pixels":
-        return RawPixels(tuple(run.splits.train.images.shape[1:])).to(run.device)
-    raise ConfigError([f"baselines: {name!r} is not one of raw_pixels, untrained"])
+def raw_pixels(run: Run) -> RawPixels:
+    """The baseline that needs no encoder."""
+    return RawPixels(tuple(run.splits.train.images.shape[1:])).to(run.device)
 
 
 def write_config(config: Config, folder: Path) -> None:
     """Write folder/config.yaml: resolved, and enough to start the run again."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(config, sort_keys=False)
+    text = yaml.safe_dump(config | {"resume": None}, sort_keys=False)
     checkpoint.write_atomically(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -43,16 +43,16 @@ class Result:
             "images_per_second": None,
         }
 
-    def earlier(self, prefix: str) -> dict[str, float] | None:
-        """Metrics under a prefix that the same config left in this folder before it was interrupted, if any."""
+    def is_finished(self) -> bool:
+        """Whether this folder holds the whole result of the same config; if so, it becomes the content."""
         try:
             before = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
-        if before.get("config_hash") != self.content["config_hash"]:
-            return None
-        start = f"{prefix}/"
-        return {key.removeprefix(start): value for key, value in before["metrics"].items() if key.startswith(start)}
+            return False
+        same = before.get("config_hash") == self.content["config_hash"] and before.get("status") == "finished"
+        if same:
+            self.content = before
+        return same
 
     def add(self, prefix: str, metrics: dict[str, float]) -> None:
         """Put metrics under a prefix, or under none."""

@@ -1,0 +1,104 @@
+"""Runs the experiments whose figures the documentation quotes, and writes docs/results/.
+
+    python scripts/reproduce.py              # what has no result yet, one after the other
+    python scripts/reproduce.py NAME ...     # these, again
+    python scripts/reproduce.py --table      # only write the table anew
+
+A row is done when docs/results/NAME.json is there, so the script goes on where it was stopped. Each result keeps its
+command, commit, seconds and protocol.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+
+# name: overrides, and the figures to show with the value each has to reach (None: shown only)
+ROWS: dict[str, tuple[list[str], dict[str, float | None]]] = {
+    "simclr_digits": ([], {"knn/top1": None, "linear_probe/top1": None, "few_shot/5w1s/top1": None}),
+    "simclr_mnist": ([], {"linear_probe/top1": 0.990, "knn/top1": 0.982, "few_shot/5w1s/top1": None}),
+    "simclr_fashion_mnist": ([], {"linear_probe/top1": 0.890, "knn/top1": 0.865, "few_shot/5w1s/top1": None}),
+    "pairwise_mnist": ([], {"knn/top1": 0.990, "linear_probe/top1": None}),
+    "supervised_mnist": ([], {"knn/top1": None, "linear_probe/top1": None}),
+    "protonet_digits": ([], {"few_shot/5w1s/top1": None}),
+    "protonet_omniglot": (
+        [],
+        {
+            "few_shot/5w1s/top1": 0.980,
+            "few_shot/5w5s/top1": None,
+            "few_shot/20w1s/top1": 0.950,
+            "few_shot/20w5s/top1": None,
+        },
+    ),
+    "maml_omniglot": ([], {"few_shot/5w1s1q/top1": 0.970, "few_shot/5w1s/top1": None}),
+}
+
+
+def reproduce(name: str) -> None:
+    """Run one row and keep its result."""
+    overrides, _ = ROWS[name]
+    folder = Path("outputs") / "reproduce" / name
+    command = [sys.executable, "-m", "ssl_runner.train", f"experiment={name}", *overrides]
+    subprocess.run([*command, f"hydra.run.dir={folder}", "resume=auto"], check=True)
+    result = json.loads((folder / "result.json").read_text())
+    result["command"] = " ".join(["ssl-train", f"experiment={name}", *overrides])
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def table() -> str:
+    """All rows that have a result, as Markdown."""
+    lines = [
+        "| experiment | figure | trained | untrained | raw pixels | to reach | minutes of training | steps | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, (_, figures) in ROWS.items():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        commit = ((result["git"] or {}).get("commit") or "-")[:9]
+        minutes = f"{result['training_seconds'] / 60:.1f}"
+        for key, target in figures.items():
+            cells = [_cell(result["metrics"], prefix + key) for prefix in ("", "untrained/", "raw_pixels/")]
+            wanted = "" if target is None else f"{target:.1%}"
+            lines.append(
+                f"| `{name}` | {key} | {' | '.join(cells)} | {wanted} | {minutes} | {result['steps']:,} | {commit} |"
+            )
+    return "\n".join(lines)
+
+
+def _cell(metrics: dict[str, Any], key: str) -> str:
+    if key not in metrics:
+        return "-"
+    interval = metrics.get(key.replace("/top1", "/ci95"))
+    return f"{metrics[key]:.2%}" + ("" if interval is None else f" ± {interval:.2%}")
+
+
+def write_table() -> None:
+    """Put the table between the marks of docs/results/README.md."""
+    page = RESULTS / "README.md"
+    begin, end = "<!-- table -->", "<!-- end of table -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{table()}\n{end}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *ROWS], metavar="NAME")
+    parser.add_argument("--table", action="store_true")
+    asked = parser.parse_args()
+    missing = [name for name in ROWS if not (RESULTS / f"{name}.json").exists()]
+    for name in [] if asked.table else asked.names or missing:
+        reproduce(name)
+        write_table()
+    write_table()
+
+
+if __name__ == "__main__":
+    main()

@@ -52,7 +52,7 @@ def runner() -> dict[str, float]:
         if step >= WARM:
             for name, value in (("step", done - began), ("data", data - began), ("bare", after - bare)):
                 seconds[name].append(value)
-    rates = {name: BATCH / statistics.median(values) for name, values in seconds.items() if name != "data"}
+    rates = {name: BATCH / statistics.mean(values) for name, values in seconds.items() if name != "data"}
     return rates | {"data_share": sum(seconds["data"]) / sum(seconds["step"])}
 
 

@@ -10,6 +10,7 @@ command, commit, seconds and protocol.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +39,12 @@ ROWS: dict[str, tuple[list[str], dict[str, float | None]]] = {
 }
 
 
-def reproduce(name: str) -> None:
-    """Run one row and keep its result."""
+def reproduce(name: str, again: bool) -> None:
+    """Run one row, from the start or on from where it was stopped, and keep its result."""
     overrides, _ = ROWS[name]
     folder = Path("outputs") / "reproduce" / name
+    if again:
+        shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "ssl_runner.train", f"experiment={name}", *overrides]
     subprocess.run([*command, f"hydra.run.dir={folder}", "resume=auto"], check=True)
     result = json.loads((folder / "result.json").read_text())
@@ -61,7 +64,8 @@ def table() -> str:
         if not path.exists():
             continue
         result = json.loads(path.read_text())
-        commit = ((result["git"] or {}).get("commit") or "-")[:9]
+        git = result["git"] or {"commit": "-", "dirty": False}
+        commit = git["commit"][:9] + (" and changes" if git["dirty"] else "")
         minutes = f"{result['training_seconds'] / 60:.1f}"
         for key, target in figures.items():
             cells = [_cell(result["metrics"], prefix + key) for prefix in ("", "untrained/", "raw_pixels/")]
@@ -95,7 +99,7 @@ def main() -> None:
     asked = parser.parse_args()
     missing = [name for name in ROWS if not (RESULTS / f"{name}.json").exists()]
     for name in [] if asked.table else asked.names or missing:
-        reproduce(name)
+        reproduce(name, again=bool(asked.names))
         write_table()
     write_table()
 

@@ -24,11 +24,10 @@ class Identity:
     config_hash: str
     fingerprint: str
     threads: int
-    torch: str
 
     @classmethod
     def of_this_process(cls, config_hash: str, fingerprint: str) -> "Identity":
-        return cls(config_hash, fingerprint, torch.get_num_threads(), str(torch.__version__))
+        return cls(config_hash, fingerprint, torch.get_num_threads())
 
 
 def write_atomically(path: Path, write) -> None:
@@ -50,8 +49,14 @@ def save(
     optimizer: torch.optim.Optimizer,
     identity: Identity,
     best: dict[str, float | int] | None,
+    seconds: float,
 ) -> None:
-    """Write folder/last.pt, and keep the one before as previous.pt."""
+    """Write folder/last.pt, and keep the one before as previous.pt.
+
+    Args:
+        best: Value and step of the best on validation so far.
+        seconds: Of training, up to here.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "step": step,
@@ -60,6 +65,7 @@ def save(
         "identity": vars(identity),
         "versions": provenance.versions(),
         "best": best,
+        "seconds": seconds,
     }
 
     def write(temporary: Path) -> None:
@@ -85,13 +91,13 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
         except Exception as error:  # damage shows as many kinds of error; the next older file may be whole
             warnings.append(f"{path} is damaged ({type(error).__name__}); trying the one before")
             continue
-        return state, warnings + _differences(path, stored, identity)
+        return state, warnings + _differences(path, stored, identity, state["versions"])
     if found:
         raise ResumeError("; ".join(warnings) + ". No whole checkpoint is left: start a new run.")
     return None
 
 
-def _differences(path: Path, stored: Identity, identity: Identity) -> list[str]:
+def _differences(path: Path, stored: Identity, identity: Identity, versions: dict[str, str]) -> list[str]:
     """Refuse what makes another run, warn of what changes the last bits."""
     if stored.config_hash != identity.config_hash:
         raise ResumeError(
@@ -103,9 +109,9 @@ def _differences(path: Path, stored: Identity, identity: Identity) -> list[str]:
             f"{path} was trained on data {stored.fingerprint}, the dataset now is {identity.fingerprint}; "
             "restore the data, or start a new run"
         )
-    warnings = []
-    for name in ("threads", "torch"):
-        was, now = getattr(stored, name), getattr(identity, name)
-        if was != now:
-            warnings.append(f"{name} was {was}, now {now}: the run goes on, but not bitwise as if unbroken")
-    return warnings
+    before, after = versions | {"threads": stored.threads}, provenance.versions() | {"threads": identity.threads}
+    return [
+        f"{name} was {before.get(name)}, now {now}: the run goes on, but perhaps not bitwise as if unbroken"
+        for name, now in after.items()
+        if before.get(name) != now
+    ]

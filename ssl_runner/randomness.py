@@ -10,7 +10,18 @@ import numpy as np
 import torch
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what no counter-based generator takes.
+
+    Raises:
+        ValueError: It is below 0 or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed}; give a number in [0, 2**63)")
+
+
 def _philox(seed: int, stream: str, step: int) -> np.random.Generator:
+    check_seed(seed)
     key = np.array([seed, zlib.crc32(stream.encode())], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, step, 0], dtype=np.uint64)))
 

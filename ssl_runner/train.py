@@ -27,7 +27,7 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     # torch takes seconds to import, and help, completion and typos need none of it
     from rich.console import Console
 
-    from ssl_runner import checkpoint, wiring
+    from ssl_runner import wiring
     from ssl_runner.evaluation.evaluator import evaluate
     from ssl_runner.models.saving import save_encoder
     from ssl_runner.report import console as report
@@ -47,6 +47,8 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if resumed is not None and result.is_finished():
         console.print(f"{folder} is finished already: there is nothing to go on with", soft_wrap=True)
         return result.content
+    for evaluator in run.evaluators.values():
+        evaluator.check(run.algorithm, run.splits, run.device)
     untrained = copy.deepcopy(run.algorithm) if "untrained" in config["baselines"] else None
     speed = run.trainer.fit(
         run.algorithm, run.batching, run.optimizer, run.schedule, run.seed, folder, run.identity, run.validate, resumed
@@ -57,13 +59,7 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     for name in ["", *config["baselines"]]:
         with console.status(f"evaluating {name.replace('_', ' ') or 'the trained encoder'}"):
             result.add(name, evaluate(run.evaluators, subjects[name], run.splits, run.device))
-    content = result.finish(
-        steps=speed["steps"],
-        training_seconds=speed["seconds"],
-        images_per_second=speed["images_per_second"],
-        seconds=time.perf_counter() - began,
-        checkpoint=checkpoint.BEST if run.trainer.select else checkpoint.LAST,
-    )
+    content = result.finish(**speed, seconds=time.perf_counter() - began)
     log_evaluation(folder, content["steps"], result.metrics)
     report.summarise(result, console)
     report.farewell(folder, console)

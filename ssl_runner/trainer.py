@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,7 @@ class Trainer:
         keep_pages: Make the allocator keep freed memory (`ssl_runner.memory`).
         gradient_clip: Largest norm of the gradient, or null.
         accumulate: Pieces a batch is cut into, each with its own backward pass; weighted by size, so the gradient is
-            that of the whole.
+            that of the whole where nothing spans it (MAML). Batch normalisation over a batch sees its pieces.
         log_every: Steps between two points in the logs.
         checkpoint_every: Steps between two checkpoints; the last step always has one.
         evaluate_every: Steps between evaluations on validation, or null for none.
@@ -79,6 +80,8 @@ class Trainer:
             raise ValueError(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
         self.max_steps, self.max_epochs = max_steps, max_epochs
         self.device = choose_device(device)
+        if precision == "bfloat16" and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            warnings.warn("precision=bfloat16 is about eight times slower on this CPU than float32", stacklevel=2)
         self.precision, self.threads = precision, threads
         self.channels_last, self.keep_pages = channels_last, keep_pages
         self.gradient_clip, self.accumulate = gradient_clip, accumulate
@@ -113,7 +116,7 @@ class Trainer:
         identity: checkpoint.Identity,
         validate: Callable[[], Metrics] | None,
         resumed: dict[str, Any] | None,
-    ) -> Metrics:
+    ) -> dict[str, Any]:
         """Train to the last step; afterwards the algorithm holds the product.
 
         Args:
@@ -124,18 +127,19 @@ class Trainer:
             resumed: What `checkpoint.load` gave, to go on from.
 
         Returns:
-            ``seconds``, ``steps`` and ``images_per_second`` of this process's part.
+            ``steps``, ``training_seconds`` (of all processes that a resumed run took, without evaluation),
+            ``images_per_second``, and which checkpoint is the ``product``.
 
         Raises:
             RunStopped: The loss is no longer finite.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint; the message says how to go on.
         """
         max_steps = self.steps(batching)
-        start, best = 0, None
+        start, best, before = 0, None, 0.0
         if resumed is not None:
             algorithm.load_state_dict(resumed["algorithm"])
             optimizer.load_state_dict(resumed["optimizer"])
-            start, best = resumed["step"], resumed["best"]
+            start, best, before = resumed["step"], resumed["best"], resumed["seconds"]
         algorithm.train()
         checkpoints = folder / "checkpoints"
         began, validating = time.perf_counter(), 0.0
@@ -150,8 +154,9 @@ class Trainer:
                     batch = batching.batch(step)
                 done = step + 1
                 logging = done % self.log_every == 0 or done == max_steps
-                saving = done % self.checkpoint_every == 0 or done == max_steps or stop.requested
                 metrics = self._step(algorithm, batch, optimizer, clock, measure=logging)
+                stopping = stop.requested  # read once: a signal from here on is the next step's
+                saving = done % self.checkpoint_every == 0 or done == max_steps or stopping
                 if logging or saving:
                     self._check_finite(metrics, done, folder)
                 if logging:
@@ -164,18 +169,23 @@ class Trainer:
                     validating += time.perf_counter() - paused
                 if saving:
                     tracker.flush()
-                    checkpoint.save(checkpoints, done, algorithm, optimizer, identity, best)
+                    seconds = before + time.perf_counter() - began - validating
+                    checkpoint.save(checkpoints, done, algorithm, optimizer, identity, best, seconds)
                 tracker.advance(done)
-                if stop.requested and done < max_steps:
+                if stopping:
                     raise KeyboardInterrupt(
                         f"stopped after step {done} of {max_steps}; go on with: ssl-train resume={folder}"
                     )
-        seconds = time.perf_counter() - began - validating
+        seconds = before + time.perf_counter() - began - validating
         if best is not None:
             state = torch.load(checkpoints / checkpoint.BEST, map_location=self.device, weights_only=True)
             algorithm.load_state_dict(state)
-        images = (max_steps - start) * batching.images_per_step
-        return {"seconds": seconds, "steps": max_steps, "images_per_second": images / max(seconds, 1e-9)}
+        return {
+            "steps": max_steps,
+            "training_seconds": seconds,
+            "images_per_second": max_steps * batching.images_per_step / max(seconds, 1e-9),
+            "product": {"checkpoint": checkpoint.LAST} if best is None else {"checkpoint": checkpoint.BEST} | best,
+        }
 
     def _step(
         self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, clock: Clock, measure: bool

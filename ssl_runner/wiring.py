@@ -64,6 +64,8 @@ def wire(config: Config) -> Run:
     unknown = [name for name in config["baselines"] if name not in BASELINES]
     if unknown:
         raise ConfigError([f"baselines: {name!r} is not one of {', '.join(BASELINES)}" for name in unknown])
+    seed = config["seed"]
+    randomness.check_seed(seed)
     trainer: Trainer = build(config["trainer"], "trainer")
     prepare_process(trainer)
     batching: Batching = build(
@@ -76,12 +78,14 @@ def wire(config: Config) -> Run:
     splits: Splits = build(config["dataset"], "dataset")
     if loss is not None and "labels" in loss.needs and splits.train.labels is None:
         raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
-    seed = config["seed"]
     batching.bind(splits.train, seed, trainer.device)
     trainer.steps(batching)  # epochs are refused here where there are none
 
     torch.manual_seed(randomness.number(seed, "weights", 0))
     network = make_network(config["model"], splits.train, batching.n_outputs)
+    head_outputs = getattr(network.head, "out_features", None)
+    if locate(config["algorithm"]["_target_"]).head_classifies and head_outputs != batching.n_outputs:
+        raise ConfigError([f"the head must have one output a class, {batching.n_outputs}; choose model/head=linear"])
     parts = {"network": network} if loss is None else {"network": network, "loss": loss}
     algorithm: Algorithm = build(config["algorithm"], "algorithm", **parts)
     algorithm.to(trainer.device, memory_format=torch.channels_last if trainer.channels_last else torch.preserve_format)
@@ -128,6 +132,10 @@ def refuse_misfits(
         lacking = ", ".join(sorted(loss.needs - algorithm.provides - {"labels"}))
         if lacking:
             problems.append(f"loss {type(loss).__name__} needs {lacking}, which {name} does not provide")
+        if loss.of_logits != algorithm.gives_logits:
+            gives, takes = (("logits" if yes else "embeddings") for yes in (algorithm.gives_logits, loss.of_logits))
+            remedy = "loss=cross_entropy" if algorithm.gives_logits else "another loss, or algorithm=supervised"
+            problems.append(f"loss {type(loss).__name__} takes {takes}, but {name} gives {gives}; choose {remedy}")
         if batching.batch_type is Views and loss.views > batching.n_views:
             problems.append(
                 f"loss {type(loss).__name__} compares {loss.views} views, but batching makes {batching.n_views}; "
@@ -163,8 +171,13 @@ def make_encoder(config: Config, input_shape: tuple[int, int, int], mean: list[f
 
 def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in [0, 1], over at most 10,000 evenly spread training images."""
-    images = dataset.images[:: -(-len(dataset) // 10_000)].double() / 255
-    mean, std = images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3))
+    images = dataset.images[:: -(-len(dataset) // 10_000)]
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for part in images.split(256):  # histograms: exact, and no floats of the images' size
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.transpose(0, 1)])
+    levels, shares = torch.arange(256) / 255, counts / counts.sum(dim=1, keepdim=True)
+    mean = shares @ levels.double()
+    std = (shares * (levels - mean[:, None]).square()).sum(dim=1).sqrt()
     return mean.tolist(), std.clamp_min(1e-3).tolist()
 
 
@@ -187,6 +200,10 @@ def resume(config: Config, folder: Path, identity: checkpoint.Identity) -> tuple
         ResumeError: ``resume`` names a run without a checkpoint, or of another config or data.
     """
     if config["resume"] is None:
+        if (folder / "config.yaml").exists():
+            raise checkpoint.ResumeError(
+                f"{folder} holds a run already; go on with it (resume=auto), or give another hydra.run.dir"
+            )
         return None, []
     found = checkpoint.load(folder / "checkpoints", identity)
     if found is not None:

@@ -125,6 +125,8 @@ class Reptile(Algorithm):
     """theta += eps * mean(phi - theta), as the gradient of a surrogate."""
 
     batch_type = Episodes
+    gives_logits = True
+    head_classifies = True
     surrogate = True
 
     def __init__(self, network: Network, loss: Loss, inner_lr: float, inner_steps: int) -> None:
@@ -155,6 +157,7 @@ class Sequence(Algorithm):
     """A transformer over labelled support tokens and one unlabelled query; it adapts in one forward pass."""
 
     batch_type = Episodes
+    gives_logits = True
 
     def __init__(self, network: Network, loss: Loss, n_way: int, width: int) -> None:
         super().__init__(network)
@@ -185,6 +188,8 @@ class FittedInClassify(Algorithm):
     """Each task fits a linear classifier of its own, with the gradients that evaluation had turned off."""
 
     batch_type = Views
+    gives_logits = True
+    head_classifies = True
 
     def __init__(self, network: Network, loss: Loss, steps: int) -> None:
         super().__init__(network)

@@ -58,7 +58,13 @@ def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
             assert prefix + name in metrics
 
 
-def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path):
+def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypatch):
+    from ssl_runner import wiring
+    from ssl_runner.evaluation import evaluator
+
+    seen = []
+    evaluate = evaluator.evaluate
+    monkeypatch.setattr(evaluator, "evaluate", lambda *given: seen.append(given[1]) or evaluate(*given))
     overrides = [
         *SMALL,
         "model.encoder.width=4",
@@ -66,9 +72,23 @@ def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path):
         "eval=[few_shot]",
         "eval.few_shot.episodes=4",
     ]
-    frozen = ["optimizer.lr=0.0", "optimizer.weight_decay=0", "trainer.max_steps=1"]
-    still = run(tmp_path, *overrides, *frozen)["metrics"]
-    assert still["untrained/few_shot/5w1s/top1"] == pytest.approx(still["few_shot/5w1s/top1"], abs=0.1)
+    run(tmp_path, *overrides, "baselines=[untrained]")
+    trained, untrained = (algorithm.state_dict() for algorithm in seen)
+    first = wiring.wire(commandline.settled(Composer(CONF), overrides)[0]).algorithm.state_dict()
+    assert all(torch.equal(value, untrained[name]) for name, value in first.items())
+    assert any(not torch.equal(value, trained[name]) for name, value in first.items())
+
+
+def test_a_residual_network_trains_where_a_small_one_does(tmp_path):
+    overrides = [*small("simclr_digits"), "model/encoder=resnet18", "trainer.max_steps=1"]
+    overrides.remove("model.encoder.width=4")
+    assert run(tmp_path, *overrides)["status"] == "finished"
+
+
+def test_ways_that_the_head_does_not_have_are_told_before_training(tmp_path, data_root):
+    with pytest.raises(ValueError, match="the head has 5 outputs"):
+        run(tmp_path, *small("maml_omniglot"), "eval.few_shot.settings=[20w1s]")
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_the_same_command_twice_gives_the_same_numbers(tmp_path):

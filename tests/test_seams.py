@@ -1,11 +1,13 @@
 """Methods of other kinds need no change to the trainer or the entry: five doubles, end to end on real digits."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from ssl_runner import commandline, train
+from ssl_runner.checkpoint import ResumeError
 from ssl_runner.composition import Composer
 from ssl_runner.config import ConfigError
 from ssl_runner.models.saving import load_encoder
@@ -36,7 +38,14 @@ DOUBLES = {
     "MomentumQueue": (SMALL, {"momentum": 0.9, "size": 80}, {"loss": "QueueLoss"}),
     "MultiCrop": (SMALL, {}, {"loss": "LocalToGlobal"}),
     "Reptile": (
-        [*EPISODES, "model/head=linear", "optimizer.momentum=0", "optimizer.weight_decay=0", "optimizer.lr=1.0"],
+        [
+            *EPISODES,
+            "model/head=linear",
+            "optimizer=sgd",
+            "optimizer.momentum=0",
+            "optimizer.weight_decay=0",
+            "optimizer.lr=1.0",
+        ],
         {"inner_lr": 0.1, "inner_steps": 2},
         {},
     ),
@@ -141,3 +150,35 @@ def test_batches_of_another_kind_are_refused(tmp_path):
     wrong["batching"] = {"_target_": "ssl_runner.data.batching.ViewBatching", "batch_size": 8, "views": 2}
     with pytest.raises(ConfigError, match="takes Episodes, but batching makes Views"):
         train.run(wrong, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=protonet_digits", "loss=nt_xent"], "gives logits"),
+        (["loss=cross_entropy"], "gives embeddings"),
+        (["experiment=supervised_mnist", "dataset=digits", "model/head=projector"], "one output a class"),
+        (["loss=pairwise", "batching.views=1", "loss=nt_xent"], "compares 2 views, but batching makes 1"),
+        (["trainer.accumulate=2"], "cannot be cut"),
+        (["seed=-1"], "seed=-1"),
+        (["baselines=[pixels]"], "'pixels' is not one of raw_pixels, untrained"),
+        (["experiment=protonet_digits", "batching.n_way=50"], "n_way=50, but split 'train' of digits has 5 classes"),
+        (["experiment=protonet_digits", "eval.few_shot.settings=[20w1s]"], "n_way=20, but split 'test' of digits"),
+        (["batching.batch_size=5000"], "has 1168 images"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_training(overrides, message, tmp_path):
+    plain, _ = commandline.settled(Composer(commandline.conf_folder()), overrides)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train.run(plain, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
+    train.run(config("FittedInClassify"), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(ResumeError, match="holds a run already"):
+        train.run(config("FittedInClassify"), tmp_path)
+    again = train.run(config("FittedInClassify") | {"resume": "auto"}, tmp_path)
+    assert again == json.loads((tmp_path / "result.json").read_text())
+    assert (tmp_path / "metrics.jsonl").read_text() == before

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from ssl_runner.models.network import Encoder, Network
 from ssl_runner.optim.schedules import Constant, WarmupCosine
 from ssl_runner.trainer import RunStopped, Trainer
 
-IDENTITY = checkpoint.Identity("config", "data", torch.get_num_threads(), str(torch.__version__))
+IDENTITY = checkpoint.Identity("config", "data", torch.get_num_threads())
 
 
 def trainer(**changes) -> Trainer:
@@ -204,6 +206,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     state, warnings = checkpoint.load(tmp_path / "checkpoints", IDENTITY)
     assert state["step"] == 4
     assert "damaged" in warnings[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, number):
+    class Interrupted(Classifier):
+        def training_step(self, batch, clock):
+            if clock.step == 2:
+                os.kill(os.getpid(), number)
+            return super().training_step(batch, clock)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="after step 3 of 6; go on with: ssl-train resume="):
+        fit(Interrupted(), tmp_path / "cut")
+    assert signal.getsignal(number) is before
+    resumed, _ = checkpoint.load(tmp_path / "cut" / "checkpoints", IDENTITY)
+    assert resumed["step"] == 3
+    again = fit(Classifier(), tmp_path / "cut", resumed=resumed)
+    whole = fit(Classifier(), tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("change", "message"), [({"config_hash": "x"}, "config"), ({"fingerprint": "x"}, "data")])

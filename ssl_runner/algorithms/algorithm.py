@@ -34,12 +34,16 @@ class Algorithm(nn.Module):
     Attributes:
         batch_type: What `training_step` takes.
         provides: The fields of `Embeddings` that it fills beyond ``online``; ``labels`` come from the data.
+        gives_logits: Whether its loss sees scores of classes, not embeddings.
+        head_classifies: Whether those are the outputs of the head, which then needs one a class.
         divisible: Whether a batch may be cut for gradient accumulation.
         surrogate: Whether the loss's gradient is an update in itself (Reptile): plain SGD, no clipping.
     """
 
     batch_type: ClassVar[type[Views] | type[Episodes]]
     provides: ClassVar[frozenset[str]] = frozenset()
+    gives_logits: ClassVar[bool] = False
+    head_classifies: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
     surrogate: ClassVar[bool] = False
 
@@ -65,6 +69,10 @@ class Algorithm(nn.Module):
     def eval_encoder(self) -> Encoder:
         """The branch that is the product: images to features."""
         return self.network.encoder
+
+    def protocol(self) -> dict[str, Any]:
+        """What explains its scores beyond the evaluator's settings, as plain JSON data."""
+        return {}
 
     def embed(self, features: Tensor) -> Tensor:
         """Where `compare` measures: (B, E) of the encoder's features (B, D); by default L2-normalised."""

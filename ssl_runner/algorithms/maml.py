@@ -1,6 +1,6 @@
 """Model-agnostic meta-learning, vectorised over tasks."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class MAML(Algorithm):
     """
 
     batch_type = Episodes
+    gives_logits = True
+    head_classifies = True
 
     def __init__(
         self,
@@ -60,6 +62,10 @@ class MAML(Algorithm):
         self.eval_inner_steps = eval_inner_steps
         self.second_order = second_order
         self.statistics = statistics
+
+    def protocol(self) -> dict[str, Any]:
+        transductive = self.statistics == "batch"
+        return {"statistics": self.statistics, "transductive": transductive, "inner_steps": self.eval_inner_steps}
 
     def training_step(self, batch: Episodes, clock: Clock) -> Step:
         parameters = dict(self.network.named_parameters())

@@ -1,5 +1,7 @@
 """Prototypical networks."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,10 +20,14 @@ class ProtoNet(Algorithm):
     """
 
     batch_type = Episodes
+    gives_logits = True
 
     def __init__(self, network: Network, loss: Loss) -> None:
         super().__init__(network)
         self.loss = loss
+
+    def protocol(self) -> dict[str, Any]:
+        return {"statistics": "running", "transductive": False}
 
     def training_step(self, batch: Episodes, clock: Clock) -> Step:
         images = torch.cat([batch.support_images, batch.query_images], dim=1)

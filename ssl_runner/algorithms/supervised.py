@@ -11,6 +11,8 @@ class Supervised(Algorithm):
     """Encoder and linear head under a loss on the logits of every view."""
 
     batch_type = Views
+    gives_logits = True
+    head_classifies = True
 
     def __init__(self, network: Network, loss: Loss) -> None:
         super().__init__(network)

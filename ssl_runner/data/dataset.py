@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 
@@ -34,11 +33,6 @@ class Dataset:
     def n_classes(self) -> int:
         return len(self.class_names)
 
-    def take(self, indices: Tensor) -> "Dataset":
-        """The images at indices (M,), with all classes kept."""
-        labels = None if self.labels is None else self.labels[indices]
-        return replace(self, images=self.images[indices], labels=labels)
-
 
 @dataclass(frozen=True)
 class Splits:
@@ -58,17 +52,3 @@ class Splits:
         if self.validation is None:
             raise ValueError(f"{self.train.name} has no validation split; without one nothing may be selected.")
         return replace(self, validation=None, test=self.validation)
-
-
-def concatenate(first: Dataset, second: Dataset | None) -> Dataset:
-    """Both splits as one; they must share their classes."""
-    if second is None:
-        return first
-    assert first.class_names == second.class_names, (first.name, second.name)
-    labels = None if first.labels is None or second.labels is None else torch.cat([first.labels, second.labels])
-    return replace(
-        first,
-        name=f"{first.name}+{second.name.rpartition('/')[2]}",
-        images=torch.cat([first.images, second.images]),
-        labels=labels,
-    )

@@ -38,18 +38,19 @@ def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str
             if all(path.exists() for path in wanted):
                 return
             shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
-            fetch(str(unfinished))
-            for path in wanted:
-                brought = unfinished / path.relative_to(root)
-                if brought.exists() and not path.exists():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    brought.rename(path)
+            try:
+                fetch(str(unfinished))
+                for path in wanted:
+                    brought = unfinished / path.relative_to(root)
+                    if brought.exists() and not path.exists():
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        brought.rename(path)
+            finally:  # while the lock is ours: afterwards the folder may be another process's
+                shutil.rmtree(unfinished, ignore_errors=True)
     except Exception as error:  # URLError, RuntimeError of a checksum, a read-only root: all mean that it is missing
         places = " and ".join(str(path) for path in wanted)
         reason = " ".join(str(error).split()) or type(error).__name__  # torchvision lists its mirrors on lines
         raise DataError(f"{name} is missing: looked for {places}; downloading it failed ({reason}). {REMEDY}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager

@@ -20,6 +20,14 @@ class Evaluator(Protocol):
         """Scores by key, ``<evaluator>/<score>``; accuracies are fractions."""
         ...
 
+    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
+        """Refuse before training what would fail after it.
+
+        Raises:
+            ValueError: What is wrong with the algorithm or the splits, and the remedy.
+        """
+        ...
+
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """What the scores are, as plain JSON data: settings, sizes, seeds, whether the classes were seen."""
         ...

@@ -99,16 +99,16 @@ def bank_and_queries(encoder: nn.Module, splits: Splits, device: torch.device) -
     Raises:
         ValueError: If a split has no labels.
     """
-    labels = _labels(splits.test).to(device)
+    labels = labels_of(splits.test).to(device)
     found = dataset_features(encoder, splits.test, device)
     if splits.by == "classes":
-        queries = share(_labels(splits.test), 0.5, "halves").to(device)
+        queries = share(labels_of(splits.test), 0.5, "halves").to(device)
         bank, bank_labels, found, labels = found[~queries], labels[~queries], found[queries], labels[queries]
         validation = share(bank_labels.cpu(), 0.2, "validation")
     else:
         learn = [splits.train] if splits.validation is None else [splits.train, splits.validation]
         bank = torch.cat([dataset_features(encoder, part, device) for part in learn])
-        bank_labels = torch.cat([_labels(part) for part in learn])
+        bank_labels = torch.cat([labels_of(part) for part in learn])
         validation = torch.arange(len(bank_labels)) >= len(splits.train)
         if splits.validation is None:
             validation = share(bank_labels, 0.2, "validation")
@@ -119,7 +119,7 @@ def bank_and_queries(encoder: nn.Module, splits: Splits, device: torch.device) -
 def describe(splits: Splits) -> dict[str, Any]:
     """What bank, validation and queries are, as plain data for the result."""
     if splits.by == "classes":
-        queries = int(share(_labels(splits.test), 0.5, "halves").sum())
+        queries = int(share(labels_of(splits.test), 0.5, "halves").sum())
         return {
             "bank": f"one half of each class of {splits.test.name}",
             "bank_size": len(splits.test) - queries,
@@ -153,7 +153,12 @@ def share(labels: Tensor, fraction: float, stream: str) -> Tensor:
     return chosen
 
 
-def _labels(dataset: Dataset) -> Tensor:
+def labels_of(dataset: Dataset) -> Tensor:
+    """int64 (N,).
+
+    Raises:
+        ValueError: If it has none.
+    """
     if dataset.labels is None:
         raise ValueError(f"{dataset.name} has no labels, and without them nothing can be scored; run with eval=[]")
     return dataset.labels

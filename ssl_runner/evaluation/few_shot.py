@@ -74,6 +74,13 @@ class FewShot:
                 scores[f"few_shot/{setting.name}/ci95"] = interval(accuracies)
         return scores
 
+    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
+        """Classify one task of each setting; raises ValueError where ways, shots or classes do not fit."""
+        with evaluating(algorithm):
+            for setting in self.settings:
+                for _ in self._by_images(algorithm, splits.test, self.tasks(setting, splits.test)[:1], device):
+                    pass
+
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training."""
         settings = {

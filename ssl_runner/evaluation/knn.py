@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating
+from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating, labels_of
 
 # Similarities that stand in memory at once: 64 MiB in float32.
 CHUNK = 2**24
@@ -39,6 +39,11 @@ class KNN:
             sets = bank_and_queries(algorithm.eval_encoder(), splits, device)
             found = self.predict(sets.bank, sets.bank_labels, sets.queries, sets.n_classes)
         return {"knn/top1": (found == sets.query_labels).float().mean().item()}
+
+    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
+        """Raises ValueError where there are no labels."""
+        labels_of(splits.train)
+        labels_of(splits.test)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """k as used, temperature, bank and queries."""

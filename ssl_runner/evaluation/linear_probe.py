@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating
+from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating, labels_of
 
 # Converged: no entry of the preconditioned gradient is larger. Its squared norm is about the excess of the mean loss.
 TOLERANCE = 1e-4
@@ -44,6 +44,11 @@ class LinearProbe:
             weights = regression.fit(chosen, start)
             accuracy = _accuracy(weights, queries, sets.query_labels)
         return {"linear_probe/top1": accuracy, "linear_probe/regularisation": chosen}
+
+    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
+        """Raises ValueError where there are no labels."""
+        labels_of(splits.train)
+        labels_of(splits.test)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Solver, grid, bank, validation and queries."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
@@ -11,9 +12,13 @@ from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.models.network import Encoder, Network
 
+LARGEST = 32
+
 
 class RawPixels(Algorithm):
     """An algorithm whose features are the flattened pixels in [0, 1]; it has nothing to train.
+
+    Larger images are first averaged down to 32 x 32, because no classifier is fitted on a hundred thousand pixels.
 
     Args:
         input_shape: (C, H, W) of the images.
@@ -32,14 +37,15 @@ class RawPixels(Algorithm):
 
 
 class Pixels(nn.Module):
-    """(B, C, H, W) to (B, C * H * W)."""
+    """(B, C, H, W) to (B, C * H * W), H and W at most 32."""
 
     def __init__(self, input_shape: Sequence[int]) -> None:
         super().__init__()
-        self.out_features = math.prod(input_shape)
+        self.sides = [min(side, LARGEST) for side in input_shape[1:]]
+        self.out_features = input_shape[0] * math.prod(self.sides)
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
+        return F.adaptive_avg_pool2d(images, self.sides).flatten(1)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """The image itself, (B, C, H, W)."""

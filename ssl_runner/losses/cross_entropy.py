@@ -16,6 +16,7 @@ class CrossEntropy(Loss):
     """
 
     needs = frozenset({"labels"})
+    of_logits = True
 
     def __init__(self, label_smoothing: float) -> None:
         super().__init__()

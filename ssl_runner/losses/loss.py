@@ -32,11 +32,13 @@ class Loss(nn.Module):
     """A callable from embeddings to a scalar and metrics; it knows nothing of encoders, devices or processes.
 
     ``needs`` names the fields of `Embeddings` it cannot do without (``labels``, ``target``, ``memory``), and the
-    wiring refuses a combination that does not fill them. ``views`` is the least number of views it compares.
+    wiring refuses a combination that does not fill them. ``views`` is the least number of views it compares, and
+    ``of_logits`` says that it takes scores of classes for embeddings.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[int] = 1
+    of_logits: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:

@@ -38,7 +38,8 @@ class NTXent(Loss):
         positive = (online[0] * online[1]).sum(dim=-1).repeat(2) / self.temperature
         loss = (similarity.logsumexp(dim=-1) - positive).mean()
         with torch.no_grad():
-            hits = positive >= similarity.amax(dim=-1)
+            partner = torch.arange(len(flat), device=flat.device).roll(online.shape[1])
+            hits = similarity.argmax(dim=-1) == partner
             metrics = {
                 "contrastive_accuracy": hits.float().mean(),
                 "positive_similarity": positive.mean() * self.temperature,

@@ -25,7 +25,7 @@ def announce(run: Run, folder: Path, start_step: int, console: Console) -> None:
         "algorithm": f"{type(run.algorithm).__name__}, {parameters:,} parameters",
         "data": f"{source} by {splits.by}: {counts}",
         "steps": f"{steps:,} of {batching.images_per_step:,} images" + (f", from {start_step:,}" if start_step else ""),
-        "device": f"{run.device}, {run.identity.threads} threads, torch {run.identity.torch}",
+        "device": f"{run.device}, {run.identity.threads} threads",
         "run folder": str(folder),
     }
     for name, text in lines.items():

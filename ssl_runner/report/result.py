@@ -30,12 +30,14 @@ class Result:
             "config_hash": run.identity.config_hash,
             "seed": run.seed,
             "dataset": {
+                "name": splits.train.name.rpartition("/")[0] or splits.train.name,
                 "fingerprint": splits.train.fingerprint,
                 "split_by": splits.by,
                 "images": {name: 0 if part is None else len(part) for name, part in parts.items()},
                 "classes": {name: 0 if part is None else part.n_classes for name, part in parts.items()},
             },
-            "protocols": {name: evaluator.protocol(splits) for name, evaluator in run.evaluators.items()},
+            "protocols": {name: evaluator.protocol(splits) for name, evaluator in run.evaluators.items()}
+            | {"algorithm": run.algorithm.protocol()},
             "git": provenance.git(),
             "versions": provenance.versions(),
             "hardware": provenance.hardware(run.device),

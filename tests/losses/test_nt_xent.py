@@ -75,6 +75,17 @@ def test_metrics_tell_solved_from_unsolved():
     assert NTXent(0.5)(Embeddings(wrong), CLOCK)[1]["contrastive_accuracy"] == 0
 
 
+def test_accuracy_counts_the_anchors_whose_nearest_is_their_partner():
+    torch.manual_seed(0)
+    first = torch.randn(64, 16)
+    online = torch.stack([first, first + torch.randn(64, 16)])
+    z = torch.nn.functional.normalize(online, dim=-1).flatten(0, 1).double()
+    nearest = [max((j for j in range(128) if j != i), key=lambda j, i=i: (z[i] @ z[j]).item()) for i in range(128)]
+    share = sum(nearest[i] == (i + 64) % 128 for i in range(128)) / 128
+    assert 0.5 < share < 1
+    assert NTXent(0.5)(Embeddings(online), CLOCK)[1]["contrastive_accuracy"].item() == pytest.approx(share)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_a_temperature_not_above_0_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature"):

@@ -1,5 +1,6 @@
 """What ``ssl-train --help`` says, read from the conf folder: always true, and quick, for Hydra is not imported."""
 
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ Usage: ssl-train [experiment=NAME] [group=option ...] [key=value ...] [-m]
 _ROOT = {
     "name": "folder of the run's kind under outputs/",
     "seed": "of every draw",
+    "baselines": "what the encoder is compared with: raw_pixels, untrained",
     "resume": "folder of a run to go on with; auto: whatever is in hydra.run.dir",
 }
 
@@ -34,7 +36,8 @@ Examples:
   ssl-train                                              {default}
   ssl-train experiment=simclr_mnist                      a recipe
   ssl-train experiment=simclr_mnist optimizer=adam optimizer.lr=3e-4 trainer.max_epochs=2
-  ssl-train -m experiment=simclr_mnist seed=0,1,2        three runs
+  ssl-train experiment=maml_omniglot algorithm.second_order=false
+  ssl-train -m loss.temperature=0.1,0.2 seed=0,1,2       six runs
   ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
 
 Runs go to outputs/NAME/RUN (SSL_RUNNER_OUTPUTS=FOLDER: elsewhere). Data is looked for in data/ (SSL_RUNNER_DATA).
@@ -106,7 +109,7 @@ def _root_keys(root: dict[str, Any]) -> dict[str, str]:
 
 def _values(folder: Path, option: Any) -> str:
     values = _read(folder / f"{option}.yaml")
-    return "  ".join(f"{key}={'null' if value is None else value}" for key, value in values.items() if key[0] != "_")
+    return "  ".join(f"{key}={json.dumps(value)}" for key, value in values.items() if key[0] != "_").replace('"', "")
 
 
 def _table(rows: dict[str, str]) -> list[str]:

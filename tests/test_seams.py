@@ -34,18 +34,13 @@ EPISODES = [item for item in SMALL if "head" not in item and "batch_size" not in
     "dataset.split=classes",
 ]
 
+PLAIN_SGD = ["optimizer=sgd", "optimizer.lr=1.0", "optimizer.momentum=0", "optimizer.weight_decay=0"]
+
 DOUBLES = {
     "MomentumQueue": (SMALL, {"momentum": 0.9, "size": 80}, {"loss": "QueueLoss"}),
     "MultiCrop": (SMALL, {}, {"loss": "LocalToGlobal"}),
     "Reptile": (
-        [
-            *EPISODES,
-            "model/head=linear",
-            "optimizer=sgd",
-            "optimizer.momentum=0",
-            "optimizer.weight_decay=0",
-            "optimizer.lr=1.0",
-        ],
+        [*EPISODES, "model/head=linear", *PLAIN_SGD],
         {"inner_lr": 0.1, "inner_steps": 2},
         {},
     ),

@@ -59,9 +59,9 @@ def runner() -> dict[str, float]:
 def peer() -> dict[str, float]:
     """Pairs of views a second of lightly's SimCLR."""
     import torch
-    from lightly.loss import NTXentLoss
-    from lightly.models.modules import SimCLRProjectionHead
-    from lightly.transforms import SimCLRTransform
+    from lightly.loss import NTXentLoss  # pyright: ignore[reportMissingImports]
+    from lightly.models.modules import SimCLRProjectionHead  # pyright: ignore[reportMissingImports]
+    from lightly.transforms import SimCLRTransform  # pyright: ignore[reportMissingImports]
     from PIL import Image
     from torch import nn
 

@@ -73,7 +73,8 @@ def wire(config: Config) -> Run:
     )
     loss: Loss | None = build(config["loss"], "loss")
     evaluators = {name: build(node, f"eval.{name}") for name, node in config["eval"].items() if node is not None}
-    refuse_misfits(locate(config["algorithm"]["_target_"]), loss, batching, trainer, config["optimizer"])
+    method: Any = locate(config["algorithm"]["_target_"])  # a class of algorithms
+    refuse_misfits(method, loss, batching, trainer, config["optimizer"])
 
     splits: Splits = build(config["dataset"], "dataset")
     if loss is not None and "labels" in loss.needs and splits.train.labels is None:
@@ -84,11 +85,13 @@ def wire(config: Config) -> Run:
     torch.manual_seed(randomness.number(seed, "weights", 0))
     network = make_network(config["model"], splits.train, batching.n_outputs)
     head_outputs = getattr(network.head, "out_features", None)
-    if locate(config["algorithm"]["_target_"]).head_classifies and head_outputs != batching.n_outputs:
+    if method.head_classifies and head_outputs != batching.n_outputs:
         raise ConfigError([f"the head must have one output a class, {batching.n_outputs}; choose model/head=linear"])
     parts = {"network": network} if loss is None else {"network": network, "loss": loss}
     algorithm: Algorithm = build(config["algorithm"], "algorithm", **parts)
-    algorithm.to(trainer.device, memory_format=torch.channels_last if trainer.channels_last else torch.preserve_format)
+    algorithm.to(trainer.device)
+    if trainer.channels_last:
+        algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -159,7 +162,8 @@ def refuse_misfits(
 
 def make_network(config: Config, dataset: Dataset, n_outputs: int | None) -> Network:
     """Encoder and head for the images of a dataset."""
-    encoder = make_encoder(config["encoder"], tuple(dataset.images.shape[1:]), *pixel_statistics(dataset))
+    channels, height, width = dataset.images.shape[1:]
+    encoder = make_encoder(config["encoder"], (channels, height, width), *pixel_statistics(dataset))
     return Network(encoder, build(config["head"], "model.head")(encoder.out_features, n_outputs))
 
 

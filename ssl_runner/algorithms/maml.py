@@ -68,7 +68,7 @@ class MAML(Algorithm):
         return {"statistics": self.statistics, "transductive": transductive, "inner_steps": self.eval_inner_steps}
 
     def training_step(self, batch: Episodes, clock: Clock) -> Step:
-        parameters = dict(self.network.named_parameters())
+        parameters = Parameters(self.network.named_parameters())
 
         def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
             adapted = self.adapt(parameters, support_images, support_labels, self.inner_steps, clock)
@@ -81,9 +81,10 @@ class MAML(Algorithm):
             )
         forget_records(self.network)
         carry = {}
-        for layer, (mean, variance) in enumerate(records):
-            carry[f"{layer}/mean"] = mean.detach()  # (T, channels)
-            carry[f"{layer}/variance"] = variance.detach()
+        for layer, record in enumerate(records):
+            assert record is not None, "every layer has seen the queries"
+            mean, variance = record  # each (T, channels)
+            carry[f"{layer}/mean"], carry[f"{layer}/variance"] = mean.detach(), variance.detach()
         return Step(losses.mean(), {name: value.mean() for name, value in metrics.items()}, carry)
 
     @torch.no_grad()

@@ -41,8 +41,9 @@ class Pixels(nn.Module):
 
     def __init__(self, input_shape: Sequence[int]) -> None:
         super().__init__()
-        self.sides = [min(side, LARGEST) for side in input_shape[1:]]
-        self.out_features = input_shape[0] * math.prod(self.sides)
+        channels, height, width = input_shape
+        self.sides = (min(height, LARGEST), min(width, LARGEST))
+        self.out_features = channels * math.prod(self.sides)
 
     def forward(self, images: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(images, self.sides).flatten(1)

@@ -50,7 +50,7 @@ def normalised_by(network: nn.Module, statistics: Statistics) -> Iterator[None]:
     No buffer is touched, so the same code may run under ``torch.func`` transforms.
     """
     layers = batch_norms(network)
-    before = [layer.statistics for layer in layers]
+    before: list[Statistics] = [layer.statistics for layer in layers]
     for layer in layers:
         layer.statistics = statistics
     try:

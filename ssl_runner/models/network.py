@@ -15,6 +15,9 @@ class Encoder(nn.Module):
         input_shape: (C, H, W) it was made for.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, backbone: nn.Module, input_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
     ) -> None:

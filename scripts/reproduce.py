@@ -18,24 +18,36 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
+OMNIGLOT: dict[str, float | None] = dict.fromkeys(
+    f"few_shot/{setting}/top1" for setting in ("5w1s", "5w5s", "20w1s", "20w5s")
+)
+
 # name: overrides, and the figures to show with the value each has to reach (None: shown only)
 ROWS: dict[str, tuple[list[str], dict[str, float | None]]] = {
-    "simclr_digits": ([], {"knn/top1": None, "linear_probe/top1": None, "few_shot/5w1s/top1": None}),
-    "simclr_mnist": ([], {"linear_probe/top1": 0.990, "knn/top1": 0.982, "few_shot/5w1s/top1": None}),
-    "simclr_fashion_mnist": ([], {"linear_probe/top1": 0.890, "knn/top1": 0.865, "few_shot/5w1s/top1": None}),
-    "pairwise_mnist": ([], {"knn/top1": 0.990, "linear_probe/top1": None}),
-    "supervised_mnist": ([], {"knn/top1": None, "linear_probe/top1": None}),
-    "protonet_digits": ([], {"few_shot/5w1s/top1": None}),
-    "protonet_omniglot": (
-        [],
-        {
-            "few_shot/5w1s/top1": 0.980,
-            "few_shot/5w5s/top1": None,
-            "few_shot/20w1s/top1": 0.950,
-            "few_shot/20w5s/top1": None,
-        },
+    "simclr_digits": (
+        ["experiment=simclr_digits"],
+        {"knn/top1": None, "linear_probe/top1": None, "few_shot/5w1s/top1": None},
     ),
-    "maml_omniglot": ([], {"few_shot/5w1s1q/top1": 0.970, "few_shot/5w1s/top1": None}),
+    "simclr_mnist": (
+        ["experiment=simclr_mnist"],
+        {"linear_probe/top1": 0.990, "knn/top1": 0.982, "few_shot/5w1s/top1": None},
+    ),
+    "simclr_fashion_mnist": (
+        ["experiment=simclr_fashion_mnist"],
+        {"linear_probe/top1": 0.890, "knn/top1": 0.865, "few_shot/5w1s/top1": None},
+    ),
+    "pairwise_mnist": (["experiment=pairwise_mnist"], {"knn/top1": 0.990, "linear_probe/top1": None}),
+    "supervised_mnist": (["experiment=supervised_mnist"], {"knn/top1": None, "linear_probe/top1": None}),
+    "protonet_digits": (["experiment=protonet_digits"], {"few_shot/5w1s/top1": None}),
+    "protonet_omniglot": (
+        ["experiment=protonet_omniglot"],
+        OMNIGLOT | {"few_shot/5w1s/top1": 0.980, "few_shot/20w1s/top1": 0.950},
+    ),
+    "protonet_omniglot_vinyals": (["experiment=protonet_omniglot", "dataset.class_split=vinyals"], OMNIGLOT),
+    "maml_omniglot": (
+        ["experiment=maml_omniglot"],
+        {"few_shot/5w1s1q/top1": 0.970, "few_shot/5w1s/top1": None},
+    ),
 }
 
 
@@ -45,10 +57,10 @@ def reproduce(name: str, again: bool) -> None:
     folder = Path("outputs") / "reproduce" / name
     if again:
         shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "ssl_runner.train", f"experiment={name}", *overrides]
+    command = [sys.executable, "-m", "ssl_runner.train", *overrides]
     subprocess.run([*command, f"hydra.run.dir={folder}", "resume=auto"], check=True)
     result = json.loads((folder / "result.json").read_text())
-    result["command"] = " ".join(["ssl-train", f"experiment={name}", *overrides])
+    result["command"] = " ".join(["ssl-train", *overrides])
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
 

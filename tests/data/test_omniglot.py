@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from ssl_runner import randomness
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.omniglot import VALIDATION_ALPHABETS, omniglot, vinyals_classes, with_rotations
 from ssl_runner.data.roots import DataError
+from ssl_runner.data.tasks import TaskSampler
 
 KEYS = {
     "split": "classes",
@@ -183,3 +185,16 @@ def test_missing_offline_names_both_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "Omniglot", offline)
     with pytest.raises(DataError, match=r"omniglot is missing.*images_background and .*images_evaluation.*offline"):
         load(tmp_path)
+
+
+def test_thousands_of_tasks_never_show_a_character_of_another_part(vinyals):
+    seen = {}
+    for part in (vinyals.train, vinyals.validation, vinyals.test):
+        sampler = TaskSampler(part, n_way=20, k_shot=1, n_query=5)
+        tasks = sampler(randomness.uniforms(0, part.name, 0, 2000, sampler.columns))
+        classes = part.labels[torch.cat([tasks.support, tasks.query], dim=1)].unique()
+        # a rotation of a character is that character
+        seen[part.name] = {part.class_names[label].rpartition("/")[0] for label in classes.tolist()}
+    train, validation, test = seen.values()
+    assert (len(train), len(validation), len(test)) == (1028, 172, 423)
+    assert not (train & validation or train & test or validation & test)

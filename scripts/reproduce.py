@@ -29,15 +29,18 @@ ROWS: dict[str, tuple[list[str], dict[str, float | None]]] = {
         {"knn/top1": None, "linear_probe/top1": None, "few_shot/5w1s/top1": None},
     ),
     "simclr_mnist": (
-        ["experiment=simclr_mnist"],
+        ["experiment=simclr_mnist", "baselines=[]"],
         {"linear_probe/top1": 0.990, "knn/top1": 0.982, "few_shot/5w1s/top1": None},
     ),
     "simclr_fashion_mnist": (
-        ["experiment=simclr_fashion_mnist"],
+        ["experiment=simclr_fashion_mnist", "baselines=[]"],
         {"linear_probe/top1": 0.890, "knn/top1": 0.865, "few_shot/5w1s/top1": None},
     ),
-    "pairwise_mnist": (["experiment=pairwise_mnist"], {"knn/top1": 0.990, "linear_probe/top1": None}),
-    "supervised_mnist": (["experiment=supervised_mnist"], {"knn/top1": None, "linear_probe/top1": None}),
+    "pairwise_mnist": (["experiment=pairwise_mnist", "baselines=[]"], {"knn/top1": 0.990, "linear_probe/top1": None}),
+    "supervised_mnist": (
+        ["experiment=supervised_mnist", "baselines=[]"],
+        {"knn/top1": None, "linear_probe/top1": None},
+    ),
     "protonet_digits": (["experiment=protonet_digits"], {"few_shot/5w1s/top1": None}),
     "protonet_omniglot": (
         ["experiment=protonet_omniglot"],

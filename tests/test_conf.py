@@ -46,7 +46,7 @@ def test_the_default_is_simclr_on_digits():
     assert settled() == settled("experiment=simclr_digits")
 
 
-@pytest.mark.parametrize("path", CONF.rglob("*.yaml"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_no_interpolation_reaches_into_hydra_and_no_path_is_of_a_machine(path: Path):
     text = path.read_text()
     assert "${hydra:" not in text

@@ -1,5 +1,6 @@
 """What a run needs to go on exactly: written whole or not at all, read without running code."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ def write_atomically(path: Path, write) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except RuntimeError as error:  # how torch's zip writer tells of a full disk
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

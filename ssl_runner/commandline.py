@@ -4,6 +4,8 @@ Torch is imported only by what the config names: help, completion and misspelled
 """
 
 import argparse
+import contextlib
+import errno
 import os
 import secrets
 import sys
@@ -11,7 +13,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ Run = Callable[[Config, Path], Any]
 
 FAILURE = "failure.txt"
 MOST_JOBS_CHECKED = 256
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class JobFailed(RuntimeError):
@@ -172,7 +175,7 @@ def _hand_over(run: Run, composer: "Composer", arguments: list[str]) -> int:
     return max(failures, default=0)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _hydra_arguments(arguments: list[str]) -> Iterator[None]:
     """Hydra reads sys.argv; with this variable it leaves errors to the caller instead of printing and exiting."""
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -203,12 +206,18 @@ def _run_in(folder: Path, run: Run, config: Config) -> None:
     try:
         run(config, folder)
     except Exception:
-        (folder / FAILURE).write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):  # a full disk must not hide what happened
+            (folder / FAILURE).write_text(traceback.format_exc())
         raise
 
 
 def _tell(error: Exception) -> int:
     """Print an error: one message if it is meant for the user, else with its traceback. Gives the exit code."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where = error.filename or "to the run folder"
+        remedy = "make room, or choose another hydra.run.dir, then go on with resume=RUN"
+        print(f"cannot write {where}: {error.strerror}. What was saved before is whole; {remedy}.", file=sys.stderr)
+        return 1
     if not _is_ours(error):
         traceback.print_exception(error)
         return 1

@@ -1,5 +1,6 @@
 """What one types is checked before anything is made, and answered clearly."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -486,3 +487,12 @@ def test_the_real_program_answers_from_any_folder_without_torch():
     assert max(map(len, help_page)) <= 120
     text = "\n".join(help_page)
     assert all(path.stem in text for path in (root / "conf").glob("*/*.yaml"))
+
+
+def test_a_full_disk_is_told_in_one_line_that_says_how_to_go_on(monkeypatch, capsys):
+    typed = Typed(monkeypatch, "", fail(OSError(errno.ENOSPC, "No space left on device", "run/last.pt")))
+    assert typed.code == 1
+    err = capsys.readouterr().err
+    assert err.startswith("cannot write run/last.pt: No space left on device.")
+    assert "resume=RUN" in err
+    assert err.count("\n") == 1

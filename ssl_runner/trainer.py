@@ -14,6 +14,7 @@ from ssl_runner import checkpoint, randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
+from ssl_runner.device import choose_device
 from ssl_runner.interruption import stop_signals
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.tracking import Meter, Tracker
@@ -244,19 +245,3 @@ class Trainer:
         state = algorithm.state_dict()
         checkpoint.write_atomically(checkpoints / checkpoint.BEST, lambda path: torch.save(state, path))
         return {"value": metrics[self.select], "step": step}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: It is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
-        usable = ", ".join(kind for kind, present in there.items() if present)
-        raise ValueError(f"device={name!r}, but usable here is: {usable}; set trainer.device=auto")
-    return torch.device(name)

@@ -43,7 +43,9 @@ def git() -> dict[str, Any] | None:
     try:
         if _git(folder, "ls-files", "--error-unmatch", __file__) is None:
             return None  # a checkout of something else, with a virtual environment in it
-        return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": bool(_git(folder, "status", "--porcelain"))}
+        # what can change a result: the package and its configs
+        changes = _git(folder, "status", "--porcelain", "--", ".", "../conf")
+        return {"commit": _git(folder, "rev-parse", "HEAD"), "dirty": bool(changes)}
     except OSError:
         return None
 

@@ -75,7 +75,7 @@ def main(run: Run) -> int:
     except KeyboardInterrupt as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as error:  # sorted by _tell: what is no user's mistake keeps its traceback
         return _tell(error)
 
 
@@ -164,7 +164,7 @@ def _hand_over(run: Run, composer: "Composer", arguments: list[str]) -> int:
         try:
             config, _ = settled(composer, [*mine.overrides.hydra, *mine.overrides.task])
             _run_in(folder, run, config)
-        except Exception as error:
+        except Exception as error:  # told, and left in the job's folder; the sweep's other jobs go on
             failures.append(_tell(error))
             if mine.mode == RunMode.MULTIRUN:  # for the launcher, which may run this in another process
                 raise JobFailed(f"{folder} failed, see {FAILURE} in it") from None
@@ -205,7 +205,7 @@ def _run_in(folder: Path, run: Run, config: Config) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         run(config, folder)
-    except Exception:
+    except Exception:  # written down whatever it is, and raised again
         with contextlib.suppress(OSError):  # a full disk must not hide what happened
             (folder / FAILURE).write_text(traceback.format_exc())
         raise

@@ -33,6 +33,7 @@ class Views:
         """At most n batches of B / n images each; all views of an image stay together."""
         labels = [None] * n if self.labels is None else self.labels.chunk(n)
         crops = zip(*(crop.chunk(n, dim=1) for crop in self.crops), strict=True)
+        # torch's chunk may give fewer pieces than n, and then there are Nones to spare
         parts = zip(crops, labels, self.indices.chunk(n), strict=False)
         return [replace(self, crops=crop, labels=label, indices=index) for crop, label, index in parts]
 

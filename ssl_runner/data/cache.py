@@ -17,6 +17,7 @@ from torch import Tensor
 from ssl_runner.data.decoding import Decoding, decode_all
 from ssl_runner.data.files import ImageFile
 from ssl_runner.data.lock import locked
+from ssl_runner.data.roots import require_at_hand
 
 FORMAT = 1  # goes up when what is stored changes
 
@@ -49,6 +50,7 @@ def load_images(name: str, folder: Path, files: Sequence[ImageFile], decoding: D
         entry = cache_folder() / f"{name}-{owner}-{_short_hash(files)}"
         stored = _read(entry)
         if stored is None:
+            require_at_hand(name)
             with locked(cache_folder() / f"{name}-{owner}.lock"):
                 stored = _read(entry) or _write(entry, f"{name}-{owner}", folder, files, decoding)
         return stored
@@ -58,6 +60,7 @@ def load_images(name: str, folder: Path, files: Sequence[ImageFile], decoding: D
             RuntimeWarning,
             stacklevel=2,
         )
+    require_at_hand(name)
     images = np.concatenate(list(decode_all([folder.joinpath(*file.path) for file in files], decoding)))
     return torch.from_numpy(images), hashlib.sha256(images.data).hexdigest()
 

@@ -10,8 +10,8 @@ from ssl_runner.data.cache import load_images
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.decoding import Decoding
 from ssl_runner.data.files import scan
-from ssl_runner.data.roots import DataError, absolute, download
-from ssl_runner.data.source import Source, convert, resize, train_and_test
+from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
+from ssl_runner.data.source import Source, blank, convert, resize, train_and_test
 from ssl_runner.data.splitting import split_source
 
 PICKLES, JPEGS = "cifar-10-batches-py", "cifar10-jpg"
@@ -45,24 +45,33 @@ def cifar10(
         DataError: It is missing and cannot be downloaded, or damaged.
     """
     pickles, jpegs = absolute(root) / PICKLES, absolute(root) / JPEGS
-    if not pickles.exists() and jpegs.exists():
-        source = _from_jpegs(jpegs, size, channels)
-    else:
-        source = _from_pickles(absolute(root), size, channels)
+    try:
+        if not pickles.exists() and jpegs.exists():
+            source = _from_jpegs(jpegs, size, channels)
+        else:
+            source = _from_pickles(absolute(root), size, channels)
+    except NotAtHand:
+        source = blank("cifar10", {"train": 50_000, "test": 10_000}, (3, 32, 32), CLASSES, size, channels)
     return split_source(source, split, validation, class_counts, split_seed)
 
 
 def _from_pickles(root: Path, size: int | None, channels: int | None) -> Source:
+    if not (root / PICKLES).exists():
+        download("cifar10", root, [root / PICKLES, root / JPEGS], _fetch)
     from torchvision import datasets  # takes seconds to import; it checks the sums of the pickles before it opens them
 
-    if not (root / PICKLES).exists():
-        download("cifar10", root, [root / PICKLES, root / JPEGS], lambda root: datasets.CIFAR10(root, download=True))
     try:
         parts = [datasets.CIFAR10(str(root), train=train) for train in (True, False)]
     except RuntimeError as error:
         raise DataError(f"{root / PICKLES} is damaged ({error}); delete it to fetch it anew.") from None
     images = [part.data.transpose(0, 3, 1, 2) for part in parts]
     return train_and_test("cifar10", images, [np.array(part.targets) for part in parts], CLASSES, size, channels)
+
+
+def _fetch(root: str) -> None:
+    from torchvision import datasets
+
+    datasets.CIFAR10(root, download=True)
 
 
 def _from_jpegs(folder: Path, size: int | None, channels: int | None) -> Source:

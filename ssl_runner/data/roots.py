@@ -4,6 +4,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from ssl_runner.data.lock import locked
@@ -11,6 +12,40 @@ from ssl_runner.data.lock import locked
 
 class DataError(ValueError):
     """Data that is missing, damaged or does not fit what was asked."""
+
+
+class NotAtHand(DataError):
+    """Data that would have to be downloaded or decoded first, where `at_hand_only` forbids it."""
+
+
+_absent: ContextVar[list[str] | None] = ContextVar("absent", default=None)
+
+
+@contextmanager
+def at_hand_only() -> Iterator[list[str]]:
+    """Inside, nothing is downloaded or decoded, so a mistake is told without waiting.
+
+    A dataset whose sizes are public is stood in for by blank images of these sizes (`source.blank`); another one raises
+    `NotAtHand`. Yields the names of both kinds.
+    """
+    absent: list[str] = []
+    token = _absent.set(absent)
+    try:
+        yield absent
+    finally:
+        _absent.reset(token)
+
+
+def require_at_hand(name: str) -> None:
+    """Called before what takes long.
+
+    Raises:
+        NotAtHand: Within `at_hand_only`.
+    """
+    absent = _absent.get()
+    if absent is not None:
+        absent.append(name)
+        raise NotAtHand(f"{name} is not at hand: it is to be downloaded or decoded first")
 
 
 REMEDY = "Set SSL_RUNNER_DATA (or dataset.root=FOLDER) to the folder that holds it, or run once where there is network."
@@ -24,6 +59,8 @@ def absolute(path: str | Path) -> Path:
 def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str], object]) -> None:
     """Brings what is missing under ``root``, whole or not at all; processes that start at once take turns.
 
+    A failure leaves nothing behind, not even the root if it was made for this.
+
     Args:
         name: Of the dataset, for the message.
         wanted: Files or folders below ``root``; those that exist by the time it is our turn are left alone.
@@ -32,9 +69,10 @@ def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str
     Raises:
         DataError: It cannot be fetched: says what is missing, where it was looked for and the remedy.
     """
+    require_at_hand(name)
     unfinished = root / ".ssl_runner.unfinished"
     try:
-        with locked(root / ".ssl_runner.lock"), _patience(seconds=20):
+        with locked(root / ".ssl_runner.lock", keep=False), _patience(seconds=20):
             if all(path.exists() for path in wanted):
                 return
             shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process

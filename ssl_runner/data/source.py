@@ -1,7 +1,8 @@
 """All images of a dataset before they are split, and the ways to make one."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +67,61 @@ def train_and_test(
     )
 
 
+def blank(
+    name: str,
+    counts: Mapping[str, int],
+    shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    size: int | None,
+    channels: int | None,
+) -> Source:
+    """A source of black images of public sizes, in no memory: what a config is checked against before a download.
+
+    Classes are as good as even: what hangs on the last image of a class is seen when the images are there.
+
+    Args:
+        counts: Images of each part.
+        shape: (C, H, W) as published.
+
+    Raises:
+        DataError: As `convert` and `resize`.
+    """
+    n = sum(counts.values())
+    check_channels(channels)
+    check_size(size, n, channels or shape[0])
+    side = size or shape[1]
+    starts = np.cumsum([0, *counts.values()]).tolist()
+    return Source(
+        name=name,
+        images=torch.zeros(1, dtype=torch.uint8).expand(n, channels or shape[0], side, side),
+        labels=torch.arange(n) % len(class_names),
+        class_names=tuple(class_names),
+        class_groups=None,
+        content="blank",
+        official={part: torch.arange(start, start + counts[part]) for part, start in zip(counts, starts, strict=False)},
+    )
+
+
+def check_channels(channels: int | None) -> None:
+    """Raises DataError for other channels than grey, RGB or as they are."""
+    if channels not in (None, 1, 3):
+        raise DataError(f"dataset.channels={channels!r}: expected 1 (grey), 3 (RGB) or null (as they are).")
+
+
+def check_size(size: int | None, n: int, channels: int) -> None:
+    """Raises DataError for a size that n images cannot be resized to."""
+    if size is None:
+        return
+    if size < 1:
+        raise DataError(f"dataset.size={size!r}: expected a number of pixels, or null for the images' own.")
+    needed, there = n * channels * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise DataError(
+            f"dataset.size={size}: {n:,} images of that size take {needed / 2**30:,.0f} GiB, but this machine has "
+            f"{there / 2**30:,.0f} GiB of memory; lower it."
+        )
+
+
 def content_hash(images: np.ndarray, *made_by: object) -> str:
     """Hash of pixels and of what was done to them since."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
@@ -79,8 +135,7 @@ def convert(images: Tensor, channels: int | None) -> Tensor:
     Raises:
         DataError: Another number of channels is asked for.
     """
-    if channels not in (None, 1, 3):
-        raise DataError(f"dataset.channels={channels!r}: expected 1 (grey), 3 (RGB) or null (as they are).")
+    check_channels(channels)
     if channels is None or channels == images.shape[1]:
         return images
     if channels == 3:
@@ -96,12 +151,11 @@ def resize(images: Tensor, size: int | None) -> Tensor:
     Bicubic, with antialiasing.
 
     Raises:
-        DataError: ``size`` is below 1.
+        DataError: ``size`` is below 1, or so large that no memory holds the images.
     """
     if size is None:
         return images
-    if size < 1:
-        raise DataError(f"dataset.size={size!r}: expected a number of pixels, or null for the images' own.")
+    check_size(size, len(images), images.shape[1])
     height, width = images.shape[-2:]
     if height == width == size:
         return images

@@ -38,8 +38,8 @@ def split_source(
     Raises:
         DataError: The source cannot be split so.
     """
-    if split_seed < 0:
-        raise DataError(f"dataset.split_seed={split_seed}: expected 0 or more.")
+    if not 0 <= split_seed < 2**63:
+        raise DataError(f"dataset.split_seed={split_seed}: expected a number in [0, 2**63).")
     if split == "images":
         return split_by_images(source, validation, test, split_seed)
     if split == "classes":
@@ -137,6 +137,12 @@ def _splits(
     return Splits(parts["train"], validation, parts["test"], by)
 
 
+def _gathered(images: Tensor, indices: Tensor) -> Tensor:
+    if images.stride(0) == 0:  # blank ones, in no memory: all alike
+        return images[: len(indices)]
+    return images[indices]
+
+
 def _part(source: Source, part: str, indices: Tensor, classes: Sequence[int] | None) -> Dataset:
     """The images at indices; with classes given, only those, counted from 0."""
     labels = None if source.labels is None else source.labels[indices]
@@ -149,7 +155,7 @@ def _part(source: Source, part: str, indices: Tensor, classes: Sequence[int] | N
         groups = None if groups is None else tuple(groups[label] for label in classes)
     consecutive = len(indices) > 0 and int(indices[-1] - indices[0]) + 1 == len(indices)
     # a slice stays memory-mapped; anything else is copied into memory
-    images = source.images[int(indices[0]) : int(indices[-1]) + 1] if consecutive else source.images[indices]
+    images = source.images[int(indices[0]) : int(indices[-1]) + 1] if consecutive else _gathered(source.images, indices)
     digest = hashlib.sha256(repr((source.content, names, groups)).encode())
     digest.update(indices.numpy().tobytes() + (b"" if labels is None else labels.numpy().tobytes()))
     return Dataset(f"{source.name}/{part}", images, labels, names, groups, digest.hexdigest()[:16])

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ssl_runner.data.dataset import Splits
-from ssl_runner.data.roots import DataError, absolute, download
-from ssl_runner.data.source import Source, train_and_test
+from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
+from ssl_runner.data.source import Source, blank, train_and_test
 from ssl_runner.data.splitting import split_source
 
 
@@ -21,31 +21,44 @@ class Opening:
         test: Arguments for the test part.
         layout: Axes of ``.data`` that make (N, C, H, W), or (N, H, W).
         places: What lies under the root.
-        n_digits: Classes that are digits, where torchvision has no names.
+        counts: Images of the train and the test part.
+        shape: (C, H, W) of an image.
+        n_classes: In each part.
+        digits: Whether the classes are digits, for which torchvision has no names.
     """
 
     train: dict[str, Any]
     test: dict[str, Any]
     layout: tuple[int, ...]
     places: tuple[str, ...]
-    n_digits: int = 0
+    counts: tuple[int, int]
+    shape: tuple[int, int, int]
+    n_classes: int = 10
+    digits: bool = False
 
 
 FLAG: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
 PART: tuple[dict[str, Any], dict[str, Any]] = ({"split": "train"}, {"split": "test"})
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 OPENINGS = {
-    "CIFAR10": Opening(*FLAG, (0, 3, 1, 2), ("cifar-10-batches-py",)),
-    "CIFAR100": Opening(*FLAG, (0, 3, 1, 2), ("cifar-100-python",)),
+    "CIFAR10": Opening(*FLAG, (0, 3, 1, 2), ("cifar-10-batches-py",), (50_000, 10_000), COLOUR),
+    "CIFAR100": Opening(*FLAG, (0, 3, 1, 2), ("cifar-100-python",), (50_000, 10_000), COLOUR, n_classes=100),
     # its pictures lie on their sides; balanced: 47 classes of digits and letters
     "EMNIST": Opening(
-        {"split": "balanced", "train": True}, {"split": "balanced", "train": False}, (0, 2, 1), ("EMNIST/raw",)
+        {"split": "balanced", "train": True},
+        {"split": "balanced", "train": False},
+        (0, 2, 1),
+        ("EMNIST/raw",),
+        (112_800, 18_800),
+        GREY,
+        n_classes=47,
     ),
-    "FashionMNIST": Opening(*FLAG, (0, 1, 2), ("FashionMNIST/raw",)),
-    "KMNIST": Opening(*FLAG, (0, 1, 2), ("KMNIST/raw",)),
-    "MNIST": Opening(*FLAG, (0, 1, 2), ("MNIST/raw",)),
-    "STL10": Opening(*PART, (0, 1, 2, 3), ("stl10_binary",)),
-    "SVHN": Opening(*PART, (0, 1, 2, 3), ("train_32x32.mat", "test_32x32.mat"), n_digits=10),
-    "USPS": Opening(*FLAG, (0, 1, 2), ("usps.bz2", "usps.t.bz2"), n_digits=10),
+    "FashionMNIST": Opening(*FLAG, (0, 1, 2), ("FashionMNIST/raw",), (60_000, 10_000), GREY),
+    "KMNIST": Opening(*FLAG, (0, 1, 2), ("KMNIST/raw",), (60_000, 10_000), GREY),
+    "MNIST": Opening(*FLAG, (0, 1, 2), ("MNIST/raw",), (60_000, 10_000), GREY),
+    "STL10": Opening(*PART, (0, 1, 2, 3), ("stl10_binary",), (5_000, 8_000), (3, 96, 96)),
+    "SVHN": Opening(*PART, (0, 1, 2, 3), ("train_32x32.mat", "test_32x32.mat"), (73_257, 26_032), COLOUR, digits=True),
+    "USPS": Opening(*FLAG, (0, 1, 2), ("usps.bz2", "usps.t.bz2"), (7_291, 2_007), (1, 16, 16), digits=True),
 }
 
 
@@ -76,29 +89,40 @@ def torchvision_set(
     """
     if name not in OPENINGS:
         raise DataError(f"dataset.name={name!r}: expected one of {', '.join(OPENINGS)}; else use dataset=image_folder.")
-    return split_source(_source(name, absolute(root), size, channels), split, validation, class_counts, split_seed)
+    try:
+        source = _source(name, absolute(root), size, channels)
+    except NotAtHand:
+        opening = OPENINGS[name]
+        counts = {"train": opening.counts[0], "test": opening.counts[1]}
+        class_names = [str(number) for number in range(opening.n_classes)]
+        source = blank(name.lower(), counts, opening.shape, class_names, size, channels)
+    return split_source(source, split, validation, class_counts, split_seed)
 
 
 def _source(name: str, root: Path, size: int | None, channels: int | None) -> Source:
-    from torchvision import datasets  # takes seconds to import
-
-    opening, kind = OPENINGS[name], getattr(datasets, name)
+    opening = OPENINGS[name]
     wanted = [root / place for place in opening.places]
     if not all(path.exists() for path in wanted):
 
         def fetch(root: str) -> None:
             Path(root).mkdir()  # USPS and SVHN expect it
             for part in (opening.train, opening.test):
-                kind(root, download=True, **part)
+                _kind(name)(root, download=True, **part)
 
         download(name, root, wanted, fetch)
     try:
-        parts = [kind(str(root), **part) for part in (opening.train, opening.test)]
+        parts = [_kind(name)(str(root), **part) for part in (opening.train, opening.test)]
     except Exception as error:  # RuntimeError, OSError or whatever the format's reader raises
         places = " or ".join(str(path) for path in wanted)
         raise DataError(f"{name} cannot be read: {error}; delete {places} to fetch it anew.") from None
     images = [np.asarray(part.data).transpose(opening.layout) for part in parts]
     # some call them targets, some labels
     labels = [np.asarray(part.targets if hasattr(part, "targets") else part.labels) for part in parts]
-    class_names = [str(digit) for digit in range(opening.n_digits)] or parts[0].classes
+    class_names = [str(digit) for digit in range(10)] if opening.digits else parts[0].classes
     return train_and_test(name.lower(), images, labels, class_names, size, channels)
+
+
+def _kind(name: str) -> Any:
+    from torchvision import datasets  # takes seconds to import
+
+    return getattr(datasets, name)

@@ -57,3 +57,10 @@ def test_a_second_load_is_the_same():
     first, second = load(), load()
     assert first.train.fingerprint == second.train.fingerprint
     assert torch.equal(first.train.images, second.train.images)
+
+
+def test_the_file_that_is_read_is_what_scikit_learn_loads(monkeypatch):
+    directly = load(size=None)
+    monkeypatch.setattr("ssl_runner.data.digits.find_spec", lambda name: None)
+    assert load(size=None).train.fingerprint == directly.train.fingerprint
+    assert load(size=None).test.fingerprint == directly.test.fingerprint

@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +23,37 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner import help_page
 from ssl_runner.config import ConfigError
-from ssl_runner.resuming import resumed_config, resumed_folder
+from ssl_runner.data.roots import NotAtHand, at_hand_only
+from ssl_runner.interruption import FolderInUse, how_to_go_on, interrupted_by_sigterm
+from ssl_runner.mistakes import Misspelled, every_problem
+from ssl_runner.resuming import named_folder, resumed_config
 from ssl_runner.schema import check
 
 if TYPE_CHECKING:
     from ssl_runner.composition import Composer
 
 Config = dict[str, Any]
-Run = Callable[[Config, Path], Any]
 
 FAILURE = "failure.txt"
 MOST_JOBS_CHECKED = 256
+SECONDS_OF_PREPARING = 5.0
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What there is to serve.
+
+    Attributes:
+        prepare: Makes of a checked config what ``run`` needs, or raises what is wrong with it; writes nothing.
+        run: Does the work, given config, the run folder, which exists, and what ``prepare`` made; gives the result.
+        rehearse: Shows what ``run`` would do.
+    """
+
+    prepare: Callable[[Config], Any]
+    run: Callable[[Config, Path, Any], Any]
+    rehearse: Callable[[Any], None]
 
 
 class JobFailed(RuntimeError):
@@ -50,11 +69,8 @@ def _unique() -> str:
 OmegaConf.register_new_resolver("unique", _unique, use_cache=True, replace=True)
 
 
-def main(run: Run) -> int:
+def main(program: Program) -> int:
     """Serve ``sys.argv``.
-
-    Args:
-        run: Does the work, given a checked config and the run folder, which exists.
 
     Returns:
         Exit code: 0, 1 for a failure, 2 for a mistake in what was asked, 130 when interrupted.
@@ -68,7 +84,7 @@ def main(run: Run) -> int:
         if "--version" in arguments:
             print(f"ssl-runner {_version()}")
             return 0
-        return _serve(run, arguments)
+        return _serve(program, arguments)
     except JobFailed as failure:
         print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)
         return 1
@@ -95,7 +111,7 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _serve(run: Run, arguments: list[str]) -> int:
+def _serve(program: Program, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")
@@ -105,17 +121,30 @@ def _serve(run: Run, arguments: list[str]) -> int:
     from ssl_runner.composition import Composer
 
     extra = None if asked.config_dir is None else asked.config_dir.absolute()
+    if extra is not None and not extra.is_dir():
+        raise ConfigError([f"--config-dir: {extra} is no folder; give one with experiment/NAME.yaml or the like in it"])
     composer = Composer(conf_folder(), extra, asked.config_name.removesuffix(".yaml"))
+    prepared = None
     if not others:
-        resumed = resumed_folder(asked.overrides)
-        if resumed is not None:
-            return _resume(run, resumed, asked.overrides, asked.multirun)
-        _check_all(composer, asked.overrides, asked.multirun)
+        runs = {word: named_folder(asked.overrides, word) for word in ("resume", "reproduce")}
+        if runs["reproduce"] and any(override.startswith("resume=") for override in asked.overrides):
+            raise ConfigError(["resume= goes on with a run and reproduce= runs it again; give one of them"])
+        for word, serve in {"resume": _resume, "reproduce": _reproduce}.items():
+            if (folder := runs[word]) is not None:
+                return serve(program, folder, asked.overrides, asked.multirun)
+        configs, sweeping = _check_all(program, composer, asked.overrides, asked.multirun)
+        prepared = _prepare_all(program, configs)
+        if sweeping:  # its jobs may run elsewhere, and prepare themselves
+            prepared = None
+        if configs[0].get("dry_run"):
+            return 0
     elif any(argument.startswith(("--config-path", "-cp")) for argument in others):
         raise ConfigError(["--config-path: the conf folder is the program's own; --config-dir adds one of yours"])
     # Hydra's own parser does not read flags between overrides
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    return _hand_over(run, composer, [*flags, *(argument for argument in arguments if argument not in flags)])
+    return _hand_over(
+        program, composer, [*flags, *(argument for argument in arguments if argument not in flags)], prepared
+    )
 
 
 def settled(composer: "Composer", overrides: list[str]) -> tuple[Config, list[str]]:
@@ -134,8 +163,33 @@ def settled(composer: "Composer", overrides: list[str]) -> tuple[Config, list[st
     return check(config), messages
 
 
-def _check_all(composer: "Composer", overrides: list[str], multirun: bool) -> None:
-    """Compose and check every job before a folder is made, and say what was dropped."""
+def _check_all(
+    program: Program, composer: "Composer", overrides: list[str], multirun: bool
+) -> tuple[list[Config], bool]:
+    """The config of every job, checked before a folder is made, and whether it is a sweep; says what was dropped.
+
+    Raises:
+        ConfigError: With all problems of the line, what does not fit included.
+    """
+
+    def fit(overrides: list[str]) -> None:
+        with at_hand_only(), contextlib.suppress(NotAtHand):
+            _prepare_all(
+                program, [config | {"dry_run": False} for config in _settle_all(composer, overrides, multirun)[0]]
+            )
+
+    try:
+        configs, sweeping, dropped = _settle_all(composer, overrides, multirun)
+    except ConfigError as error:
+        every = every_problem(error, overrides, lambda rest: _settle_all(composer, rest, multirun), fit)
+        raise ConfigError(dict.fromkeys(every)) from error
+    for message in dropped:
+        print(message, file=sys.stderr)
+    return configs, sweeping
+
+
+def _settle_all(composer: "Composer", overrides: list[str], multirun: bool) -> tuple[list[Config], bool, list[str]]:
+    """Configs of all jobs, whether it is a sweep, and a line for every value that was dropped."""
     from ssl_runner.composition import jobs
     from ssl_runner.composition_errors import COMPOSITION_ERRORS, explain
 
@@ -144,12 +198,43 @@ def _check_all(composer: "Composer", overrides: list[str], multirun: bool) -> No
     except COMPOSITION_ERRORS as error:
         raise explain(composer, overrides, error) from error
     every = [overrides] if sweep is None else sweep if len(sweep) <= MOST_JOBS_CHECKED else sweep[:1]
-    dropped = [message for job in every for message in settled(composer, job)[1]]
-    for message in dict.fromkeys(dropped):
-        print(message, file=sys.stderr)
+    checked, problems = [], []
+    for job in every:
+        try:
+            checked.append(settled(composer, job))
+        except Misspelled:  # of which only this knows the rest of the line
+            raise
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    dropped = dict.fromkeys(message for _, messages in checked for message in messages)
+    return [config for config, _ in checked], sweep is not None, list(dropped)
 
 
-def _hand_over(run: Run, composer: "Composer", arguments: list[str]) -> int:
+def _prepare_all(program: Program, configs: list[Config]) -> Any:
+    """Find before a folder is made what does not fit; of a long sweep, what a few seconds can find.
+
+    Returns:
+        What the last one needs.
+    """
+    began, prepared, problems = time.perf_counter(), None, []
+    for number, config in enumerate(configs):
+        if number and time.perf_counter() - began > SECONDS_OF_PREPARING and not config.get("dry_run"):
+            break
+        try:
+            prepared = program.prepare(config)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if config.get("dry_run"):
+            program.rehearse(prepared)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return prepared
+
+
+def _hand_over(program: Program, composer: "Composer", arguments: list[str], prepared: Any) -> int:
     """Let Hydra make the folder, sweep, complete or show."""
     import hydra
 
@@ -163,7 +248,7 @@ def _hand_over(run: Run, composer: "Composer", arguments: list[str]) -> int:
         folder = Path(mine.runtime.output_dir)
         try:
             config, _ = settled(composer, [*mine.overrides.hydra, *mine.overrides.task])
-            _run_in(folder, run, config)
+            _run_in(folder, program, config, prepared)
         except Exception as error:  # told, and left in the job's folder; the sweep's other jobs go on
             failures.append(_tell(error))
             if mine.mode == RunMode.MULTIRUN:  # for the launcher, which may run this in another process
@@ -191,20 +276,46 @@ def _hydra_arguments(arguments: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
-def _resume(run: Run, folder: Path, overrides: list[str], multirun: bool) -> int:
+def _resume(program: Program, folder: Path, overrides: list[str], multirun: bool) -> int:
     """Run on in the folder of a run, with its config."""
-    if multirun:
-        raise ConfigError([f"resume={folder}: it goes on with one run; leave -m out"])
-    config = resumed_config(folder, [override for override in overrides if not override.startswith("resume=")])
-    _run_in(folder, run, config)
+    config = resumed_config(folder, overrides, "resume", multirun)
+    prepared = program.prepare(config)
+    if config.get("dry_run"):
+        program.rehearse(prepared)
+    else:
+        _run_in(folder, program, config, prepared)
     return 0
 
 
-def _run_in(folder: Path, run: Run, config: Config) -> None:
+def _reproduce(program: Program, original: Path, overrides: list[str], multirun: bool) -> int:
+    """Run again in a new folder what a run did, and compare. Exit code 1 if it came out otherwise."""
+    from ssl_runner import reproducing
+
+    config = resumed_config(original, overrides, "reproduce", multirun)
+    before = reproducing.finished(original)
+    prepared = program.prepare(config)
+    if config.get("dry_run"):
+        program.rehearse(prepared)
+        return 0
+    folder = Path(os.environ.get("SSL_RUNNER_OUTPUTS", "outputs")) / config["name"] / _unique()
+    after = _run_in(folder, program, config, prepared)
+    text, same = reproducing.compare(original, before, after)
+    print(text)
+    return 0 if same else 1
+
+
+def _run_in(folder: Path, program: Program, config: Config, prepared: Any) -> Any:
     """Run, and leave the traceback of a failure in the folder, whatever process and launcher this is."""
     (folder / FAILURE).unlink(missing_ok=True)
     try:
-        run(config, folder)
+        with interrupted_by_sigterm():
+            return program.run(config, folder, prepared)
+    except KeyboardInterrupt as interruption:
+        if str(interruption) or not (folder / "checkpoints").is_dir():
+            raise
+        raise KeyboardInterrupt(f"interrupted; {how_to_go_on(folder)}") from None
+    except FolderInUse:  # the folder is another's
+        raise
     except Exception:  # written down whatever it is, and raised again
         with contextlib.suppress(OSError):  # a full disk must not hide what happened
             (folder / FAILURE).write_text(traceback.format_exc())
@@ -214,9 +325,10 @@ def _run_in(folder: Path, run: Run, config: Config) -> None:
 def _tell(error: Exception) -> int:
     """Print an error: one message if it is meant for the user, else with its traceback. Gives the exit code."""
     if isinstance(error, OSError) and error.errno in _DISK:
-        where = error.filename or "to the run folder"
-        remedy = "make room, or choose another hydra.run.dir, then go on with resume=RUN"
-        print(f"cannot write {where}: {error.strerror}. What was saved before is whole; {remedy}.", file=sys.stderr)
+        where, remedy = error.filename or "to the run folder", "Choose another hydra.run.dir"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "What was saved before is whole: make room, then go on with resume=RUN"
+        print(f"cannot write {where}: {error.strerror}. {remedy}.", file=sys.stderr)
         return 1
     if not _is_ours(error):
         traceback.print_exception(error)

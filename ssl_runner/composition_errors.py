@@ -11,14 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.composition import Composer, parse, settle
-from ssl_runner.config import ConfigError, flatten
+from ssl_runner.config import flatten
+from ssl_runner.mistakes import Misspelled
 from ssl_runner.spelling import did_you_mean, nearest
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
-def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> ConfigError:
-    """Everything that is wrong with these overrides, of which Hydra tells the first.
+def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> Misspelled:
+    """Every word of these overrides that no config can be composed with, of which Hydra tells the first.
 
     Overrides at fault are taken away one by one until the rest composes; that rest then says what there is.
     """
@@ -35,7 +36,8 @@ def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> C
         except COMPOSITION_ERRORS as another:
             error = another
     keys, groups = _what_there_is(composer, rest)
-    return ConfigError(dict.fromkeys(_sentence(composer, error, culprit, keys, groups) for error, culprit in found))
+    sentences = [_sentence(composer, error, culprit, keys, groups) for error, culprit in found]
+    return Misspelled(list(dict.fromkeys(sentences)), rest)
 
 
 def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> str | None:
@@ -47,7 +49,7 @@ def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> 
         group, _, option = error.missing_cfg_file.rpartition("/")
         fits = [entry for entry in parsed if entry.key_or_group == group and option in _options(entry)]
     elif str(error).startswith("Config group override"):
-        fits = [entry for entry in parsed if composer.options(entry.key_or_group) and _options(entry) == []]
+        fits = [entry for entry in parsed if composer.is_group(entry.key_or_group) and _options(entry) == []]
     else:
         quoted = re.findall(r"'(\S+?)'|override ([^\s']+)", str(error))
         names = {name for pair in quoted for name in pair if name}
@@ -77,6 +79,11 @@ def _what_there_is(composer: Composer, overrides: Sequence[str]) -> tuple[list[s
     return [], []
 
 
+def _hydras_keys(composer: Composer) -> list[str]:
+    leaves = list(flatten(OmegaConf.to_container(composer.compose([]).hydra), "hydra"))
+    return [*leaves, *{leaf.rpartition(".")[0] for leaf in leaves}]
+
+
 def _config(composer: Composer, overrides: Sequence[str]) -> DictConfig:
     try:
         return settle(composer, overrides)[0]
@@ -102,7 +109,10 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
     if text.startswith("Could not override"):
         return f"{key}: {_no_such_key(composer, key, value, keys, groups)}"
     if text.startswith("Config group override"):
-        return f"{culprit}: {key} is a group; choose of {', '.join(composer.options(key))}, or ~{key} for none"
+        options = ", ".join(composer.options(key))
+        return f"{culprit}: {key} is a group; choose {f'of {options}, or ~{key} for none' if options else 'within it'}"
+    if text.startswith("Could not delete"):
+        return f"{culprit}: there is nothing to take away{did_you_mean(key, [*keys, *groups])}"
     if text.startswith("Could not append"):
         return f"{culprit}: {key} is there already; leave the + out"
     cause = str(error.__cause__).splitlines()[0] if error.__cause__ is not None else ""
@@ -128,6 +138,7 @@ def _no_such_key(composer: Composer, key: str, value: str, keys: list[str], grou
     if close is not None:
         return f"there is no such group; did you mean '{close}={value}'?"
     node, _, name = key.rpartition(".")
+    keys = [*keys, *_hydras_keys(composer)] if key.startswith("hydra.") else keys
     if node in keys:
         inside = [other.removeprefix(f"{node}.") for other in keys if other.startswith(f"{node}.")]
         inside = sorted(other for other in inside if "." not in other and other[0] != "_")

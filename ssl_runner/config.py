@@ -18,12 +18,16 @@ from ssl_runner.targets import locate
 # what cannot change a result, and may therefore differ on resume; patterns of dotted keys
 OUTSIDE_THE_HASH = (
     "resume",
+    "reproduce",
+    "dry_run",
     "name",
     "dataset.root",
     "dataset.*.root",
     "eval.*.dataset.root",
     "trainer.log_every",
     "trainer.checkpoint_every",
+    "trainer.panel_every",
+    "trainer.stop_on_collapse",
     "trainer.progress",
     "trainer.keep_pages",
 )

@@ -21,6 +21,8 @@ _ROOT = {
     "name": "folder of the run's kind under outputs/",
     "seed": "of every draw",
     "baselines": "what the encoder is compared with: raw_pixels, untrained",
+    "dry_run": "whether to stop after saying what would be done, and one step of it",
+    "reproduce": "folder of a run to run again and compare with",
     "resume": "folder of a run to go on with; auto: whatever is in hydra.run.dir",
 }
 
@@ -38,7 +40,9 @@ Examples:
   ssl-train experiment=simclr_mnist optimizer=adam optimizer.lr=3e-4 trainer.max_epochs=2
   ssl-train experiment=maml_omniglot algorithm.second_order=false
   ssl-train -m loss.temperature=0.1,0.2 seed=0,1,2       six runs
+  ssl-train experiment=simclr_cifar10 dry_run=true       what it would do, and how long it would take
   ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
+  ssl-train reproduce=outputs/simclr_mnist/RUN           run it again and compare the figures
 
 Runs go to outputs/NAME/RUN (SSL_RUNNER_OUTPUTS=FOLDER: elsewhere). Data is looked for in data/ (SSL_RUNNER_DATA).
 SSL_RUNNER_TRUSTED=PACKAGE,... lets configs name classes of your own packages.

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, name: str = "seed") -> None:
     """Refuse what no counter-based generator takes.
+
+    Args:
+        name: For the message.
 
     Raises:
         ValueError: It is below 0 or has more than 63 bits.
     """
     if not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed}; give a number in [0, 2**63)")
+        raise ValueError(f"{name}={seed}; give a number in [0, 2**63)")
 
 
 def _philox(seed: int, stream: str, step: int) -> np.random.Generator:

@@ -1,9 +1,10 @@
-"""A command line with ``resume=RUN``: config and folder are the run's own."""
+"""A command line with ``resume=RUN`` or ``reproduce=RUN``: the config is the run's own."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_runner.config import ConfigError, config_difference, flatten
@@ -11,37 +12,57 @@ from ssl_runner.schema import check
 from ssl_runner.spelling import did_you_mean
 
 
-def resumed_folder(overrides: Sequence[str]) -> Path | None:
-    """The run that ``resume=RUN`` names, taken as it stands: paths need not please Hydra's grammar."""
+def named_folder(overrides: Sequence[str], word: str) -> Path | None:
+    """The run that ``resume=RUN`` or ``reproduce=RUN`` names, as it stands: paths need not please Hydra's grammar.
+
+    Raises:
+        ConfigError: It names none.
+    """
     for override in reversed(overrides):
         key, _, value = override.partition("=")
-        if key == "resume":
+        if key == word:
             value = value.strip("'\"")
-            return None if value in ("auto", "null", "None", "") else Path(value).expanduser()
+            if not value:
+                raise ConfigError([f"{word}= names no run; give outputs/NAME/RUN, or leave it out"])
+            # what is there already can be gone on with, but not run again
+            none = ("auto", "null", "None") if word == "resume" else ("null", "None")
+            return None if value in none else Path(value).expanduser()
     return None
 
 
-def resumed_config(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config of a run, with overrides of what cannot change its result.
+def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: bool) -> dict[str, Any]:
+    """The config of the run that ``word=folder`` names, with overrides of what cannot change its result.
 
     Raises:
         ConfigError: There is no run, or an override is not of that kind.
     """
-    path = folder / "config.yaml"
+    who, path = f"{word}={folder}", folder / "config.yaml"
+    if multirun:
+        raise ConfigError([f"{who}: it is about one run; leave -m out"])
+    overrides = [override for override in overrides if not override.startswith(f"{word}=")]
     if not path.is_file():
         lack = "has no config.yaml, so it is no run folder" if folder.is_dir() else "does not exist"
-        raise ConfigError([f"resume={folder}: {folder.absolute()} {lack}; give outputs/NAME/RUN"])
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig), path
+        raise ConfigError([f"{who}: {folder.absolute()} {lack}; give outputs/NAME/RUN"])
+    config = _read(path, who)
     before = check(config)
-    _override(config, overrides, f"resume={folder}")
+    _override(config, overrides, who)
     after = check(config)
     changes = config_difference(before, after)
     if changes:
         raise ConfigError(
-            [f"resume={folder}: {change}, but a resumed run keeps its own; start a new run" for change in changes]
+            [f"{who}: {change}, but that run keeps its own config; start a new run" for change in changes]
         )
-    return after | {"resume": str(folder)}
+    return after | {"resume": str(folder) if word == "resume" else None}
+
+
+def _read(path: Path, who: str) -> DictConfig:
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ConfigError([f"{who}: {path} cannot be read ({' '.join(str(error).split())})"]) from None
+    if not isinstance(config, DictConfig):
+        raise ConfigError([f"{who}: {path} is not the config of a run"])
+    return config
 
 
 def _override(config: Any, overrides: Sequence[str], who: str) -> None:
@@ -57,7 +78,7 @@ def _override(config: Any, overrides: Sequence[str], who: str) -> None:
     for override in parsed:
         key, line = override.key_or_group, override.input_line
         if "/" in key or OmegaConf.is_dict(OmegaConf.select(config, key)):
-            problems.append(f"{who}: {line} selects another option, but a resumed run keeps its own; start a new run")
+            problems.append(f"{who}: {line} selects another option, but that run keeps its own config; start a new run")
         elif key not in keys or override.is_add() or override.is_delete() or override.is_sweep_override():
             hint = did_you_mean(key, keys) if key not in keys else "; give one plain value"
             problems.append(f"{who}: {line} cannot be set on a run that is there{hint}")

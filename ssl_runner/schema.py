@@ -6,17 +6,17 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ssl_runner.config import check_config
-from ssl_runner.signatures import Node
+from ssl_runner.signatures import Factory, Node
 
 ROOT_KEYS: Mapping[str, Any] = {
     "algorithm": Node,
-    "model.encoder": Node,
-    "model.head": Node,
+    "model.encoder": Factory,
+    "model.head": Factory,
     "loss": Node | None,
     "dataset": Node,
     "augmentation": Node,
     "batching": Node,
-    "optimizer": Node,
+    "optimizer": Factory,
     "scheduler": Node,
     "eval.*": Node | None,
     "trainer": Node,
@@ -24,10 +24,18 @@ ROOT_KEYS: Mapping[str, Any] = {
     "name": str,
     "seed": int,
     "resume": str | None,
+    "reproduce": str | None,
+    "dry_run": bool,
 }
 
 # arguments that wiring supplies
-SUPPLIED: Mapping[str, Set[str]] = {"algorithm": {"network", "loss"}, "batching": {"augmentation"}}
+SUPPLIED: Mapping[str, Set[str]] = {
+    "algorithm": {"network", "loss"},
+    "batching": {"augmentation"},
+    "model.encoder": {"in_channels", "image_size"},
+    "model.head": {"in_features", "n_outputs"},
+    "optimizer": {"params"},
+}
 
 
 def check(config: DictConfig) -> dict[str, Any]:

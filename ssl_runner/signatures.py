@@ -1,6 +1,7 @@
 """Whether the keys of a config node are what a class or function takes: the constructors are the schema."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Set
 from enum import Enum
 from pathlib import PurePath
@@ -15,6 +16,10 @@ UNKNOWN: Any = object()  # stands for a value that could not be resolved; report
 
 class Node:
     """As a root key's annotation: a mapping with a ``_target_``."""
+
+
+class Factory:
+    """As a root key's annotation: such a mapping with ``_partial_: true``, for code supplies the rest."""
 
 
 def check_arguments(node: Mapping[str, Any], target: Callable[..., Any], path: str, supplied: Set[str]) -> list[str]:
@@ -74,9 +79,14 @@ def check_value(path: str, value: Any, annotation: Any, default: Any = inspect.P
         remedy = f"null is null in YAML: {path}=null" if null_fits else f"expected {expected(annotation)}"
         return [f"{path}: got the string {value!r}; {remedy}"]
     if accepts(annotation, value):
-        return []
+        endless = [number for number in (value if isinstance(value, list) else [value]) if _endless(number)]
+        return [f"{path}: got {number}, expected a finite number" for number in endless]
     got = "a node" if isinstance(value, dict) else f"{value!r} ({'null' if value is None else type(value).__name__})"
     return [f"{path}: got {got}, expected {expected(annotation)}{_remedy(value, annotation)}"]
+
+
+def _endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)  # no knob means anything at .inf or .nan
 
 
 def accepts(annotation: Any, value: Any) -> bool:
@@ -85,6 +95,8 @@ def accepts(annotation: Any, value: Any) -> bool:
         return True
     if annotation is Node:
         return isinstance(value, dict) and "_target_" in value
+    if annotation is Factory:
+        return isinstance(value, dict) and "_target_" in value and value.get("_partial_") is True
     if isinstance(value, dict) and "_target_" in value:
         return True  # becomes an object, of which only its constructor knows
     if annotation is None or annotation is NoneType:
@@ -120,6 +132,8 @@ def expected(annotation: Any) -> str:
     """An annotation in words."""
     if annotation is Node:
         return "a node with a _target_"
+    if annotation is Factory:
+        return "a node with a _target_ and _partial_: true"
     if annotation is None or annotation is NoneType:
         return "null"
     if get_origin(annotation) is Literal:

@@ -4,66 +4,103 @@ import copy
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssl_runner import commandline
+
+if TYPE_CHECKING:
+    from ssl_runner.wiring import Run
 
 
 def main() -> None:
     """The console command ``ssl-train``."""
-    sys.exit(commandline.main(run))
+    sys.exit(commandline.main(commandline.Program(prepare, run, rehearse)))
 
 
-def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def prepare(config: dict[str, Any]) -> "Run":
+    """The objects of a checked config, before anything is written; raises ConfigError or DataError."""
+    # torch takes seconds to import, and help, completion and typos need none of it
+    from ssl_runner import wiring
+
+    return wiring.prepare(config)
+
+
+def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dict[str, Any]:
     """Train and evaluate what a checked config describes.
 
     Args:
         config: Plain, resolved config.
         folder: The run folder.
+        wired: What `prepare` made of the config, if it was called before.
 
     Returns:
         What result.json holds.
     """
-    # torch takes seconds to import, and help, completion and typos need none of it
     from rich.console import Console
 
-    from ssl_runner import wiring
+    from ssl_runner import provenance, wiring
+    from ssl_runner.device import enough_memory
     from ssl_runner.evaluation.evaluator import evaluate
+    from ssl_runner.interruption import how_to_go_on
     from ssl_runner.models.saving import save_encoder
     from ssl_runner.report import console as report
+    from ssl_runner.report import exhibits
+    from ssl_runner.report.events import final_writer
+    from ssl_runner.report.hparams import log_final_metrics
+    from ssl_runner.report.preflight import announce
     from ssl_runner.report.result import Result
-    from ssl_runner.tracking import log_evaluation
+    from ssl_runner.tracking import Tracker
 
     began = time.perf_counter()
     console = Console()
-    run = wiring.wire(config)
-    resumed, warnings = wiring.resume(config, folder, run.identity)
-    for warning in warnings:
-        console.print(f"[yellow]warning[/yellow]: {warning}", soft_wrap=True)
-    wiring.write_config(config, folder)
-    report.announce(run, folder, 0 if resumed is None else resumed["step"], console)
+    run = prepare(config) if wired is None else wired
+    with wiring.alone_in(folder):
+        resumed, warnings = wiring.resume(config, folder, run.identity)
+        start = 0 if resumed is None else resumed["step"]
+        for warning in warnings:
+            console.print(f"[yellow]warning[/yellow]: {warning}", soft_wrap=True)
+        result = Result(folder, run)
+        if resumed is not None and result.is_finished():
+            console.print(f"{folder} is finished already: there is nothing to go on with", soft_wrap=True)
+            return result.content
+        wiring.write_config(config, folder)
+        provenance.write_diff(folder)
+        result.write()
+        announce(run, folder, start, console)
 
-    result = Result(folder, run)
-    if resumed is not None and result.is_finished():
-        console.print(f"{folder} is finished already: there is nothing to go on with", soft_wrap=True)
-        return result.content
-    for evaluator in run.evaluators.values():
-        evaluator.check(run.algorithm, run.splits, run.device)
-    untrained = copy.deepcopy(run.algorithm) if "untrained" in config["baselines"] else None
-    speed = run.trainer.fit(
-        run.algorithm, run.batching, run.optimizer, run.schedule, run.seed, folder, run.identity, run.validate, resumed
-    )
-    metadata = {"config_hash": run.identity.config_hash, "dataset": run.splits.train.name}
-    save_encoder(run.algorithm.eval_encoder(), config["model"]["encoder"], folder, metadata)
-    subjects = {"": run.algorithm, "untrained": untrained, "raw_pixels": wiring.raw_pixels(run)}
-    for name in ["", *config["baselines"]]:
-        with console.status(f"evaluating {name.replace('_', ' ') or 'the trained encoder'}"):
-            result.add(name, evaluate(run.evaluators, subjects[name], run.splits, run.device))
-    content = result.finish(**speed, seconds=time.perf_counter() - began)
-    log_evaluation(folder, content["steps"], result.metrics)
+        untrained = copy.deepcopy(run.algorithm) if "untrained" in config["baselines"] else None
+        with Tracker(folder, start) as tracker:
+            if resumed is None:
+                exhibits.before(tracker.writer, run, config)
+            speed = run.fit(folder, tracker, resumed)
+        metadata = {"config_hash": run.identity.config_hash, "dataset": run.splits.train.name}
+        save_encoder(run.algorithm.eval_encoder(), config["model"]["encoder"], folder, metadata)
+        subjects = {"": run.algorithm, "untrained": untrained, "raw_pixels": wiring.raw_pixels(run)}
+        too_much = f"evaluation takes more than there is; with more at hand, {how_to_go_on(folder)}"
+        for name in ["", *config["baselines"]]:
+            activity = f"evaluating {name.replace('_', ' ') or 'the trained encoder'}"
+            with console.status(activity), enough_memory(too_much):
+                result.add(name, evaluate(run.evaluators, subjects[name], run.splits, run.device))
+        with final_writer(folder) as writer:
+            log_final_metrics(writer, result.metrics, speed["steps"])
+            exhibits.after(writer, run, speed["steps"])
+        content = result.finish(**speed, seconds=time.perf_counter() - began)
     report.summarise(result, console)
     report.farewell(folder, console)
     return content
+
+
+def rehearse(wired: "Run") -> None:
+    """Say what a run would do, do one step of it and say how long all would take; nothing is written."""
+    from rich.console import Console
+
+    from ssl_runner.report.preflight import announce
+
+    console = Console()
+    announce(wired, None, 0, console)
+    seconds, metrics = wired.one_step()
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    console.print(f"[bold]{'one step':>12}[/bold]  {seconds:.2f} s, the first being slow: {figures}", highlight=False)
 
 
 if __name__ == "__main__":

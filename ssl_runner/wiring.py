@@ -1,30 +1,48 @@
 """From a checked config to the objects of a run, in reading order; what does not fit is refused, with the reason."""
 
-from collections.abc import Callable
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from ssl_runner import checkpoint, memory, randomness
+from ssl_runner import checkpoint, estimate, memory, randomness, roles
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.config import ConfigError, build, config_hash
-from ssl_runner.data.batches import Views
+from ssl_runner.clock import Clock
+from ssl_runner.config import build, config_difference, config_hash
+from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.lock import locked
+from ssl_runner.data.roots import NotAtHand, at_hand_only
 from ssl_runner.evaluation.evaluator import Evaluator, evaluate
+from ssl_runner.evaluation.panel import Panel
 from ssl_runner.evaluation.raw_pixels import RawPixels
+from ssl_runner.interruption import FolderInUse, how_to_go_on
 from ssl_runner.losses.loss import Loss
+from ssl_runner.misfits import (
+    REFUSED,
+    Attempts,
+    check_evaluators,
+    check_selection,
+    refuse_baselines,
+    refuse_head,
+    refuse_misfits,
+    refuse_unlabelled,
+)
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.optim.schedules import Schedule
-from ssl_runner.targets import locate
 from ssl_runner.trainer import Trainer
 
-Config = dict[str, Any]
+if TYPE_CHECKING:
+    from ssl_runner.tracking import Tracker
 
-BASELINES = ("raw_pixels", "untrained")
+Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,10 +58,36 @@ class Run:
     schedule: Schedule
     evaluators: dict[str, Evaluator]
     identity: checkpoint.Identity
+    step_bytes: int | None
 
     @property
     def device(self) -> torch.device:
         return self.trainer.device
+
+    def fit(self, folder: Path, tracker: "Tracker", resumed: dict[str, Any] | None) -> dict[str, Any]:
+        """Train to the last step; see `Trainer.fit`."""
+        return self.trainer.fit(
+            self.algorithm,
+            self.batching,
+            self.optimizer,
+            self.schedule,
+            self.seed,
+            folder,
+            self.identity,
+            self.validate,
+            self.watch,
+            tracker,
+            resumed,
+        )
+
+    def one_step(self) -> tuple[float, dict[str, float]]:
+        """Take the first step; gives its seconds and its metrics."""
+        clock = Clock(0, self.trainer.steps(self.batching), self.seed, self.device)
+        began = time.perf_counter()
+        self.algorithm.train()
+        metrics = self.trainer.step(self.algorithm, self.batching.batch(0), self.optimizer, clock, measure=True)
+        figures = {name: float(value) for name, value in metrics.items()}
+        return time.perf_counter() - began, figures
 
     @property
     def validate(self) -> Callable[[], dict[str, float]] | None:
@@ -53,60 +97,127 @@ class Run:
         splits = self.splits.for_selection()
         return lambda: evaluate(self.evaluators, self.algorithm, splits, self.device)
 
+    @property
+    def watch(self) -> Callable[[], dict[str, float]] | None:
+        """Figures of the panel, where the trainer asks for them."""
+        panel = self.panel
+        return None if panel is None else functools.partial(panel, self.algorithm)
 
-def wire(config: Config) -> Run:
-    """Build everything, cheapest first, so that a misfit is told before data is read.
+    @property
+    def panel(self) -> Panel | None:
+        """Figures to follow while training."""
+        if self.trainer.panel_every is None:
+            return None
+        return Panel.of(self.splits, self.batching, self.device)
+
+
+def prepare(config: Config) -> Run:
+    """Everything built, all mistakes told before anything is downloaded, decoded or written.
 
     Raises:
-        ConfigError: Parts do not fit each other.
+        ConfigError: With every problem at once.
         DataError: Data is missing or damaged.
     """
-    unknown = [name for name in config["baselines"] if name not in BASELINES]
-    if unknown:
-        raise ConfigError([f"baselines: {name!r} is not one of {', '.join(BASELINES)}" for name in unknown])
+    with at_hand_only() as absent, contextlib.suppress(NotAtHand):
+        run = wire(config)
+        if not absent:
+            return run
+    return wire(config)
+
+
+def wire(config: Config) -> Run:
+    """Build everything, in reading order; what needs a part that was refused is left out.
+
+    Raises:
+        ConfigError: With every problem at once.
+        NotAtHand: Data would have to be fetched first, which `at_hand_only` forbids.
+    """
+    attempt = Attempts()
     seed = config["seed"]
-    randomness.check_seed(seed)
-    trainer: Trainer = build(config["trainer"], "trainer")
-    prepare_process(trainer)
-    batching: Batching = build(
-        config["batching"], "batching", augmentation=build(config["augmentation"], "augmentation")
-    )
-    loss: Loss | None = build(config["loss"], "loss")
-    evaluators = {name: build(node, f"eval.{name}") for name, node in config["eval"].items() if node is not None}
-    method: Any = locate(config["algorithm"]["_target_"])  # a class of algorithms
-    refuse_misfits(method, loss, batching, trainer, config["optimizer"])
+    attempt(randomness.check_seed, seed)
+    attempt(roles.name, config["name"])
+    attempt(refuse_baselines, config["baselines"])
+    trainer = attempt(roles.part, config["trainer"], "trainer", Trainer)
+    attempt(prepare_process, trainer)
+    augmentation = attempt(roles.part, config["augmentation"], "augmentation", Augmentation)
+    batching = attempt(roles.part, config["batching"], "batching", Batching, augmentation=augmentation)
+    loss = attempt(roles.part, config["loss"], "loss", Loss)
+    schedule = attempt(roles.part, config["scheduler"], "scheduler", Schedule)
+    evaluators = {
+        name: attempt(roles.part, node, f"eval.{name}", Evaluator)
+        for name, node in config["eval"].items()
+        if node is not None
+    }
+    attempt(roles.rates, config["optimizer"])
+    method = attempt(roles.method, config["algorithm"])
+    takes = attempt(roles.loss_for, method, loss)
+    fits = attempt(refuse_misfits, method, loss, batching, trainer, config)
 
-    splits: Splits = build(config["dataset"], "dataset")
-    if loss is not None and "labels" in loss.needs and splits.train.labels is None:
-        raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
-    batching.bind(splits.train, seed, trainer.device)
-    trainer.steps(batching)  # epochs are refused here where there are none
-
-    torch.manual_seed(randomness.number(seed, "weights", 0))
-    network = make_network(config["model"], splits.train, batching.n_outputs)
-    head_outputs = getattr(network.head, "out_features", None)
-    if method.head_classifies and head_outputs != batching.n_outputs:
-        raise ConfigError([f"the head must have one output a class, {batching.n_outputs}; choose model/head=linear"])
+    splits = attempt(roles.part, config["dataset"], "dataset", Splits)
+    attempt(refuse_unlabelled, loss, splits)
+    device = torch.device("cpu") if trainer is REFUSED else trainer.device
+    batching = attempt(bind, batching, splits, seed, device)
+    attempt(lambda trainer, batching: trainer.steps(batching), trainer, batching)  # no epochs of episodes
+    encoder = attempt(begin_network, config["model"]["encoder"], splits, seed)
+    network = attempt(finish_network, encoder, config["model"]["head"], batching)
+    attempt(refuse_head, method, network, batching)
+    attempt(roles.views, augmentation, splits, network)
     parts = {"network": network} if loss is None else {"network": network, "loss": loss}
-    algorithm: Algorithm = build(config["algorithm"], "algorithm", **parts)
-    algorithm.to(trainer.device)
-    if trainer.channels_last:
-        algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    fits = REFUSED if takes is REFUSED else fits
+    algorithm = (
+        REFUSED if fits is REFUSED else attempt(roles.part, config["algorithm"], "algorithm", Algorithm, **parts)
+    )
+    attempt(place, algorithm, trainer)
+    attempt(check_evaluators, evaluators, None if algorithm is REFUSED else algorithm, splits, device)
+    attempt(check_selection, trainer, evaluators, algorithm, splits)
+    if not attempt.problems:  # torch takes seconds to make its first one
+        attempt(roles.optimizer, config["optimizer"])
+    step_bytes = None if attempt.problems else attempt(first_step_bytes, config, algorithm, batching, trainer)
+    attempt.settle()
+    if splits is REFUSED:
+        raise NotAtHand(f"{config['dataset']['_target_']} is not at hand")
+
     optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     identity = checkpoint.Identity.of_this_process(config_hash(config), splits.train.fingerprint)
-    return Run(
-        seed=seed,
-        trainer=trainer,
-        splits=splits,
-        batching=batching,
-        algorithm=algorithm,
-        optimizer=optimizer,
-        schedule=build(config["scheduler"], "scheduler"),
-        evaluators=evaluators,
-        identity=identity,
-    )
+    return Run(seed, trainer, splits, batching, algorithm, optimizer, schedule, evaluators, identity, step_bytes)
+
+
+def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, trainer: Trainer) -> int | None:
+    """Memory of a step (`estimate.step_memory`), and what a loss refuses at its first step is told here."""
+    make_optimizer = build(config["optimizer"], "optimizer")
+    return estimate.step_memory(algorithm, batching.batch(0), make_optimizer, trainer.accumulate)
+
+
+def bind(batching: Batching, splits: Splits, seed: int, device: torch.device) -> Batching:
+    """The batching, which from now on draws from the training split."""
+    batching.bind(splits.train, seed, device)
+    return batching
+
+
+def place(algorithm: Algorithm, trainer: Trainer) -> None:
+    """On the device, in its memory format."""
+    algorithm.to(trainer.device)
+    if trainer.channels_last:
+        algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds the run folder, made if missing.
+
+    Raises:
+        FolderInUse: Another process is at work in it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError:
+            raise FolderInUse(
+                f"{folder} is in use by another process; wait for it, or give another hydra.run.dir"
+            ) from None
+        yield
 
 
 def prepare_process(trainer: Trainer) -> None:
@@ -117,54 +228,18 @@ def prepare_process(trainer: Trainer) -> None:
         torch.set_num_threads(trainer.threads)
 
 
-def refuse_misfits(
-    algorithm: type[Algorithm], loss: Loss | None, batching: Batching, trainer: Trainer, optimizer: Config
-) -> None:
-    """Compare what the parts declare.
-
-    Raises:
-        ConfigError: With every misfit.
-    """
-    problems = []
-    name = algorithm.__name__
-    if algorithm.batch_type is not batching.batch_type:
-        wanted, got = algorithm.batch_type.__name__, batching.batch_type.__name__
-        remedy = "two_view or labelled" if algorithm.batch_type is Views else "episodes_5w1s or episodes_20w5s"
-        problems.append(f"algorithm {name} takes {wanted}, but batching makes {got}; choose batching={remedy}")
-    if loss is not None:
-        lacking = ", ".join(sorted(loss.needs - algorithm.provides - {"labels"}))
-        if lacking:
-            problems.append(f"loss {type(loss).__name__} needs {lacking}, which {name} does not provide")
-        if loss.of_logits != algorithm.gives_logits:
-            gives, takes = (("logits" if yes else "embeddings") for yes in (algorithm.gives_logits, loss.of_logits))
-            remedy = "loss=cross_entropy" if algorithm.gives_logits else "another loss, or algorithm=supervised"
-            problems.append(f"loss {type(loss).__name__} takes {takes}, but {name} gives {gives}; choose {remedy}")
-        if batching.batch_type is Views and loss.views > batching.n_views:
-            problems.append(
-                f"loss {type(loss).__name__} compares {loss.views} views, but batching makes {batching.n_views}; "
-                f"set batching.views={loss.views}"
-            )
-    if trainer.accumulate > 1 and not algorithm.divisible:
-        problems.append(
-            f"trainer.accumulate={trainer.accumulate}, but in {name} every image of the batch is compared with every "
-            "other, so a batch cannot be cut; set it to 1"
-        )
-    if algorithm.surrogate:
-        reason = f"{name}'s gradient is an update in itself"
-        if trainer.gradient_clip is not None:
-            problems.append(f"{reason} and must not be clipped; set trainer.gradient_clip=null")
-        plain = not optimizer.get("momentum") and not optimizer.get("weight_decay")
-        if locate(optimizer["_target_"]) is not torch.optim.SGD or not plain:
-            problems.append(f"{reason}; choose optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0")
-    if problems:
-        raise ConfigError(problems)
+def begin_network(config: Config, splits: Splits, seed: int) -> Encoder:
+    """The encoder for the images of a dataset; its weights and the head's, made next, are the seed's."""
+    roles.takes(config, "model.encoder", "in_channels", "image_size")
+    torch.manual_seed(randomness.number(seed, "weights", 0))
+    channels, height, width = splits.train.images.shape[1:]
+    return make_encoder(config, (channels, height, width), *pixel_statistics(splits.train))
 
 
-def make_network(config: Config, dataset: Dataset, n_outputs: int | None) -> Network:
-    """Encoder and head for the images of a dataset."""
-    channels, height, width = dataset.images.shape[1:]
-    encoder = make_encoder(config["encoder"], (channels, height, width), *pixel_statistics(dataset))
-    return Network(encoder, build(config["head"], "model.head")(encoder.out_features, n_outputs))
+def finish_network(encoder: Encoder, config: Config, batching: Batching) -> Network:
+    """A head on top."""
+    roles.takes(config, "model.head", "in_features", "n_outputs")
+    return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
 
 
 def make_encoder(config: Config, input_shape: tuple[int, int, int], mean: list[float], std: list[float]) -> Encoder:
@@ -193,7 +268,7 @@ def raw_pixels(run: Run) -> RawPixels:
 def write_config(config: Config, folder: Path) -> None:
     """Write folder/config.yaml: resolved, and enough to start the run again."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(config | {"resume": None}, sort_keys=False)
+    text = yaml.safe_dump(config | {"resume": None, "reproduce": None, "dry_run": False}, sort_keys=False)
     checkpoint.write_atomically(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -209,6 +284,13 @@ def resume(config: Config, folder: Path, identity: checkpoint.Identity) -> tuple
                 f"{folder} holds a run already; go on with it (resume=auto), or give another hydra.run.dir"
             )
         return None, []
+    if (folder / "config.yaml").exists():
+        changes = config_difference(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), config)
+        if changes:
+            raise checkpoint.ResumeError(
+                "\n".join([f"{folder} is a run of another config:", *changes])
+                + f"\n{how_to_go_on(folder)}, or start a new run in another folder"
+            )
     found = checkpoint.load(folder / "checkpoints", identity)
     if found is not None:
         return found

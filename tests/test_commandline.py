@@ -139,15 +139,16 @@ def told(settle):
 class Typed:
     """What became of a command line: exit code, and the config and folder of every job."""
 
-    def __init__(self, monkeypatch, line, work=lambda config, folder: None):
+    def __init__(self, monkeypatch, line, work=lambda config, folder: None, prepare=lambda config: "wired"):
         self.jobs = []
+        self.rehearsed = []
 
-        def run(config, folder):
+        def run(config, folder, prepared):
             self.jobs.append((config, folder))
-            work(config, folder)
+            return work(config, folder)
 
         monkeypatch.setattr(sys, "argv", ["ssl-train", *(line if isinstance(line, list) else line.split())])
-        self.code = commandline.main(run)
+        self.code = commandline.main(commandline.Program(prepare, run, self.rehearsed.append))
 
     @property
     def folders(self):
@@ -384,9 +385,9 @@ def test_resume_takes_config_and_folder_from_the_run(monkeypatch, stopped_run):
 
 def test_resume_refuses_what_would_change_the_result_and_shows_it(stopped_run):
     with pytest.raises(ConfigError) as caught:
-        resumed_config(stopped_run, ["optimizer.lr=0.2", "trainer.log_every=1", "seed=5"])
+        resumed_config(stopped_run, ["optimizer.lr=0.2", "trainer.log_every=1", "seed=5"], "resume", multirun=False)
     (problem,) = caught.value.problems
-    assert "optimizer.lr: 0.3 -> 0.2, but a resumed run keeps its own" in problem
+    assert "optimizer.lr: 0.3 -> 0.2, but that run keeps its own" in problem
 
 
 @pytest.mark.parametrize(
@@ -403,7 +404,7 @@ def test_resume_refuses_what_would_change_the_result_and_shows_it(stopped_run):
 )
 def test_resume_refuses_what_it_cannot_apply(stopped_run, override, why):
     with pytest.raises(ConfigError) as caught:
-        resumed_config(stopped_run, [override])
+        resumed_config(stopped_run, [override], "resume", multirun=False)
     assert why in str(caught.value)
 
 
@@ -483,7 +484,7 @@ def test_the_real_program_answers_from_any_folder_without_torch():
     assert "did you mean 'simclr_mnist'?" in done.stderr
     assert "did you mean 'trainer.max_steps'?" in done.stderr
     help_page = lines[: lines.index("code 0")]
-    assert len(help_page) < 80
+    assert len(help_page) < 100
     assert max(map(len, help_page)) <= 120
     text = "\n".join(help_page)
     assert all(path.stem in text for path in (root / "conf").glob("*/*.yaml"))

@@ -1,6 +1,6 @@
 """What an evaluator is, and how several are run."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -9,6 +9,7 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.evaluation.features import remembered
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """Scores what an algorithm has learned, through its `eval_encoder` and `classify` alone.
 
@@ -20,8 +21,12 @@ class Evaluator(Protocol):
         """Scores by key, ``<evaluator>/<score>``; accuracies are fractions."""
         ...
 
-    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
-        """Refuse before training what would fail after it.
+    def keys(self) -> list[str]:
+        """The keys of the scores, for whoever selects by one."""
+        ...
+
+    def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
+        """Refuse before training what would fail after it; without an algorithm, what is wrong with the splits.
 
         Raises:
             ValueError: What is wrong with the algorithm or the splits, and the remedy.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from ssl_runner import randomness
@@ -52,8 +51,16 @@ class FewShot:
     def __init__(self, settings: Sequence[str], n_query: int, episodes: int, seed: int, tasks_per_batch: int) -> None:
         if episodes < 2:
             raise ValueError(f"eval.few_shot.episodes={episodes}; an interval needs at least 2")
+        if not settings:
+            raise ValueError(
+                "eval.few_shot.settings=[] asks for nothing; give [5w1s], or leave few_shot out of eval=[...]"
+            )
         if len(set(settings)) < len(settings):
             raise ValueError(f"eval.few_shot.settings={list(settings)} names one twice; name each once")
+        for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
+            if value < 1:
+                raise ValueError(f"eval.few_shot.{name}={value}; it must be at least 1")
+        randomness.check_seed(seed, "eval.few_shot.seed")
         self.settings = [Setting.parse(setting, n_query) for setting in settings]
         self.episodes = episodes
         self.seed = seed
@@ -74,11 +81,18 @@ class FewShot:
                 scores[f"few_shot/{setting.name}/ci95"] = interval(accuracies)
         return scores
 
-    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
-        """Classify one task of each setting; raises ValueError where ways, shots or classes do not fit."""
+    def keys(self) -> list[str]:
+        """Mean and interval of each setting."""
+        return [f"few_shot/{setting.name}/{score}" for setting in self.settings for score in ("top1", "ci95")]
+
+    def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
+        """Draw tasks and classify one of each setting; raises ValueError where ways, shots or classes do not fit."""
+        first = [self.tasks(setting, splits.test)[:1] for setting in self.settings]
+        if algorithm is None:
+            return
         with evaluating(algorithm):
-            for setting in self.settings:
-                for _ in self._by_images(algorithm, splits.test, self.tasks(setting, splits.test)[:1], device):
+            for task in first:
+                for _ in self._by_images(algorithm, splits.test, task, device):
                     pass
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
@@ -141,8 +155,11 @@ class FewShot:
 
 def interval(accuracies: Tensor) -> float:
     """Half the 95% interval of the mean of accuracies (n,): normal from 30 on, Student's t below."""
-    n = len(accuracies)
-    quantile = 1.96 if n >= 30 else float(student.ppf(0.975, n - 1))
+    n, quantile = len(accuracies), 1.96
+    if n < 30:
+        from scipy.stats import t as student  # takes seconds to import
+
+        quantile = float(student.ppf(0.975, n - 1))
     return quantile * accuracies.std().item() / math.sqrt(n)
 
 

@@ -28,7 +28,7 @@ class KNN:
     """
 
     def __init__(self, k: int, temperature: float) -> None:
-        if k < 1 or temperature <= 0:
+        if k < 1 or not temperature > 0:
             raise ValueError(f"k={k}, temperature={temperature}; eval.knn needs k >= 1 and temperature > 0")
         self.k = k
         self.temperature = temperature
@@ -40,7 +40,11 @@ class KNN:
             found = self.predict(sets.bank, sets.bank_labels, sets.queries, sets.n_classes)
         return {"knn/top1": (found == sets.query_labels).float().mean().item()}
 
-    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
+    def keys(self) -> list[str]:
+        """``knn/top1``."""
+        return ["knn/top1"]
+
+    def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
         """Raises ValueError where there are no labels."""
         labels_of(splits.train)
         labels_of(splits.test)

@@ -31,6 +31,8 @@ class LinearProbe:
     def __init__(self, regularisations: Sequence[float], max_iterations: int) -> None:
         if not regularisations or min(regularisations) <= 0:
             raise ValueError(f"eval.linear_probe.regularisations={list(regularisations)}; give positive numbers")
+        if max_iterations < 1:
+            raise ValueError(f"eval.linear_probe.max_iterations={max_iterations}; give at least 1, say 500")
         self.regularisations = sorted(regularisations, reverse=True)
         self.max_iterations = max_iterations
 
@@ -45,7 +47,11 @@ class LinearProbe:
             accuracy = _accuracy(weights, queries, sets.query_labels)
         return {"linear_probe/top1": accuracy, "linear_probe/regularisation": chosen}
 
-    def check(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> None:
+    def keys(self) -> list[str]:
+        """``linear_probe/top1`` and what was chosen for it."""
+        return ["linear_probe/top1", "linear_probe/regularisation"]
+
+    def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
         """Raises ValueError where there are no labels."""
         labels_of(splits.train)
         labels_of(splits.test)

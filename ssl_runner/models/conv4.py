@@ -19,6 +19,9 @@ class Conv4(nn.Module):
         width: Channels of every block.
         downsample: ``max_pool`` (ProtoNet) or ``stride`` (MAML on Omniglot).
         grid: The last map is averaged to grid x grid before it is flattened; null keeps it as it is.
+
+    Raises:
+        ValueError: width or grid is below 1, or the grid finer than the image.
     """
 
     def __init__(
@@ -30,6 +33,12 @@ class Conv4(nn.Module):
         grid: int | None,
     ) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width={width}, but a block needs channels; give at least 1, say 64")
+        if grid is not None and not 1 <= grid <= image_size:
+            raise ValueError(
+                f"grid={grid}, but images have {image_size} pixels a side; give 1 to {image_size}, or null"
+            )
         blocks, side = [], image_size
         for block in range(4):
             # a stride of 2 rounds up where a pool rounds down

@@ -1,9 +1,10 @@
 """Learning-rate schedules: pure functions of the step, so there is nothing to save. Units are steps."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A multiplier of every group's base rate."""
 

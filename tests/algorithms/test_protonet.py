@@ -58,3 +58,15 @@ def test_class_means_of_an_unsorted_support():
     features = torch.tensor([[[1.0], [10.0], [3.0], [20.0]]])
     means = class_means(features, torch.tensor([[0, 1, 0, 1]]), 2)
     assert means.tolist() == [[[2.0], [15.0]]]
+
+
+def test_a_head_that_normalises_over_the_batch_sees_one_row_an_image():
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    model = ProtoNet(Network(Encoder(Flat(), (1, 2, 2), [0.0], [1.0]), head), CrossEntropy(0.0)).eval()
+    support, query, labels = torch.rand(2, 4, 1, 2, 2), torch.rand(2, 5, 1, 2, 2), torch.tensor([[0, 0, 1, 1]] * 2)
+    together = model.classify(support, labels, query, 2)
+    for task in range(2):
+        means = model.network(support[task]).unflatten(0, (2, 2)).mean(1)
+        scores = -(model.network(query[task])[:, None] - means).square().sum(-1)
+        torch.testing.assert_close(together[task], scores, rtol=1e-4, atol=1e-5)

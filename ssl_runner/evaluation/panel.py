@@ -1,0 +1,147 @@
+"""Is it learning? A few figures of a small fixed sample, cheap enough to follow while training."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.batches import Views
+from ssl_runner.data.batching import Batching
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.evaluation.features import evaluating
+from ssl_runner.evaluation.knn import KNN
+
+N_PAIRS, N_BANK, N_QUERIES, N_CLASSES = 256, 256, 256, 20
+SEED = 0
+# k = 20 of so small a bank; a trend, not a result: eval.knn gives that
+NEIGHBOURS = KNN(k=20, temperature=0.1)
+# of `spread`: below it, all images have almost the same embedding
+COLLAPSED = 0.05
+# steps before that can be judged: the running statistics of batch normalisation begin far from the truth
+SETTLED = 20
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Figures of fixed images, always the same ones, in evaluation mode. No test image is among them.
+
+    The embedding is what the loss compares (`Algorithm.embedding`), the feature what `eval_encoder` gives.
+
+    Attributes:
+        first: (P, C, H, W); row i and row i of ``second`` are a positive pair: two views of a training image, or, in
+            episodes, two images of a class.
+        second: (P, C, H, W).
+        bank: uint8 (N, C, H, W) with bank_labels, for the online kNN, or None.
+        queries: uint8 (M, C, H, W) with query_labels, of the validation split, or None.
+    """
+
+    first: Tensor
+    second: Tensor
+    bank: Tensor | None = None
+    bank_labels: Tensor | None = None
+    queries: Tensor | None = None
+    query_labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, splits: Splits, batching: Batching, device: torch.device) -> "Panel":
+        """The panel of a run whose batching is bound."""
+        tensors = (*_pairs(batching, splits.train), *_knn_sample(splits))
+        return cls(*(tensor.to(device) for tensor in tensors))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the figures that this panel gives."""
+        names = ["alignment", "uniformity", "rankme", "embedding_std", "feature_std"]
+        return names if self.queries is None else [*names, "online_knn"]
+
+    def __call__(self, algorithm: Algorithm) -> Metrics:
+        """Figures by name.
+
+        ``alignment`` and ``uniformity`` of L2-normalised embeddings (Wang and Isola 2020, arXiv:2005.10242), ``rankme``
+        of embeddings (Garrido et al. 2023, arXiv:2210.02885), ``embedding_std`` and ``feature_std`` (`spread`), and
+        ``online_knn``, top-1 in [0, 1], where there are labels and a validation split.
+        """
+        encoder = algorithm.eval_encoder()
+        with evaluating(algorithm):
+            raw, second = (algorithm.embedding(images).flatten(1).float() for images in (self.first, self.second))
+            first, second = F.normalize(raw, dim=1), F.normalize(second, dim=1)
+            features = encoder(self.first if self.bank is None else self.bank).flatten(1).float()
+            metrics = {
+                "alignment": alignment(first, second),
+                "uniformity": uniformity(first),
+                "rankme": rankme(raw),
+                "embedding_std": spread(first),
+                "feature_std": spread(F.normalize(features, dim=1)),
+            }
+            if self.queries is not None and self.bank_labels is not None:
+                queries = encoder(self.queries).flatten(1).float()
+                found = NEIGHBOURS.predict(features, self.bank_labels, queries, int(self.bank_labels.max()) + 1)
+                metrics["online_knn"] = (found == self.query_labels).float().mean()
+        return {name: float(value) for name, value in metrics.items()}
+
+
+def alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared distance of positive pairs, both (P, D) on the unit sphere: 0 (equal) to 4 (opposite)."""
+    return (first - second).square().sum(dim=1).mean()
+
+
+def uniformity(embeddings: Tensor) -> Tensor:
+    """log mean exp(-2 |x - y|^2) over pairs of rows of (P, D) on the unit sphere: 0 (one point) down to about -4."""
+    return torch.pdist(embeddings).square().mul(-2).exp().mean().log()
+
+
+def rankme(embeddings: Tensor) -> Tensor:
+    """exp of the entropy of the singular values of (P, D): from 1 (a line) to min(P, D) (all directions alike)."""
+    if not embeddings.isfinite().all():  # torch's decomposition would raise
+        return embeddings.new_tensor(torch.nan)
+    values = torch.linalg.svdvals(embeddings.float())
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + 1e-7
+    return (-(shares * shares.log()).sum()).exp()
+
+
+def spread(embeddings: Tensor) -> Tensor:
+    """Mean standard deviation of the D coordinates of (P, D) on the unit sphere, times sqrt(D).
+
+    Near 1 where directions are spread evenly, 0 where all images share one (Chen and He 2021, arXiv:2011.10566,
+    sec. 4.1).
+    """
+    return embeddings.std(dim=0).mean() * embeddings.shape[1] ** 0.5
+
+
+def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor]:
+    batch = batching.batch(0)
+    if isinstance(batch, Views) and len(batch.crops[0]) > 1:
+        first, second = batch.crops[0][:2, :N_PAIRS]
+        return first, second
+    chosen = _draw(train, "panel/pairs", 2 * N_PAIRS)
+    if train.labels is not None:  # neighbours of one class
+        chosen = chosen[train.labels[chosen].argsort(stable=True)]
+        same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
+        return train.images[chosen[:-1][same]][:N_PAIRS], train.images[chosen[1:][same]][:N_PAIRS]
+    images = train.images[chosen[:N_PAIRS]]
+    return images, images
+
+
+def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
+    validation = splits.validation
+    if validation is None or validation.labels is None or splits.train.labels is None:
+        return ()
+    if splits.by == "images":
+        source, bank = splits.train, _draw(splits.train, "panel/bank", N_BANK)
+        queries = _draw(validation, "panel/queries", N_QUERIES)
+    else:  # classes that were not trained on; few, so that a class has several images
+        source, drawn = validation, _draw(validation, "panel/queries", len(validation))
+        drawn = drawn[validation.labels[drawn] < N_CLASSES][: N_BANK + N_QUERIES]
+        n_bank = len(drawn) * N_BANK // (N_BANK + N_QUERIES)
+        bank, queries = drawn[:n_bank], drawn[n_bank:]
+    assert source.labels is not None
+    return source.images[bank], source.labels[bank], validation.images[queries], validation.labels[queries]
+
+
+def _draw(dataset: Dataset, stream: str, n: int) -> Tensor:
+    return torch.from_numpy(randomness.permutation(SEED, stream, 0, len(dataset))[:n])

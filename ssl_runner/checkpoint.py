@@ -2,6 +2,7 @@
 
 import errno
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from ssl_runner import provenance
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+DAMAGED = "damaged.pt"
 
 
 class ResumeError(ValueError):
@@ -63,6 +65,8 @@ def save(
         seconds: Of training, up to here.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.glob(f".{LAST}.*"):  # by a process that was killed while it wrote
+        abandoned.unlink()
     state = {
         "step": step,
         "algorithm": algorithm.state_dict(),
@@ -84,6 +88,8 @@ def save(
 def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] | None:
     """The newest readable checkpoint and warnings, or None where there is none.
 
+    A damaged last.pt is set aside as damaged.pt, lest the next `save` puts it in the place of a whole previous.pt.
+
     Raises:
         ResumeError: It belongs to another config or other data, or every checkpoint is damaged.
     """
@@ -91,15 +97,28 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
     warnings = []
     for path in found:
         try:
+            _verify(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
             stored = Identity(**state["identity"])
         except Exception as error:  # damage shows as many kinds of error; the next older file may be whole
-            warnings.append(f"{path} is damaged ({type(error).__name__}); trying the one before")
+            warnings.append(f"{path} is damaged ({type(error).__name__})")
             continue
-        return state, warnings + _differences(path, stored, identity, state["versions"])
+        differences = _differences(path, stored, identity, state["versions"])
+        if warnings:
+            warnings[0] += f"; going on from the one before, step {state['step']}"
+            (folder / LAST).replace(folder / DAMAGED)
+        return state, warnings + differences
     if found:
         raise ResumeError("; ".join(warnings) + ". No whole checkpoint is left: start a new run.")
     return None
+
+
+def _verify(path: Path) -> None:
+    """Compare the checksums that torch's writer leaves: its reader does not, and takes flipped bits for weights."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise OSError(f"the checksum of {broken} is another")
 
 
 def _differences(path: Path, stored: Identity, identity: Identity, versions: dict[str, str]) -> list[str]:

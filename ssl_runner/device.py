@@ -1,6 +1,11 @@
-"""Where tensors live."""
+"""Where tensors live, and whether they fit there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from ssl_runner.interruption import RunStopped
 
 
 def choose_device(name: str) -> torch.device:
@@ -16,4 +21,27 @@ def choose_device(name: str) -> torch.device:
     if not there.get(kind, False):
         usable = ", ".join(kind for kind, present in there.items() if present)
         raise ValueError(f"device={name!r}, but usable here is: {usable}; set trainer.device=auto")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # cuda:first
+        raise ValueError(f"device={name!r} is no device; give {kind}, or {kind} and a number as in {kind}:0") from None
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name!r}, but the GPUs here are numbered 0 to {torch.cuda.device_count() - 1}")
+    return device
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Inside, running out of memory stops the run with the remedy.
+
+    Raises:
+        RunStopped: Memory was not enough.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own class for CUDA, a plain RuntimeError on the CPU
+        cpu = "DefaultCPUAllocator" in str(error)
+        if not (cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
+        asked = (str(error).splitlines() or ["nothing left"])[0].rpartition("DefaultCPUAllocator: ")[2]
+        raise RunStopped(f"out of memory: {remedy}. Checkpoints that were written are whole. ({asked})") from None

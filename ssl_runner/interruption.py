@@ -1,9 +1,24 @@
 """Ctrl-C and SIGTERM as a wish to stop, not a crash."""
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+
+class FolderInUse(RuntimeError):
+    """Two processes in one run folder would destroy each other's files."""
+
+
+class RunStopped(RuntimeError):
+    """A run ended before its last step; the message says why and how to go on."""
+
+
+def how_to_go_on(folder: Path) -> str:
+    """Ready to be typed."""
+    return f"go on with: {shlex.join(['ssl-train', f'resume={folder}'])}"
 
 
 @dataclass
@@ -11,6 +26,24 @@ class Stop:
     """Whether someone asked the run to end."""
 
     requested: bool = False
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM is a Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

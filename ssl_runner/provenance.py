@@ -2,7 +2,9 @@
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,25 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),
     }
+
+
+def command() -> str:
+    """What was typed, ready to be typed again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def write_diff(folder: Path) -> None:
+    """Write folder/changes.patch where package or configs differ from the commit: ``git apply`` brings them back."""
+    package = Path(__file__).resolve().parent
+    state = git()
+    if state is None or not state["dirty"]:
+        return
+    root, places = Path(_git(package, "rev-parse", "--show-toplevel") or package), ("--", ".", "../conf")
+    new = _git(package, "ls-files", "--others", "--exclude-standard", "--full-name", *places) or ""
+    asked = [(package, ["HEAD", *places]), *((root, ["--no-index", "/dev/null", name]) for name in new.splitlines())]
+    with (folder / "changes.patch").open("wb") as file:
+        for where, arguments in asked:
+            file.write(subprocess.run(["git", "diff", "--binary", *arguments], cwd=where, capture_output=True).stdout)
 
 
 def git() -> dict[str, Any] | None:

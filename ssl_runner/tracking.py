@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: TensorBoard scalars, metrics.jsonl and a progress bar."""
+"""What a run leaves behind while it runs: TensorBoard's events, metrics.jsonl and a progress bar."""
 
 import json
 import time
@@ -8,50 +8,58 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard.writer import SummaryWriter
+
+from ssl_runner.checkpoint import write_atomically
+from ssl_runner.report import events
 
 
 class Tracker:
     """Scalars to TensorBoard and to metrics.jsonl, one line a logged step, and the console's progress.
 
+    Attributes:
+        writer: TensorBoard's, for what is no scalar.
+
     Args:
         folder: The run folder.
         start_step: Steps done before; what was logged later than that is cut away, so that a resumed run leaves no
             point twice.
-        max_steps: For the progress bar.
-        progress: Whether to draw it.
     """
 
-    def __init__(self, folder: Path, start_step: int, max_steps: int, progress: bool) -> None:
+    def __init__(self, folder: Path, start_step: int) -> None:
         self.path = folder / "metrics.jsonl"
+        # without our own log, event files there are somebody else's
+        self.writer = events.resumed_writer(folder, start_step) if self.path.exists() else events.new_writer(folder)
         cut_after(self.path, start_step)
-        self.writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
         self.file = self.path.open("a", encoding="utf-8")
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True),
-            disable=not progress,
-        )
-        self.task = self.progress.add_task("training", total=max_steps, completed=start_step, figures="")
+        self.progress: Progress | None = None
 
     def __enter__(self) -> "Tracker":
-        self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
         self.file.close()
         self.writer.close()
 
+    @contextmanager
+    def bar(self, step: int, max_steps: int, shown: bool) -> Iterator[None]:
+        """Inside, the console shows progress and time left."""
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        figures = TextColumn("{task.fields[figures]}")
+        console = Console(stderr=True)
+        with Progress(TextColumn("training"), *columns, figures, console=console, disable=not shown) as self.progress:
+            self.task = self.progress.add_task("training", total=max_steps, completed=step, figures="")
+            yield
+        self.progress = None
+
     def advance(self, step: int) -> None:
         """Move the bar to so many steps done."""
-        self.progress.update(self.task, completed=step)
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step)
+
+    def warn(self, text: str) -> None:
+        """One line above the bar."""
+        console = Console(stderr=True) if self.progress is None else self.progress.console
+        console.print(f"[yellow]warning[/yellow]: {text}", soft_wrap=True, highlight=False)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One point of every tag after so many steps."""
@@ -59,18 +67,12 @@ class Tracker:
             self.writer.add_scalar(tag, value, step)
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
-        self.progress.update(self.task, figures=_figures(values))
+        if self.progress is not None and "train/loss" in values:
+            self.progress.update(self.task, figures=_figures(values))
 
     def flush(self) -> None:
         """Before a checkpoint: what was logged up to it must be on disk."""
         self.writer.flush()
-
-
-def log_evaluation(folder: Path, step: int, metrics: dict[str, float]) -> None:
-    """The final evaluation as TensorBoard scalars, ``eval/...``, at the run's last step."""
-    with SummaryWriter(str(folder)) as writer:
-        for name, value in metrics.items():
-            writer.add_scalar(f"eval/{name}", value, step)
 
 
 class Meter:
@@ -83,6 +85,13 @@ class Meter:
     def __init__(self, images_per_step: int) -> None:
         self.images_per_step = images_per_step
         self.began, self.steps, self.waited = time.perf_counter(), 0, 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the time is no training's."""
+        began = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - began
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -108,15 +117,12 @@ def cut_after(path: Path, step: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if step and json.loads(line)["step"] <= step:  # with step 0 the run begins anew
                 kept.append(line + "\n")
         except ValueError:
             continue
-    path.write_text("".join(kept), encoding="utf-8")
+    write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
 
 
 def _figures(values: dict[str, float]) -> str:
-    shown = {tag.removeprefix("train/"): value for tag, value in values.items() if tag in ("train/loss",)}
-    rate = values.get("time/images_per_second")
-    text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    return text if rate is None else f"{text}  {rate:,.0f} images/s"
+    return f"loss {values['train/loss']:.4f}  {values['time/images_per_second']:,.0f} images/s"

@@ -3,9 +3,9 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,16 +14,17 @@ from ssl_runner import checkpoint, randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
-from ssl_runner.device import choose_device
-from ssl_runner.interruption import stop_signals
+from ssl_runner.device import choose_device, enough_memory
+from ssl_runner.evaluation.panel import COLLAPSED, SETTLED
+from ssl_runner.interruption import RunStopped, how_to_go_on, stop_signals
 from ssl_runner.optim.schedules import Schedule
-from ssl_runner.tracking import Meter, Tracker
+
+if TYPE_CHECKING:
+    from ssl_runner.tracking import Tracker
 
 Metrics = dict[str, float]
 
-
-class RunStopped(RuntimeError):
-    """A run ended before its last step; the message says why and how to go on."""
+MOST_THREADS = 1024
 
 
 class Trainer:
@@ -42,6 +43,8 @@ class Trainer:
             that of the whole where nothing spans it (MAML). Batch normalisation over a batch sees its pieces.
         log_every: Steps between two points in the logs.
         checkpoint_every: Steps between two checkpoints; the last step always has one.
+        panel_every: Steps between two looks at the panel (`ssl_runner.evaluation.panel`), or null for none.
+        stop_on_collapse: Whether a collapsed embedding ends the run, after a checkpoint; else it is a warning.
         evaluate_every: Steps between evaluations on validation, or null for none.
         select: Metric whose best value on validation chooses the product (best.pt), or null: the last step is.
         progress: Whether to draw a progress bar.
@@ -60,6 +63,8 @@ class Trainer:
         accumulate: int,
         log_every: int,
         checkpoint_every: int,
+        panel_every: int | None,
+        stop_on_collapse: bool,
         evaluate_every: int | None,
         select: str | None,
         progress: bool,
@@ -70,15 +75,20 @@ class Trainer:
             )
         counts = {"max_steps": max_steps, "max_epochs": max_epochs, "accumulate": accumulate, "log_every": log_every}
         counts |= {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every, "threads": threads}
+        counts |= {"panel_every": panel_every}
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}; it must be at least 1")
+        if threads is not None and threads > MOST_THREADS:
+            raise ValueError(f"threads={threads}; give at most {MOST_THREADS}, or null for torch's choice")
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision={precision!r} is not one of float32, bfloat16")
         if gradient_clip is not None and not gradient_clip > 0:
             raise ValueError(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
         if (select is None) != (evaluate_every is None):
             raise ValueError(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
+        if stop_on_collapse and panel_every is None:
+            raise ValueError("stop_on_collapse=true, but panel_every=null: nothing looks; set panel_every, say 100")
         self.max_steps, self.max_epochs = max_steps, max_epochs
         self.device = choose_device(device)
         if precision == "bfloat16" and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -87,8 +97,10 @@ class Trainer:
         self.channels_last, self.keep_pages = channels_last, keep_pages
         self.gradient_clip, self.accumulate = gradient_clip, accumulate
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
+        self.panel_every, self.stop_on_collapse = panel_every, stop_on_collapse
         self.evaluate_every, self.select = evaluate_every, select
         self.progress = progress
+        self.warned_of_collapse = False
 
     def steps(self, batching: Batching) -> int:
         """Optimizer steps of the run.
@@ -116,6 +128,8 @@ class Trainer:
         folder: Path,
         identity: checkpoint.Identity,
         validate: Callable[[], Metrics] | None,
+        watch: Callable[[], Metrics] | None,
+        tracker: "Tracker",
         resumed: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Train to the last step; afterwards the algorithm holds the product.
@@ -125,6 +139,8 @@ class Trainer:
             folder: The run folder.
             identity: Stored in checkpoints.
             validate: Metrics on the validation split, where the trainer is to evaluate.
+            watch: Figures of the panel, where the trainer is to look at it.
+            tracker: Takes the figures.
             resumed: What `checkpoint.load` gave, to go on from.
 
         Returns:
@@ -132,9 +148,11 @@ class Trainer:
             ``images_per_second``, and which checkpoint is the ``product``.
 
         Raises:
-            RunStopped: The loss is no longer finite.
+            RunStopped: The loss is no longer finite, the embedding has collapsed, or memory was not enough.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint; the message says how to go on.
         """
+        from ssl_runner.tracking import Meter  # imports TensorBoard, which a mistake need not wait for
+
         max_steps = self.steps(batching)
         start, best, before = 0, None, 0.0
         if resumed is not None:
@@ -144,39 +162,61 @@ class Trainer:
         algorithm.train()
         checkpoints = folder / "checkpoints"
         began, validating = time.perf_counter(), 0.0
-        with Tracker(folder, start, max_steps, self.progress) as tracker, stop_signals() as stop:
+        with tracker.bar(start, max_steps, self.progress), stop_signals() as stop:
+            if watch is not None and start == 0:
+                tracker.scalars(0, _tagged("panel", watch()))
             meter = Meter(batching.images_per_step)
             for step in range(start, max_steps):
                 clock = Clock(step, max_steps, seed, self.device)
                 rate = schedule(step, max_steps)
                 for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * rate
-                with meter.waiting():
-                    batch = batching.batch(step)
+                    group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
                 done = step + 1
-                logging = done % self.log_every == 0 or done == max_steps
-                metrics = self._step(algorithm, batch, optimizer, clock, measure=logging)
+                logging = self._due(self.log_every, done, max_steps)
+                with enough_memory(self._remedy(algorithm, batching)):
+                    with meter.waiting():
+                        batch = batching.batch(step)
+                    metrics = self.step(algorithm, batch, optimizer, clock, measure=logging)
                 stopping = stop.requested  # read once: a signal from here on is the next step's
-                saving = done % self.checkpoint_every == 0 or done == max_steps or stopping
-                if logging or saving:
-                    self._check_finite(metrics, done, folder)
+                saving = self._due(self.checkpoint_every, done, max_steps) or stopping
+                looking = watch is not None and self._due(self.panel_every, done, max_steps)
+                if logging or saving or looking:
+                    self._check_finite("loss", metrics["loss"], done, checkpoints)
+                if saving or looking:  # a finite loss can have a gradient that is not
+                    norm = torch.nn.utils.get_total_norm(list(algorithm.parameters()))
+                    self._check_finite("norm of the weights", norm, done, checkpoints)
+                values, reason = {}, None
+                if watch is not None and looking:
+                    with (
+                        meter.paused(),
+                        enough_memory("the panel is too much; set trainer.panel_every=null"),
+                    ):
+                        values = _tagged("panel", watch())
+                    reason = self._judge(values, done, tracker)
+                    saving = saving or reason is not None
                 if logging:
-                    values = {f"train/{name}": float(value) for name, value in metrics.items()}
+                    values |= _tagged("train", metrics) | meter.lap(done - start)
                     values["train/lr"] = optimizer.param_groups[0]["lr"]
-                    tracker.scalars(done, values | meter.lap(done - start))
                 if self.evaluate_every is not None and validate is not None and done % self.evaluate_every == 0:
                     paused = time.perf_counter()
-                    best = self._validate(algorithm, validate, best, done, checkpoints, tracker)
+                    with meter.paused():
+                        scores = validate()
+                        best = self._keep_best(algorithm, scores, best, done, checkpoints)
+                    values |= _tagged("eval/validation", scores)
                     validating += time.perf_counter() - paused
+                if values:
+                    tracker.scalars(done, values)
                 if saving:
                     tracker.flush()
                     seconds = before + time.perf_counter() - began - validating
                     checkpoint.save(checkpoints, done, algorithm, optimizer, identity, best, seconds)
                 tracker.advance(done)
+                if reason is not None:
+                    raise RunStopped(f"{reason} The checkpoint of step {done} is in {checkpoints}")
                 if stopping:
-                    raise KeyboardInterrupt(
-                        f"stopped after step {done} of {max_steps}; go on with: ssl-train resume={folder}"
-                    )
+                    raise KeyboardInterrupt(f"stopped after step {done} of {max_steps}; {how_to_go_on(folder)}")
+            if stop.requested:  # too late for the last step
+                raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(folder)}")
         seconds = before + time.perf_counter() - began - validating
         if best is not None:
             state = torch.load(checkpoints / checkpoint.BEST, map_location=self.device, weights_only=True)
@@ -188,7 +228,7 @@ class Trainer:
             "product": {"checkpoint": checkpoint.LAST} if best is None else {"checkpoint": checkpoint.BEST} | best,
         }
 
-    def _step(
+    def step(
         self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, clock: Clock, measure: bool
     ) -> dict[str, Tensor]:
         """One optimizer step. Nothing in it waits for the device."""
@@ -216,32 +256,55 @@ class Trainer:
         algorithm.after_step(clock, carry)
         return metrics
 
-    def _check_finite(self, metrics: dict[str, Tensor], step: int, folder: Path) -> None:
-        if not math.isfinite(float(metrics["loss"])):
+    @staticmethod
+    def _due(every: int | None, done: int, max_steps: int) -> bool:
+        return every is not None and (done % every == 0 or done == max_steps)
+
+    def _remedy(self, algorithm: Algorithm, batching: Batching) -> str:
+        """What to lower where memory is not enough."""
+        if algorithm.divisible:
+            return (
+                f"a step has {batching.images_per_step:,} images; cut it with trainer.accumulate={2 * self.accumulate}"
+            )
+        return f"a step has {batching.images_per_step:,} images; lower batching.batch_size"
+
+    def _judge(self, panel: Metrics, step: int, tracker: "Tracker") -> str | None:
+        """Warn of a collapse; gives the reason to stop if the run is not to go on with it."""
+        spread = panel["panel/embedding_std"]
+        if step < SETTLED or not spread < COLLAPSED:  # nor is a spread that is not a number a collapse
+            return None
+        text = (
+            f"the embedding has collapsed by step {step}: its std over images is {spread:.3f} of 1, "
+            "so all images look alike to the loss. Lower optimizer.lr, or choose a loss with negatives."
+        )
+        if self.stop_on_collapse:
+            return text
+        if not self.warned_of_collapse:
+            tracker.warn(text)
+        self.warned_of_collapse = True
+        return None
+
+    def _check_finite(self, name: str, value: Tensor, step: int, checkpoints: Path) -> None:
+        if not math.isfinite(float(value)):
+            kept = f"The last good checkpoint is in {checkpoints}"
             raise RunStopped(
-                f"the loss is {float(metrics['loss'])} at step {step}; the likely cause is a learning rate that is too "
-                f"high: lower optimizer.lr or set trainer.gradient_clip=1. Checkpoints up to the last finite loss are "
-                f"in {folder / 'checkpoints'}"
+                f"the {name} is {float(value)} at step {step}; the likely cause is a learning rate that is too "
+                "high: lower optimizer.lr or set trainer.gradient_clip=1. "
+                + (kept if (checkpoints / checkpoint.LAST).exists() else "There was no checkpoint yet")
             )
 
-    def _validate(
-        self,
-        algorithm: Algorithm,
-        validate: Callable[[], Metrics],
-        best: dict[str, Any] | None,
-        step: int,
-        checkpoints: Path,
-        tracker: Tracker,
+    def _keep_best(
+        self, algorithm: Algorithm, metrics: Metrics, best: dict[str, Any] | None, step: int, checkpoints: Path
     ) -> dict[str, Any] | None:
-        """Evaluate on validation and keep the weights if they are the best so far."""
-        metrics = validate()
-        tracker.scalars(step, {f"eval/validation/{name}": value for name, value in metrics.items()})
+        """Keep the weights if they are the best on validation so far."""
         assert self.select is not None
-        if self.select not in metrics:
-            raise ValueError(f"select={self.select}, but evaluation gives {', '.join(metrics)}; name one of these")
         if best is not None and metrics[self.select] <= best["value"]:
             return best
         checkpoints.mkdir(parents=True, exist_ok=True)
         state = algorithm.state_dict()
         checkpoint.write_atomically(checkpoints / checkpoint.BEST, lambda path: torch.save(state, path))
         return {"value": metrics[self.select], "step": step}
+
+
+def _tagged(prefix: str, values: Mapping[str, Tensor | float]) -> Metrics:
+    return {f"{prefix}/{name}": float(value) for name, value in values.items()}

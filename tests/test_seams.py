@@ -76,6 +76,12 @@ def state(folder) -> dict:
     return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
 
 
+def logged(folder) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]  # at 0 only the panel
+    return rows[1:]
+
+
 @pytest.mark.parametrize("name", DOUBLES)
 def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -86,7 +92,7 @@ def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypat
 
     from ssl_runner import trainer
 
-    original = trainer.Trainer._step
+    original = trainer.Trainer.step
 
     def crash(self, algorithm, batch, optimizer, clock, measure):
         if clock.step == 3:
@@ -94,7 +100,7 @@ def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypat
         return original(self, algorithm, batch, optimizer, clock, measure)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_step", crash)
+        patch.setattr(trainer.Trainer, "step", crash)
         with pytest.raises(KeyboardInterrupt):
             train.run(config(name), cut)
     assert state(cut)["step"] == 2
@@ -118,13 +124,13 @@ def test_the_queue_holds_the_teachers_last_embeddings_and_the_teacher_is_the_pro
 
 def test_the_loss_sees_every_view_of_every_resolution(tmp_path):
     train.run(config("MultiCrop"), tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = logged(tmp_path)
     assert {row["train/views"] for row in rows} == {5}
 
 
 def test_a_surrogate_logs_the_real_loss_and_refuses_what_would_bend_its_update(tmp_path):
     train.run(config("Reptile"), tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = logged(tmp_path)
     assert all(0.1 < row["train/loss"] < 5 for row in rows)
     bent = config("Reptile", gradient_clip=1.0)
     bent["optimizer"]["momentum"] = 0.9

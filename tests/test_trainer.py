@@ -14,9 +14,11 @@ from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching import EpisodeBatching, ViewBatching
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.interruption import RunStopped
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.optim.schedules import Constant, WarmupCosine
-from ssl_runner.trainer import RunStopped, Trainer
+from ssl_runner.tracking import Tracker
+from ssl_runner.trainer import Trainer
 
 IDENTITY = checkpoint.Identity("config", "data", torch.get_num_threads())
 
@@ -34,6 +36,8 @@ def trainer(**changes) -> Trainer:
         "accumulate": 1,
         "log_every": 1,
         "checkpoint_every": 100,
+        "panel_every": None,
+        "stop_on_collapse": False,
         "evaluate_every": None,
         "select": None,
         "progress": False,
@@ -82,14 +86,25 @@ def batching() -> ViewBatching:
     return made
 
 
-def fit(algorithm, folder, made=None, schedule=None, resumed=None, validate=None, lr=0.1, seed=0, **changes):
+def fit(
+    algorithm,
+    folder,
+    made=None,
+    schedule=None,
+    resumed=None,
+    validate=None,
+    watch=None,
+    lr=0.1,
+    seed=0,
+    **changes,
+):
     optimizer = torch.optim.SGD(algorithm.parameter_groups(), lr=lr, momentum=0.9)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     folder.mkdir(exist_ok=True)
-    trainer(**changes).fit(
-        algorithm, made or batching(), optimizer, schedule or Constant(), seed, folder, IDENTITY, validate, resumed
-    )
+    run = (algorithm, made or batching(), optimizer, schedule or Constant(), seed, folder, IDENTITY, validate, watch)
+    with Tracker(folder, 0 if resumed is None else resumed["step"]) as tracker:
+        trainer(**changes).fit(*run, tracker, resumed)
     return algorithm
 
 

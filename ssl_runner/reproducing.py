@@ -1,0 +1,63 @@
+"""Whether a run came out as another one did."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ssl_runner.config import ConfigError
+from ssl_runner.report.result import FILE
+
+# half a percentage point: what other hardware, threads or versions may move
+TOLERANCE = 0.005
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    """The result of a run.
+
+    Raises:
+        ConfigError: It is not there, or the run did not finish.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            [f"reproduce={folder}: {folder / FILE} cannot be read ({error}); nothing to compare"]
+        ) from None
+    if content.get("status") != "finished":
+        raise ConfigError([f"reproduce={folder}: the run did not finish; go on with: ssl-train resume={folder}"])
+    return content
+
+
+def compare(original: Path, before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
+    """A table of both runs' metrics with what else differs, and whether they agree within the tolerance."""
+    old, new = before["metrics"], after["metrics"]
+    keys = list(dict.fromkeys([*old, *new]))
+    width = max(map(len, keys), default=0)
+    lines = [f"reproduction of {original}", f"{'':{width}}      before       after  difference"]
+    agree = exact = True
+    for key in keys:
+        first, second = old.get(key), new.get(key)
+        if first is None or second is None:
+            lines.append(f"{key:{width}}  {_cell(first)}  {_cell(second)}  missing")
+            agree = exact = False
+            continue
+        exact = exact and first == second
+        agree = agree and abs(first - second) <= TOLERANCE
+        lines.append(f"{key:{width}}  {_cell(first)}  {_cell(second)}  {second - first:+10.6f}")
+    lines += [f"{name}: {one} -> {other}" for name, one, other in _circumstances(before, after) if one != other]
+    same = "identical to the last bit" if exact else f"the same within {TOLERANCE}" if agree else "NOT the same"
+    return "\n".join([*lines, same]), agree
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-':>10}" if value is None else f"{value:10.6f}"
+
+
+def _circumstances(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What may explain a difference."""
+    one, other = before.get("versions", {}), after.get("versions", {})
+    found = [(f"version of {name}", one.get(name), other.get(name)) for name in sorted({*one, *other})]
+    one, other = before.get("hardware", {}), after.get("hardware", {})
+    found += [(name, one.get(name), other.get(name)) for name in ("device", "name", "threads", "cpu_capability")]
+    found += [("data", before["dataset"]["fingerprint"], after["dataset"]["fingerprint"])]
+    return [*found, ("git", before.get("git"), after.get("git"))]

@@ -1,0 +1,104 @@
+"""Child processes of tests.
+
+They are forked from a server that has imported torch already: a fresh interpreter takes seconds to do so, and a fork of
+the test process may not compute at all once that has used threads or a GPU.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Deed = Callable[[], None]
+
+_server = multiprocessing.get_context("forkserver")
+# torch._dynamo comes with every optimizer, and takes longer than torch
+_PRELOADED = ["torch._dynamo", "torch.func", "sklearn.datasets", "hydra", "ssl_runner.composition_errors"]
+_server.set_forkserver_preload([*_PRELOADED, "ssl_runner.wiring", "ssl_runner.report.exhibits"])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit code, which is minus a signal's number, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Child:
+    """A process that does ``deed`` and then ``work(*arguments)``, with the environment of this process.
+
+    Args:
+        logs: A folder for what it prints.
+        deed: What befalls it; a function or a partial of one, for it is pickled.
+    """
+
+    def __init__(self, logs: Path, work: Callable[..., Any], *arguments: Any, deed: Deed | None = None) -> None:
+        self.logs = logs
+        logs.mkdir(parents=True, exist_ok=True)
+        self.process = _server.Process(target=_live, args=(logs, dict(os.environ), deed, work, arguments))
+        self.process.start()
+
+    def signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def ended(self) -> Ended:
+        """Waits for its end."""
+        self.process.join(300)
+        assert self.process.exitcode is not None, "the child hangs"
+        return Ended(self.process.exitcode, *((self.logs / name).read_text() for name in ("stdout", "stderr")))
+
+
+def run(config: dict[str, Any], folder: Path, deed: Deed | None = None) -> Ended:
+    """``train.run`` in a child."""
+    return Child(folder.parent / f"{folder.name}.logs", _run, config, folder, deed=deed).ended()
+
+
+def command(logs: Path, arguments: Sequence[str], deed: Deed | None = None) -> Ended:
+    """``ssl-train ARGUMENTS`` in a child."""
+    return Child(logs, type_in, list(arguments), deed=deed).ended()
+
+
+def _live(logs: Path, environment: dict[str, str], deed: Deed | None, work: Callable[..., Any], arguments) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    if deed is not None:
+        deed()
+    try:
+        work(*arguments)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _run(config: dict[str, Any], folder: Path) -> None:
+    from ssl_runner import train
+
+    train.run(config, folder)
+
+
+def type_in(arguments: list[str]) -> None:
+    """What the console command does."""
+    from ssl_runner import train
+
+    sys.argv = ["ssl-train", *arguments]
+    train.main()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)

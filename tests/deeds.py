@@ -1,0 +1,214 @@
+"""What befalls a child process of a test: each is called in it before its work begins."""
+
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Deed = Callable[[], None]
+
+
+def die() -> None:
+    """As a power cut, a crash of the kernel or the killer of processes that take too much memory would have it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(owner: Any, name: str, when: Callable[..., bool], deed: Callable[..., Any]) -> None:
+    """Let ``deed(*arguments)`` happen before ``owner.name(*arguments)``, where ``when(*arguments)``."""
+    original = getattr(owner, name)
+
+    def replaced(*arguments: Any, **named: Any) -> Any:
+        if when(*arguments, **named):
+            deed(*arguments, **named)
+        return original(*arguments, **named)
+
+    setattr(owner, name, replaced)
+
+
+def at_step(step: int, deed: Deed) -> None:
+    """``deed()`` when so many steps are done and logged, and the next one begins."""
+    from ssl_runner.trainer import Trainer
+
+    before(Trainer, "step", lambda *given, **_: given[4].step == step, lambda *_, **__: deed())
+
+
+def at_call(number: int) -> Callable[..., bool]:
+    """True at the call of this number, from 1."""
+    calls = iter(range(1, 10**9))
+    return lambda *_, **__: next(calls) == number
+
+
+# the moments of a SIGKILL, in a run of 6 steps with a checkpoint every 2 and a validation every 3
+
+
+def killed_before_the_first_checkpoint() -> None:
+    at_step(1, die)
+
+
+def killed_while_the_first_checkpoint_is_written() -> None:
+    _killed_while_written(2)
+
+
+def killed_while_a_checkpoint_is_written() -> None:
+    _killed_while_written(4)
+
+
+def _killed_while_written(step: int) -> None:
+    import torch
+
+    save = torch.save
+
+    def half(state, path):
+        buffer = io.BytesIO()
+        save(state, buffer)
+        path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+        die()
+
+    before(torch, "save", lambda state, _: state.get("step") == step, half)
+
+
+def killed_between_the_two_files_of_a_checkpoint() -> None:
+    def when(temporary: Path, target: Path) -> bool:
+        return target.name == "last.pt" and target.with_name("previous.pt").exists()
+
+    before(Path, "replace", when, lambda *_: die())
+
+
+def killed_between_log_and_checkpoint() -> None:
+    from ssl_runner import checkpoint
+
+    before(checkpoint, "save", lambda folder, step, *_, **__: step == 4, lambda *_, **__: die())
+
+
+def killed_while_a_line_is_written() -> None:
+    from ssl_runner.tracking import Tracker
+
+    def torn(tracker: Tracker, step: int, values: dict[str, float]) -> None:
+        tracker.writer.flush()
+        events = max(tracker.path.parent.glob("events*"), key=lambda path: path.stat().st_mtime_ns)
+        with events.open("ab") as file:
+            file.write(events.read_bytes()[:100])
+        line = json.dumps({"step": step, **values})
+        tracker.file.write(line[: len(line) // 2])
+        tracker.file.flush()
+        die()
+
+    before(Tracker, "scalars", lambda tracker, step, values: step == 5, torn)
+
+
+def killed_during_validation() -> None:
+    from ssl_runner import wiring
+
+    before(wiring, "evaluate", at_call(2), lambda *_: die())
+
+
+def killed_during_the_final_evaluation() -> None:
+    from ssl_runner.evaluation import evaluator
+
+    before(evaluator, "evaluate", at_call(2), lambda *_: die())
+
+
+def killed_after_the_final_evaluation() -> None:
+    from ssl_runner.report.result import Result
+
+    before(Result, "finish", lambda *_, **__: True, lambda *_, **__: die())
+
+
+# signals, and where a run goes on
+
+
+def signalled_at_step(step: int, *numbers: int) -> None:
+    """Signals to itself, one after the other, when so many steps are done."""
+
+    def signals() -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    at_step(step, signals)
+
+
+def signalled_in_the_last_checkpoint(number: int) -> None:
+    from ssl_runner import checkpoint
+
+    before(checkpoint, "save", lambda _, step, *__: step == 6, lambda *_: os.kill(os.getpid(), number))
+
+
+def on_another_machine() -> None:
+    """Other threads and another torch than a run of one thread here."""
+    import torch
+
+    from ssl_runner import provenance
+
+    torch.set_num_threads(2)
+    versions = provenance.versions
+    provenance.versions = lambda: versions() | {"torch": "9.9.9"}
+
+
+# faults
+
+
+def disk_fills_up(step: int, folder: Path) -> None:
+    """Not a byte is left when so many steps are done."""
+    at_step(step, lambda: fill(folder))
+
+
+def disk_fills_up_in_checkpoint(step: int, folder: Path) -> None:
+    """Not a byte is left when the checkpoint of that step is written, but the logs of the step are."""
+    from ssl_runner import checkpoint
+
+    before(checkpoint, "save", lambda _, done, *__: done == step, lambda *_: fill(folder))
+
+
+def fill(folder: Path) -> None:
+    """Fill the disk under a folder with a file ``ballast``."""
+    with (folder / "ballast").open("wb", buffering=0) as file:
+        for size in (1 << 16, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def folder_vanishes(folder: Path) -> None:
+    """A folder is removed when three steps are done."""
+    at_step(3, lambda: shutil.rmtree(folder))
+
+
+def weights_are_lost(step: int) -> None:
+    """As a gradient that is not finite leaves them, though the loss still is."""
+    import torch
+
+    from ssl_runner.trainer import Trainer
+
+    original = Trainer.step
+
+    def replaced(self, algorithm, batch, optimizer, clock, measure):
+        metrics = original(self, algorithm, batch, optimizer, clock, measure)
+        if clock.step == step:
+            with torch.no_grad():
+                next(algorithm.parameters()).fill_(torch.nan)
+        return metrics
+
+    Trainer.step = replaced
+
+
+def memory_runs_short(step: int | None, bytes_left: int) -> None:
+    """From so many steps on, or the final evaluation on, the process may take so much more and no more."""
+
+    def limit() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + bytes_left
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    if step is None:
+        from ssl_runner.evaluation import evaluator
+
+        before(evaluator, "evaluate", at_call(1), lambda *_: limit())
+    else:
+        at_step(step, limit)

@@ -1,0 +1,51 @@
+"""Doubles that wait at a known place, for a test to do something meanwhile, and a loss that collapses."""
+
+import os
+import time
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.evaluation.few_shot import FewShot
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.nt_xent import NTXent
+
+FILE = "WAITING_FILE"
+
+
+def wait() -> None:
+    """Make the file that an environment variable names, and wait until someone removes it."""
+    if FILE in os.environ:
+        path = Path(os.environ[FILE])
+        path.touch()
+        while path.exists():
+            time.sleep(0.01)
+
+
+class WaitingNTXent(NTXent):
+    """NT-Xent that waits once three steps are done."""
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        if clock.step == 3:
+            wait()
+        return super().forward(embeddings, clock)
+
+
+class WaitingFewShot(FewShot):
+    """Few-shot evaluation that waits before it begins."""
+
+    def __call__(self, algorithm, splits, device) -> dict[str, float]:
+        wait()
+        return super().__call__(algorithm, splits, device)
+
+
+class PullTogether(Loss):
+    """Squared distance of two views on the unit sphere, and nothing that pushes images apart."""
+
+    views = 2
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        first, second = F.normalize(embeddings.online, dim=-1)
+        return (first - second).square().sum(dim=-1).mean(), {}

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a few lines before, a table and two lines after."""
+"""What a person sees of a run at its end: a table and two lines."""
 
 from pathlib import Path
 
@@ -6,30 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_runner.report.result import Result
-from ssl_runner.wiring import Run
 
 _ROWS = {"": "trained", "untrained": "untrained encoder", "raw_pixels": "raw pixels"}
-
-
-def announce(run: Run, folder: Path, start_step: int, console: Console) -> None:
-    """What will be trained on what, before it starts."""
-    splits, batching = run.splits, run.batching
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    counts = ", ".join(
-        f"{name} {len(part):,} images of {part.n_classes} classes" for name, part in parts.items() if part is not None
-    )
-    parameters = sum(parameter.numel() for parameter in run.algorithm.parameters())
-    steps = run.trainer.steps(batching)
-    source = splits.train.name.rpartition("/")[0] or splits.train.name
-    lines = {
-        "algorithm": f"{type(run.algorithm).__name__}, {parameters:,} parameters",
-        "data": f"{source} by {splits.by}: {counts}",
-        "steps": f"{steps:,} of {batching.images_per_step:,} images" + (f", from {start_step:,}" if start_step else ""),
-        "device": f"{run.device}, {run.identity.threads} threads",
-        "run folder": str(folder),
-    }
-    for name, text in lines.items():
-        console.print(f"[bold]{name:>10}[/bold]  {text}", highlight=False, soft_wrap=True)
 
 
 def summarise(result: Result, console: Console) -> None:

@@ -27,6 +27,7 @@ class Result:
         self.content: dict[str, Any] = {
             "status": "running",
             "metrics": self.metrics,
+            "command": provenance.command(),
             "config_hash": run.identity.config_hash,
             "seed": run.seed,
             "dataset": {

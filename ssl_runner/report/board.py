@@ -1,0 +1,62 @@
+"""What TensorBoard shows beside curves and pictures: the config as text, and a page of the curves to look at first."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.types_pb2 import DT_STRING  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.plugins.text.metadata import create_summary_metadata
+from tensorboard.util.tensor_util import make_tensor_proto
+from torch.utils.tensorboard.writer import SummaryWriter
+
+CHARTS = {
+    "Is it learning?": {
+        "alignment: distance of an image's views": "panel/alignment",
+        "uniformity: lower is more spread": "panel/uniformity",
+        "RankMe: dimensions in use": "panel/rankme",
+        "standard deviation of embeddings": "panel/embedding_std",
+        "standard deviation of features": "panel/feature_std",
+        "online kNN": "panel/online_knn",
+    },
+    "Loss": {"loss": "train/loss"},
+    "Optimisation": {"learning rate": "train/lr", "norm of the gradient": "train/gradient_norm"},
+    "Speed": {"images a second": "time/images_per_second", "share of time waiting for data": "time/data_share"},
+}
+
+
+def log_config(writer: SummaryWriter, config: Mapping[str, Any]) -> None:
+    """The resolved config as a block of YAML, tag ``config``, step 0.
+
+    To be logged once, in a fresh run: a run that goes on keeps what is there.
+
+    Args:
+        writer: Of the run's own folder.
+        config: Plain values.
+    """
+    text = f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)}```"
+    # torch's add_text would make the tag config/text_summary
+    value = Summary.Value(
+        tag="config",
+        metadata=create_summary_metadata("config", ""),
+        tensor=make_tensor_proto(text.encode(), dtype=DT_STRING),
+    )
+    writer._get_file_writer().add_summary(Summary(value=[value]), 0)
+
+
+def log_layout(writer: SummaryWriter, tags: Iterable[str]) -> None:
+    """The page "Custom Scalars": charts of CHARTS that this run will have, step 0; once, in a fresh run.
+
+    A chart has one tag, so that TensorBoard, which joins the layouts of runs and drops only charts that are equal,
+    shows each once, and so that no two units share an axis.
+
+    Args:
+        writer: Of the run's own folder.
+        tags: All scalar tags that the run will write.
+    """
+    written = set(tags)
+    charts = {
+        category: {title: ["Multiline", [f"{tag}$"]] for title, tag in titles.items() if tag in written}
+        for category, titles in CHARTS.items()  # TensorBoard takes a tag for the beginning of a regular expression
+    }
+    writer.add_custom_scalars({category: titles for category, titles in charts.items() if titles})

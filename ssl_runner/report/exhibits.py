@@ -1,0 +1,83 @@
+"""What a run shows in TensorBoard beside its curves: before training, and after it."""
+
+from typing import Any
+
+import torch
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.data.batching import EpisodeBatching
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.tasks import TaskSampler
+from ssl_runner.evaluation.features import evaluating, features
+from ssl_runner.report.board import log_config, log_layout
+from ssl_runner.report.hparams import log_hparams
+from ssl_runner.report.pictures import episode_picture, views_picture
+from ssl_runner.report.projector import log_projector
+from ssl_runner.wiring import Run
+
+N_PROJECTED = 500
+
+
+def before(writer: SummaryWriter, run: Run, config: dict[str, Any]) -> None:
+    """Config as text, hyperparameters, the layout of the curves' page, and what the network is given to see."""
+    log_config(writer, config)
+    log_hparams(writer, config)
+    log_layout(writer, _tags(run))
+    batch = run.batching.batch(0)
+    if isinstance(batch, Views):
+        writer.add_image("views", views_picture(batch), 0)
+    else:
+        _log_episode(writer, run, 0)
+
+
+def after(writer: SummaryWriter, run: Run, step: int) -> None:
+    """The embedding projector; for episodes, the same task as before, now with the trained predictions."""
+    if run.batching.batch_type is Episodes:
+        _log_episode(writer, run, step)
+    shown = shown_split(run.splits)
+    chosen = torch.from_numpy(randomness.permutation(0, "projector", 0, len(shown))[:N_PROJECTED])
+    images = shown.images[chosen]
+    names = None if shown.labels is None else [shown.class_names[label] for label in shown.labels[chosen]]
+    log_projector(writer, features(run.algorithm.eval_encoder(), images, run.device), images, names, step)
+
+
+def _tags(run: Run) -> list[str]:
+    tags = ["train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"]
+    panel = run.panel
+    return tags if panel is None else [*tags, *(f"panel/{name}" for name in panel.names)]
+
+
+def shown_split(splits: Splits) -> Dataset:
+    """What is shown is not trained on: validation, or test where there is none."""
+    return splits.test if splits.validation is None else splits.validation
+
+
+def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
+    batching = run.batching
+    assert isinstance(batching, EpisodeBatching)
+    try:
+        episode, names = fixed_episode(shown_split(run.splits), batching)
+    except ValueError:  # trained on more ways than there are classes to show
+        return
+    writer.add_image("episode", episode_picture(episode, predicted(run.algorithm, episode, run.device), names), step)
+
+
+def fixed_episode(dataset: Dataset, batching: EpisodeBatching) -> tuple[Episodes, list[str]]:
+    """One task of the batching's size, always the same, and the names of its classes."""
+    sampler = TaskSampler(dataset, batching.n_way, batching.k_shot, batching.n_query)
+    task = sampler(randomness.uniforms(0, "exhibit", 0, 1, sampler.columns))
+    assert dataset.labels is not None
+    labels = dataset.labels[task.support[0, :: batching.k_shot]]
+    support, query = (dataset.images[places].float() / 255 for places in (task.support, task.query))
+    episode = Episodes(support, task.support_labels, query, task.query_labels, task.n_way)
+    return episode, [dataset.class_names[label] for label in labels]
+
+
+def predicted(algorithm: Algorithm, episode: Episodes, device: torch.device) -> torch.Tensor:
+    """Scores (T, Q, n_way) of the queries."""
+    there = episode.to(device)
+    with evaluating(algorithm):
+        return algorithm.classify(there.support_images, there.support_labels, there.query_images, there.n_way).cpu()

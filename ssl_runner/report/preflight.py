@@ -1,0 +1,87 @@
+"""What will be trained on what: a dozen lines before the first step."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ssl_runner.data.batches import Views
+from ssl_runner.data.dataset import Dataset
+from ssl_runner.evaluation.few_shot import FewShot
+from ssl_runner.wiring import Run
+
+
+def announce(run: Run, folder: Path | None, start_step: int, console: Console) -> None:
+    """Print what a run is about to do.
+
+    Args:
+        folder: The run folder, or None for a rehearsal.
+        start_step: Steps done before.
+    """
+    for name, text in lines(run, folder, start_step).items():
+        console.print(f"[bold]{name:>12}[/bold]  {text}", highlight=False, soft_wrap=True)
+
+
+def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
+    """A line a subject."""
+    splits, batching, network = run.splits, run.batching, run.algorithm.network
+    parameters = sum(parameter.numel() for parameter in run.algorithm.parameters() if parameter.requires_grad)
+    encoder = sum(parameter.numel() for parameter in network.encoder.parameters())
+    steps = run.trainer.steps(batching)
+    epochs = "" if batching.steps_per_epoch is None else f", {steps / batching.steps_per_epoch:,.1f} epochs"
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    found = {
+        "algorithm": f"{type(run.algorithm).__name__}, loss {_loss(run)}",
+        "encoder": f"{type(network.encoder.backbone).__name__}, {encoder:,} of {parameters:,} trained parameters, "
+        f"{network.encoder.out_features:,} features of {'x'.join(map(str, network.encoder.input_shape))} images",
+        "data": f"{splits.train.name.rpartition('/')[0] or splits.train.name} by {splits.by}, "
+        f"fingerprint {splits.train.fingerprint}",
+        "": "; ".join(f"{name} {_counts(part)}" for name, part in parts.items()),
+        "batch": _batch(run),
+        "steps": f"{steps:,}{epochs}" + (f", from step {start_step:,}" if start_step else ""),
+        "optimizer": f"{type(run.optimizer).__name__}, learning rate {run.optimizer.param_groups[0]['initial_lr']:g}, "
+        f"{type(run.schedule).__name__}",
+        "device": f"{run.device}, {run.trainer.precision}, {run.identity.threads} threads, seed {run.seed}",
+        "memory": _memory(run),
+        "evaluation": "; ".join(_evaluation(name, made) for name, made in run.evaluators.items()) or "none",
+        "run folder": "none: a rehearsal" if folder is None else str(folder),
+    }
+    return found
+
+
+def _loss(run: Run) -> str:
+    loss = getattr(run.algorithm, "loss", None)
+    return "its own" if loss is None else type(loss).__name__
+
+
+def _counts(part: Dataset | None) -> str:
+    if part is None:
+        return "none"
+    return f"{len(part):,} images" + (f" of {part.n_classes} classes" if part.n_classes else ", no labels")
+
+
+def _batch(run: Run) -> str:
+    batching = run.batching
+    if batching.batch_type is Views:
+        return f"{len(batching.batch(0)):,} images, {batching.images_per_step:,} views of them"
+    tasks, ways, shots, queries = (
+        getattr(batching, name, "?") for name in ("tasks_per_batch", "n_way", "k_shot", "n_query")
+    )
+    return f"{tasks} tasks of {ways} ways, {shots} shots, {queries} queries: {batching.images_per_step:,} images"
+
+
+def _memory(run: Run) -> str:
+    images = run.splits.train.images.nbytes
+    step = run.step_bytes
+    return (
+        f"a step about {_size(step)}, training images {_size(images)}" if step else f"training images {_size(images)}"
+    )
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
+
+
+def _evaluation(name: str, evaluator: object) -> str:
+    if isinstance(evaluator, FewShot):
+        return f"{name} {', '.join(setting.name for setting in evaluator.settings)} ({evaluator.episodes:,} episodes)"
+    return name.replace("_", " ")

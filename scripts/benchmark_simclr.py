@@ -40,7 +40,7 @@ def runner() -> dict[str, float]:
         began = time.perf_counter()
         batch = run.batching.batch(step)
         data = time.perf_counter()
-        run.trainer._step(algorithm, batch, run.optimizer, clock, measure=False)
+        run.trainer.step(algorithm, batch, run.optimizer, clock, measure=False)
         done = time.perf_counter()
         images = batch.crops[0].flatten(0, 1)  # type: ignore[union-attr]
         prepared = algorithm.network.encoder.prepare(images).contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,11 @@ OPTIONS = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and path.parent.name != "experiment"
 )
-MANDATORY = {"image_folder": ["dataset.root=."], "torchvision": ["dataset.name=KMNIST"]}
+MANDATORY = {
+    "image_folder": ["dataset.root=."],
+    "torchvision": ["dataset.name=KMNIST"],
+    "timm": ["model.encoder.name=resnet10t"],
+}
 
 
 def settled(*overrides: str) -> dict:

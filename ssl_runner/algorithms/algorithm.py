@@ -1,6 +1,7 @@
 """What an algorithm is: how branches, losses and adaptation relate. The trainer knows no more than this."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -51,6 +52,11 @@ class Algorithm(nn.Module):
         super().__init__()
         self.network = network
 
+    @classmethod
+    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """What it provides when made with these arguments of its config."""
+        return cls.provides
+
     @abstractmethod
     def training_step(self, batch: Any, clock: Clock) -> Step:
         """Loss and metrics of one batch of `batch_type`."""
@@ -69,6 +75,13 @@ class Algorithm(nn.Module):
     def eval_encoder(self) -> Encoder:
         """The branch that is the product: images to features."""
         return self.network.encoder
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """What the loss compares, (B, E) of images (B, C, H, W): the panel and the warning of a collapse judge it.
+
+        By default the network's output, or the features where that is a score of classes.
+        """
+        return self.eval_encoder()(images) if self.head_classifies else self.network(images)
 
     def protocol(self) -> dict[str, Any]:
         """What explains its scores beyond the evaluator's settings, as plain JSON data."""
@@ -98,11 +111,13 @@ class Algorithm(nn.Module):
             n_way: Classes in each task.
         """
         encoder = self.eval_encoder()
-        support, query = (self.embed(encode_tasks(encoder, images)) for images in (support_images, query_images))
+        support, query = (
+            encode_tasks(lambda flat: self.embed(encoder(flat)), images) for images in (support_images, query_images)
+        )
         return self.compare(support, support_labels, query, n_way)
 
 
-def encode_tasks(module: nn.Module, images: Tensor) -> Tensor:
+def encode_tasks(module: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Features (T, M, D) of images (T, M, C, H, W), all tasks in one forward pass."""
     return module(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 

@@ -1,6 +1,7 @@
 """Views of a batch through one network, compared by a loss."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.clock import Clock
@@ -12,8 +13,8 @@ from ssl_runner.models.network import Network
 class Contrastive(Algorithm):
     """SimCLR's arrangement (Chen et al. 2020, arXiv:2002.05709): one encoder and head for all views.
 
-    All views go through in one forward pass, so that batch normalisation sees them together and cannot tell the loss
-    which view an image came from.
+    All views of a resolution go through in one forward pass, so that batch normalisation sees them together and cannot
+    tell the loss which view an image came from.
     """
 
     batch_type = Views
@@ -24,7 +25,12 @@ class Contrastive(Algorithm):
         self.loss = loss
 
     def training_step(self, batch: Views, clock: Clock) -> Step:
-        (crops,) = batch.crops
-        embedded: Tensor = self.network(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
-        loss, metrics = self.loss(Embeddings(online=embedded, labels=batch.labels), clock)
-        return Step(loss, metrics)
+        online = embed_views(self.network, batch.crops)
+        seen = Embeddings(online=online, labels=batch.labels, global_views=len(batch.crops[0]))
+        return Step(*self.loss(seen, clock))
+
+
+def embed_views(module: nn.Module, crops: tuple[Tensor, ...]) -> Tensor:
+    """(V, B, D) of one (v, B, C, H, W) a resolution: one forward pass for each."""
+    parts = [module(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in crops]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

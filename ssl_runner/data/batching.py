@@ -50,19 +50,30 @@ class ViewBatching(Batching):
         augmentation: From uint8 images and draws to float views in [0, 1].
         batch_size: Images in a batch, of which each gives all its views.
         views: Views of an image.
+        second_augmentation: Of all views but the first (BYOL, Barlow Twins, DINO), or None for the same.
     """
 
     batch_type = Views
 
-    def __init__(self, augmentation: Augmentation, batch_size: int, views: int) -> None:
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        batch_size: int,
+        views: int,
+        second_augmentation: Augmentation | None = None,
+    ) -> None:
         if batch_size < 1 or views < 1:
             raise ValueError(f"batch_size={batch_size}, views={views}; both must be at least 1")
+        if second_augmentation is not None and views == 1:
+            raise ValueError("second_augmentation is of the views after the first, but views=1; set it to null")
         self.augmentation = augmentation
+        self.second_augmentation = second_augmentation or augmentation
         self.batch_size = batch_size
         self.n_views = views
         self.images_per_step = batch_size * views
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
+        self.n_outputs = dataset.n_classes if dataset.labels is not None else None
         if len(dataset) < self.batch_size:
             raise ValueError(
                 f"batch_size={self.batch_size}, but {dataset.name} has {len(dataset)} images; lower batching.batch_size"
@@ -70,7 +81,6 @@ class ViewBatching(Batching):
         self.seed, self.device = seed, device
         self.images = on_device(dataset.images, device)
         self.labels = dataset.labels
-        self.n_outputs = dataset.n_classes if dataset.labels is not None else None
         self.steps_per_epoch = len(dataset) // self.batch_size
         self._epoch, self._order = -1, torch.empty(0)
 
@@ -82,11 +92,24 @@ class ViewBatching(Batching):
             self._epoch, self._order = epoch, torch.from_numpy(order)
         indices = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         rows = self.n_views * self.batch_size
-        draws = randomness.uniforms(self.seed, "augmentation", step, rows, self.augmentation.columns)
-        images = gather(self.images, indices, self.device).repeat(self.n_views, 1, 1, 1)
-        crops = self.augmentation(images, torch.from_numpy(draws)).unflatten(0, (self.n_views, self.batch_size))
+        columns = max(self.augmentation.columns, self.second_augmentation.columns)
+        draws = torch.from_numpy(randomness.uniforms(self.seed, "augmentation", step, rows, columns))
+        images = self.images_at(indices).repeat(self.n_views, 1, 1, 1)
+        crops = self._augment(images, draws).unflatten(0, (self.n_views, self.batch_size))
         labels = None if self.labels is None else self.labels[indices].to(self.device)
         return Views(crops=(crops,), labels=labels, indices=indices.to(self.device))
+
+    def images_at(self, indices: Tensor) -> Tensor:
+        """uint8 (M, C, H, W) on the device, of places (M,) in the dataset."""
+        return gather(self.images, indices, self.device)
+
+    def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        first, second, n = self.augmentation, self.second_augmentation, self.batch_size
+        if second is first:
+            return first(images, draws)
+        return torch.cat(
+            [first(images[:n], draws[:n, : first.columns]), second(images[n:], draws[n:, : second.columns])]
+        )
 
 
 class EpisodeBatching(Batching):
@@ -103,8 +126,10 @@ class EpisodeBatching(Batching):
     batch_type = Episodes
 
     def __init__(self, augmentation: Augmentation, n_way: int, k_shot: int, n_query: int, tasks_per_batch: int) -> None:
-        if tasks_per_batch < 1:
-            raise ValueError(f"tasks_per_batch={tasks_per_batch}; it must be at least 1")
+        counts = {"n_way": n_way, "k_shot": k_shot, "n_query": n_query, "tasks_per_batch": tasks_per_batch}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}; it must be at least 1")
         self.augmentation = augmentation
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         self.tasks_per_batch = tasks_per_batch

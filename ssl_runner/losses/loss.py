@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ssl_runner.clock import Clock
@@ -15,10 +16,11 @@ class Embeddings:
 
     Attributes:
         online: (V, B, D), unnormalised embeddings of V views (or logits, for a classifier's loss).
-        target: (V, B, D) of a teacher, without gradient, or None.
+        target: (G, B, D) without gradient, of a teacher or of the branch that gets none, for the global views; or None.
         memory: (M, D) earlier embeddings, or None.
         labels: int64 (B,), or None.
         memory_labels: int64 (M,), or None.
+        global_views: How many of the V views, the first ones, show the image at large; None for all.
     """
 
     online: Tensor
@@ -26,19 +28,29 @@ class Embeddings:
     memory: Tensor | None = None
     labels: Tensor | None = None
     memory_labels: Tensor | None = None
+    global_views: int | None = None
 
 
 class Loss(nn.Module):
     """A callable from embeddings to a scalar and metrics; it knows nothing of encoders, devices or processes.
 
     ``needs`` names the fields of `Embeddings` it cannot do without (``labels``, ``target``, ``memory``), and the
-    wiring refuses a combination that does not fill them. ``views`` is the least number of views it compares, and
-    ``of_logits`` says that it takes scores of classes for embeddings.
+    wiring refuses a combination that does not fill them. ``views`` is the least number of views it compares and
+    ``most_views`` the greatest, where there is one; ``of_logits`` says that it takes scores of classes for embeddings.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[int] = 1
+    most_views: ClassVar[int | None] = None
     of_logits: ClassVar[bool] = False
+
+    def after_step(self, clock: Clock, target: Tensor) -> None:
+        """Centers and other statistics of the targets (G, B, D): once after the optimizer's step, without gradient."""
+
+    def __call__(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """`forward`, in the precision of its arguments: autocast would bring every product back to half precision."""
+        with torch.autocast(embeddings.online.device.type, enabled=False):
+            return super().__call__(embeddings, clock)
 
     @abstractmethod
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:

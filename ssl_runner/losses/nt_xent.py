@@ -18,6 +18,7 @@ class NTXent(Loss):
     """
 
     views = 2
+    most_views = 2
 
     def __init__(self, temperature: float) -> None:
         super().__init__()

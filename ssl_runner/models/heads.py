@@ -1,25 +1,80 @@
 """What stands on an encoder in training: factories of (in_features, n_outputs)."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
-    """Two-layer projection head (Chen et al. 2020, arXiv:2002.05709, sec. 4.2), normalised in between.
+    """Projection head: linear layers with batch normalisation and ReLU in between (Chen et al. 2020, arXiv:2002.05709,
+    sec. 4.2 with two layers; Barlow Twins, VICReg and SimSiam have three).
 
     Args:
         in_features: Width of the encoder's features.
         n_outputs: Classes of the task; a projector has its own width and ignores it.
-        hidden_features: Width of the hidden layer.
-        out_features: Width of the embedding.
+        hidden_features: Width of the hidden layers.
+        out_features: Width of the embedding; null for ``in_features``, as a predictor wants it.
+        layers: Linear layers, at least 1.
+        last_norm: Whether batch normalisation without scale and shift follows the last layer (SimSiam, MoCo v3).
+
+    Raises:
+        ValueError: A width or the number of layers is below 1.
     """
 
-    def __init__(self, in_features: int, n_outputs: int | None, hidden_features: int, out_features: int) -> None:
-        super().__init__(
-            nn.Linear(in_features, hidden_features, bias=False),
-            nn.BatchNorm1d(hidden_features),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden_features, out_features, bias=False),
+    def __init__(
+        self,
+        in_features: int,
+        n_outputs: int | None,
+        hidden_features: int,
+        out_features: int | None,
+        layers: int,
+        last_norm: bool,
+    ) -> None:
+        width = in_features if out_features is None else out_features
+        if min(hidden_features, width, layers) < 1:
+            raise ValueError(f"{hidden_features=}, {out_features=}, {layers=}; all must be at least 1")
+        stack: list[nn.Module] = []
+        for _ in range(layers - 1):
+            stack += [nn.Linear(in_features if not stack else hidden_features, hidden_features, bias=False)]
+            stack += [nn.BatchNorm1d(hidden_features), nn.ReLU(inplace=True)]
+        stack.append(nn.Linear(hidden_features if stack else in_features, width, bias=False))
+        if last_norm:
+            stack.append(nn.BatchNorm1d(width, affine=False))
+        super().__init__(*stack)
+        self.out_features = width
+
+
+class Prototyped(nn.Module):
+    """DINO's head (Caron et al. 2021, arXiv:2104.14294, app. C): three layers with GELU to a bottleneck, L2-normalised,
+    then cosines with prototypes of unit length. Deviation: the prototypes learn from the first step on.
+
+    Args:
+        in_features: Width of the encoder's features.
+        n_outputs: Ignored.
+        hidden_features: Width of the hidden layers.
+        bottleneck: Width of the normalised layer.
+        out_features: Prototypes.
+    """
+
+    def __init__(
+        self, in_features: int, n_outputs: int | None, hidden_features: int, bottleneck: int, out_features: int
+    ) -> None:
+        if min(hidden_features, bottleneck, out_features) < 1:
+            raise ValueError(f"{hidden_features=}, {bottleneck=}, {out_features=}; all must be at least 1")
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, hidden_features),
+            nn.GELU(),
+            nn.Linear(hidden_features, hidden_features),
+            nn.GELU(),
+            nn.Linear(hidden_features, bottleneck),
         )
+        self.prototypes = nn.Parameter(torch.randn(out_features, bottleneck))
+        self.out_features = out_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, in_features) to cosines (B, out_features)."""
+        return F.linear(F.normalize(self.layers(features), dim=-1), F.normalize(self.prototypes, dim=-1))
 
 
 class Linear(nn.Linear):

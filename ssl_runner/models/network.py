@@ -73,3 +73,9 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D)."""
         return self.head(self.encoder(images))
+
+
+def out_features(network: Network) -> int:
+    """Width of a network's output: of the head's last layer that has one, else of the encoder's features."""
+    widths = [layer.out_features for layer in network.head.modules() if isinstance(layer, nn.Linear)]
+    return getattr(network.head, "out_features", None) or (widths[-1] if widths else network.encoder.out_features)

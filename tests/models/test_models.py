@@ -39,7 +39,12 @@ def test_encoder_treats_bytes_and_fractions_alike():
 
 def test_heads_take_their_widths_from_what_they_stand_on():
     features = torch.rand(3, 10)
-    assert Projector(10, None, hidden_features=6, out_features=5)(features).shape == (3, 5)
+    two = Projector(10, None, hidden_features=6, out_features=5, layers=2, last_norm=False)
+    assert two(features).shape == (3, 5)
+    three = Projector(10, None, hidden_features=6, out_features=None, layers=3, last_norm=True)
+    assert three(features).shape == (3, 10)
+    assert len([layer for layer in three if isinstance(layer, torch.nn.Linear)]) == 3
+    assert Projector(10, None, hidden_features=6, out_features=5, layers=1, last_norm=False)(features).shape == (3, 5)
     assert Linear(10, 7)(features).shape == (3, 7)
     assert Identity(10, None)(features) is features
 

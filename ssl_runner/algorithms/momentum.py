@@ -1,0 +1,122 @@
+"""A teacher that is the moving average of the student: BYOL, MoCo v2 and v3, DINO."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.algorithms.contrastive import embed_views
+from ssl_runner.algorithms.predictive import Head
+from ssl_runner.algorithms.queue import Queue, refuse_queue
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Views
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.network import Encoder, Network, out_features
+
+
+class Momentum(Algorithm):
+    """Momentum teacher: predictor and BYOL's loss make BYOL (Grill et al. 2020, arXiv:2006.07733), queue and InfoNCE
+    MoCo v2 (arXiv:1911.05722, arXiv:2003.04297), predictor and InfoNCE MoCo v3 (arXiv:2104.02057), multi-crop and
+    the DINO loss DINO (arXiv:2104.14294).
+
+    The student sees all views, the teacher the global ones. The teacher normalises with statistics of its own batches
+    and keeps its own running ones: the average is over parameters, not over buffers.
+
+    Args:
+        predictor: A head on the student, from and to the width of the projection, or null.
+        momentum: Of the teacher at the first step, in [0, 1].
+        final_momentum: At the last step, in between a half cosine (BYOL, eq. in sec. 3.2); equal to momentum for none.
+        queue_size: The teacher's projections to remember as negatives, 0 for none.
+        batch_norm_groups: Pieces of the batch that are normalised apart, images reassigned to pieces before the teacher
+            sees them, so that no statistics tell which key belongs to which query: MoCo's shuffled batch normalisation,
+            with a number of pieces that does not hang on the number of devices. 1 for the whole batch.
+        product: ``student`` or ``teacher``: whose encoder is kept and evaluated.
+    """
+
+    batch_type = Views
+    provides = frozenset({"target"})
+    divisible = False
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        predictor: Head | None,
+        momentum: float,
+        final_momentum: float,
+        queue_size: int,
+        batch_norm_groups: int,
+        product: Literal["student", "teacher"],
+    ) -> None:
+        super().__init__(network)
+        refuse_queue(queue_size)
+        if not 0 <= momentum <= final_momentum <= 1:
+            raise ValueError(
+                f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one not below"
+            )
+        if batch_norm_groups < 1:
+            raise ValueError(f"batch_norm_groups={batch_norm_groups}; give at least 1")
+        width = out_features(network)
+        self.loss = loss
+        self.predictor = None if predictor is None else predictor(width, width)
+        self.teacher = copy.deepcopy(network).requires_grad_(False)
+        self.momentum, self.final_momentum = momentum, final_momentum
+        self.queue = Queue(queue_size, width) if queue_size else None
+        self.batch_norm_groups = batch_norm_groups
+        self.product = product
+
+    @classmethod
+    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
+
+    def training_step(self, batch: Views, clock: Clock) -> Step:
+        online = self._in_groups(self.network, batch.crops, None)
+        if self.predictor is not None:
+            online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
+        with torch.no_grad():
+            target = self._in_groups(self.teacher, batch.crops[:1], self._shuffle(len(batch), clock))
+        memory = None if self.queue is None else self.queue.items
+        seen = Embeddings(online, target=target, memory=memory, labels=batch.labels, global_views=len(target))
+        loss, metrics = self.loss(seen, clock)
+        return Step(loss, metrics, carry={"target": target.transpose(0, 1)})
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+        target = carry["target"].transpose(0, 1)
+        weight = 1 - self.momentum_at(clock)
+        for mean, value in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(value, weight)
+        if self.queue is not None:
+            self.queue.push(target[-1])
+        self.loss.after_step(clock, target)
+
+    def momentum_at(self, clock: Clock) -> float:
+        """The teacher's momentum after this step: a half cosine from the first value to the final one."""
+        return (
+            self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * clock.progress)) / 2
+        )
+
+    def eval_encoder(self) -> Encoder:
+        return (self.teacher if self.product == "teacher" else self.network).encoder
+
+    def embedding(self, images: Tensor) -> Tensor:
+        return (self.teacher if self.product == "teacher" else self.network)(images)
+
+    def _shuffle(self, n: int, clock: Clock) -> Tensor | None:
+        if self.batch_norm_groups == 1:
+            return None
+        return torch.randperm(n, generator=clock.generator("shuffle"), device=clock.device)
+
+    def _in_groups(self, network: Network, crops: tuple[Tensor, ...], order: Tensor | None) -> Tensor:
+        """(V, B, D); each piece of the batch, in this order, through the network apart."""
+        if self.batch_norm_groups == 1:
+            return embed_views(network, crops)
+        if order is not None:
+            crops = tuple(part[:, order] for part in crops)
+        pieces = zip(*(part.chunk(self.batch_norm_groups, dim=1) for part in crops), strict=True)
+        embedded = torch.cat([embed_views(network, piece) for piece in pieces], dim=1)
+        return embedded if order is None else embedded[:, order.argsort()]

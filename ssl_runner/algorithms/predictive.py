@@ -1,0 +1,78 @@
+"""A predictor on one branch, no gradient on the other: SimSiam, and NNCLR with a queue."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.algorithms.contrastive import embed_views
+from ssl_runner.algorithms.queue import Queue, refuse_queue
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Views
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.network import Network, out_features
+
+Head = Callable[[int, int | None], nn.Module]
+
+
+class Predictive(Algorithm):
+    """SimSiam's arrangement (Chen and He 2021, arXiv:2011.10566, alg. 1): predictions of one view's projection from
+    another's, which gets no gradient.
+
+    The loss sees predictions as ``online`` and projections as ``target``. With a queue of projections of the first
+    view as ``memory`` and the loss ``nnclr`` it is NNCLR (Dwibedi et al. 2021, arXiv:2104.14548).
+
+    Args:
+        predictor: A head, from and to the width of the projection.
+        constant_predictor_lr: Whether the schedule leaves the predictor's rate alone (SimSiam, app. B).
+        queue_size: Projections to remember, 0 for none.
+    """
+
+    batch_type = Views
+    provides = frozenset({"target"})
+    divisible = False
+
+    def __init__(
+        self, network: Network, loss: Loss, predictor: Head, constant_predictor_lr: bool, queue_size: int
+    ) -> None:
+        super().__init__(network)
+        refuse_queue(queue_size)
+        width = out_features(network)
+        self.loss = loss
+        self.predictor = predictor(width, width)
+        self.constant_predictor_lr = constant_predictor_lr
+        self.queue = Queue(queue_size, width) if queue_size else None
+
+    @classmethod
+    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
+
+    def training_step(self, batch: Views, clock: Clock) -> Step:
+        projected = embed_views(self.network, batch.crops)
+        n_global = len(batch.crops[0])
+        online = self.predictor(projected.flatten(0, 1)).unflatten(0, projected.shape[:2])
+        target = projected[:n_global].detach()
+        memory = None if self.queue is None else self.queue.items
+        seen = Embeddings(online, target=target, memory=memory, labels=batch.labels, global_views=n_global)
+        loss, metrics = self.loss(seen, clock)
+        return Step(loss, metrics, carry={"target": target.transpose(0, 1)})
+
+    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+        target = carry["target"].transpose(0, 1)
+        if self.queue is not None:
+            self.queue.push(target[0])
+        self.loss.after_step(clock, target)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups = super().parameter_groups()
+        if not self.constant_predictor_lr:
+            return groups
+        own = {id(parameter) for parameter in self.predictor.parameters()}
+        split = [
+            {**group, "params": [parameter for parameter in group["params"] if (id(parameter) in own) == constant]}
+            | ({"constant_lr": True} if constant else {})
+            for group in groups
+            for constant in (False, True)
+        ]
+        return [group for group in split if group["params"]]

@@ -1,0 +1,68 @@
+"""Scores of embeddings against learned prototypes: SwAV."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.algorithms.contrastive import embed_views
+from ssl_runner.algorithms.queue import Queue, refuse_queue
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Views
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.network import Network, out_features
+
+
+class Prototypes(Algorithm):
+    """SwAV's arrangement (Caron et al. 2020, arXiv:2006.09882): the loss sees cosines of embeddings and prototypes.
+
+    Both are L2-normalised; the prototypes are again after each step, as in the authors' code.
+
+    Args:
+        prototypes: K.
+        freeze_share: Share of the run, from its start, in which the prototypes stay as they were made, in [0, 1).
+        queue_size: Embeddings of the first view to remember, whose scores are the loss's ``memory``; 0 for none.
+        queue_share: Share of the run before the queue is used, in [0, 1].
+    """
+
+    batch_type = Views
+    provides = frozenset({"prototypes", "memory"})
+    divisible = False
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        prototypes: int,
+        freeze_share: float,
+        queue_size: int,
+        queue_share: float,
+    ) -> None:
+        super().__init__(network)
+        refuse_queue(queue_size)
+        if prototypes < 2:
+            raise ValueError(f"prototypes={prototypes}; give at least 2")
+        if not (0 <= freeze_share < 1 and 0 <= queue_share <= 1):
+            raise ValueError(f"freeze_share={freeze_share}, queue_share={queue_share}; give shares of the run, below 1")
+        width = out_features(network)
+        self.loss = loss
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, width), dim=1))
+        self.freeze_share, self.queue_share = freeze_share, queue_share
+        self.queue = Queue(queue_size, width) if queue_size else None
+
+    def training_step(self, batch: Views, clock: Clock) -> Step:
+        embedded = F.normalize(embed_views(self.network, batch.crops), dim=-1)
+        # without a gradient the optimizer leaves them as they are, decay included
+        prototypes = self.prototypes.detach() if clock.progress < self.freeze_share else self.prototypes
+        memory = None
+        if self.queue is not None and clock.progress >= self.queue_share:
+            memory = self.queue.items @ self.prototypes.detach().T
+        seen = Embeddings(embedded @ prototypes.T, memory=memory, labels=batch.labels, global_views=len(batch.crops[0]))
+        loss, metrics = self.loss(seen, clock)
+        return Step(loss, metrics, carry={"first": embedded[0].detach()})
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+        if self.queue is not None:
+            self.queue.push(carry["first"])

@@ -1,0 +1,40 @@
+"""Earlier embeddings, for losses that compare with more than a batch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Queue(nn.Module):
+    """The last ``size`` rows that were pushed; before that, random directions, as MoCo begins.
+
+    Pointer and content are buffers: they are in the checkpoint and resume bitwise. Nothing waits for the device.
+
+    Args:
+        size: Rows.
+        width: Of a row.
+    """
+
+    items: Tensor
+    pointer: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"queue_size={size}; give at least 1, or 0 for no queue")
+        self.register_buffer("items", F.normalize(torch.randn(size, width), dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Put (B, width) in the place of the oldest; of more rows than there are places, the last ones."""
+        rows = rows[-len(self.items) :].to(self.items.dtype)
+        places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.items)
+        self.items.index_copy_(0, places, rows)
+        self.pointer.add_(len(rows)).remainder_(len(self.items))
+
+
+def refuse_queue(size: int) -> None:
+    """Raises ValueError for a size below 0."""
+    if size < 0:
+        raise ValueError(f"queue_size={size}; give the rows to remember, or 0 for no queue")

@@ -1,0 +1,50 @@
+"""DCL and DCLW: contrast without the positive in the denominator."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
+
+
+class DCL(Loss):
+    """Decoupled contrastive loss (Yeh et al. 2022, arXiv:2110.06848, eq. 6), and DCLW, its weighted form.
+
+    ``-w s+/T + log sum e^(s-/T)`` over the 2N - 2 negatives: NT-Xent whose denominator lacks the positive, so its value
+    may be negative. DCL has w = 1; DCLW has ``w = 2 - e^(s+/sigma) / mean e^(s+/sigma)``, the negative von Mises-Fisher
+    weighting, in which pairs already close count less; the larger sigma, the nearer it is to DCL.
+
+    Deviations: the mean over the 2N anchors for the paper's sum, and no gradient through the weights.
+
+    Args:
+        temperature: Above 0; divides the cosine similarities.
+        sigma: Above 0, for DCLW; None for DCL.
+    """
+
+    views = 2
+    most_views = 2
+
+    def __init__(self, temperature: float, sigma: float | None) -> None:
+        super().__init__()
+        refuse_temperature(temperature)
+        if sigma is not None and not sigma > 0:
+            raise ValueError(f"sigma={sigma}, but it divides similarities; give a number above 0, say 0.5, or null")
+        self.temperature = temperature
+        self.sigma = sigma
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (2, N, D), unnormalised."""
+        positive, negative = two_views(embeddings.online, self.temperature)
+        metrics = anchor_metrics(positive, negative, self.temperature)
+        attraction = positive
+        if self.sigma is not None:
+            weight = self.weight(positive.detach() * self.temperature)
+            attraction = weight * positive
+            metrics["least_weight"] = weight.min()
+        return (negative.logsumexp(dim=1) - attraction).mean(), metrics
+
+    def weight(self, similarity: Tensor) -> Tensor:
+        """Of the positives (2N,), from their cosines, of which each stands twice; their mean is 1."""
+        assert self.sigma is not None
+        return 2 - len(similarity) * torch.softmax(similarity / self.sigma, dim=0)

@@ -1,0 +1,75 @@
+"""The debiased contrastive loss."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
+
+
+class Debiased(Loss):
+    """Debiased contrastive loss (Chuang et al. 2020, arXiv:2007.00224, eq. 7 and 8, with one positive, M = 1).
+
+    NT-Xent whose sum over the N = 2B - 2 negatives, of which some are of the anchor's own class, is replaced by
+    ``N max[(mean e^(s-/T) - tau_plus e^(s+/T)) / (1 - tau_plus), e^(-1/T)]``. Computed in log space. With
+    tau_plus = 0 it is NT-Xent.
+
+    An anchor at the floor e^(-1/T) no longer repels any negative; ``clamped_anchors`` is their share. At a temperature
+    of 0.1 and a tau_plus of 0.1 that can be all of them: raise the temperature then, or lower tau_plus.
+
+    Args:
+        temperature: Above 0; divides the cosine similarities.
+        tau_plus: In [0, 1): the probability that two images are of one class, 1 / classes where those are balanced.
+    """
+
+    views = 2
+    most_views = 2
+
+    def __init__(self, temperature: float, tau_plus: float) -> None:
+        super().__init__()
+        refuse_temperature(temperature)
+        refuse_tau_plus(tau_plus)
+        self.temperature = temperature
+        self.tau_plus = tau_plus
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (2, B, D), unnormalised."""
+        positive, negative = two_views(embeddings.online, self.temperature)
+        log_n = math.log(len(negative) - 2)
+        log_mean = negative.logsumexp(dim=1) - log_n
+        log_mean, clamped = debiased_log_mean(log_mean, positive, self.tau_plus, self.temperature)
+        loss = (torch.logaddexp(positive, log_mean + log_n) - positive).mean()
+        metrics = anchor_metrics(positive, negative, self.temperature)
+        return loss, metrics | {"clamped_anchors": clamped.float().mean()}
+
+
+def refuse_tau_plus(tau_plus: float) -> None:
+    """Raises ValueError unless it is a share below 1."""
+    if not 0 <= tau_plus < 1:
+        raise ValueError(
+            f"tau_plus={tau_plus}, but it is the share of false negatives; give a number in [0, 1), say 1 / classes"
+        )
+
+
+def debiased_log_mean(log_mean: Tensor, positive: Tensor, tau_plus: float, temperature: float) -> tuple[Tensor, Tensor]:
+    """Take the anchor's own class out of the mean over its negatives, in logarithms.
+
+    Args:
+        log_mean: (n,), log of the mean of e^(s/T) over the negatives of an anchor.
+        positive: (n,), s/T of its positive.
+        tau_plus: The share of its class.
+        temperature: T.
+
+    Returns:
+        log max[(e^log_mean - tau_plus e^positive) / (1 - tau_plus), e^(-1/T)], and where the floor holds: both (n,).
+    """
+    log_share = (math.log(tau_plus) if tau_plus else -math.inf) + positive - log_mean
+    negative_left = log_share < 0
+    # the logarithm is taken where it exists only: what it gives elsewhere would make the gradient NaN
+    log_rest = (-torch.expm1(log_share.where(negative_left, -1.0))).log()
+    estimate = log_mean + log_rest - math.log1p(-tau_plus)
+    clamped = ~negative_left | (estimate < -1 / temperature)
+    return estimate.masked_fill(clamped, -1 / temperature), clamped

@@ -1,0 +1,96 @@
+"""DINO: self-distillation with no labels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+
+
+class DINO(Loss):
+    """Cross-entropy of the student's views with the teacher's (Caron et al. 2021, arXiv:2104.14294, eq. 1 to 4).
+
+    The mean over every teacher view and every other student view of ``-sum P_t log P_s``, with
+    ``P_t = softmax((t - center) / teacher_temperature)`` and ``P_s = softmax(s / student_temperature)``. Centering
+    keeps one dimension from winning everywhere, the low temperature keeps all from being equal. The center is a moving
+    average of the teacher's outputs, moved after the step (eq. 4). The teacher's temperature rises linearly, by steps
+    where the authors' code goes by epochs, and stays.
+
+    Args:
+        student_temperature: Above 0.
+        teacher_temperature: Above 0: after the warm-up.
+        warmup_teacher_temperature: Above 0: at the first step.
+        warmup_share: In [0, 1]: the share of the run over which the teacher's temperature rises.
+        center_momentum: In [0, 1]: what remains of the center in a step.
+    """
+
+    needs = frozenset({"target"})
+    views = 2
+    center: Tensor
+
+    def __init__(
+        self,
+        student_temperature: float,
+        teacher_temperature: float,
+        warmup_teacher_temperature: float,
+        warmup_share: float,
+        center_momentum: float,
+    ) -> None:
+        super().__init__()
+        temperatures = {
+            "student_temperature": student_temperature,
+            "teacher_temperature": teacher_temperature,
+            "warmup_teacher_temperature": warmup_teacher_temperature,
+        }
+        for name, value in temperatures.items():
+            if not value > 0:
+                raise ValueError(f"{name}={value}, but it divides scores; give a number above 0")
+        for name, value in {"warmup_share": warmup_share, "center_momentum": center_momentum}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}, but it is a share; give a number in [0, 1]")
+        self.student_temperature = student_temperature
+        self.first_temperature, self.last_temperature = warmup_teacher_temperature, teacher_temperature
+        self.warmup_share, self.center_momentum = warmup_share, center_momentum
+        self.register_buffer("center", torch.zeros(()))  # becomes (K,): only the first outputs tell their width
+
+    def teacher_temperature(self, clock: Clock) -> float:
+        """The teacher's temperature at this step."""
+        warmed = min(1.0, clock.progress / self.warmup_share) if self.warmup_share > 0 else 1.0
+        return self.first_temperature + (self.last_temperature - self.first_temperature) * warmed
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, K), the student's, global views first; target: (G, B, K), the teacher's of the global ones."""
+        assert embeddings.target is not None
+        precision = torch.promote_types(embeddings.online.dtype, torch.float32)
+        online, target = embeddings.online.to(precision), embeddings.target.detach().to(precision)
+        views, images, _ = online.shape
+        if views < 2:
+            raise ValueError("DINO compares different views, got 1; set batching.views=2")
+        temperature = self.teacher_temperature(clock)
+        teacher = ((target - self.center) / temperature).softmax(dim=-1)
+        student = (online / self.student_temperature).log_softmax(dim=-1)
+        cross_entropy = -torch.einsum("gbk,vbk->gv", teacher, student) / images
+        same = torch.eye(len(target), views, dtype=torch.bool, device=online.device)
+        loss = cross_entropy.masked_fill(same, 0).sum() / (len(target) * (views - 1))
+        with torch.no_grad():
+            usage = teacher.mean(dim=(0, 1))
+            metrics = {
+                "teacher_entropy": torch.special.entr(teacher).sum(dim=-1).mean(),  # log K: collapsed to uniform
+                "dimensions_in_use": torch.special.entr(usage).sum().exp(),  # 1: collapsed to one dimension
+                "teacher_temperature": torch.full((), temperature, device=online.device),
+            }
+        return loss, metrics
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock, target: Tensor) -> None:
+        """Moves the center towards the mean of the teacher's outputs (G, B, K), of all processes."""
+        mean = target.to(torch.promote_types(target.dtype, torch.float32)).mean(dim=(0, 1)).to(self.center.dtype)
+        self.center = self.center_momentum * self.center + (1 - self.center_momentum) * mean
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        saved = state_dict.get(f"{prefix}center")
+        if saved is not None:  # a fresh loss has none of the width yet
+            self.center = self.center.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -1,0 +1,72 @@
+"""InfoNCE against a second branch, the loss of MoCo."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_lone_image, refuse_temperature, unit
+
+
+class InfoNCE(Loss):
+    """InfoNCE (van den Oord et al. 2018, arXiv:1807.03748, eq. 4) of online views against targets of other views.
+
+    With a memory the negatives are its entries alone, as in MoCo (He et al. 2020, arXiv:1911.05722, eq. 1) and MoCo v2
+    (arXiv:2003.04297); while it has none yet, the loss is 0. Without a memory they are the targets of the batch's other
+    images, as in MoCo v3 (Chen et al. 2021, arXiv:2104.02057, alg. 1).
+
+    The mean over all ordered pairs of an online view and the target of another view: one online view and two targets
+    give MoCo's one-sided loss, two and two the symmetrised one. Deviation: MoCo v3 adds the two directions and
+    multiplies by 2T, so its loss is 4T times this one, which is left to the learning rate.
+
+    Args:
+        temperature: Above 0; divides the cosine similarities.
+    """
+
+    needs = frozenset({"target"})
+    views = 2
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        refuse_temperature(temperature)
+        self.temperature = temperature
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, D); target: (G, B, D); memory: (M, D), M >= 0, or None; all unnormalised."""
+        assert embeddings.target is not None
+        online, target = unit(embeddings.online), unit(embeddings.target.detach())
+        memory = None if embeddings.memory is None else unit(embeddings.memory.detach())
+        pairs = different_views(len(online), len(target))
+        compared = [contrast(online[i], target[j], memory, self.temperature) for i, j in pairs]
+        positive = torch.cat([positive for positive, _ in compared])
+        negative = torch.cat([negative for _, negative in compared])
+        return cross_entropy(positive, negative), anchor_metrics(positive, negative, self.temperature)
+
+
+def contrast(queries: Tensor, keys: Tensor, memory: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """Compare each query with its key, and with the memory or else with the other keys.
+
+    Args:
+        queries: (B, D), normalised.
+        keys: (B, D), normalised.
+        memory: (M, D), normalised, or None.
+        temperature: Divides the cosines.
+
+    Returns:
+        positive: (B,).
+        negative: (B, M), or (B, B) with -inf on the diagonal.
+
+    Raises:
+        ValueError: There is no other key.
+    """
+    positive = (queries * keys).sum(dim=-1) / temperature
+    if memory is not None:
+        return positive, queries @ memory.T / temperature
+    refuse_lone_image(len(keys))
+    itself = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
+    return positive, (queries @ keys.T / temperature).masked_fill(itself, -torch.inf)
+
+
+def cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean of -log(e^positive / (e^positive + sum e^negative)); positive: (n,), negative: (n, m)."""
+    return (torch.cat([positive[:, None], negative], dim=1).logsumexp(dim=1) - positive).mean()

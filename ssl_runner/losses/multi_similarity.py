@@ -1,0 +1,71 @@
+"""The multi-similarity loss."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.pairwise import mean_of
+
+
+class MultiSimilarity(Loss):
+    """Multi-similarity loss over mined pairs (Wang et al. 2019, arXiv:1904.06627, eq. 15; mining: eq. 11 and 12).
+
+    For each anchor, ``log(1 + sum exp(-alpha (s - base))) / alpha`` over its positives and
+    ``log(1 + sum exp(beta (s - base))) / beta`` over its negatives, s the cosine similarity. Kept are the negatives
+    more similar than the least similar positive less epsilon, and the positives less similar than the most similar
+    negative plus epsilon. The mean is over all anchors; one without positives or negatives keeps none and counts 0.
+
+    Args:
+        alpha: Above 0: how sharply positives are weighted.
+        beta: Above 0: how sharply negatives are weighted.
+        base: The similarity about which both are weighted, lambda in the paper.
+        epsilon: At least 0: how much the mining lets in; 2 or more keeps every pair.
+    """
+
+    needs = frozenset({"labels"})
+
+    def __init__(self, alpha: float, beta: float, base: float, epsilon: float) -> None:
+        super().__init__()
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}, but it sharpens the weights of pairs; give a number above 0")
+        if not -1 <= base <= 1:
+            raise ValueError(f"base={base}, but it is a cosine similarity; give a number in [-1, 1]")
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon={epsilon}, but it widens the choice of pairs; give a number at or above 0")
+        self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, D), unnormalised; labels: (B,). Views of an image are positives of each other."""
+        online, labels = embeddings.online, embeddings.labels
+        assert labels is not None
+        labels = labels.repeat(len(online))  # (V B,)
+        points = F.normalize(online.to(torch.promote_types(online.dtype, torch.float32)).flatten(0, 1), dim=-1)
+        similarity = points @ points.T
+        same = labels[:, None] == labels[None, :]
+        positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        kept_positive, kept_negative = self.mine(similarity.detach(), positive, ~same)
+        attraction = log_one_plus_sum(-self.alpha * (similarity - self.base), kept_positive) / self.alpha
+        repulsion = log_one_plus_sum(self.beta * (similarity - self.base), kept_negative) / self.beta
+        with torch.no_grad():
+            metrics = {
+                "kept_positives": mean_of(kept_positive.to(similarity.dtype), positive),
+                "kept_negatives": mean_of(kept_negative.to(similarity.dtype), ~same),
+                "positive_similarity": mean_of(similarity, positive),
+                "negative_similarity": mean_of(similarity, ~same),
+            }
+        return (attraction + repulsion).mean(), metrics
+
+    @torch.no_grad()
+    def mine(self, similarity: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Which positive and which negative pairs (n, n) are kept."""
+        least = similarity.masked_fill(~positive, torch.inf).amin(dim=1, keepdim=True)
+        most = similarity.masked_fill(~negative, -torch.inf).amax(dim=1, keepdim=True)
+        return positive & (similarity < most + self.epsilon), negative & (similarity > least - self.epsilon)
+
+
+def log_one_plus_sum(exponents: Tensor, mask: Tensor) -> Tensor:
+    """log(1 + sum exp) over the marked exponents of each row, (n, m) to (n,): 0 where none is marked."""
+    return F.pad(exponents.masked_fill(~mask, -torch.inf), (1, 0)).logsumexp(dim=1)

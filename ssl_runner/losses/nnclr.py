@@ -1,0 +1,54 @@
+"""NNCLR: the nearest neighbour in a support set as the positive."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.info_nce import contrast, cross_entropy
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
+
+
+class NNCLR(Loss):
+    """Nearest-neighbour contrastive loss (Dwibedi et al. 2021, arXiv:2104.14548, eq. 3, with predictions, sec. 3.2).
+
+    InfoNCE between the prediction of one view and the nearest neighbour, in the memory of earlier projections, of the
+    projection of another view; the negatives are the neighbours of the batch's other images. The mean over ordered
+    pairs of different views. While the memory is empty, a projection is its own neighbour.
+
+    Deviation: the paper's eq. 3 lets the softmax of a neighbour run over the predictions of the batch; here, as in its
+    symmetric counterpart, that of a prediction runs over the neighbours. So a memory that holds the projections
+    themselves makes it `InfoNCE`.
+
+    Args:
+        temperature: Above 0; divides the cosine similarities.
+    """
+
+    needs = frozenset({"target", "memory"})
+    views = 2
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        refuse_temperature(temperature)
+        self.temperature = temperature
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: predictions (V, B, D); target: projections (G, B, D), whose gradient is cut; memory: (M, D)."""
+        assert embeddings.target is not None and embeddings.memory is not None
+        online, target = unit(embeddings.online), unit(embeddings.target.detach())
+        memory = unit(embeddings.memory.detach())
+        found, neighbours = None, target
+        if len(memory):
+            found = (target @ memory.T).argmax(dim=-1)  # (G, B)
+            neighbours = memory[found]
+        pairs = different_views(len(online), len(target))
+        compared = [contrast(online[i], neighbours[j], None, self.temperature) for i, j in pairs]
+        positive = torch.cat([positive for positive, _ in compared])
+        negative = torch.cat([negative for _, negative in compared])
+        metrics = anchor_metrics(positive, negative, self.temperature)
+        metrics["neighbour_similarity"] = (target * neighbours).sum(dim=-1).mean()
+        labels, memory_labels = embeddings.labels, embeddings.memory_labels
+        if found is not None and labels is not None and memory_labels is not None:
+            # watched only: labels have no part in the loss
+            metrics["neighbour_accuracy"] = (memory_labels[found] == labels).float().mean()
+        return cross_entropy(positive, negative), metrics

@@ -1,0 +1,70 @@
+"""SwAV: swapped assignments between views."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+
+
+class SwAV(Loss):
+    """Predict one view's code from another's scores (Caron et al. 2020, arXiv:2006.09882, eq. 1 to 5).
+
+    Embeddings here are scores: cosines of an image with K prototypes. The codes of each global view come from a few
+    Sinkhorn-Knopp iterations without gradient, which share the images out evenly over the prototypes; every other view
+    predicts them by a softmax. Scores of queued embeddings, if there are any, take part in the sharing out alone; the
+    authors keep a queue for each global view, here one serves all. Sinkhorn runs on logarithms, so that a small
+    epsilon does not overflow (the authors' code exponentiates scores / epsilon).
+
+    Args:
+        temperature: Above 0: of the predictions.
+        epsilon: Above 0: of the codes; greater is softer.
+        sinkhorn_iterations: At least 1.
+    """
+
+    views = 2
+    needs = frozenset({"prototypes"})
+
+    def __init__(self, temperature: float, epsilon: float, sinkhorn_iterations: int) -> None:
+        super().__init__()
+        for name, value, say in (("temperature", temperature, 0.1), ("epsilon", epsilon, 0.05)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}, but it divides scores; give a number above 0, say {say}")
+        if not sinkhorn_iterations >= 1:
+            raise ValueError(f"sinkhorn_iterations={sinkhorn_iterations}; give a number of at least 1, say 3")
+        self.temperature, self.epsilon, self.sinkhorn_iterations = temperature, epsilon, sinkhorn_iterations
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, K), global views first, and memory (M, K) or None: cosines with the prototypes."""
+        scores = embeddings.online.to(torch.promote_types(embeddings.online.dtype, torch.float32))
+        views, images, _ = scores.shape
+        if views < 2:
+            raise ValueError("SwAV predicts one view's code from another, got 1 view; set batching.views=2")
+        count = views if embeddings.global_views is None else embeddings.global_views
+        codes = self.codes(scores[:count].detach(), embeddings.memory)
+        log_predictions = (scores / self.temperature).log_softmax(dim=-1)
+        cross_entropy = -torch.einsum("gbk,vbk->gv", codes, log_predictions) / images
+        swapped = cross_entropy.masked_fill(torch.eye(count, views, dtype=torch.bool, device=scores.device), 0)
+        loss = swapped.sum() / (count * (views - 1))
+        with torch.no_grad():
+            usage = log_predictions.exp().mean(dim=(0, 1))
+            metrics = {
+                "prototypes_in_use": torch.special.entr(usage).sum().exp(),  # perplexity: 1 to K
+                "code_entropy": torch.special.entr(codes).sum(dim=-1).mean(),
+            }
+        return loss, metrics
+
+    @torch.no_grad()
+    def codes(self, scores: Tensor, memory: Tensor | None) -> Tensor:
+        """Codes (G, B, K), each summing to 1, of scores (G, B, K) shared out together with memory (M, K)."""
+        images, prototypes = scores.shape[1:]
+        if memory is not None:
+            scores = torch.cat([scores, memory.to(scores.dtype).expand(len(scores), -1, -1)], dim=1)
+        log_codes = scores / self.epsilon
+        for _ in range(self.sinkhorn_iterations):
+            # every prototype gets the same total, then every image gives 1
+            log_codes = log_codes - log_codes.logsumexp(dim=1, keepdim=True) + math.log(log_codes.shape[1] / prototypes)
+            log_codes = log_codes - log_codes.logsumexp(dim=2, keepdim=True)
+        return log_codes[:, :images].exp()

@@ -1,0 +1,65 @@
+"""VICReg."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Embeddings, Loss
+
+
+class VICReg(Loss):
+    """Variance, invariance and covariance regularisation (Bardes et al. 2022, arXiv:2105.04906, eq. 6).
+
+    ``invariance s + variance v + covariance c`` of two views, with c as in eq. 3 and 4, the sum of both views. Where
+    the paper and the authors' code differ, this is the code, with which the paper's weights were found: s is the mean
+    over images *and dimensions* (eq. 5 sums over dimensions), and v is the mean of the two views' hinges (eq. 6 adds
+    them). Variances and covariances divide by B - 1.
+
+    Args:
+        invariance: Weight of s, the squared distance of the views; lambda in the paper.
+        variance: Weight of v, the hinge on each dimension's standard deviation; mu.
+        covariance: Weight of c, the squared covariances of different dimensions over D; nu.
+        gamma: Above 0: the standard deviation above which a dimension costs nothing.
+        epsilon: Above 0: added to variances under the root, whose slope is infinite at 0.
+    """
+
+    views = 2
+    most_views = 2
+
+    def __init__(self, invariance: float, variance: float, covariance: float, gamma: float, epsilon: float) -> None:
+        super().__init__()
+        for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
+            if not value >= 0:
+                raise ValueError(f"{name}={value}, but it is a weight; give a number at or above 0")
+        for name, value in (("gamma", gamma), ("epsilon", epsilon)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}, but a standard deviation is above 0; give a number above 0")
+        self.invariance, self.variance, self.covariance = invariance, variance, covariance
+        self.gamma, self.epsilon = gamma, epsilon
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (2, B, D), unnormalised; B at least 2."""
+        online = embeddings.online
+        if len(online) != 2:
+            raise ValueError(f"VICReg compares 2 views, got {len(online)}; set batching.views=2")
+        _, images, width = online.shape
+        if images < 2:
+            raise ValueError(f"a variance needs 2 images at least, got {images}; raise the batch size")
+        online = online.to(torch.promote_types(online.dtype, torch.float32))
+        invariance = (online[0] - online[1]).square().mean()
+        spread, mean = torch.var_mean(online, dim=1, keepdim=True)
+        deviation = (spread + self.epsilon).sqrt()
+        variance = (self.gamma - deviation).relu().mean()
+        centred = online - mean
+        products = centred.mT @ centred / (images - 1)  # (2, D, D)
+        off_diagonal = products - torch.diag_embed(products.diagonal(dim1=1, dim2=2))
+        covariance = off_diagonal.square().sum() / width
+        loss = self.invariance * invariance + self.variance * variance + self.covariance * covariance
+        with torch.no_grad():
+            metrics = {
+                "invariance": invariance.detach(),
+                "variance": variance.detach(),
+                "covariance": covariance.detach(),
+                "embedding_std": deviation.mean(),
+            }
+        return loss, metrics

@@ -20,7 +20,9 @@ def small(name: str) -> list[str]:
     config = commandline.settled(Composer(CONF), [f"experiment={name}"])[0]
     if "tasks_per_batch" in config["batching"]:
         return [*overrides, "batching.tasks_per_batch=2", "batching.n_way=5"]
-    return [*overrides, "batching.batch_size=8"]
+    if name == "w_mse_cifar10":
+        overrides += ["model.head.out_features=2", "loss.size=4"]
+    return [*overrides, "batching.batch_size=16"]
 
 
 def run(folder, *overrides: str) -> dict:

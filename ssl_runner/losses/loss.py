@@ -49,7 +49,8 @@ class Loss(nn.Module):
 
     def __call__(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """`forward`, in the precision of its arguments: autocast would bring every product back to half precision."""
-        with torch.autocast(embeddings.online.device.type, enabled=False):
+        kind = embeddings.online.device.type
+        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
             return super().__call__(embeddings, clock)
 
     @abstractmethod

@@ -50,7 +50,7 @@ def test_pictures_show_views_before_and_a_task_before_and_after(ran):
     for image in shown:
         picture = Image.open(io.BytesIO(image.encoded_image_string))
         assert min(picture.size) > 64
-        assert len(set(picture.convert("L").getdata())) > 10
+        assert len(set(picture.convert("L").tobytes())) > 10
 
 
 def test_every_scalar_has_each_step_once_and_the_final_metrics_are_the_results(ran):
@@ -91,4 +91,4 @@ def test_a_dozen_lines_say_what_will_be_done(overrides, tmp_path):
     assert f"{len(run.splits.train):,} images of {run.splits.train.n_classes} classes" in text
     assert run.splits.train.fingerprint in text
     assert str(tmp_path) in text
-    assert "MiB" in said["memory"]
+    assert said["memory"].startswith("a step about ")

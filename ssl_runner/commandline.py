@@ -6,6 +6,7 @@ Torch is imported only by what the config names: help, completion and misspelled
 import argparse
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import sys
@@ -25,7 +26,7 @@ from ssl_runner import help_page
 from ssl_runner.config import ConfigError
 from ssl_runner.data.roots import NotAtHand, at_hand_only
 from ssl_runner.interruption import FolderInUse, how_to_go_on, interrupted_by_sigterm
-from ssl_runner.mistakes import Misspelled, every_problem
+from ssl_runner.mistakes import Misspelled, every_problem, values_behind
 from ssl_runner.resuming import named_folder, resumed_config
 from ssl_runner.schema import check
 
@@ -133,7 +134,11 @@ def _serve(program: Program, arguments: list[str]) -> int:
             if (folder := runs[word]) is not None:
                 return serve(program, folder, asked.overrides, asked.multirun)
         configs, sweeping = _check_all(program, composer, asked.overrides, asked.multirun)
-        prepared = _prepare_all(program, configs)
+        try:
+            prepared = _prepare_all(program, configs)
+        except ConfigError as error:
+            fit = functools.partial(_fit, program, composer, asked.multirun)
+            raise ConfigError(dict.fromkeys(values_behind(error, asked.overrides, fit))) from error
         if sweeping:  # its jobs may run elsewhere, and prepare themselves
             prepared = None
         if configs[0].get("dry_run"):
@@ -172,12 +177,7 @@ def _check_all(
         ConfigError: With all problems of the line, what does not fit included.
     """
 
-    def fit(overrides: list[str]) -> None:
-        with at_hand_only(), contextlib.suppress(NotAtHand):
-            _prepare_all(
-                program, [config | {"dry_run": False} for config in _settle_all(composer, overrides, multirun)[0]]
-            )
-
+    fit = functools.partial(_fit, program, composer, multirun)
     try:
         configs, sweeping, dropped = _settle_all(composer, overrides, multirun)
     except ConfigError as error:
@@ -186,6 +186,13 @@ def _check_all(
     for message in dropped:
         print(message, file=sys.stderr)
     return configs, sweeping
+
+
+def _fit(program: Program, composer: "Composer", multirun: bool, overrides: list[str]) -> None:
+    """Prepare the jobs of a command line as far as the data at hand allow, only to see what is wrong with it."""
+    configs = _settle_all(composer, overrides, multirun)[0]
+    with at_hand_only(), contextlib.suppress(NotAtHand):
+        _prepare_all(program, [config | {"dry_run": False} for config in configs])
 
 
 def _settle_all(composer: "Composer", overrides: list[str], multirun: bool) -> tuple[list[Config], bool, list[str]]:

@@ -20,6 +20,12 @@ from ssl_runner.targets import locate
 from ssl_runner.trainer import Trainer
 
 BASELINES = ("raw_pixels", "untrained")
+# of the fields that a loss may need
+PROVIDERS = {
+    "target": "algorithm=momentum or predictive",
+    "memory": "algorithm.queue_size=4096 (of momentum or predictive)",
+    "prototypes": "algorithm=prototypes",
+}
 REFUSED: Any = object()  # stands for what could not be made
 
 
@@ -122,9 +128,12 @@ def refuse_misfits(
         remedy = "two_view or labelled" if algorithm.batch_type is Views else "episodes_5w1s or episodes_20w5s"
         problems.append(f"algorithm {name} takes {wanted}, but batching makes {got}; choose batching={remedy}")
     if loss is not None:
-        lacking = ", ".join(sorted(loss.needs - algorithm.provided(config["algorithm"]) - {"labels"}))
+        lacking = sorted(loss.needs - algorithm.provided(config["algorithm"]) - {"labels"})
         if lacking:
-            problems.append(f"loss {type(loss).__name__} needs {lacking}, which {name} does not provide")
+            remedy = " and ".join(PROVIDERS[field] for field in lacking if field in PROVIDERS) or "another loss"
+            problems.append(
+                f"loss {type(loss).__name__} needs {', '.join(lacking)}, which {name} does not provide; choose {remedy}"
+            )
         if loss.of_logits != algorithm.gives_logits:
             gives, takes = (("logits" if yes else "embeddings") for yes in (algorithm.gives_logits, loss.of_logits))
             remedy = "loss=cross_entropy" if algorithm.gives_logits else "another loss, or algorithm=supervised"

@@ -47,6 +47,32 @@ def every_problem(
     return problems
 
 
+def values_behind(first: ConfigError, overrides: Sequence[str], fit: Callable[[list[str]], None]) -> list[str]:
+    """The problems of what does not fit, and those that show once the words that they name are taken away.
+
+    A constructor tells its first wrong value only. Left untold is what names a value that was taken away.
+
+    Args:
+        first: What `fit` found in the whole line.
+        fit: Raises ConfigError for what cannot be built, or does not fit.
+    """
+    problems, rest, found = list(first.problems), list(overrides), first
+    taken: list[str] = []
+    while found is not None:
+        words = [word for word in rest if "." in _key(word) and any(_names(word, one) for one in found.problems)]
+        rest, taken = [word for word in rest if word not in words], [*taken, *words]
+        if not words or not any(_is_value(word) for word in rest):
+            break
+        found = _raised(fit, rest)
+        later = [] if found is None else found.problems
+        problems += [one for one in later if one not in problems and not any(_names(word, one) for word in taken)]
+    return problems
+
+
+def _names(word: str, problem: str) -> bool:
+    return f"{_key(word).rpartition('.')[2]}=" in problem
+
+
 def _raised(call: Callable[[list[str]], object], overrides: list[str]) -> ConfigError | None:
     try:
         call(overrides)

@@ -280,6 +280,17 @@ TOGETHER = [
         ["experiment", "seed: got 'x'", "batch_size=70000"],
     ),
 ]
+# a constructor tells its first wrong value; the others show once that one is out of the way
+TOGETHER += [
+    (
+        "experiment=maml_omniglot algorithm.inner_lr=-1 algorithm.inner_steps=0 batching.n_way=0 batching.k_shot=0",
+        ["inner_lr=-1", "inner_steps=0", "n_way=0", "k_shot=0"],
+    ),
+    (
+        "trainer.max_steps=0 trainer.max_epochs=null trainer.log_every=0 loss.temperature=-2",
+        ["max_steps=0", "log_every=0", "temperature=-2"],
+    ),
+]
 
 
 @pytest.mark.parametrize(("line", "words"), SPELLING + VALUES + MISFITS + TARGETS + ABSENT + TOGETHER)

@@ -17,17 +17,25 @@ from lightly import loss as lightly  # pyright: ignore[reportMissingImports]
 from lightly.loss.hypersphere_loss import HypersphereLoss  # pyright: ignore[reportMissingImports]
 from lightly.models.modules import NNMemoryBankModule  # pyright: ignore[reportMissingImports]
 from pytorch_metric_learning import losses as metric_learning  # pyright: ignore[reportMissingImports]
+from pytorch_metric_learning import miners, reducers  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.alignment_uniformity import AlignmentUniformity
+from ssl_runner.losses.barlow_twins import BarlowTwins
 from ssl_runner.losses.dcl import DCL
+from ssl_runner.losses.dino import DINO
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.multi_similarity import MultiSimilarity
 from ssl_runner.losses.negative_cosine import NegativeCosine
 from ssl_runner.losses.nnclr import NNCLR
 from ssl_runner.losses.nt_xent import NTXent
+from ssl_runner.losses.similarity import unit
 from ssl_runner.losses.supcon import SupCon
+from ssl_runner.losses.swav import SwAV
+from ssl_runner.losses.triplet import Triplet
+from ssl_runner.losses.vicreg import VICReg
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 DIMENSIONS, ENTRIES, TOLERANCE = 16, 40, 1e-6
@@ -102,6 +110,11 @@ def nnclr_of_both(batch: Batch, temperature: float) -> Tensor:
     return mean_over_directions(lambda predictions, z: compare(predictions, find(z)), batch)
 
 
+def flat(batch: Batch) -> tuple[Tensor, Tensor]:
+    """All views (2 B, D) with their labels."""
+    return batch.online.flatten(0, 1), batch.labels.repeat(2)
+
+
 def supcon_of_metric_learning(batch: Batch, temperature: float) -> Tensor:
     return metric_learning.SupConLoss(temperature)(batch.online.flatten(0, 1), batch.labels.repeat(2))
 
@@ -166,6 +179,54 @@ ROWS = [
         "lightly HypersphereLoss",
         lambda batch, _: value(AlignmentUniformity(1.0, 0.9, 2.0, 2.0), batch),
         lambda batch, _: HypersphereLoss(t=2.0, lam=0.9, alpha=2.0)(*batch.online),
+    ),
+    Row(
+        "barlow_twins",
+        "lightly BarlowTwinsLoss",
+        lambda batch, _: value(BarlowTwins(0.005), batch),
+        lambda batch, _: lightly.BarlowTwinsLoss(0.005)(*batch.online),
+    ),
+    Row(
+        "vicreg",
+        "lightly VICRegLoss",
+        lambda batch, _: value(VICReg(25.0, 25.0, 1.0, 1.0, 1e-4), batch),
+        lambda batch, _: lightly.VICRegLoss()(*batch.online),
+    ),
+    Row(
+        "swav",
+        "lightly SwaVLoss",
+        lambda batch, t: SwAV(t, 0.05, 3)(Embeddings(unit(batch.online)), CLOCK)[0],
+        lambda batch, t: lightly.SwaVLoss(temperature=t)(list(unit(batch.online)), []),
+    ),
+    Row(
+        "dino",
+        "lightly DINOLoss",
+        lambda batch, t: value(DINO(t, 0.07, 0.07, 0.0, 0.9), batch, target=batch.target),
+        lambda batch, t: lightly.DINOLoss(DIMENSIONS, warmup_teacher_temp=0.07, teacher_temp=0.07, student_temp=t)(
+            list(batch.target), list(batch.online)
+        ),
+    ),
+    Row(
+        "triplet, batch_all",
+        "metric-learning TripletMarginLoss",
+        lambda batch, t: value(Triplet(t, "batch_all"), batch, labels=batch.labels),
+        lambda batch, t: metric_learning.TripletMarginLoss(margin=t)(*flat(batch)),
+    ),
+    Row(
+        "triplet, batch_hard",
+        "metric-learning's with BatchHardMiner",
+        lambda batch, t: value(Triplet(t, "batch_hard"), batch, labels=batch.labels),
+        lambda batch, t: metric_learning.TripletMarginLoss(margin=t, reducer=reducers.MeanReducer())(
+            *flat(batch), miners.BatchHardMiner()(*flat(batch))
+        ),
+    ),
+    Row(
+        "multi_similarity",
+        "metric-learning's with its miner",
+        lambda batch, _: value(MultiSimilarity(2.0, 50.0, 1.0, 0.1), batch, labels=batch.labels),
+        lambda batch, _: metric_learning.MultiSimilarityLoss(2, 50, 1.0)(
+            *flat(batch), miners.MultiSimilarityMiner(0.1)(*flat(batch))
+        ),
     ),
 ]
 

@@ -41,6 +41,7 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
     from ssl_runner import provenance, wiring
     from ssl_runner.device import enough_memory
     from ssl_runner.evaluation.evaluator import evaluate
+    from ssl_runner.evaluation.few_shot import FewShot
     from ssl_runner.interruption import how_to_go_on
     from ssl_runner.models.saving import save_encoder
     from ssl_runner.report import console as report
@@ -65,6 +66,9 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
             return result.content
         wiring.write_config(config, folder)
         provenance.write_diff(folder)
+        for evaluator in run.evaluators.values():
+            if isinstance(evaluator, FewShot):
+                evaluator.write_manifest(folder, run.splits)
         result.write()
         announce(run, folder, start, console)
 

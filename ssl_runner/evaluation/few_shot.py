@@ -5,16 +5,21 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.checkpoint import write_atomically
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.tasks import Tasks, TaskSampler
 from ssl_runner.evaluation.features import dataset_features, evaluating
+
+MANIFEST = "tasks.safetensors"
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,18 @@ class FewShot:
             "interval": "95%, " + ("1.96 std / sqrt(n)" if self.episodes >= 30 else "Student's t"),
             "settings": settings,
         }
+
+    def write_manifest(self, folder: Path, splits: Splits) -> None:
+        """Write folder/tasks.safetensors: ``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images).
+
+        Numbers are places in the test split; the hashes in `protocol` are of them.
+        """
+        found = {}
+        for setting in self.settings:
+            tasks = self.tasks(setting, splits.test)
+            found[f"{setting.name}/support"], found[f"{setting.name}/query"] = tasks.support.int(), tasks.query.int()
+        described = {"source": splits.test.name, "fingerprint": splits.test.fingerprint, "seed": str(self.seed)}
+        write_atomically(folder / MANIFEST, lambda path: save_file(found, path, described))
 
     def tasks(self, setting: Setting, dataset: Dataset) -> Tasks:
         """All episodes of a setting."""

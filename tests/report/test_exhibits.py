@@ -4,10 +4,13 @@ import io
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_runner import commandline, train, wiring
 from ssl_runner.composition import Composer
+from ssl_runner.data.tasks import Tasks
+from ssl_runner.evaluation.few_shot import MANIFEST, manifest
 from ssl_runner.report.preflight import lines
 
 CONTRASTIVE = [
@@ -78,6 +81,18 @@ def test_the_projector_finds_its_files_beside_it(ran):
     assert "projector/thumbnails.png" in config
     rows = len((folder / "projector" / "features.tsv").read_text().splitlines())
     assert rows == len((folder / "projector" / "classes.tsv").read_text().splitlines()) > 100
+
+
+def test_the_tasks_of_the_evaluation_are_written_and_their_hash_is_the_results(ran):
+    folder, result, _, episodic = ran
+    assert (folder / MANIFEST).exists() == episodic
+    if episodic:
+        stored = load_file(folder / MANIFEST)
+        test = wiring.prepare(config(EPISODES)).splits.test
+        (setting,) = result["protocols"]["few_shot"]["settings"].values()
+        tasks = Tasks(stored["5w1s/support"].long(), stored["5w1s/query"].long(), setting["n_way"])
+        assert len(tasks) == 4
+        assert manifest(tasks, test) == setting["tasks"]
 
 
 @pytest.mark.parametrize("overrides", [CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner import help_page
-from ssl_runner.config import ConfigError
+from ssl_runner.config import ConfigError, of_the_house
 from ssl_runner.data.roots import NotAtHand, at_hand_only
 from ssl_runner.interruption import FolderInUse, how_to_go_on, interrupted_by_sigterm
 from ssl_runner.mistakes import Misspelled, every_problem, values_behind
@@ -337,18 +337,10 @@ def _tell(error: Exception) -> int:
             remedy = "What was saved before is whole: make room, then go on with resume=RUN"
         print(f"cannot write {where}: {error.strerror}. {remedy}.", file=sys.stderr)
         return 1
-    if not _is_ours(error):
+    from hydra.errors import HydraException
+
+    if not (isinstance(error, HydraException | OmegaConfBaseException) or of_the_house(error)):
         traceback.print_exception(error)
         return 1
     print(error, file=sys.stderr)
     return 2 if isinstance(error, ValueError) else 1
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the message is addressed to the user: an exception class of the house, or a ValueError that it raised."""
-    from hydra.errors import HydraException
-
-    if isinstance(error, HydraException | OmegaConfBaseException) or type(error).__module__.startswith("ssl_runner."):
-        return True
-    places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, ValueError) and "".join(places[-1:]).startswith("ssl_runner.")

@@ -4,6 +4,7 @@ import fnmatch
 import functools
 import hashlib
 import json
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,13 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+def of_the_house(error: Exception) -> bool:
+    """Whether the message is addressed to the user: an exception class of ours, or a ValueError raised in our code."""
+    places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = isinstance(error, ValueError) and "".join(places[-1:]).startswith("ssl_runner.")
+    return ours or type(error).__module__.startswith("ssl_runner.")
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """Whether the parts of a run fit each other: all that does not is told at once, with the reason."""
 
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.config import ConfigError
+from ssl_runner.config import ConfigError, of_the_house
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
@@ -53,12 +52,6 @@ class Attempts:
         """Raises ConfigError with all problems, if there are any."""
         if self.problems:
             raise ConfigError(dict.fromkeys(self.problems))
-
-
-def of_the_house(error: ValueError) -> bool:
-    """Whether the message is addressed to the user: an exception class of ours, or raised in our code."""
-    places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return type(error).__module__.startswith("ssl_runner.") or "".join(places[-1:]).startswith("ssl_runner.")
 
 
 def refuse_baselines(names: list[str]) -> None:

@@ -107,7 +107,7 @@ def info_nce_of_lightly(batch: Batch, temperature: float) -> Tensor:
 def nnclr_of_both(batch: Batch, temperature: float) -> Tensor:
     find = with_bank(NNMemoryBankModule((ENTRIES, DIMENSIONS)), batch.memory)
     compare = instances(temperature)
-    return mean_over_directions(lambda predictions, z: compare(predictions, find(z)), batch)
+    return mean_over_directions(lambda predictions, z: compare(find(z), predictions), batch)
 
 
 def flat(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,10 @@ from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse
 class NNCLR(Loss):
     """Nearest-neighbour contrastive loss (Dwibedi et al. 2021, arXiv:2104.14548, eq. 3, with predictions, sec. 3.2).
 
-    InfoNCE between the prediction of one view and the nearest neighbour, in the memory of earlier projections, of the
-    projection of another view; the negatives are the neighbours of the batch's other images. The mean over ordered
-    pairs of different views. While the memory is empty, a projection is its own neighbour.
-
-    Deviation: the paper's eq. 3 lets the softmax of a neighbour run over the predictions of the batch; here, as in its
-    symmetric counterpart, that of a prediction runs over the neighbours. So a memory that holds the projections
-    themselves makes it `InfoNCE`.
+    InfoNCE between the nearest neighbour, in the memory of earlier projections, of one view's projection and the
+    prediction of another view; the negatives are the predictions of the batch's other images. The mean over ordered
+    pairs of different views. While the memory is empty, a projection is its own neighbour. A memory that holds the
+    projections themselves makes it InfoNCE with the roles of queries and keys exchanged.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
@@ -42,7 +39,7 @@ class NNCLR(Loss):
             found = (target @ memory.T).argmax(dim=-1)  # (G, B)
             neighbours = memory[found]
         pairs = different_views(len(online), len(target))
-        compared = [contrast(online[i], neighbours[j], None, self.temperature) for i, j in pairs]
+        compared = [contrast(neighbours[j], online[i], None, self.temperature) for i, j in pairs]
         positive = torch.cat([positive for positive, _ in compared])
         negative = torch.cat([negative for _, negative in compared])
         metrics = anchor_metrics(positive, negative, self.temperature)

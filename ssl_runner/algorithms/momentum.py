@@ -34,6 +34,8 @@ class Momentum(Algorithm):
         batch_norm_groups: Pieces of the batch that are normalised apart, images reassigned to pieces before the teacher
             sees them, so that no statistics tell which key belongs to which query: MoCo's shuffled batch normalisation,
             with a number of pieces that does not hang on the number of devices. 1 for the whole batch.
+        freeze_share: Share of the run, from its start, in which the prototypes of the student's head stay as they were
+            made, in [0, 1): DINO's frozen last layer (app. A there: the first epoch). 0 for a head without any.
         product: ``student`` or ``teacher``: whose encoder is kept and evaluated.
     """
 
@@ -50,6 +52,7 @@ class Momentum(Algorithm):
         final_momentum: float,
         queue_size: int,
         batch_norm_groups: int,
+        freeze_share: float,
         product: Literal["student", "teacher"],
     ) -> None:
         super().__init__(network)
@@ -60,6 +63,11 @@ class Momentum(Algorithm):
             )
         if batch_norm_groups < 1:
             raise ValueError(f"batch_norm_groups={batch_norm_groups}; give at least 1")
+        if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
+            raise ValueError(
+                f"freeze_share={freeze_share}; give a share of the run in [0, 1), or 0 for a head without prototypes "
+                "(model/head=dino has some)"
+            )
         width = out_features(network)
         self.loss = loss
         self.predictor = None if predictor is None else predictor(width, width)
@@ -67,6 +75,7 @@ class Momentum(Algorithm):
         self.momentum, self.final_momentum = momentum, final_momentum
         self.queue = Queue(queue_size, width) if queue_size else None
         self.batch_norm_groups = batch_norm_groups
+        self.freeze_share = freeze_share
         self.product = product
 
     @classmethod
@@ -74,6 +83,9 @@ class Momentum(Algorithm):
         return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
 
     def training_step(self, batch: Views, clock: Clock) -> Step:
+        if self.freeze_share:
+            # without a gradient the optimizer leaves them as they are, decay included
+            self.network.head.prototypes.requires_grad_(clock.progress >= self.freeze_share)  # type: ignore[operator]
         online = self._in_groups(self.network, batch.crops, None)
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])

@@ -46,7 +46,7 @@ class Projector(nn.Sequential):
 
 class Prototyped(nn.Module):
     """DINO's head (Caron et al. 2021, arXiv:2104.14294, app. C): three layers with GELU to a bottleneck, L2-normalised,
-    then cosines with prototypes of unit length. Deviation: the prototypes learn from the first step on.
+    then cosines with prototypes of unit length; `Momentum` keeps these as they were made for a share of the run.
 
     Args:
         in_features: Width of the encoder's features.

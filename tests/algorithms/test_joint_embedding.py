@@ -19,7 +19,7 @@ from ssl_runner.losses.loss import Loss
 from ssl_runner.losses.negative_cosine import NegativeCosine
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.swav import SwAV
-from ssl_runner.models.heads import Projector
+from ssl_runner.models.heads import Projector, Prototyped
 from ssl_runner.models.network import Encoder, Network
 
 B, WIDTH = 8, 6
@@ -69,7 +69,7 @@ class Seeing(Loss):
 
 def momentum(loss=None, **changes) -> Momentum:
     settings = {"predictor": None, "momentum": 0.9, "final_momentum": 0.9, "queue_size": 0}
-    settings |= {"batch_norm_groups": 1, "product": "student"} | changes
+    settings |= {"batch_norm_groups": 1, "freeze_share": 0.0, "product": "student"} | changes
     torch.manual_seed(2)
     return Momentum(network(), loss or Seeing(), **settings).double()
 
@@ -236,6 +236,20 @@ def test_frozen_prototypes_have_no_gradient_and_the_queue_waits():
     assert loss.seen.memory.shape == (12, 7)
 
 
+def test_the_prototypes_of_dinos_head_stay_for_a_share_of_the_run_and_learn_then():
+    made = network()
+    made.head = Prototyped(made.encoder.out_features, None, 8, 5, 7)
+    algorithm = Momentum(made, Seeing(), None, 0.9, 0.9, 0, 1, 0.2, "student").double()
+    optimizer = torch.optim.SGD(algorithm.parameter_groups(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for step, frozen in ((0, True), (1, True), (2, False)):
+        optimizer.zero_grad()
+        before = [value.clone() for value in (made.head.prototypes, made.head.layers[0].weight)]
+        algorithm.training_step(views(), clock(step)).loss.backward()
+        optimizer.step()
+        assert torch.equal(before[0], made.head.prototypes) == frozen
+        assert not torch.equal(before[1], made.head.layers[0].weight)
+
+
 def test_swav_learns_from_its_scores():
     algorithm = Prototypes(network(), SwAV(0.1, 0.05, 3), 7, 0.0, 0, 0.0).double()
     algorithm.training_step(views(local=2), clock()).loss.backward()
@@ -262,6 +276,8 @@ def test_one_resolution_is_one_forward_pass_for_all_views():
         lambda: momentum(momentum=0.9, final_momentum=0.8),
         lambda: momentum(batch_norm_groups=0),
         lambda: momentum(queue_size=-1),
+        lambda: momentum(freeze_share=1.0),
+        lambda: momentum(freeze_share=0.1),
         lambda: Prototypes(network(), Seeing(), 1, 0.0, 0, 0.0),
         lambda: Prototypes(network(), Seeing(), 7, 1.0, 0, 0.0),
         lambda: Queue(0, 2),

@@ -25,6 +25,12 @@ PROVIDERS = {
     "memory": "algorithm.queue_size=4096 (of momentum or predictive)",
     "prototypes": "algorithm=prototypes",
 }
+# of the fields that an algorithm fills
+READERS = {
+    "target": "loss=info_nce, negative_cosine or dino, or algorithm=contrastive",
+    "memory": "algorithm.queue_size=0",
+    "prototypes": "loss=swav, or algorithm=contrastive",
+}
 REFUSED: Any = object()  # stands for what could not be made
 
 
@@ -121,22 +127,7 @@ def refuse_misfits(
         remedy = "two_view or labelled" if algorithm.batch_type is Views else "episodes_5w1s or episodes_20w5s"
         problems.append(f"algorithm {name} takes {wanted}, but batching makes {got}; choose batching={remedy}")
     if loss is not None:
-        lacking = sorted(loss.needs - algorithm.provided(config["algorithm"]) - {"labels"})
-        if lacking:
-            remedy = " and ".join(PROVIDERS[field] for field in lacking if field in PROVIDERS) or "another loss"
-            problems.append(
-                f"loss {type(loss).__name__} needs {', '.join(lacking)}, which {name} does not provide; choose {remedy}"
-            )
-        if loss.of_logits != algorithm.gives_logits:
-            gives, takes = (("logits" if yes else "embeddings") for yes in (algorithm.gives_logits, loss.of_logits))
-            remedy = "loss=cross_entropy" if algorithm.gives_logits else "another loss, or algorithm=supervised"
-            problems.append(f"loss {type(loss).__name__} takes {takes}, but {name} gives {gives}; choose {remedy}")
-        most = batching.n_views if loss.most_views is None else loss.most_views
-        if batching.batch_type is Views and not loss.views <= batching.n_views <= most:
-            problems.append(
-                f"loss {type(loss).__name__} compares {loss.views} views, but batching makes {batching.n_views}; "
-                f"set batching.views={loss.views}"
-            )
+        problems += _loss_misfits(algorithm, loss, batching, config)
     if batching.batch_type is Views and not algorithm.divisible and batching.images_per_step <= batching.n_views:
         problems.append(f"batching.batch_size=1, but {name} compares images of a batch; give at least 2, better 128")
     if trainer.accumulate > 1 and not algorithm.divisible:
@@ -154,3 +145,31 @@ def refuse_misfits(
             problems.append(f"{reason}; choose optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0")
     if problems:
         raise ConfigError(problems)
+
+
+def _loss_misfits(algorithm: type[Algorithm], loss: Loss, batching: Batching, config: dict[str, Any]) -> list[str]:
+    """What a loss misses, would leave lying, or cannot take."""
+    problems = []
+    name, loss_name = algorithm.__name__, type(loss).__name__
+    provided = algorithm.provided(config["algorithm"])
+    lacking = sorted(loss.needs - provided - {"labels"})
+    unread = sorted(provided - loss.needs - loss.uses)
+    if lacking:
+        remedy = " and ".join(PROVIDERS[field] for field in lacking if field in PROVIDERS) or "another loss"
+        problems.append(f"loss {loss_name} needs {', '.join(lacking)}, which {name} does not provide; choose {remedy}")
+    elif unread:  # beside the former it would say the same again
+        remedy = " and ".join(READERS[field] for field in unread)
+        problems.append(
+            f"{name} makes {' and '.join(unread)}, which loss {loss_name} would never look at; choose {remedy}"
+        )
+    if loss.of_logits != algorithm.gives_logits:
+        gives, takes = (("logits" if yes else "embeddings") for yes in (algorithm.gives_logits, loss.of_logits))
+        remedy = "loss=cross_entropy" if algorithm.gives_logits else "another loss, or algorithm=supervised"
+        problems.append(f"loss {loss_name} takes {takes}, but {name} gives {gives}; choose {remedy}")
+    most = batching.n_views if loss.most_views is None else loss.most_views
+    if batching.batch_type is Views and not loss.views <= batching.n_views <= most:
+        remedy = f"set batching.views={loss.views}" if "views" in config["batching"] else "choose batching=two_view"
+        problems.append(
+            f"loss {loss_name} compares {loss.views} views, but batching makes {batching.n_views}; {remedy}"
+        )
+    return problems

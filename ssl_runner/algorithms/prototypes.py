@@ -1,5 +1,8 @@
 """Scores of embeddings against learned prototypes: SwAV."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +29,7 @@ class Prototypes(Algorithm):
     """
 
     batch_type = Views
-    provides = frozenset({"prototypes", "memory"})
+    provides = frozenset({"prototypes"})
     divisible = False
 
     def __init__(
@@ -49,6 +52,10 @@ class Prototypes(Algorithm):
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, width), dim=1))
         self.freeze_share, self.queue_share = freeze_share, queue_share
         self.queue = Queue(queue_size, width) if queue_size else None
+
+    @classmethod
+    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
 
     def training_step(self, batch: Views, clock: Clock) -> Step:
         embedded = F.normalize(embed_views(self.network, batch.crops), dim=-1)

@@ -24,7 +24,6 @@ class MultiCropBatching(Batching):
     """
 
     batch_type = Views
-    n_views = 2
 
     def __init__(
         self,
@@ -38,7 +37,8 @@ class MultiCropBatching(Batching):
             raise ValueError(f"local_views={local_views}; give at least 1, or choose batching=two_view")
         self.whole = ViewBatching(augmentation, batch_size, 2, second_augmentation)
         self.local_augmentation, self.local_views = local_augmentation, local_views
-        self.images_per_step = batch_size * (2 + local_views)
+        self.n_views = 2 + local_views
+        self.images_per_step = batch_size * self.n_views
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         self.whole.bind(dataset, seed, device)

@@ -24,6 +24,7 @@ class InfoNCE(Loss):
     """
 
     needs = frozenset({"target"})
+    uses = frozenset({"memory"})
     views = 2
 
     def __init__(self, temperature: float) -> None:

@@ -34,12 +34,15 @@ class Embeddings:
 class Loss(nn.Module):
     """A callable from embeddings to a scalar and metrics; it knows nothing of encoders, devices or processes.
 
-    ``needs`` names the fields of `Embeddings` it cannot do without (``labels``, ``target``, ``memory``), and the
-    wiring refuses a combination that does not fill them. ``views`` is the least number of views it compares and
-    ``most_views`` the greatest, where there is one; ``of_logits`` says that it takes scores of classes for embeddings.
+    ``needs`` names the fields of `Embeddings` it cannot do without (``labels``, ``target``, ``memory``; ``prototypes``
+    where ``online`` has to be scores of them), ``uses`` those it looks at where they are there. The wiring refuses a
+    combination that does not fill the first, or that fills something which the loss would never look at. ``views`` is
+    the least number of views it compares and ``most_views`` the greatest, where there is one; ``of_logits`` says that
+    it takes scores of classes for embeddings.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    uses: ClassVar[frozenset[str]] = frozenset()
     views: ClassVar[int] = 1
     most_views: ClassVar[int | None] = None
     of_logits: ClassVar[bool] = False

@@ -26,6 +26,7 @@ class SwAV(Loss):
 
     views = 2
     needs = frozenset({"prototypes"})
+    uses = frozenset({"memory"})
 
     def __init__(self, temperature: float, epsilon: float, sinkhorn_iterations: int) -> None:
         super().__init__()

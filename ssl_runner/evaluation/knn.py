@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating, labels_of
+from ssl_runner.evaluation.bank import describe, labels_of
+from ssl_runner.evaluation.features import bank_and_queries, evaluating
 
 # Similarities that stand in memory at once: 64 MiB in float32.
 CHUNK = 2**24

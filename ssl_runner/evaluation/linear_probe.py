@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.features import bank_and_queries, describe, evaluating, labels_of
+from ssl_runner.evaluation.bank import by_share, describe, labels_of
+from ssl_runner.evaluation.features import bank_and_queries, evaluating
 
 # Converged: no entry of the preconditioned gradient is larger. Its squared norm is about the excess of the mean loss.
 TOLERANCE = 1e-4
@@ -23,33 +24,40 @@ class LinearProbe:
     weak, each starting from the one before; the r of the best validation accuracy (of equals, the strongest) is fitted
     again on train and validation together and scored once on test. In scikit-learn's terms C = 1 / (r N).
 
+    With a share of the labels (the 1% and 10% of SimCLR, arXiv:2002.05709, section 4), all these rows are of the share:
+    a fifth of each class of it plays validation. Where no class can spare an image for that, the strongest r is taken.
+
     Args:
         regularisations: Values of r to choose from.
         max_iterations: Of L-BFGS per fit; a fit that has not converged by then warns.
+        labels: Share of the labels of train and validation together, in (0, 1]: at random within each class, at least
+            one image a class, the same ones as for fine-tuning and in every run.
     """
 
-    def __init__(self, regularisations: Sequence[float], max_iterations: int) -> None:
+    def __init__(self, regularisations: Sequence[float], max_iterations: int, labels: float) -> None:
         if not regularisations or min(regularisations) <= 0:
             raise ValueError(f"eval.linear_probe.regularisations={list(regularisations)}; give positive numbers")
         if max_iterations < 1:
             raise ValueError(f"eval.linear_probe.max_iterations={max_iterations}; give at least 1, say 500")
         self.regularisations = sorted(regularisations, reverse=True)
         self.max_iterations = max_iterations
+        self.labels = labels
+        self.name = by_share("linear_probe", labels)
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``."""
+        """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``; of 1%, ``linear_probe_1pct/...``."""
         with evaluating(algorithm):
-            sets = bank_and_queries(algorithm.eval_encoder(), splits, device)
+            sets = bank_and_queries(algorithm.eval_encoder(), splits, device, self.labels)
             chosen, start = self.choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
             bank, queries = standardise(sets.bank, sets.queries)
             regression = Regression(bank, sets.bank_labels, sets.n_classes, self.max_iterations)
             weights = regression.fit(chosen, start)
             accuracy = _accuracy(weights, queries, sets.query_labels)
-        return {"linear_probe/top1": accuracy, "linear_probe/regularisation": chosen}
+        return {f"{self.name}/top1": accuracy, f"{self.name}/regularisation": chosen}
 
     def keys(self) -> list[str]:
         """``linear_probe/top1`` and what was chosen for it."""
-        return ["linear_probe/top1", "linear_probe/regularisation"]
+        return [f"{self.name}/top1", f"{self.name}/regularisation"]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
         """Raises ValueError where there are no labels."""
@@ -60,10 +68,12 @@ class LinearProbe:
         """Solver, grid, bank, validation and queries."""
         solver = f"L-BFGS, at most {self.max_iterations} iterations, largest gradient entry {TOLERANCE}"
         grid = {"solver": solver, "regularisations": self.regularisations, "chosen_on": "validation"}
-        return {"features": "standardised by the bank", **grid, **describe(splits)}
+        return {"features": "standardised by the bank", **grid, **describe(splits, self.labels)}
 
-    def choose(self, bank: Tensor, labels: Tensor, validation: Tensor, n_classes: int) -> tuple[float, Tensor]:
+    def choose(self, bank: Tensor, labels: Tensor, validation: Tensor, n_classes: int) -> tuple[float, Tensor | None]:
         """The best regularisation on the rows of the bank (N, D) that validation (N,) names, and its weights."""
+        if not validation.any():
+            return self.regularisations[0], None
         train, held_out = standardise(bank[~validation], bank[validation])
         regression = Regression(train, labels[~validation], n_classes, self.max_iterations)
         best, chosen, weights, found = -1.0, 0.0, None, torch.empty(0)

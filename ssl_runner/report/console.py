@@ -19,7 +19,7 @@ def summarise(result: Result, console: Console) -> None:
     table = Table(title="accuracy on test, %", title_justify="left")
     table.add_column("")
     for column in columns:
-        table.add_column(column.replace("few_shot/", "").replace("_", " "), justify="right")
+        table.add_column(column.replace("few_shot/", "").replace("_", " ").replace("pct", "%"), justify="right")
     for prefix, label in _ROWS.items():
         keys = [f"{prefix}/{column}" if prefix else column for column in columns]
         if any(f"{key}/top1" in metrics for key in keys):

@@ -7,7 +7,7 @@ from rich.console import Console
 from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.evaluation.few_shot import FewShot
-from ssl_runner.wiring import Run
+from ssl_runner.run import Run
 
 
 def announce(run: Run, folder: Path | None, start_step: int, console: Console) -> None:
@@ -84,4 +84,4 @@ def _size(n: int) -> str:
 def _evaluation(name: str, evaluator: object) -> str:
     if isinstance(evaluator, FewShot):
         return f"{name} {', '.join(setting.name for setting in evaluator.settings)} ({evaluator.episodes:,} episodes)"
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("pct", "%")

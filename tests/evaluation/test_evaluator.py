@@ -10,20 +10,34 @@ import pytest
 import torch
 import yaml
 
+from ssl_runner.config import build
+from ssl_runner.data.augmentation import Augmentation, PadCrop
 from ssl_runner.evaluation.evaluator import evaluate
 from ssl_runner.evaluation.few_shot import FewShot
+from ssl_runner.evaluation.fine_tuning import FineTuning
 from ssl_runner.evaluation.knn import KNN
 from ssl_runner.evaluation.linear_probe import LinearProbe
 
 CPU = torch.device("cpu")
+CONF = Path(__file__).parents[2] / "conf" / "eval"
+OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def of_frozen_features() -> dict:
+    return {
+        "knn": KNN(20, 0.1),
+        "linear_probe": LinearProbe([0.1, 0.01], 300, 1.0),
+        "linear_probe_10pct": LinearProbe([0.1, 0.01], 300, 0.1),
+        "few_shot": FewShot(["5w1s"], 3, 20, 0, 8),
+    }
 
 
 def evaluators() -> dict:
-    return {
-        "knn": KNN(20, 0.1),
-        "linear_probe": LinearProbe([0.1, 0.01], 300),
-        "few_shot": FewShot(["5w1s"], 3, 20, 0, 8),
-    }
+    crop = Augmentation({"crop": PadCrop(1)})
+    return {**of_frozen_features(), "fine_tuning_10pct": FineTuning(0.1, 2, 32, 0.05, 1.0, 0.0, crop)}
+
+
+EVALUATORS = list(evaluators())
 
 
 def trace(algorithm) -> tuple:
@@ -36,7 +50,7 @@ def trace(algorithm) -> tuple:
     return digest.hexdigest(), modes, gradients
 
 
-@pytest.mark.parametrize("name", ["knn", "linear_probe", "few_shot"])
+@pytest.mark.parametrize("name", EVALUATORS)
 @pytest.mark.parametrize("splits", ["by_images", "by_classes"])
 @pytest.mark.parametrize("way", ["short", "long"])
 def test_an_evaluator_leaves_algorithm_and_generators_as_they_were(name, splits, way, small, long_way, request):
@@ -61,17 +75,27 @@ def test_scores_are_merged_and_are_fractions(small, by_images):
         "knn/top1",
         "linear_probe/top1",
         "linear_probe/regularisation",
+        "linear_probe_10pct/top1",
+        "linear_probe_10pct/regularisation",
         "few_shot/5w1s/top1",
         "few_shot/5w1s/ci95",
+        "fine_tuning_10pct/top1",
     ]
+    assert list(scores) == [key for evaluator in evaluators().values() for key in evaluator.keys()]  # noqa: SIM118
     assert all(type(score) is float and 0 <= score <= 1 for score in scores.values())
 
 
-def test_together_they_score_as_they_do_alone_and_encode_each_image_once(small, by_images):
-    algorithm, seen = small(), []
+def test_together_they_score_as_they_do_alone_in_any_order(small, by_images):
+    algorithm = small()
     alone = {key: score for each in evaluators().values() for key, score in each(algorithm, by_images, CPU).items()}
-    algorithm.eval_encoder().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     assert evaluate(evaluators(), algorithm, by_images, CPU) == alone
+    assert evaluate(dict(reversed(evaluators().items())), algorithm, by_images, CPU) == alone
+
+
+def test_those_that_judge_frozen_features_encode_each_image_once(small, by_images):
+    algorithm, seen = small(), []
+    algorithm.eval_encoder().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    evaluate(of_frozen_features(), algorithm, by_images, CPU)
     assert sum(seen) == 1797
 
 
@@ -90,24 +114,36 @@ def test_a_key_given_twice_is_refused(small, by_images):
         evaluate({"knn": KNN(20, 0.1), "other": KNN(200, 0.1)}, small(), by_images, CPU)
 
 
-@pytest.mark.parametrize("name", ["knn", "linear_probe", "few_shot"])
+@pytest.mark.parametrize("name", EVALUATORS)
 def test_a_dataset_without_labels_is_refused(name, small, by_images):
     unlabelled = replace(by_images, test=replace(by_images.test, labels=None))
     with pytest.raises(ValueError, match="digits/test has no labels"):
         evaluators()[name](small(), unlabelled, CPU)
 
 
-@pytest.mark.parametrize("name", ["knn", "linear_probe", "few_shot"])
+@pytest.mark.parametrize("name", EVALUATORS)
 @pytest.mark.parametrize("splits", ["by_images", "by_classes"])
 def test_a_protocol_is_plain_json_data(name, splits, request):
     found = evaluators()[name].protocol(request.getfixturevalue(splits))
     assert json.loads(json.dumps(found)) == found
 
 
-@pytest.mark.parametrize(("name", "kind"), [("knn", KNN), ("linear_probe", LinearProbe), ("few_shot", FewShot)])
-def test_each_option_holds_every_argument_and_stands_under_its_own_name(name, kind):
-    text = (Path(__file__).parents[2] / "conf" / "eval" / f"{name}.yaml").read_text()
-    values = yaml.safe_load(text)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_holds_every_argument_and_its_scores_go_by_its_name(name):
+    text = (CONF / f"{name}.yaml").read_text()
     assert text.startswith(f"# @package eval.{name}\n")
-    assert values.pop("_target_") == f"{kind.__module__}.{kind.__name__}"
-    kind(**values)
+    evaluator = build(yaml.safe_load(text), f"eval.{name}")
+    assert {key.partition("/")[0] for key in evaluator.keys()} == {name}  # noqa: SIM118
+
+
+def test_there_is_an_option_for_each_evaluator_and_for_each_share_of_the_labels():
+    assert OPTIONS == [
+        "few_shot",
+        "fine_tuning",
+        "fine_tuning_10pct",
+        "fine_tuning_1pct",
+        "knn",
+        "linear_probe",
+        "linear_probe_10pct",
+        "linear_probe_1pct",
+    ]

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_runner.evaluation.features import (
-    bank_and_queries,
-    dataset_features,
-    describe,
-    evaluating,
-    features,
-    remembered,
-    share,
-)
+from ssl_runner.evaluation.bank import describe, share
+from ssl_runner.evaluation.features import bank_and_queries, dataset_features, evaluating, features, remembered
 from ssl_runner.evaluation.raw_pixels import RawPixels
 
 CPU = torch.device("cpu")

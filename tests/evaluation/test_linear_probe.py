@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from ssl_runner.evaluation import linear_probe
+from ssl_runner.evaluation import bank, linear_probe
 from ssl_runner.evaluation.linear_probe import LinearProbe, Regression, standardise
 from ssl_runner.evaluation.raw_pixels import RawPixels
 
@@ -19,7 +19,7 @@ GRID = [0.1, 0.01, 0.001]
 
 @pytest.fixture
 def probe() -> LinearProbe:
-    return LinearProbe(GRID, 500)
+    return LinearProbe(GRID, 500, 1.0)
 
 
 @pytest.mark.parametrize("regularisation", [0.1, 0.01, 0.001])
@@ -106,7 +106,7 @@ def test_validation_does_steer_the_choice(by_images):
         noise = torch.randint(0, 10, (200,), generator=generator)
         splits = replace(by_images, validation=replace(by_images.validation, labels=noise))
         sets = linear_probe.bank_and_queries(RawPixels((1, 8, 8)).eval_encoder(), splits, CPU)
-        value, _ = LinearProbe(GRID, 500).choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
+        value, _ = LinearProbe(GRID, 500, 1.0).choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
         chosen.add(value)
     assert len(chosen) > 1
 
@@ -116,11 +116,11 @@ def test_of_equal_accuracies_the_strongest_regularisation_is_chosen():
     bank = torch.tensor([[1.0], [-1.0]]).repeat(4, 1)
     labels = torch.tensor([0, 1]).repeat(4)
     validation = torch.arange(8) >= 4
-    assert LinearProbe([0.001, 0.1, 0.01], 100).choose(bank, labels, validation, 2)[0] == 0.1
+    assert LinearProbe([0.001, 0.1, 0.01], 100, 1.0).choose(bank, labels, validation, 2)[0] == 0.1
 
 
 def test_what_is_scored_was_fitted_on_train_and_validation_together(by_images):
-    scores = LinearProbe([0.01], 500)(RawPixels((1, 8, 8)), by_images, CPU)
+    scores = LinearProbe([0.01], 500, 1.0)(RawPixels((1, 8, 8)), by_images, CPU)
     bank = torch.cat([by_images.train.images, by_images.validation.images]).flatten(1).double()
     train, test = standardise(bank, by_images.test.images.flatten(1).double())
     labels = torch.cat([by_images.train.labels, by_images.validation.labels])
@@ -146,16 +146,69 @@ def test_collapsed_features_give_the_largest_class_and_no_warning():
     bank, labels = torch.ones(40, 3), torch.tensor([0, 1, 1, 1]).repeat(10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, weights = LinearProbe(GRID, 100).choose(bank, labels, torch.arange(40) >= 20, 2)
+        _, weights = LinearProbe(GRID, 100, 1.0).choose(bank, labels, torch.arange(40) >= 20, 2)
     assert weights[-1].argmax() == 1
 
 
 def test_too_few_iterations_warn(by_images):
     with pytest.warns(RuntimeWarning, match=r"not converged.*raise eval\.linear_probe\.max_iterations=2"):
-        LinearProbe([0.001], 2)(RawPixels((1, 8, 8)), by_images, CPU)
+        LinearProbe([0.001], 2, 1.0)(RawPixels((1, 8, 8)), by_images, CPU)
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.1, -1.0]])
 def test_senseless_regularisations_are_refused(values):
     with pytest.raises(ValueError, match="give positive numbers"):
-        LinearProbe(values, 100)
+        LinearProbe(values, 100, 1.0)
+
+
+def test_a_share_of_the_labels_is_all_that_is_learned_from(small, by_images):
+    # Noise in place of every other image, of train and of validation: nothing of it is seen.
+    algorithm, found = small(), bank.places(by_images, 0.1)
+    unseen = torch.ones(1200, dtype=torch.bool)
+    unseen[found.bank] = False
+    images = torch.cat([by_images.train.images, by_images.validation.images])
+    noise = torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[unseen] = noise[unseen]
+    other = replace(
+        by_images,
+        train=replace(by_images.train, images=images[:1000]),
+        validation=replace(by_images.validation, images=images[1000:]),
+    )
+    probe = LinearProbe(GRID, 500, 0.1)
+    assert probe(algorithm, other, CPU) == probe(algorithm, by_images, CPU)
+    assert LinearProbe(GRID, 500, 1.0)(algorithm, other, CPU) != LinearProbe(GRID, 500, 1.0)(algorithm, by_images, CPU)
+
+
+def test_what_is_scored_with_a_share_was_fitted_on_the_whole_share(by_images):
+    scores = LinearProbe([0.01], 500, 0.1)(RawPixels((1, 8, 8)), by_images, CPU)
+    sets = bank.places(by_images, 0.1)
+    images = torch.cat([by_images.train.images, by_images.validation.images])[sets.bank]
+    train, test = standardise(images.flatten(1).double(), by_images.test.images.flatten(1).double())
+    reference = LogisticRegression(C=1 / (0.01 * len(train)), tol=1e-6, max_iter=1000).fit(train, sets.bank_labels)
+    expected = reference.score(test, by_images.test.labels)
+    assert scores["linear_probe_10pct/top1"] == pytest.approx(expected, abs=0.004)
+    assert scores["linear_probe_10pct/regularisation"] == 0.01
+
+
+def test_with_one_image_a_class_nothing_is_chosen_and_the_strongest_regularisation_stands(by_images):
+    scores = LinearProbe([0.001, 0.1], 500, 0.001)(RawPixels((1, 8, 8)), by_images, CPU)
+    assert scores["linear_probe_0.1pct/regularisation"] == 0.1
+    assert 0.3 < scores["linear_probe_0.1pct/top1"] < 0.8
+
+
+def test_fewer_labels_are_named_in_keys_and_protocol_and_score_less(by_images):
+    few, all_labels = LinearProbe(GRID, 500, 0.01), LinearProbe(GRID, 500, 1.0)
+    assert few.keys() == ["linear_probe_1pct/top1", "linear_probe_1pct/regularisation"]
+    said = few.protocol(by_images)
+    assert (said["labels"], said["labelled_images"], said["bank_size"]) == (0.01, 10, 1200)
+    assert said["validation"] == "a fifth of each class of the labelled images"
+    assert "labels" not in all_labels.protocol(by_images)
+    pixels = RawPixels((1, 8, 8))
+    few_score = few(pixels, by_images, CPU)["linear_probe_1pct/top1"]
+    assert few_score < all_labels(pixels, by_images, CPU)["linear_probe/top1"]
+
+
+@pytest.mark.parametrize("labels", [0.0, -0.1, 1.01])
+def test_a_share_outside_0_to_1_is_refused(labels):
+    with pytest.raises(ValueError, match=r"labels=.*give a share of the labels in \(0, 1\]"):
+        LinearProbe(GRID, 500, labels)

@@ -1,0 +1,233 @@
+"""Fine-tuning: how good a start the encoder is, with all labels or a few of them."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.augmentation.transform import to_device
+from ssl_runner.data.batching import on_device
+from ssl_runner.data.dataset import Splits
+from ssl_runner.evaluation.bank import SEED, Places, by_share, describe, places, rows_at, rows_of
+from ssl_runner.evaluation.features import features
+from ssl_runner.models.network import Encoder
+from ssl_runner.optim.schedules import WarmupCosine
+
+MOMENTUM = 0.9
+COSINE = WarmupCosine(warmup_steps=0, final=0.0)
+
+
+class FineTuning:
+    """Accuracy of a copy of the encoder with a linear classifier, both trained on labelled images.
+
+    As SimCLR with 1% and 10% of the labels (Chen et al. 2020, arXiv:2002.05709, app. B.5): all weights are trained by
+    SGD with Nesterov momentum 0.9, crops the only augmentation, nothing chosen, test scored once after the last epoch.
+    The classifier starts from zeros (as in SimCLR's code) on the raw features, and so does not depend on a draw. Batch
+    normalisation is in training mode, its running averages go on from the encoder's.
+
+    Deviations: the rate falls to 0 along half a cosine (SimCLR's code; the paper names no schedule); the crop is one of
+    whole pixels without resizing or flip unless configured; vectors take no weight decay if matrices do;
+    ``head_lr_factor`` gives the classifier a rate of its own (SwAV, arXiv:2006.09882: 20 with 10% of the labels, 250
+    with 1%; SimCLR: 1).
+
+    An epoch shows every image once, in ceil(N / batch_size) batches whose sizes differ by at most one: none is dropped,
+    and no sliver of a batch spoils batch normalisation. It computes in float32 whatever the training's precision.
+    An encoder without weights (the baseline ``raw_pixels``) leaves the classifier alone: logistic regression by SGD.
+
+    Args:
+        labels: Share of the bank's labels in (0, 1]: at random within each class, at least one image a class, the same
+            in every run; those of a smaller share are among those of a larger one.
+        epochs: Passes over the labelled images.
+        batch_size: Images in a batch, at most; from 3 on no batch has a single image.
+        lr: Rate of the first step; not scaled by the batch size.
+        head_lr_factor: Of the classifier's rate over the encoder's.
+        weight_decay: Of matrices and kernels.
+        augmentation: Of the labelled images; it keeps their size.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        labels: float,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        head_lr_factor: float,
+        weight_decay: float,
+        augmentation: Augmentation,
+    ) -> None:
+        self.name = by_share("fine_tuning", labels)
+        if epochs < 1:
+            raise ValueError(f"epochs={epochs}; give at least 1, say 30")
+        if batch_size < 3:
+            raise ValueError(f"batch_size={batch_size}; give at least 3, so that no batch has a single image, say 64")
+        for name, value in {"lr": lr, "head_lr_factor": head_lr_factor}.items():
+            if not value > 0:
+                raise ValueError(f"{name}={value}; give a number above 0")
+        if weight_decay < 0:
+            raise ValueError(f"weight_decay={weight_decay}; give at least 0, which switches it off")
+        if not isinstance(augmentation, Augmentation):
+            raise ValueError(
+                f"augmentation is a {type(augmentation).__name__}, expected an Augmentation; without transforms, "
+                "{_target_: ssl_runner.data.augmentation.Augmentation, transforms: {}} changes nothing"
+            )
+        self.labels, self.epochs, self.batch_size = labels, epochs, batch_size
+        self.lr, self.head_lr_factor, self.weight_decay = lr, head_lr_factor, weight_decay
+        self.augmentation = augmentation
+
+    def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
+        """``fine_tuning/top1``; with 1% of the labels, ``fine_tuning_1pct/top1``.
+
+        Raises:
+            ValueError: If a split has no labels, or training diverged.
+        """
+        sets = places(splits, self.labels)
+        with _own_generators(device):
+            encoder, head = self.train(algorithm.eval_encoder(), sets, splits.test.n_classes, device)
+        with torch.no_grad():
+            scores = head(features(encoder, rows_at(splits.test.images, sets.queries), device))
+        self._check_finite(scores.sum(), "last")
+        return {f"{self.name}/top1": (scores.argmax(dim=1).cpu() == sets.query_labels).float().mean().item()}
+
+    def keys(self) -> list[str]:
+        """``fine_tuning/top1``."""
+        return [f"{self.name}/top1"]
+
+    def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
+        """Refuse missing labels, an encoder without weights, and an augmentation that changes the images' size.
+
+        A share is never too small: one image a class is always taken.
+
+        Raises:
+            ValueError: With the remedy.
+        """
+        sets = places(splits, self.labels)
+        if len(sets.bank) < 2:
+            raise ValueError(f"eval.{self.name} has {len(sets.bank)} labelled image; batches need 2: raise its labels")
+        image = sets.parts[0].images[:1]
+        view = self.augmentation(image, torch.zeros(1, self.augmentation.columns))
+        if view.shape != image.shape:
+            made, given = ("x".join(map(str, images.shape[1:])) for images in (view, image))
+            raise ValueError(
+                f"eval.{self.name}.augmentation makes {made} of images of {given}, but queries keep their size; "
+                "set the crop's size to null"
+            )
+        if algorithm is not None and not list(algorithm.eval_encoder().parameters()):
+            raise ValueError(f"eval.{self.name} trains the encoder, but this one has no weights; leave it out of eval=")
+
+    def protocol(self, splits: Splits) -> dict[str, Any]:
+        """Labels, solver, epochs, batches, augmentation, bank and queries."""
+        n = len(places(splits, self.labels).bank)
+        batches = self._batches(n)
+        decay = f"weight decay {self.weight_decay:g} (vectors: none)" if self.weight_decay else "no weight decay"
+        head = "" if self.head_lr_factor == 1 else f" (classifier {self.head_lr_factor:g} times that)"
+        transforms = self.augmentation.transforms.values()
+        return {
+            **describe(splits, self.labels),
+            "labels": self.labels,
+            "labelled_images": n,
+            "validation": "none: nothing is chosen, and the last epoch is scored",
+            "trained": "all weights of encoder and linear classifier; raw pixels: the classifier alone",
+            "solver": f"SGD, Nesterov momentum {MOMENTUM}, learning rate {self.lr:g}{head}, cosine to 0, {decay}",
+            "epochs": self.epochs,
+            "batch_size": -(-n // batches),
+            "steps": self.epochs * batches,
+            "augmentation": [f"{type(one).__name__}({_settings(one)})" for one in transforms],
+            "batch_normalisation": "training mode",
+        }
+
+    def train(
+        self, encoder: Encoder, sets: Places, n_classes: int, device: torch.device
+    ) -> tuple[nn.Module, nn.Linear]:
+        """A trained copy of the encoder, and its classifier.
+
+        Seeds torch's generators, from which dropout draws.
+
+        Raises:
+            ValueError: If training diverged.
+        """
+        encoder, head = _copy(encoder), _zero_head(encoder.out_features, n_classes, device)
+        network = nn.Sequential(encoder, nn.Flatten(), head).train()
+        optimizer = self.optimizer(encoder, head)
+        images = [on_device(part, device) for part in sets.images()]
+        labels = sets.bank_labels.to(device)
+        batches, step = self._batches(len(labels)), 0
+        for epoch in range(self.epochs):
+            order = torch.from_numpy(randomness.permutation(SEED, "fine_tuning/order", epoch, len(labels)))
+            for rows in order.tensor_split(batches):
+                views = self._views(rows_of(images, rows, device), step)
+                torch.manual_seed(randomness.number(SEED, "fine_tuning/network", step))
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * COSINE(step, self.epochs * batches)
+                with torch.enable_grad():
+                    loss = F.cross_entropy(network(views), labels[to_device(rows, device)])
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                optimizer.step()
+                step += 1
+            self._check_finite(loss.detach(), f"{epoch + 1} of {self.epochs}")  # once an epoch: it waits for the device
+        return encoder, head
+
+    def optimizer(self, encoder: nn.Module, head: nn.Module) -> torch.optim.SGD:
+        """SGD on all weights, with ``initial_lr`` in each group."""
+        groups = []
+        for module, rate in ((encoder, self.lr), (head, self.lr * self.head_lr_factor)):
+            for matrices, decay in ((True, self.weight_decay), (False, 0.0)):
+                weights = [weight for weight in module.parameters() if (weight.ndim > 1) == matrices]
+                if weights:
+                    groups.append({"params": weights, "initial_lr": rate, "lr": rate, "weight_decay": decay})
+        return torch.optim.SGD(groups, lr=self.lr, momentum=MOMENTUM, nesterov=True)
+
+    def _batches(self, n: int) -> int:
+        return -(-n // self.batch_size)
+
+    def _views(self, images: Tensor, step: int) -> Tensor:
+        columns = self.augmentation.columns
+        draws = randomness.uniforms(SEED, "fine_tuning/augmentation", step, len(images), columns)
+        return self.augmentation(images, torch.from_numpy(draws))
+
+    def _check_finite(self, value: Tensor, epoch: str) -> None:
+        if not value.isfinite():
+            raise ValueError(
+                f"fine-tuning diverged: what it computes is not finite after epoch {epoch}; "
+                f"lower eval.{self.name}.lr={self.lr:g}"
+            )
+
+
+@contextmanager
+def _own_generators(device: torch.device) -> Iterator[None]:
+    """Torch's global generators come back as they were."""
+    before = torch.mps.get_rng_state() if device.type == "mps" else None
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+            yield
+    finally:
+        if before is not None:
+            torch.mps.set_rng_state(before)
+
+
+def _copy(encoder: Encoder) -> Encoder:
+    """All weights to be trained, on the encoder's device and in its memory format, without its gradients."""
+    copied = copy.deepcopy(encoder).requires_grad_(True)
+    copied.zero_grad(set_to_none=True)
+    return copied
+
+
+def _zero_head(in_features: int, n_classes: int, device: torch.device) -> nn.Linear:
+    head = nn.Linear(in_features, n_classes, device=device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _settings(transform: object) -> str:
+    return ", ".join(f"{name}={value}" for name, value in vars(transform).items())

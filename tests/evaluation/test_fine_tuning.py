@@ -1,0 +1,300 @@
+"""Fine-tuning against SGD by hand, and that only the labels it names steer it."""
+
+import copy
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.augmentation import Augmentation, PadCrop, RandomResizedCrop
+from ssl_runner.data.batches import Views
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.evaluation.bank import SEED, places
+from ssl_runner.evaluation.fine_tuning import FineTuning
+from ssl_runner.evaluation.linear_probe import LinearProbe
+from ssl_runner.evaluation.raw_pixels import RawPixels
+from ssl_runner.models.network import Encoder, Network
+
+CPU = torch.device("cpu")
+
+
+def fine_tuning(labels=0.1, epochs=2, batch_size=32, lr=0.05, factor=1.0, decay=0.0, transforms=None) -> FineTuning:
+    return FineTuning(labels, epochs, batch_size, lr, factor, decay, Augmentation(transforms or {}))
+
+
+def trained(evaluator: FineTuning, algorithm: Algorithm, splits: Splits) -> list[torch.Tensor]:
+    """All numbers of encoder and classifier after training."""
+    sets = places(splits, evaluator.labels)
+    encoder, head = evaluator.train(algorithm.eval_encoder(), sets, splits.test.n_classes, CPU)
+    return [value.detach() for value in (*encoder.state_dict().values(), *head.state_dict().values())]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+class Smooth(nn.Sequential):
+    """Convolution, batch normalisation and tanh; nothing random."""
+
+    out_features = 64
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Identity()
+        )
+
+
+class Plain(Algorithm):
+    batch_type = Views
+
+
+@pytest.fixture
+def smooth() -> Plain:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder(Smooth(), (1, 8, 8), mean=[0.3], std=[0.4])
+    return Plain(Network(encoder, nn.Identity()))
+
+
+def by_hand(algorithm, splits, evaluator, epochs) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The same training, written out: Nesterov momentum on every weight, decay on matrices, a cosine to 0."""
+    sets = places(splits, evaluator.labels)
+    images = torch.cat([part.images for part in sets.parts])[sets.bank]
+    encoder = copy.deepcopy(algorithm.eval_encoder()).train()
+    weight, bias = torch.zeros(10, 64, requires_grad=True), torch.zeros(10, requires_grad=True)
+    weights = [*encoder.parameters(), weight, bias]
+    rates = [1.0] * (len(weights) - 2) + [evaluator.head_lr_factor] * 2
+    velocities = [torch.zeros_like(one) for one in weights]
+    batches = -(-len(images) // evaluator.batch_size)
+    step = 0
+    for epoch in range(epochs):
+        order = torch.from_numpy(randomness.permutation(SEED, "fine_tuning/order", epoch, len(images)))
+        for rows in order.tensor_split(batches):
+            table = randomness.uniforms(SEED, "fine_tuning/augmentation", step, len(rows), 2)
+            views = PadCrop(2)(images[rows].float() / 255, torch.from_numpy(table))
+            logs = F.log_softmax(encoder(views) @ weight.T + bias, dim=1)
+            loss = -logs[torch.arange(len(rows)), sets.bank_labels[rows]].mean()
+            rate = evaluator.lr * (1 + np.cos(np.pi * step / (epochs * batches))) / 2
+            for one, velocity, factor, slope in zip(
+                weights, velocities, rates, torch.autograd.grad(loss, weights), strict=True
+            ):
+                slope = slope + (evaluator.weight_decay * one.detach() if one.ndim > 1 else 0)
+                velocity.mul_(0.9).add_(slope)
+                one.data -= rate * factor * (slope + 0.9 * velocity)
+            step += 1
+    return encoder, weight, bias
+
+
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 1000), (3, 50)])
+def test_it_is_sgd_written_out(smooth, by_images, epochs, batch_size):
+    evaluator = fine_tuning(0.1, epochs, batch_size, 0.05, 3.0, 0.01, {"crop": PadCrop(2)})
+    encoder, weight, bias = by_hand(smooth, by_images, evaluator, epochs)
+    found = trained(evaluator, smooth, by_images)
+    expected = [*encoder.state_dict().values(), weight, bias]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-4)
+    before = smooth.eval_encoder().state_dict()
+    assert not torch.equal(before["backbone.1.running_mean"], encoder.state_dict()["backbone.1.running_mean"])
+    assert int(encoder.state_dict()["backbone.1.num_batches_tracked"]) == epochs * -(-118 // batch_size)
+
+
+def test_without_an_encoder_it_reaches_the_known_optimum():
+    # Two pixels, one on: the two classes of 3 to 1 have a finite optimum, logit difference = log 3 and -log 3.
+    images = torch.zeros(80, 1, 1, 2, dtype=torch.uint8)
+    images[:40, 0, 0, 0] = images[40:, 0, 0, 1] = 255
+    labels = torch.tensor([0, 0, 0, 1] * 10 + [1, 1, 1, 0] * 10)
+    part = Dataset("toy/train", images, labels, ("a", "b"), None, "toy")
+    splits = Splits(part, None, replace(part, name="toy/test"), "images")
+    evaluator = fine_tuning(1.0, 200, 80, 0.5)
+    weight, bias = trained(evaluator, RawPixels((1, 1, 2)), splits)[-2:]
+    logits = torch.eye(2) @ weight.T + bias
+    expected = torch.tensor([np.log(3), -np.log(3)], dtype=torch.float32)
+    torch.testing.assert_close(logits[:, 0] - logits[:, 1], expected, atol=1e-3, rtol=0)
+    assert evaluator(RawPixels((1, 1, 2)), splits, CPU) == {"fine_tuning/top1": 0.75}
+
+
+def test_fine_tuned_it_beats_a_linear_probe_of_the_untrained_encoder(small, by_images):
+    probe = LinearProbe([0.1, 0.01, 0.001], 500, 0.1)(small(), by_images, CPU)["linear_probe_10pct/top1"]
+    tuned = fine_tuning(0.1, 40, 32, 0.05)(small(), by_images, CPU)["fine_tuning_10pct/top1"]
+    assert tuned > probe + 0.02
+    few = fine_tuning(0.01, 40, 32, 0.05)(small(), by_images, CPU)["fine_tuning_1pct/top1"]
+    assert 0.2 < few < tuned
+
+
+def test_nothing_depends_on_the_global_generators_or_on_what_ran_before(small, by_images):
+    evaluator, algorithm = fine_tuning(transforms={"crop": PadCrop(1)}), small()
+    torch.manual_seed(1)
+    first = trained(evaluator, algorithm, by_images)
+    torch.manual_seed(2)
+    np.random.seed(3)  # noqa: NPY002
+    fine_tuning(0.5, 1)(algorithm, by_images, CPU)
+    algorithm.eval()
+    assert same(trained(evaluator, algorithm, by_images), first)
+    with torch.no_grad():
+        assert same(trained(evaluator, algorithm, by_images), first)
+
+
+def test_dropout_is_at_work_and_is_drawn_anew_each_step(small, by_images):
+    algorithm, without = small(), small()
+    without.network.encoder.backbone[3] = nn.Identity()
+    seen = []
+    algorithm.eval_encoder().backbone[3].register_forward_hook(lambda _m, _i, output: seen.append(output == 0))
+    assert not same(trained(fine_tuning(), algorithm, by_images), trained(fine_tuning(), without, by_images))
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_frozen_teachers_are_trained_and_the_original_keeps_gradients_flags_and_hooks(small, by_images):
+    algorithm = small()
+    algorithm.requires_grad_(False)
+    weight = algorithm.network.encoder.backbone[0].weight
+    weight.grad = torch.ones_like(weight)
+    before = copy.deepcopy(algorithm.state_dict())
+    found = trained(fine_tuning(), algorithm, by_images)
+    names = list(algorithm.network.encoder.state_dict())
+    kept = {
+        name for name, one in zip(names, found, strict=False) if torch.equal(one, before[f"network.encoder.{name}"])
+    }
+    assert kept == {"mean", "std", "backbone.0.bias"}, "batch normalisation takes a bias before it out again"
+    assert not any(parameter.requires_grad for parameter in algorithm.parameters())
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    assert all(torch.equal(value, before[name]) for name, value in algorithm.state_dict().items())
+
+
+def test_images_and_labels_outside_the_share_change_nothing(small, by_images):
+    evaluator, algorithm = fine_tuning(0.1), small()
+    first = trained(evaluator, algorithm, by_images)
+    drawn = torch.zeros(1200, dtype=torch.bool)
+    drawn[places(by_images, 0.1).bank] = True
+    # A share is the first of each class in a fixed order: behind the last of them, labels may be permuted.
+    order = torch.from_numpy(randomness.permutation(SEED, "labels", 0, 1200))
+    free = order[int(drawn[order].nonzero().max()) + 1 :]
+    assert len(free) > 800
+    labels = torch.cat([by_images.train.labels, by_images.validation.labels])
+    images = torch.cat([by_images.train.images, by_images.validation.images])
+    labels[free] = labels[free.flip(0)]
+    images[~drawn] = 255 - images[~drawn]
+    other = replace(
+        by_images,
+        train=replace(by_images.train, images=images[:1000], labels=labels[:1000]),
+        validation=replace(by_images.validation, images=images[1000:], labels=labels[1000:]),
+    )
+    assert same(trained(evaluator, algorithm, other), first)
+    inside = replace(by_images, train=replace(by_images.train, images=255 - by_images.train.images))
+    assert not same(trained(evaluator, algorithm, inside), first)
+
+
+def test_test_data_steers_nothing_but_the_score(small, by_images):
+    evaluator, algorithm = fine_tuning(1.0, 3, 64), small()
+    other = replace(by_images, test=replace(by_images.test, labels=by_images.test.labels.flip(0)))
+    assert same(trained(evaluator, algorithm, other), trained(evaluator, algorithm, by_images))
+    assert evaluator(algorithm, other, CPU)["fine_tuning/top1"] < 0.3
+    assert evaluator(algorithm, by_images, CPU)["fine_tuning/top1"] > 0.7
+
+
+def test_held_out_classes_are_learned_from_one_half_and_judged_on_the_other(small, by_classes):
+    assert fine_tuning(1.0, 10)(small(), by_classes, CPU)["fine_tuning/top1"] > 0.9
+    said = fine_tuning(0.1).protocol(by_classes)
+    assert said["classes"] == "unseen"
+    assert said["labelled_images"] == len(places(by_classes, 0.1).bank)
+
+
+def test_every_image_is_seen_once_an_epoch_in_batches_of_almost_one_size(small, by_images):
+    seen, algorithm = [], small()
+    algorithm.eval_encoder().register_forward_pre_hook(lambda module, inputs: seen.append((module.training, inputs[0])))
+    trained(fine_tuning(0.1, 2, 50), algorithm, by_images)
+    assert [len(images) for _, images in seen] == [40, 39, 39] * 2
+    assert all(training for training, _ in seen)
+    sets = places(by_images, 0.1)
+    expected = torch.cat(sets.images()).flatten(1).float().div(255)
+    for epoch in (seen[:3], seen[3:]):
+        views = torch.cat([images for _, images in epoch]).flatten(1)
+        assert torch.equal(views[views.sum(1).argsort(stable=True)].sum(1), expected.sum(1).sort().values)
+    assert not torch.equal(seen[0][1], seen[3][1])
+
+
+@pytest.mark.parametrize("labels", [0.001, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("batch_size", [3, 7, 64, 4096])
+def test_a_batch_is_never_larger_than_asked_nor_a_single_image(by_images, labels, batch_size):
+    n = len(places(by_images, labels).bank)
+    sizes = {len(part) for part in torch.arange(n).tensor_split(fine_tuning(batch_size=batch_size)._batches(n))}
+    assert 2 <= min(sizes) <= max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_weights_keep_their_memory_format(small, by_images):
+    algorithm = small().to(memory_format=torch.channels_last)
+    algorithm.network.encoder.backbone[0] = nn.Conv2d(1, 8, 3, 2, 1).to(memory_format=torch.channels_last)
+    before = algorithm.network.encoder.backbone[0].weight.stride()
+    encoder, _ = fine_tuning().train(algorithm.eval_encoder(), places(by_images, 0.1), 10, CPU)
+    assert encoder.backbone[0].weight.stride() == before
+
+
+def test_divergence_is_told_with_its_remedy(smooth, by_images):
+    with pytest.raises(ValueError, match=r"diverged.*not finite.*lower eval\.fine_tuning_10pct\.lr=1e\+30"):
+        fine_tuning(lr=1e30)(smooth, by_images, CPU)
+
+
+def test_pixels_are_scored_by_their_classifier_alone(by_images):
+    pixels = RawPixels((1, 8, 8))
+    assert len(trained(fine_tuning(1.0), pixels, by_images)) == 4  # mean and std, weight and bias
+    assert 0.85 < fine_tuning(1.0, 10, 100, 0.1)(pixels, by_images, CPU)["fine_tuning/top1"] < 0.97
+
+
+def test_an_encoder_without_weights_is_refused_as_the_one_to_be_trained(by_images, small):
+    with pytest.raises(ValueError, match="this one has no weights; leave it out"):
+        fine_tuning().check(RawPixels((1, 8, 8)), by_images, CPU)
+    fine_tuning().check(small(), by_images, CPU)
+    fine_tuning().check(None, by_images, CPU)
+
+
+def test_what_would_fail_after_training_is_refused_before(by_images, small):
+    unlabelled = replace(by_images, validation=replace(by_images.validation, labels=None))
+    with pytest.raises(ValueError, match="digits/validation has no labels"):
+        fine_tuning().check(small(), unlabelled, CPU)
+    crop = {"crop": RandomResizedCrop(6, [0.5, 1.0], [0.8, 1.2])}
+    with pytest.raises(ValueError, match=r"makes 1x6x6 of images of 1x8x8.*set the crop's size to null"):
+        fine_tuning(transforms=crop).check(small(), by_images, CPU)
+    one = Dataset("toy/train", torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), ("a",), None, "toy")
+    with pytest.raises(ValueError, match="has 1 labelled image; batches need 2"):
+        fine_tuning(0.01).check(small(), Splits(one, None, one, "images"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"labels": 0.0}, r"labels=0.0; give a share of the labels in \(0, 1\]"),
+        ({"labels": 1.5}, "labels=1.5"),
+        ({"epochs": 0}, "epochs=0; give at least 1"),
+        ({"batch_size": 2}, "batch_size=2; give at least 3"),
+        ({"lr": 0.0}, "lr=0.0; give a number above 0"),
+        ({"factor": -1.0}, "head_lr_factor=-1.0"),
+        ({"decay": -0.1}, "weight_decay=-0.1"),
+    ],
+)
+def test_senseless_settings_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        fine_tuning(**wrong)
+
+
+def test_an_augmentation_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="augmentation is a PadCrop, expected an Augmentation"):
+        FineTuning(0.1, 1, 32, 0.1, 1.0, 0.0, PadCrop(2))
+
+
+def test_the_protocol_names_everything(by_images):
+    said = fine_tuning(0.01, 60, 64, 0.02, 10.0, 1e-4, {"crop": PadCrop(2)}).protocol(by_images)
+    assert json.loads(json.dumps(said)) == said
+    assert (said["labels"], said["labelled_images"], said["bank_size"], said["seed"]) == (0.01, 10, 1200, 0)
+    assert (said["epochs"], said["batch_size"], said["steps"]) == (60, 10, 60)
+    assert said["drawn"].startswith("at random within each class, at least one image a class")
+    assert said["augmentation"] == ["PadCrop(padding=2)"]
+    assert "learning rate 0.02 (classifier 10 times that), cosine to 0, weight decay 0.0001" in said["solver"]
+    assert said["validation"].startswith("none")
+    whole = fine_tuning(1.0).protocol(by_images)
+    assert (whole["labels"], whole["labelled_images"]) == (1.0, 1200)

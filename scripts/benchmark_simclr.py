@@ -26,12 +26,12 @@ def runner() -> dict[str, float]:
     """Pairs of views a second of the whole step, and of forward and backward alone on the same batches."""
     import torch
 
-    from ssl_runner import commandline, wiring
+    from ssl_runner import checks, commandline, wiring
     from ssl_runner.clock import Clock
     from ssl_runner.composition import Composer
 
     overrides = ["experiment=simclr_cifar10", "model/encoder=conv4", f"batching.batch_size={BATCH}", "eval=[]"]
-    config, _ = commandline.settled(Composer(commandline.conf_folder()), overrides)
+    config, _ = checks.settled(Composer(commandline.conf_folder()), overrides)
     run = wiring.wire(config)
     algorithm = run.algorithm.train()
     seconds: dict[str, list[float]] = {"step": [], "data": [], "bare": []}
@@ -100,11 +100,11 @@ def arrays(path: Path) -> None:
     """CIFAR-10's training images as one file that the other interpreter can read without this package."""
     import torch
 
-    from ssl_runner import commandline
+    from ssl_runner import checks, commandline
     from ssl_runner.composition import Composer
     from ssl_runner.config import build
 
-    config, _ = commandline.settled(Composer(commandline.conf_folder()), ["experiment=simclr_cifar10"])
+    config, _ = checks.settled(Composer(commandline.conf_folder()), ["experiment=simclr_cifar10"])
     torch.save(build(config["dataset"], "dataset").train.images[:10_000].clone(), path)
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ssl_runner import commandline, wiring
+from ssl_runner import checks, commandline, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.report import exhibits
 from ssl_runner.report.events import final_writer
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--pairs", type=int, default=5)
     asked = parser.parse_intermixed_args()
-    config, _ = commandline.settled(Composer(commandline.conf_folder()), asked.overrides)
+    config, _ = checks.settled(Composer(commandline.conf_folder()), asked.overrides)
     whole = wiring.wire(config).trainer.steps(wiring.wire(config).batching)
     config["trainer"] |= {"max_epochs": None, "max_steps": asked.steps, "progress": False}
     silent = config | {"trainer": config["trainer"] | {"log_every": asked.steps, "panel_every": None}}

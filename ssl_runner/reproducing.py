@@ -1,14 +1,33 @@
-"""Whether a run came out as another one did."""
+"""Running again what a run did, and whether it came out the same."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ssl_runner.config import ConfigError
+from ssl_runner.program import Program, run_in, unique
 from ssl_runner.report.result import FILE
+from ssl_runner.resuming import resumed_config
 
 # half a percentage point: what other hardware, threads or versions may move
 TOLERANCE = 0.005
+
+
+def reproduce(program: Program, original: Path, overrides: Sequence[str], multirun: bool) -> int:
+    """Run again in a new folder what a run did, and compare. Exit code 1 if it came out otherwise."""
+    config = resumed_config(original, overrides, "reproduce", multirun)
+    before = finished(original)
+    prepared = program.prepare(config)
+    if config.get("dry_run"):
+        program.rehearse(prepared)
+        return 0
+    folder = Path(os.environ.get("SSL_RUNNER_OUTPUTS", "outputs")) / config["name"] / unique()
+    after = run_in(folder, program, config, prepared)
+    text, same = compare(original, before, after)
+    print(text)
+    return 0 if same else 1
 
 
 def finished(folder: Path) -> dict[str, Any]:

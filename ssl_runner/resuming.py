@@ -8,8 +8,20 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_runner.config import ConfigError, config_difference, flatten
+from ssl_runner.program import Config, Program, run_in
 from ssl_runner.schema import check
 from ssl_runner.spelling import did_you_mean
+
+
+def resume(program: Program, folder: Path, overrides: Sequence[str], multirun: bool) -> int:
+    """Run on in the folder of a run, with its config. Gives the exit code."""
+    config = resumed_config(folder, overrides, "resume", multirun)
+    prepared = program.prepare(config)
+    if config.get("dry_run"):
+        program.rehearse(prepared)
+    else:
+        run_in(folder, program, config, prepared)
+    return 0
 
 
 def named_folder(overrides: Sequence[str], word: str) -> Path | None:
@@ -30,7 +42,7 @@ def named_folder(overrides: Sequence[str], word: str) -> Path | None:
     return None
 
 
-def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: bool) -> dict[str, Any]:
+def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: bool) -> Config:
     """The config of the run that ``word=folder`` names, with overrides of what cannot change its result.
 
     Raises:

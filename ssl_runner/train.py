@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_runner import commandline
+from ssl_runner.program import Program
 
 if TYPE_CHECKING:
-    from ssl_runner.wiring import Run
+    from ssl_runner.run import Run
 
 
 def main() -> None:
     """The console command ``ssl-train``."""
-    sys.exit(commandline.main(commandline.Program(prepare, run, rehearse)))
+    sys.exit(commandline.main(Program(prepare, run, rehearse)))
 
 
 def prepare(config: dict[str, Any]) -> "Run":
@@ -38,10 +39,11 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
     """
     from rich.console import Console
 
-    from ssl_runner import provenance, wiring
+    from ssl_runner import provenance, run_folder
     from ssl_runner.device import enough_memory
     from ssl_runner.evaluation.evaluator import evaluate
     from ssl_runner.evaluation.few_shot import FewShot
+    from ssl_runner.evaluation.raw_pixels import RawPixels
     from ssl_runner.interruption import how_to_go_on
     from ssl_runner.models.saving import save_encoder
     from ssl_runner.report import console as report
@@ -55,8 +57,8 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
     began = time.perf_counter()
     console = Console()
     run = prepare(config) if wired is None else wired
-    with wiring.alone_in(folder):
-        resumed, warnings = wiring.resume(config, folder, run.identity)
+    with run_folder.alone_in(folder):
+        resumed, warnings = run_folder.resume(config, folder, run.identity)
         start = 0 if resumed is None else resumed["step"]
         for warning in warnings:
             console.print(f"[yellow]warning[/yellow]: {warning}", soft_wrap=True)
@@ -64,7 +66,7 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
         if resumed is not None and result.is_finished():
             console.print(f"{folder} is finished already: there is nothing to go on with", soft_wrap=True)
             return result.content
-        wiring.write_config(config, folder)
+        run_folder.write_config(config, folder)
         provenance.write_diff(folder)
         for evaluator in run.evaluators.values():
             if isinstance(evaluator, FewShot):
@@ -79,7 +81,8 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
             speed = run.fit(folder, tracker, resumed)
         metadata = {"config_hash": run.identity.config_hash, "dataset": run.splits.train.name}
         save_encoder(run.algorithm.eval_encoder(), config["model"]["encoder"], folder, metadata)
-        subjects = {"": run.algorithm, "untrained": untrained, "raw_pixels": wiring.raw_pixels(run)}
+        pixels = RawPixels(run.splits.train.images.shape[1:]).to(run.device)
+        subjects = {"": run.algorithm, "untrained": untrained, "raw_pixels": pixels}
         too_much = f"evaluation takes more than there is; with more at hand, {how_to_go_on(folder)}"
         for name in ["", *config["baselines"]]:
             activity = f"evaluating {name.replace('_', ' ') or 'the trained encoder'}"

@@ -1,7 +1,5 @@
 """The only training loop."""
 
-import math
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,12 +13,13 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
 from ssl_runner.device import choose_device, enough_memory
-from ssl_runner.evaluation.panel import COLLAPSED, SETTLED
 from ssl_runner.interruption import RunStopped, how_to_go_on, stop_signals
+from ssl_runner.keeper import Keeper
 from ssl_runner.optim.schedules import Schedule
+from ssl_runner.soundness import check_finite, collapse
 
 if TYPE_CHECKING:
-    from ssl_runner.tracking import Tracker
+    from ssl_runner.tracking import Meter, Tracker
 
 Metrics = dict[str, float]
 
@@ -154,79 +153,73 @@ class Trainer:
         from ssl_runner.tracking import Meter  # imports TensorBoard, which a mistake need not wait for
 
         max_steps = self.steps(batching)
-        start, best, before = 0, None, 0.0
-        if resumed is not None:
-            algorithm.load_state_dict(resumed["algorithm"])
-            optimizer.load_state_dict(resumed["optimizer"])
-            start, best, before = resumed["step"], resumed["best"], resumed["seconds"]
+        keeper = Keeper(folder / "checkpoints", algorithm, optimizer, identity, resumed)
         algorithm.train()
-        checkpoints = folder / "checkpoints"
-        began, validating = time.perf_counter(), 0.0
-        with tracker.bar(start, max_steps, self.progress), stop_signals() as stop:
-            if watch is not None and start == 0:
+        with tracker.bar(keeper.start, max_steps, self.progress), stop_signals() as stop:
+            if watch is not None and keeper.start == 0:
                 tracker.scalars(0, _tagged("panel", watch()))
             meter = Meter(batching.images_per_step)
-            for step in range(start, max_steps):
-                clock = Clock(step, max_steps, seed, self.device)
-                rate = schedule(step, max_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
+            for step in range(keeper.start, max_steps):
                 done = step + 1
                 logging = self._due(self.log_every, done, max_steps)
-                with enough_memory(self._remedy(algorithm, batching)):
-                    with meter.waiting():
-                        batch = batching.batch(step)
-                    metrics = self.step(algorithm, batch, optimizer, clock, measure=logging)
+                looking = watch is not None and self._due(self.panel_every, done, max_steps)
+                clock = Clock(step, max_steps, seed, self.device)
+                metrics = self._next_step(algorithm, batching, optimizer, schedule, clock, meter, logging)
                 stopping = stop.requested  # read once: a signal from here on is the next step's
                 saving = self._due(self.checkpoint_every, done, max_steps) or stopping
-                looking = watch is not None and self._due(self.panel_every, done, max_steps)
                 if logging or saving or looking:
-                    self._check_finite("loss", metrics["loss"], done, checkpoints)
+                    check_finite("loss", metrics["loss"], done, keeper.folder)
                 if saving or looking:  # a finite loss can have a gradient that is not
                     norm = torch.nn.utils.get_total_norm(list(algorithm.parameters()))
-                    self._check_finite("norm of the weights", norm, done, checkpoints)
-                values, reason = {}, None
+                    check_finite("norm of the weights", norm, done, keeper.folder)
+                values, collapsed = {}, None
                 if watch is not None and looking:
-                    with (
-                        meter.paused(),
-                        enough_memory("the panel is too much; set trainer.panel_every=null"),
-                    ):
-                        values = _tagged("panel", watch())
-                    reason = self._judge(values, done, tracker)
-                    saving = saving or reason is not None
+                    with meter.paused():
+                        values, collapsed = self._look(watch, done, tracker)
                 if logging:
-                    values |= _tagged("train", metrics) | meter.lap(done - start)
+                    values |= _tagged("train", metrics) | meter.lap(done - keeper.start)
                     values["train/lr"] = optimizer.param_groups[0]["lr"]
                 if self.evaluate_every is not None and validate is not None and done % self.evaluate_every == 0:
-                    paused = time.perf_counter()
-                    with meter.paused():
-                        scores = validate()
-                        best = self._keep_best(algorithm, scores, best, done, checkpoints)
-                    values |= _tagged("eval/validation", scores)
-                    validating += time.perf_counter() - paused
+                    with keeper.paused(), meter.paused():
+                        values |= self._validate(validate, done, keeper)
                 if values:
                     tracker.scalars(done, values)
-                if saving:
+                if saving or collapsed is not None:
                     tracker.flush()
-                    seconds = before + time.perf_counter() - began - validating
-                    checkpoint.save(checkpoints, done, algorithm, optimizer, identity, best, seconds)
+                    keeper.save(done)
                 tracker.advance(done)
-                if reason is not None:
-                    raise RunStopped(f"{reason} The checkpoint of step {done} is in {checkpoints}")
+                if collapsed is not None:
+                    raise RunStopped(f"{collapsed} The checkpoint of step {done} is in {keeper.folder}")
                 if stopping:
                     raise KeyboardInterrupt(f"stopped after step {done} of {max_steps}; {how_to_go_on(folder)}")
             if stop.requested:  # too late for the last step
                 raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(folder)}")
-        seconds = before + time.perf_counter() - began - validating
-        if best is not None:
-            state = torch.load(checkpoints / checkpoint.BEST, map_location=self.device, weights_only=True)
-            algorithm.load_state_dict(state)
+        seconds = keeper.seconds
         return {
             "steps": max_steps,
             "training_seconds": seconds,
             "images_per_second": max_steps * batching.images_per_step / max(seconds, 1e-9),
-            "product": {"checkpoint": checkpoint.LAST} if best is None else {"checkpoint": checkpoint.BEST} | best,
+            "product": keeper.product(self.device),
         }
+
+    def _next_step(
+        self,
+        algorithm: Algorithm,
+        batching: Batching,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        clock: Clock,
+        meter: "Meter",
+        measure: bool,
+    ) -> dict[str, Tensor]:
+        """Draw a batch, and take a step at the schedule's rate."""
+        rate = schedule(clock.step, clock.max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
+        with enough_memory(self._remedy(algorithm, batching)):
+            with meter.waiting():
+                batch = batching.batch(clock.step)
+            return self.step(algorithm, batch, optimizer, clock, measure=measure)
 
     def step(
         self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, clock: Clock, measure: bool
@@ -262,48 +255,27 @@ class Trainer:
 
     def _remedy(self, algorithm: Algorithm, batching: Batching) -> str:
         """What to lower where memory is not enough."""
-        if algorithm.divisible:
-            return (
-                f"a step has {batching.images_per_step:,} images; cut it with trainer.accumulate={2 * self.accumulate}"
-            )
-        return f"a step has {batching.images_per_step:,} images; lower batching.batch_size"
+        cut, lower = f"cut it with trainer.accumulate={2 * self.accumulate}", "lower batching.batch_size"
+        return f"a step has {batching.images_per_step:,} images; {cut if algorithm.divisible else lower}"
 
-    def _judge(self, panel: Metrics, step: int, tracker: "Tracker") -> str | None:
-        """Warn of a collapse; gives the reason to stop if the run is not to go on with it."""
-        spread = panel["panel/embedding_std"]
-        if step < SETTLED or not spread < COLLAPSED:  # nor is a spread that is not a number a collapse
-            return None
-        text = (
-            f"the embedding has collapsed by step {step}: its std over images is {spread:.3f} of 1, "
-            "so all images look alike to the loss. Lower optimizer.lr, or choose a loss with negatives."
-        )
-        if self.stop_on_collapse:
-            return text
+    def _look(self, watch: Callable[[], Metrics], step: int, tracker: "Tracker") -> tuple[Metrics, str | None]:
+        """The panel's figures, and why the run must end with them; a collapse that may go on is warned of once."""
+        with enough_memory("the panel is too much; set trainer.panel_every=null"):
+            values = _tagged("panel", watch())
+        collapsed = collapse(values["panel/embedding_std"], step)
+        if collapsed is None or self.stop_on_collapse:
+            return values, collapsed
         if not self.warned_of_collapse:
-            tracker.warn(text)
+            tracker.warn(collapsed)
         self.warned_of_collapse = True
-        return None
+        return values, None
 
-    def _check_finite(self, name: str, value: Tensor, step: int, checkpoints: Path) -> None:
-        if not math.isfinite(float(value)):
-            kept = f"The last good checkpoint is in {checkpoints}"
-            raise RunStopped(
-                f"the {name} is {float(value)} at step {step}; the likely cause is a learning rate that is too "
-                "high: lower optimizer.lr or set trainer.gradient_clip=1. "
-                + (kept if (checkpoints / checkpoint.LAST).exists() else "There was no checkpoint yet")
-            )
-
-    def _keep_best(
-        self, algorithm: Algorithm, metrics: Metrics, best: dict[str, Any] | None, step: int, checkpoints: Path
-    ) -> dict[str, Any] | None:
-        """Keep the weights if they are the best on validation so far."""
+    def _validate(self, validate: Callable[[], Metrics], step: int, keeper: Keeper) -> Metrics:
+        """Scores on validation; the weights are kept if they are the best so far."""
         assert self.select is not None
-        if best is not None and metrics[self.select] <= best["value"]:
-            return best
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        state = algorithm.state_dict()
-        checkpoint.write_atomically(checkpoints / checkpoint.BEST, lambda path: torch.save(state, path))
-        return {"value": metrics[self.select], "step": step}
+        scores = validate()
+        keeper.keep_best(scores[self.select], step)
+        return _tagged("eval/validation", scores)
 
 
 def _tagged(prefix: str, values: Mapping[str, Tensor | float]) -> Metrics:

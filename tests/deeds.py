@@ -102,9 +102,9 @@ def killed_while_a_line_is_written() -> None:
 
 
 def killed_during_validation() -> None:
-    from ssl_runner import wiring
+    from ssl_runner import run
 
-    before(wiring, "evaluate", at_call(2), lambda *_: die())
+    before(run, "evaluate", at_call(2), lambda *_: die())
 
 
 def killed_during_the_final_evaluation() -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from ssl_runner import commandline
+from ssl_runner import checks, commandline
 from ssl_runner.composition import Composer
 
 SMALL = [
@@ -44,7 +44,7 @@ PAIRWISE = [*VIEWS, "batching=labelled", "loss=pairwise"]
 
 def settled(overrides: list[str]) -> dict[str, Any]:
     """The config of a command line."""
-    return commandline.settled(Composer(commandline.conf_folder()), overrides)[0]
+    return checks.settled(Composer(commandline.conf_folder()), overrides)[0]
 
 
 def momentum_queue() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssl_runner import commandline
+from ssl_runner import checks, commandline
 from ssl_runner.composition import Composer
 
 CONF = commandline.conf_folder()
@@ -23,7 +23,7 @@ MANDATORY = {
 
 
 def settled(*overrides: str) -> dict:
-    return commandline.settled(Composer(CONF), list(overrides))[0]
+    return checks.settled(Composer(CONF), list(overrides))[0]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

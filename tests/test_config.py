@@ -197,7 +197,7 @@ def test_an_interpolation_of_a_whole_node_is_refused_for_it_would_be_built_twice
         "torch.nn.modules.os.system",
         "torch.nn.modules.module.functools.partial",
         "ssl_runner.config.importlib.import_module",
-        "ssl_runner.commandline.os.system",
+        "ssl_runner.handover.os.system",
         "ssl_runner.provenance.subprocess.run",
         "ssl_runner.provenance._git",  # private: it runs whatever arguments it is given
         "torch.nn.Linear.__init__.__globals__",

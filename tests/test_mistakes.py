@@ -13,10 +13,11 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ssl_runner import commandline, schema, train, wiring
+from ssl_runner import checks, commandline, schema, train, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.config import ConfigError
 from ssl_runner.data import roots
+from ssl_runner.program import Program
 
 CONF = commandline.conf_folder()
 
@@ -33,7 +34,7 @@ class Answer:
             raise AssertionError("it ran")
 
         try:
-            self.code = commandline.main(commandline.Program(train.prepare, run, train.rehearse))
+            self.code = commandline.main(Program(train.prepare, run, train.rehearse))
         except SystemExit as done:
             self.code = done.code
         self.out, self.text = capsys.readouterr()
@@ -65,7 +66,7 @@ def answer(monkeypatch, capsys, tmp_path):
         yield
 
     monkeypatch.setattr(roots, "locked", begun)
-    monkeypatch.setattr(commandline, "SECONDS_OF_PREPARING", float("inf"))  # a slow machine leaves no job out
+    monkeypatch.setattr(checks, "SECONDS_OF_PREPARING", float("inf"))  # a slow machine leaves no job out
     monkeypatch.delenv("SSL_RUNNER_OUTPUTS", raising=False)
     monkeypatch.delenv("SSL_RUNNER_TRUSTED", raising=False)
     monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path / "data"))
@@ -422,6 +423,9 @@ OPTIONS = {
 # what belongs with an option for a run to make sense; the data is tiny or not there
 WITH = {
     "algorithm/maml": [*EPISODES.split(), "model/head=linear", "eval=[]"],
+    "algorithm/momentum": ["loss=info_nce"],
+    "algorithm/predictive": ["loss=info_nce"],
+    "algorithm/prototypes": ["loss=swav"],
     "batching/episodes_5w1s": [*EPISODES.split(), "algorithm=protonet"],
     "batching/episodes_20w5s": [*EPISODES.split(), "algorithm=protonet", "batching=episodes_20w5s"],
     "batching/labelled": ["loss=pairwise"],
@@ -436,7 +440,7 @@ UNUSED = {"class_counts": "classes", "validation": "images", "test": "images"}
 
 @pytest.fixture(scope="module")
 def default():
-    return commandline.settled(Composer(CONF), [])[0]
+    return checks.settled(Composer(CONF), [])[0]
 
 
 @pytest.mark.parametrize("option", [option for option, found in OPTIONS.items() if found])
@@ -450,7 +454,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
     group, _, name = option.rpartition("/")
     *parents, place = [*group.split("/"), *([name] if group == "eval" else [])]
     if option in WITH:
-        plain, _ = commandline.settled(Composer(CONF), [f"{group}={name}", *WITH[option]])
+        plain, _ = checks.settled(Composer(CONF), [f"{group}={name}", *WITH[option]])
     else:  # composing takes as long as all the rest
         plain = copy.deepcopy(default)
         content = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"), resolve=True)

@@ -8,6 +8,7 @@ import torch
 
 from ssl_runner import commandline, train
 from ssl_runner.config import ConfigError
+from ssl_runner.program import Program
 from ssl_runner.reproducing import compare, finished
 
 SMALL = [
@@ -23,7 +24,7 @@ SMALL = [
 
 def ssl_train(monkeypatch, *line) -> int:
     monkeypatch.setattr(sys, "argv", ["ssl-train", *line])
-    return commandline.main(commandline.Program(train.prepare, train.run, train.rehearse))
+    return commandline.main(Program(train.prepare, train.run, train.rehearse))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ssl_runner
-from ssl_runner import commandline, train
+from ssl_runner import checks, commandline, train
 from ssl_runner.composition import Composer
 
 CONF = commandline.conf_folder()
@@ -17,7 +17,7 @@ SMALL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.log_every=1"
 def small(name: str) -> list[str]:
     overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
     overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
-    config = commandline.settled(Composer(CONF), [f"experiment={name}"])[0]
+    config = checks.settled(Composer(CONF), [f"experiment={name}"])[0]
     if "tasks_per_batch" in config["batching"]:
         return [*overrides, "batching.tasks_per_batch=2", "batching.n_way=5"]
     if name == "w_mse_cifar10":
@@ -26,7 +26,7 @@ def small(name: str) -> list[str]:
 
 
 def run(folder, *overrides: str) -> dict:
-    return train.run(commandline.settled(Composer(CONF), list(overrides))[0], folder)
+    return train.run(checks.settled(Composer(CONF), list(overrides))[0], folder)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -76,7 +76,7 @@ def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypa
     ]
     run(tmp_path, *overrides, "baselines=[untrained]")
     trained, untrained = (algorithm.state_dict() for algorithm in seen)
-    first = wiring.wire(commandline.settled(Composer(CONF), overrides)[0]).algorithm.state_dict()
+    first = wiring.wire(checks.settled(Composer(CONF), overrides)[0]).algorithm.state_dict()
     assert all(torch.equal(value, untrained[name]) for name, value in first.items())
     assert any(not torch.equal(value, trained[name]) for name, value in first.items())
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from ssl_runner import commandline, train
+from ssl_runner import checks, commandline, train
 from ssl_runner.checkpoint import ResumeError
 from ssl_runner.composition import Composer
 from ssl_runner.config import ConfigError
@@ -61,7 +61,7 @@ def trusted(monkeypatch):
 
 def config(name: str, **changes) -> dict:
     overrides, arguments, losses = DOUBLES[name]
-    plain, _ = commandline.settled(Composer(commandline.conf_folder()), overrides)
+    plain, _ = checks.settled(Composer(commandline.conf_folder()), overrides)
     plain["algorithm"] = {"_target_": f"doubles.{name}", **arguments}
     if "loss" in losses:
         plain["loss"] = {"_target_": f"doubles.{losses['loss']}"}
@@ -169,7 +169,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_told_before_training(overrides, message, tmp_path):
-    plain, _ = commandline.settled(Composer(commandline.conf_folder()), overrides)
+    plain, _ = checks.settled(Composer(commandline.conf_folder()), overrides)
     with pytest.raises(ValueError, match=re.escape(message)):
         train.run(plain, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

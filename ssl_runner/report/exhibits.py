@@ -16,7 +16,7 @@ from ssl_runner.report.board import log_config, log_layout
 from ssl_runner.report.hparams import log_hparams
 from ssl_runner.report.pictures import episode_picture, views_picture
 from ssl_runner.report.projector import log_projector
-from ssl_runner.wiring import Run
+from ssl_runner.run import Run
 
 N_PROJECTED = 500
 

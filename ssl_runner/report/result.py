@@ -6,7 +6,7 @@ from typing import Any
 
 from ssl_runner import provenance
 from ssl_runner.checkpoint import write_atomically
-from ssl_runner.wiring import Run
+from ssl_runner.run import Run
 
 FILE = "result.json"
 

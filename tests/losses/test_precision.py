@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssl_runner import commandline
+from ssl_runner import checks, commandline
 from ssl_runner.clock import Clock
 from ssl_runner.composition import Composer
 from ssl_runner.config import build
@@ -15,7 +15,7 @@ NAMES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_does_not_reach_into_a_loss(name):
-    node = commandline.settled(Composer(CONF), [f"loss={name}"])[0]["loss"]
+    node = checks.settled(Composer(CONF), [f"loss={name}"])[0]["loss"]
     if name == "w_mse":
         node["size"] = 32
     generator = torch.Generator().manual_seed(0)

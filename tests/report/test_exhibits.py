@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl_runner import commandline, train, wiring
+from ssl_runner import checks, commandline, train, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.data.tasks import Tasks
 from ssl_runner.evaluation.few_shot import MANIFEST, manifest
@@ -33,7 +33,7 @@ EPISODES = [
 
 
 def config(overrides: list[str]) -> dict:
-    return commandline.settled(Composer(commandline.conf_folder()), overrides)[0]
+    return checks.settled(Composer(commandline.conf_folder()), overrides)[0]
 
 
 @pytest.fixture(scope="module", params=[CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])

@@ -1,0 +1,106 @@
+"""All jobs of a command line, checked and prepared before a folder is made."""
+
+import contextlib
+import functools
+import sys
+import time
+from typing import Any
+
+from ssl_runner.composition import Composer, jobs, settle
+from ssl_runner.composition_errors import COMPOSITION_ERRORS, explain
+from ssl_runner.config import ConfigError
+from ssl_runner.data.roots import NotAtHand, at_hand_only
+from ssl_runner.mistakes import Misspelled, every_problem, values_behind
+from ssl_runner.program import Config, Program
+from ssl_runner.schema import check
+
+MOST_JOBS_CHECKED = 256
+SECONDS_OF_PREPARING = 5.0
+
+
+def settled(composer: Composer, overrides: list[str]) -> tuple[Config, list[str]]:
+    """The checked config of a command line, and a line for every value that was dropped.
+
+    Raises:
+        ConfigError: With all problems.
+    """
+    try:
+        config, messages = settle(composer, overrides)
+    except COMPOSITION_ERRORS as error:
+        raise explain(composer, overrides, error) from error
+    return check(config), messages
+
+
+def checked(program: Program, composer: Composer, overrides: list[str], multirun: bool) -> tuple[list[Config], Any]:
+    """Find what is wrong with any job, and say what was dropped.
+
+    Returns:
+        The jobs' configs, and what ``program.run`` needs; None for a sweep: its jobs may run elsewhere, and prepare
+        themselves.
+
+    Raises:
+        ConfigError: With all problems of the line, what does not fit included.
+    """
+    fit = functools.partial(_fit, program, composer, multirun)
+    try:
+        configs, sweeping, dropped = _settle_all(composer, multirun, overrides)
+    except ConfigError as error:
+        every = every_problem(error, overrides, functools.partial(_settle_all, composer, multirun), fit)
+        raise ConfigError(dict.fromkeys(every)) from error
+    for message in dropped:
+        print(message, file=sys.stderr)
+    try:
+        prepared = _prepare_all(program, configs)
+    except ConfigError as error:
+        raise ConfigError(dict.fromkeys(values_behind(error, overrides, fit))) from error
+    return configs, None if sweeping else prepared
+
+
+def _fit(program: Program, composer: Composer, multirun: bool, overrides: list[str]) -> None:
+    """Prepare the jobs of a command line as far as the data at hand allow, only to see what is wrong with it."""
+    configs = _settle_all(composer, multirun, overrides)[0]
+    with at_hand_only(), contextlib.suppress(NotAtHand):
+        _prepare_all(program, [config | {"dry_run": False} for config in configs])
+
+
+def _settle_all(composer: Composer, multirun: bool, overrides: list[str]) -> tuple[list[Config], bool, list[str]]:
+    """Configs of all jobs, whether it is a sweep, and a line for every value that was dropped."""
+    try:
+        sweep = jobs(composer, overrides, multirun)
+    except COMPOSITION_ERRORS as error:
+        raise explain(composer, overrides, error) from error
+    every = [overrides] if sweep is None else sweep if len(sweep) <= MOST_JOBS_CHECKED else sweep[:1]
+    found, problems = [], []
+    for job in every:
+        try:
+            found.append(settled(composer, job))
+        except Misspelled:  # of which only this knows the rest of the line
+            raise
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    dropped = dict.fromkeys(message for _, messages in found for message in messages)
+    return [config for config, _ in found], sweep is not None, list(dropped)
+
+
+def _prepare_all(program: Program, configs: list[Config]) -> Any:
+    """Find before a folder is made what does not fit; of a long sweep, what a few seconds can find.
+
+    Returns:
+        What the last one needs.
+    """
+    began, prepared, problems = time.perf_counter(), None, []
+    for number, config in enumerate(configs):
+        if number and time.perf_counter() - began > SECONDS_OF_PREPARING and not config.get("dry_run"):
+            break
+        try:
+            prepared = program.prepare(config)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if config.get("dry_run"):
+            program.rehearse(prepared)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return prepared

@@ -1,0 +1,36 @@
+"""What is said of an error, and the exit code it ends with."""
+
+import errno
+import sys
+import traceback
+
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_runner.config import of_the_house
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+
+
+class JobFailed(RuntimeError):
+    """A job of a sweep failed and has told why."""
+
+
+def tell(error: Exception) -> int:
+    """Print an error: one message if it is meant for the user, else with its traceback.
+
+    Returns:
+        Exit code: 1 for a failure, 2 for a mistake in what was asked.
+    """
+    if isinstance(error, OSError) and error.errno in _DISK:
+        where, remedy = error.filename or "to the run folder", "Choose another hydra.run.dir"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "What was saved before is whole: make room, then go on with resume=RUN"
+        print(f"cannot write {where}: {error.strerror}. {remedy}.", file=sys.stderr)
+        return 1
+    from hydra.errors import HydraException
+
+    if not (isinstance(error, HydraException | OmegaConfBaseException) or of_the_house(error)):
+        traceback.print_exception(error)
+        return 1
+    print(error, file=sys.stderr)
+    return 2 if isinstance(error, ValueError) else 1

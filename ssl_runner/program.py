@@ -1,0 +1,60 @@
+"""What the command line serves, and the run folder that it works in."""
+
+import contextlib
+import secrets
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ssl_runner.interruption import FolderInUse, how_to_go_on, interrupted_by_sigterm
+
+Config = dict[str, Any]
+
+FAILURE = "failure.txt"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What there is to serve.
+
+    Attributes:
+        prepare: Makes of a checked config what ``run`` needs, or raises what is wrong with it; writes nothing.
+        run: Does the work, given config, the run folder, which exists, and what ``prepare`` made; gives the result.
+        rehearse: Shows what ``run`` would do.
+    """
+
+    prepare: Callable[[Config], Any]
+    run: Callable[[Config, Path, Any], Any]
+    rehearse: Callable[[Any], None]
+
+
+def unique() -> str:
+    """A name for a new run folder: the second, and six hex digits."""
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
+
+
+# the time alone is not enough: two runs of one second would share a folder
+OmegaConf.register_new_resolver("unique", unique, use_cache=True, replace=True)
+
+
+def run_in(folder: Path, program: Program, config: Config, prepared: Any) -> Any:
+    """Run, and leave the traceback of a failure in the folder, whatever process and launcher this is."""
+    (folder / FAILURE).unlink(missing_ok=True)
+    try:
+        with interrupted_by_sigterm():
+            return program.run(config, folder, prepared)
+    except KeyboardInterrupt as interruption:
+        if str(interruption) or not (folder / "checkpoints").is_dir():
+            raise
+        raise KeyboardInterrupt(f"interrupted; {how_to_go_on(folder)}") from None
+    except FolderInUse:  # the folder is another's
+        raise
+    except Exception:  # written down whatever it is, and raised again
+        with contextlib.suppress(OSError):  # a full disk must not hide what happened
+            (folder / FAILURE).write_text(traceback.format_exc())
+        raise

@@ -1,0 +1,89 @@
+"""What a run is made of, and what it can do."""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ssl_runner import checkpoint
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.clock import Clock
+from ssl_runner.data.batching import Batching
+from ssl_runner.data.dataset import Splits
+from ssl_runner.evaluation.evaluator import Evaluator, evaluate
+from ssl_runner.evaluation.panel import Panel
+from ssl_runner.optim.schedules import Schedule
+from ssl_runner.trainer import Trainer
+
+if TYPE_CHECKING:
+    from ssl_runner.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Run:
+    """All objects of a run."""
+
+    seed: int
+    trainer: Trainer
+    splits: Splits
+    batching: Batching
+    algorithm: Algorithm
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    evaluators: dict[str, Evaluator]
+    identity: checkpoint.Identity
+    step_bytes: int | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.trainer.device
+
+    def fit(self, folder: Path, tracker: "Tracker", resumed: dict[str, Any] | None) -> dict[str, Any]:
+        """Train to the last step; see `Trainer.fit`."""
+        return self.trainer.fit(
+            self.algorithm,
+            self.batching,
+            self.optimizer,
+            self.schedule,
+            self.seed,
+            folder,
+            self.identity,
+            self.validate,
+            self.watch,
+            tracker,
+            resumed,
+        )
+
+    def one_step(self) -> tuple[float, dict[str, float]]:
+        """Take the first step; gives its seconds and its metrics."""
+        clock = Clock(0, self.trainer.steps(self.batching), self.seed, self.device)
+        began = time.perf_counter()
+        self.algorithm.train()
+        metrics = self.trainer.step(self.algorithm, self.batching.batch(0), self.optimizer, clock, measure=True)
+        figures = {name: float(value) for name, value in metrics.items()}
+        return time.perf_counter() - began, figures
+
+    @property
+    def validate(self) -> Callable[[], dict[str, float]] | None:
+        """Evaluates on the validation split, where the trainer asks for it."""
+        if self.trainer.evaluate_every is None:
+            return None
+        splits = self.splits.for_selection()
+        return lambda: evaluate(self.evaluators, self.algorithm, splits, self.device)
+
+    @property
+    def watch(self) -> Callable[[], dict[str, float]] | None:
+        """Figures of the panel, where the trainer asks for them."""
+        panel = self.panel
+        return None if panel is None else functools.partial(panel, self.algorithm)
+
+    @property
+    def panel(self) -> Panel | None:
+        """Figures to follow while training."""
+        if self.trainer.panel_every is None:
+            return None
+        return Panel.of(self.splits, self.batching, self.device)

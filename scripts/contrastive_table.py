@@ -78,8 +78,8 @@ def overrides(name: str) -> list[str]:
 def steps_in(seconds: float, words: list[str]) -> int:
     """How many steps of this run take so long, judged by some of them after the slow first ones."""
     from ssl_runner import wiring
-    from ssl_runner.clock import Clock
     from ssl_runner.checks import settled
+    from ssl_runner.clock import Clock
     from ssl_runner.commandline import conf_folder
     from ssl_runner.composition import Composer
 

@@ -1,12 +1,15 @@
-"""Every joint-embedding method on MNIST with a small network and little time, in docs/results/contrastive/.
+"""Every joint-embedding method side by side, one row each, in docs/results/contrastive_SETTING/.
 
-    python scripts/contrastive_table.py                # what has no result yet, one after the other
-    python scripts/contrastive_table.py NAME ...       # these, again
-    python scripts/contrastive_table.py --seconds 60   # with another budget of training
-    python scripts/contrastive_table.py --table        # only write the table anew
+    python scripts/contrastive_table.py mnist               # what has no result yet, one after the other
+    python scripts/contrastive_table.py mnist NAME ...      # these, again
+    python scripts/contrastive_table.py mnist --seconds 60  # with another budget of training
+    python scripts/contrastive_table.py cifar10             # the recipes as they stand, 200 epochs: a GPU's work
+    python scripts/contrastive_table.py cifar10 --trial     # two steps of each, nothing evaluated or kept
+    python scripts/contrastive_table.py mnist --table       # only write the table anew
 
-The script goes on where it was stopped, also within a method. A method gets as many steps as its first ones promise for
-the seconds; the schedules span just these. Run it alone: other work on the machine costs steps.
+mnist is a small network and little time: a method gets as many steps as its first ones promise for the seconds, and the
+schedules span just these. Run it alone: other work on the machine costs steps. The script goes on where it was stopped,
+also within a method.
 """
 
 import argparse
@@ -20,59 +23,73 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results" / "contrastive"
-PAGE = RESULTS.parent / "README.md"
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
-# Losses, heads, teachers and queues are the recipes'; data, encoder and optimization one for all.
-COMMON = [
-    "dataset=mnist",
-    "model/encoder=conv4",
-    "augmentation=glyph",
-    "batching.batch_size=128",
-    "batching.second_augmentation=null",  # of colours
-    "optimizer=adam",
-    "optimizer.lr=0.002",
-    "scheduler=warmup_cosine",
-    "scheduler.warmup_steps=50",
-    "scheduler.final=0",
-    "trainer.max_epochs=null",
-    "eval=[knn,linear_probe]",
-    "eval.knn.k=20",
-]
-
-# name of the recipe: what it needs beyond that
-METHODS: dict[str, list[str]] = {
-    "simclr": [],
-    "hcl": [],
-    "debiased": [],
-    "dcl": [],
-    "supcon": [],
-    "triplet": [],
-    "moco_v2": [],
-    "moco_v3": [],
-    "byol": [],
-    "simsiam": [],
-    "barlow_twins": [],
-    "vicreg": [],
-    "w_mse": [],
-    "nnclr": [],
-    "swav": [],
-    "dino": [],
-    "lejepa": ["loss.weight=0.02"],  # the statistic grows with the batch, the recipe's is twice as large
+# Losses, heads, teachers and queues are always the recipes'.
+SETTINGS = {
+    "mnist": [  # data, encoder and optimization one for all
+        "dataset=mnist",
+        "model/encoder=conv4",
+        "augmentation=glyph",
+        "batching.batch_size=128",
+        "batching.second_augmentation=null",  # of colours
+        "optimizer=adam",
+        "optimizer.lr=0.002",
+        "scheduler=warmup_cosine",
+        "scheduler.warmup_steps=50",
+        "scheduler.final=0",
+        "trainer.max_epochs=null",
+        "eval=[knn,linear_probe]",
+        "eval.knn.k=20",
+    ],
+    "cifar10": ["trainer.precision=bfloat16", "eval=[knn,linear_probe]"],
 }
+METHODS = [
+    "simclr",
+    "byol",
+    "moco_v2",
+    "barlow_twins",
+    "vicreg",
+    "moco_v3",
+    "simsiam",
+    "swav",
+    "dino",
+    "nnclr",
+    "dcl",
+    "hcl",
+    "debiased",
+    "w_mse",
+    "lejepa",
+    "supcon",
+    "triplet",
+]
+# what a recipe needs beyond its setting
+OWN = {("mnist", "lejepa"): ["loss.weight=0.02"]}  # the statistic grows with the batch, the recipe's is twice as large
 LABELLED = {"supcon", "triplet"}
 BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}
 # why a row stands below raw pixels or the untrained encoder
-REASONS: dict[str, str] = {}
+REASONS: dict[tuple[str, str], str] = {}
+# kNN (k = 200, T = .1) at the best of 200 epochs and minutes on an A6000, of lightly's CIFAR-10 benchmark
+LIGHTLY = {
+    "simclr": (84.8, 87),
+    "byol": (86.8, 108),
+    "moco_v2": (84.7, 112),
+    "barlow_twins": (81.9, 153),
+    "swav": (84.2, 89),
+    "nnclr": (81.5, 88),
+    "simsiam": (76.4, 88),
+    "dino": (81.3, 109),
+    "dcl": (84.0, 88),
+}
 
 WARM, TIMED = 5, 25  # steps
 
 
-def overrides(name: str) -> list[str]:
-    """What makes the row of a method, but for its steps; the first one measures the baselines, which are all rows'."""
-    baselines = "[untrained,raw_pixels]" if name == next(iter(METHODS)) else "[]"
-    return [f"experiment={name}_cifar10", *COMMON, *METHODS[name], f"baselines={baselines}"]
+def overrides(setting: str, name: str) -> list[str]:
+    """What makes a row, but for its steps; the first row measures the baselines, which are every row's."""
+    baselines = "[untrained,raw_pixels]" if setting == "mnist" and name == METHODS[0] else "[]"
+    own = OWN.get((setting, name), [])
+    return [f"experiment={name}_cifar10", *SETTINGS[setting], *own, f"baselines={baselines}"]
 
 
 def steps_in(seconds: float, words: list[str]) -> int:
@@ -95,77 +112,104 @@ def steps_in(seconds: float, words: list[str]) -> int:
     return round(seconds * TIMED / (time.perf_counter() - began))
 
 
-def reproduce(name: str, seconds: float, again: bool) -> None:
-    """Run one row, from the start or on from where it was stopped, and keep its result."""
-    folder = Path("outputs") / "contrastive" / f"{name}_{seconds:g}s"
-    if again:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (folder / "config.yaml").is_file():
-        steps = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_steps"]
-    else:
-        steps = steps_in(seconds, overrides(name))
-    words = [*overrides(name), f"trainer.max_steps={steps}"]
+def run(words: list[str], folder: Path) -> None:
+    """One run, from the start or on from where it was stopped."""
     command = [sys.executable, "-m", "ssl_runner.train", *words, f"hydra.run.dir={folder}", "resume=auto"]
     subprocess.run(command, check=True)
+
+
+def reproduce(setting: str, name: str, seconds: float, again: bool) -> None:
+    """Run one row and keep its result."""
+    words = overrides(setting, name)
+    folder = Path("outputs") / f"contrastive_{setting}" / (f"{name}_{seconds:g}s" if setting == "mnist" else name)
+    if again:
+        shutil.rmtree(folder, ignore_errors=True)
+    if setting == "mnist":
+        stopped = folder / "config.yaml"
+        before = yaml.safe_load(stopped.read_text())["trainer"]["max_steps"] if stopped.is_file() else None
+        words.append(f"trainer.max_steps={before or steps_in(seconds, words)}")
+    run(words, folder)
     result = json.loads((folder / "result.json").read_text())
     result["command"] = " ".join(["ssl-train", *words])
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    kept = RESULTS / f"contrastive_{setting}" / f"{name}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def results() -> dict[str, dict[str, Any]]:
+def try_out(setting: str, name: str) -> None:
+    """Two steps of a row, in a folder of their own that goes again."""
+    folder = Path("outputs") / "trial" / f"{setting}_{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    few = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.panel_every=null", "eval=[]", "baselines=[]"]
+    run([*overrides(setting, name), *few], folder)
+    shutil.rmtree(folder)
+
+
+def results(setting: str) -> dict[str, dict[str, Any]]:
     """What there is, in the methods' order."""
-    paths = {name: RESULTS / f"{name}.json" for name in METHODS}
+    paths = {name: RESULTS / f"contrastive_{setting}" / f"{name}.json" for name in METHODS}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def table() -> str:
+def table(setting: str) -> str:
     """All rows that have a result, best neighbours first, as Markdown."""
-    found = results()
+    found = results(setting)
+    last = "below a baseline" if setting == "mnist" else "lightly: kNN at its best epoch, minutes on an A6000"
     lines = [
-        "| method | labels | kNN | linear probe | steps | seconds of training | images/s | commit | below a baseline |",
+        f"| method | labels | kNN | linear probe | steps | minutes of training | images/s | commit | {last} |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    first = next(iter(found.values()), {"metrics": {}})["metrics"]
-    floors = {}
-    for baseline, words in BASELINES.items():
-        if f"{baseline}/knn/top1" in first:
-            floors[words] = [first[f"{baseline}/{key}/top1"] for key in ("knn", "linear_probe")]
-            knn, linear = floors[words]
-            lines.append(f"| *{words}* | | {knn:.2%} | {linear:.2%} | | | | | |")
+    floors = floors_of(found.get(METHODS[0], {"metrics": {}})["metrics"])
+    lines += [f"| *{words}* | | {knn:.2%} | {linear:.2%} | | | | | |" for words, (knn, linear) in floors.items()]
     for name, result in sorted(found.items(), key=lambda item: -item[1]["metrics"]["knn/top1"]):
         scores = [result["metrics"][f"{key}/top1"] for key in ("knn", "linear_probe")]
-        below = [words for words, floor in floors.items() if any(a < b for a, b in zip(scores, floor, strict=True))]
-        why = f"{' and '.join(below)}: {REASONS.get(name, 'not looked into')}" if below else ""
+        if setting == "mnist":
+            below = [words for words, floor in floors.items() if any(a < b for a, b in zip(scores, floor, strict=True))]
+            note = f"{' and '.join(below)}: {REASONS.get((setting, name), 'not looked into')}" if below else ""
+        else:
+            note = "{}, {}".format(*LIGHTLY[name]) if name in LIGHTLY else "none"
         git = result["git"] or {"commit": "-", "dirty": False}
         commit = git["commit"][:9] + (" and changes" if git["dirty"] else "")
         lines.append(
             f"| `{name}` | {'yes' if name in LABELLED else 'no'} | {scores[0]:.2%} | {scores[1]:.2%} "
-            f"| {result['steps']:,} | {result['training_seconds']:.0f} | {result['images_per_second']:,.0f} "
-            f"| {commit} | {why} |"
+            f"| {result['steps']:,} | {result['training_seconds'] / 60:.1f} | {result['images_per_second']:,.0f} "
+            f"| {commit} | {note} |"
         )
     return "\n".join(lines)
 
 
-def write_table() -> None:
+def floors_of(metrics: dict[str, float]) -> dict[str, list[float]]:
+    """kNN and linear probe of the baselines, where they were measured."""
+    measured = {key: words for key, words in BASELINES.items() if f"{key}/knn/top1" in metrics}
+    return {words: [metrics[f"{key}/{one}/top1"] for one in ("knn", "linear_probe")] for key, words in measured.items()}
+
+
+def write_table(setting: str) -> None:
     """Put the table between its marks in docs/results/README.md."""
-    begin, end = "<!-- contrastive table -->", "<!-- end of contrastive table -->"
-    before, _, rest = PAGE.read_text().partition(begin)
+    page = RESULTS / "README.md"
+    begin, end = f"<!-- contrastive {setting} -->", f"<!-- end of contrastive {setting} -->"
+    before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
-    PAGE.write_text(f"{before}{begin}\n{table()}\n{end}{after}")
+    page.write_text(f"{before}{begin}\n{table(setting)}\n{end}{after}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("names", nargs="*", choices=[[], *METHODS], metavar="NAME")
-    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--seconds", type=float, default=180, help="of training, with mnist")
+    parser.add_argument("--trial", action="store_true")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
-    missing = [name for name in METHODS if not (RESULTS / f"{name}.json").exists()]
-    for name in [] if asked.table else asked.names or missing:
-        reproduce(name, asked.seconds, again=bool(asked.names))
-        write_table()
-    write_table()
+    missing = [name for name in METHODS if name not in results(asked.setting)]
+    for name in [] if asked.table else asked.names or (METHODS if asked.trial else missing):
+        if asked.trial:
+            try_out(asked.setting, name)
+        else:
+            reproduce(asked.setting, name, asked.seconds, again=bool(asked.names))
+            write_table(asked.setting)
+    if not asked.trial:
+        write_table(asked.setting)
 
 
 if __name__ == "__main__":

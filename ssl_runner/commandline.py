@@ -80,7 +80,7 @@ def _serve(program: Program, arguments: list[str]) -> int:
         if code is not None:
             return code
         configs, prepared = checked(program, composer, asked.overrides, asked.multirun)
-        if configs[0].get("dry_run"):
+        if configs and configs[0].get("dry_run"):  # none: a sweeper that chooses as it goes
             return 0
     elif any(argument.startswith(("--config-path", "-cp")) for argument in others):
         raise ConfigError(["--config-path: the conf folder is the program's own; --config-dir adds one of yours"])

@@ -49,6 +49,14 @@ def test_a_failing_job_lets_the_others_finish_leaves_its_traceback_and_exits_wit
     assert capsys.readouterr().err.count("Traceback") == 1
 
 
+def test_the_jobs_of_a_sweeper_that_chooses_as_it_goes_are_left_to_it(monkeypatch, capsys):
+    typed = Typed(monkeypatch, "-m seed=1,2 hydra.sweeper._target_=elsewhere.Sweeper")
+    assert (typed.code, typed.jobs) == (2, [])
+    told = capsys.readouterr().err
+    assert "elsewhere.Sweeper" in told
+    assert "Traceback" not in told
+
+
 def test_a_sweep_file_is_a_sweep_without_a_flag(monkeypatch):
     typed = Typed(monkeypatch, "+sweep=rates")
     assert [config["optimizer"]["lr"] for config, _ in typed.jobs] == [1, 2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ssl_runner
-from ssl_runner import checks, commandline, train
+from ssl_runner import checks, commandline, train, wiring
 from ssl_runner.composition import Composer
 
 CONF = commandline.conf_folder()
@@ -61,7 +61,6 @@ def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
 
 
 def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypatch):
-    from ssl_runner import wiring
     from ssl_runner.evaluation import evaluator
 
     seen = []
@@ -93,6 +92,15 @@ def test_ways_that_the_head_does_not_have_are_told_before_training(tmp_path, dat
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10")])
+@pytest.mark.parametrize("other", [["dataset=digits"], ["dataset=mnist"], ["model/encoder=conv4"]])
+def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_as_it_stands(name, other, data_root):
+    """Whole recipes, batch and widths included: wiring rehearses the first step on the meta device."""
+    run = wiring.wire(checks.settled(Composer(CONF), [f"experiment={name}", *other, "baselines=[]"])[0])
+    assert run.step_bytes is not None
+    assert run.trainer.steps(run.batching) >= 400
+
+
 def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
     overrides = [*small("simclr_digits"), "eval=[knn,few_shot]"]
     first, second = run(tmp_path / "1", *overrides), run(tmp_path / "2", *overrides)
@@ -110,11 +118,22 @@ def states(folder) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", ["simclr_digits", "maml_omniglot"])
+WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, prototypes that wait, neighbours
+    "moco_v2_cifar10": ["algorithm.queue_size=40", "algorithm.batch_norm_groups=4"],
+    "byol_cifar10": [],
+    "dino_cifar10": ["algorithm.freeze_share=0.4", "loss.warmup_share=0.5"],
+    "swav_cifar10": ["algorithm.queue_size=40", "algorithm.freeze_share=0.4", "algorithm.queue_share=0.4"],
+    "nnclr_cifar10": ["algorithm.queue_size=40"],
+}
+
+
+@pytest.mark.parametrize("name", ["simclr_digits", "maml_omniglot", *WITH_STATE])
 def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
     if name == "maml_omniglot":
         request.getfixturevalue("data_root")
     overrides = [*small(name), "trainer.max_steps=6", "trainer.checkpoint_every=3"]
+    if name in WITH_STATE:
+        overrides += ["dataset=digits", *WITH_STATE[name]]
     whole = run(tmp_path / "whole", *overrides)
 
     from ssl_runner.trainer import Trainer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssl_runner import provenance
+from ssl_runner import launch, provenance
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 DAMAGED = "damaged.pt"
@@ -27,10 +27,11 @@ class Identity:
     config_hash: str
     fingerprint: str
     threads: int
+    processes: int = 1
 
     @classmethod
     def of_this_process(cls, config_hash: str, fingerprint: str) -> "Identity":
-        return cls(config_hash, fingerprint, torch.get_num_threads())
+        return cls(config_hash, fingerprint, torch.get_num_threads(), launch.size())
 
 
 def write_atomically(path: Path, write) -> None:
@@ -132,6 +133,12 @@ def _differences(path: Path, stored: Identity, identity: Identity, versions: dic
         raise ResumeError(
             f"{path} was trained on data {stored.fingerprint}, the dataset now is {identity.fingerprint}; "
             "restore the data, or start a new run"
+        )
+    if stored.processes != identity.processes:
+        raise ResumeError(
+            f"{path} was written by {stored.processes} processes, this run has {identity.processes}, whose sums are "
+            f"rounded otherwise; go on with {stored.processes} (torchrun --nproc-per-node={stored.processes} -m "
+            "ssl_runner.train resume=RUN; for one, ssl-train), or start a new run"
         )
     before, after = versions | {"threads": stored.threads}, provenance.versions() | {"threads": identity.threads}
     return [

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from ssl_runner import launch
 from ssl_runner.composition import Composer, jobs, settle
 from ssl_runner.composition_errors import COMPOSITION_ERRORS, explain
 from ssl_runner.config import ConfigError
@@ -47,7 +48,7 @@ def checked(program: Program, composer: Composer, overrides: list[str], multirun
     except ConfigError as error:
         every = every_problem(error, overrides, functools.partial(_settle_all, composer, multirun), fit)
         raise ConfigError(dict.fromkeys(every)) from error
-    for message in dropped:
+    for message in dropped if launch.rank() == 0 else []:
         print(message, file=sys.stderr)
     try:
         prepared = _prepare_all(program, configs)

@@ -9,10 +9,10 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ssl_runner import help_page
+from ssl_runner import help_page, launch
 from ssl_runner.config import ConfigError
 from ssl_runner.failures import JobFailed, tell
-from ssl_runner.program import Program
+from ssl_runner.program import Program, follow
 from ssl_runner.resuming import named_folder, resume
 
 
@@ -36,7 +36,8 @@ def main(program: Program) -> int:
         print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
-        print(str(interruption) or "interrupted", file=sys.stderr)
+        if launch.rank() == 0:
+            print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # sorted by tell: what is no user's mistake keeps its traceback
         return tell(error)
@@ -73,6 +74,8 @@ def _serve(program: Program, arguments: list[str]) -> int:
     extra = None if asked.config_dir is None else asked.config_dir.absolute()
     if extra is not None and not extra.is_dir():
         raise ConfigError([f"--config-dir: {extra} is no folder; give one with experiment/NAME.yaml or the like in it"])
+    if launch.size() > 1 and asked.multirun:
+        raise ConfigError(["-m under torchrun: processes share one run; start torchrun once for each job"])
     composer = Composer(conf_folder(), extra, asked.config_name.removesuffix(".yaml"))
     prepared = None
     if not others:
@@ -81,6 +84,9 @@ def _serve(program: Program, arguments: list[str]) -> int:
             return code
         configs, prepared = checked(program, composer, asked.overrides, asked.multirun)
         if configs and configs[0].get("dry_run"):  # none: a sweeper that chooses as it goes
+            return 0
+        if launch.rank() > 0:
+            follow(program, configs[0], prepared)
             return 0
     elif any(argument.startswith(("--config-path", "-cp")) for argument in others):
         raise ConfigError(["--config-path: the conf folder is the program's own; --config-dir adds one of yours"])

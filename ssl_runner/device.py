@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ssl_runner import launch
 from ssl_runner.interruption import RunStopped
 
 
@@ -16,6 +17,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and launch.size() > 1:
+        name = f"cuda:{launch.local_rank()}"
     kind = name.partition(":")[0]
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):

@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ssl_runner import distributed
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 
@@ -33,7 +34,7 @@ def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulat
             piece = batch.to("meta").chunk(accumulate)[0] if accumulate > 1 else batch.to("meta")
             optimizer = make_optimizer(shadow.parameter_groups())
             clock = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
-            with torch.enable_grad():
+            with distributed.alone(), torch.enable_grad():
                 shadow.train().training_step(piece, clock).loss.backward()
             optimizer.step()
         except (RuntimeError, NotImplementedError):  # what has no meta kernel, or asks for a number

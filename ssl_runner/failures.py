@@ -6,7 +6,9 @@ import traceback
 
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_runner import launch
 from ssl_runner.config import of_the_house
+from ssl_runner.interruption import ProcessLost
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 
@@ -21,6 +23,8 @@ def tell(error: Exception) -> int:
     Returns:
         Exit code: 1 for a failure, 2 for a mistake in what was asked.
     """
+    if launch.rank() > 0 and (isinstance(error, OSError | ProcessLost) or of_the_house(error)):
+        return 2 if isinstance(error, ValueError) else 1  # process 0 has told it
     if isinstance(error, OSError) and error.errno in _DISK:
         where, remedy = error.filename or "to the run folder", "Choose another hydra.run.dir"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

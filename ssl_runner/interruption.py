@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssl_runner import launch
+
 
 class FolderInUse(RuntimeError):
     """Two processes in one run folder would destroy each other's files."""
@@ -16,9 +18,13 @@ class RunStopped(RuntimeError):
     """A run ended before its last step; the message says why and how to go on."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the run does not answer."""
+
+
 def how_to_go_on(folder: Path) -> str:
     """Ready to be typed."""
-    return f"go on with: {shlex.join(['ssl-train', f'resume={folder}'])}"
+    return f"go on with: {shlex.join([*launch.words(), f'resume={folder}'])}"
 
 
 @dataclass

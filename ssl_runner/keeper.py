@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ssl_runner import checkpoint
+from ssl_runner import checkpoint, distributed
 from ssl_runner.algorithms.algorithm import Algorithm
 
 
@@ -56,7 +56,9 @@ class Keeper:
         self.began += time.perf_counter() - began
 
     def save(self, step: int) -> None:
-        """Write a checkpoint after so many steps."""
+        """Write a checkpoint after so many steps; process 0 does for all."""
+        if distributed.rank() > 0:
+            return
         checkpoint.save(self.folder, step, self.algorithm, self.optimizer, self.identity, self.best, self.seconds)
 
     def keep_best(self, value: float, step: int) -> None:

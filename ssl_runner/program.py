@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ssl_runner import launch
 from ssl_runner.interruption import FolderInUse, how_to_go_on, interrupted_by_sigterm
 
 Config = dict[str, Any]
@@ -25,11 +26,12 @@ class Program:
     Attributes:
         prepare: Makes of a checked config what ``run`` needs, or raises what is wrong with it; writes nothing.
         run: Does the work, given config, the run folder, which exists, and what ``prepare`` made; gives the result.
+            Of several processes, only number 0 has the folder.
         rehearse: Shows what ``run`` would do.
     """
 
     prepare: Callable[[Config], Any]
-    run: Callable[[Config, Path, Any], Any]
+    run: Callable[[Config, Path | None, Any], Any]
     rehearse: Callable[[Any], None]
 
 
@@ -42,8 +44,16 @@ def unique() -> str:
 OmegaConf.register_new_resolver("unique", unique, use_cache=True, replace=True)
 
 
+def follow(program: Program, config: Config, prepared: Any) -> Any:
+    """Run beside process 0, whose affair the folder is."""
+    with interrupted_by_sigterm():
+        return program.run(config, None, prepared)
+
+
 def run_in(folder: Path, program: Program, config: Config, prepared: Any) -> Any:
     """Run, and leave the traceback of a failure in the folder, whatever process and launcher this is."""
+    if launch.rank() > 0:
+        return follow(program, config, prepared)
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         with interrupted_by_sigterm():

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ssl_runner import launch
+
 _PACKAGES = ("ssl-runner", "torch", "torchvision", "numpy", "hydra-core", "scikit-learn", "pillow")
 
 
@@ -33,6 +35,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "name": name,
         "threads": torch.get_num_threads(),
+        "processes": launch.size(),
         "cpus": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),

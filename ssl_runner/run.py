@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ssl_runner import checkpoint
+from ssl_runner import checkpoint, distributed
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
@@ -20,7 +20,7 @@ from ssl_runner.optim.schedules import Schedule
 from ssl_runner.trainer import Trainer
 
 if TYPE_CHECKING:
-    from ssl_runner.tracking import Tracker
+    from ssl_runner.tracking import Silence
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Run:
     def device(self) -> torch.device:
         return self.trainer.device
 
-    def fit(self, folder: Path, tracker: "Tracker", resumed: dict[str, Any] | None) -> dict[str, Any]:
+    def fit(self, folder: Path, tracker: "Silence", resumed: dict[str, Any] | None) -> dict[str, Any]:
         """Train to the last step; see `Trainer.fit`."""
         return self.trainer.fit(
             self.algorithm,
@@ -52,8 +52,8 @@ class Run:
             self.seed,
             folder,
             self.identity,
-            self.validate,
-            self.watch,
+            None if distributed.rank() else self.validate,
+            None if distributed.rank() else self.watch,
             tracker,
             resumed,
         )

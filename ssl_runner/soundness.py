@@ -1,13 +1,32 @@
 """Whether training is still sound: its numbers finite, its embedding spread out."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
 from ssl_runner.checkpoint import LAST
 from ssl_runner.evaluation.panel import COLLAPSED, SETTLED
-from ssl_runner.interruption import RunStopped
+from ssl_runner.interruption import ProcessLost, RunStopped, how_to_go_on
+
+
+@contextmanager
+def all_there(folder: Path, step: int) -> Iterator[None]:
+    """Inside, the loss of another process ends the run with what is left of it.
+
+    Raises:
+        RunStopped: A process did not answer in the step after so many.
+    """
+    try:
+        yield
+    except ProcessLost as error:
+        left = f"The last good checkpoint is in {folder / 'checkpoints'}; {how_to_go_on(folder)}"
+        raise RunStopped(
+            f"another process of this run is gone at step {step + 1} ({error}). "
+            + (left if (folder / "checkpoints" / LAST).exists() else "There was no checkpoint yet: start it again")
+        ) from None
 
 
 def check_finite(name: str, value: Tensor, step: int, checkpoints: Path) -> None:

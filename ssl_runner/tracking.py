@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,22 @@ from ssl_runner.checkpoint import write_atomically
 from ssl_runner.report import events
 
 
-class Tracker:
+class Silence:
+    """A tracker that leaves nothing: of several processes, number 0 speaks."""
+
+    def bar(self, step: int, max_steps: int, shown: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def advance(self, step: int) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class Tracker(Silence):
     """Scalars to TensorBoard and to metrics.jsonl, one line a logged step, and the console's progress.
 
     Attributes:

@@ -21,25 +21,29 @@ def main() -> None:
 def prepare(config: dict[str, Any]) -> "Run":
     """The objects of a checked config, before anything is written; raises ConfigError or DataError."""
     # torch takes seconds to import, and help, completion and typos need none of it
-    from ssl_runner import wiring
+    from ssl_runner import distributed, wiring
 
-    return wiring.prepare(config)
+    distributed.join()
+    with distributed.first():
+        return wiring.prepare(config)
 
 
-def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dict[str, Any]:
+def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None) -> dict[str, Any]:
     """Train and evaluate what a checked config describes.
+
+    Of several processes all train, and number 0 alone writes and evaluates.
 
     Args:
         config: Plain, resolved config.
-        folder: The run folder.
+        folder: The run folder, known to process 0.
         wired: What `prepare` made of the config, if it was called before.
 
     Returns:
-        What result.json holds.
+        What result.json holds; nothing on other processes than number 0.
     """
     from rich.console import Console
 
-    from ssl_runner import provenance, run_folder
+    from ssl_runner import distributed, provenance, run_folder
     from ssl_runner.device import enough_memory
     from ssl_runner.evaluation.evaluator import evaluate
     from ssl_runner.evaluation.few_shot import FewShot
@@ -57,13 +61,21 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
     began = time.perf_counter()
     console = Console()
     run = prepare(config) if wired is None else wired
+    folder = distributed.from_first(folder)
+    assert folder is not None, "process 0 has one"
+    if distributed.rank() > 0:
+        _train_along(run, folder)
+        return {}
     with run_folder.alone_in(folder):
         resumed, warnings = run_folder.resume(config, folder, run.identity)
         start = 0 if resumed is None else resumed["step"]
         for warning in warnings:
             console.print(f"[yellow]warning[/yellow]: {warning}", soft_wrap=True)
         result = Result(folder, run)
-        if resumed is not None and result.is_finished():
+        finished = resumed is not None and result.is_finished()
+        distributed.from_first((resumed, finished))
+        if finished:
+            distributed.leave()
             console.print(f"{folder} is finished already: there is nothing to go on with", soft_wrap=True)
             return result.content
         run_folder.write_config(config, folder)
@@ -79,6 +91,7 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
             if resumed is None:
                 exhibits.before(tracker.writer, run, config)
             speed = run.fit(folder, tracker, resumed)
+        distributed.leave()
         metadata = {"config_hash": run.identity.config_hash, "dataset": run.splits.train.name}
         save_encoder(run.algorithm.eval_encoder(), config["model"]["encoder"], folder, metadata)
         pixels = RawPixels(run.splits.train.images.shape[1:]).to(run.device)
@@ -97,8 +110,28 @@ def run(config: dict[str, Any], folder: Path, wired: "Run | None" = None) -> dic
     return content
 
 
+def _train_along(run: "Run", folder: Path) -> None:
+    """The part of a process beside number 0."""
+    from ssl_runner import distributed
+    from ssl_runner.tracking import Silence
+
+    resumed, finished = distributed.from_first((None, False))
+    if not finished:
+        run.fit(folder, Silence(), resumed)
+    distributed.leave()
+
+
 def rehearse(wired: "Run") -> None:
     """Say what a run would do, do one step of it and say how long all would take; nothing is written."""
+    from ssl_runner import distributed
+
+    if distributed.rank() > 0:
+        return
+    with distributed.alone():
+        _rehearse(wired)
+
+
+def _rehearse(wired: "Run") -> None:
     from rich.console import Console
 
     from ssl_runner.report.preflight import announce

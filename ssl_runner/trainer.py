@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_runner import checkpoint, randomness
+from ssl_runner import checkpoint, distributed, randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
@@ -16,10 +16,10 @@ from ssl_runner.device import choose_device, enough_memory
 from ssl_runner.interruption import RunStopped, how_to_go_on, stop_signals
 from ssl_runner.keeper import Keeper
 from ssl_runner.optim.schedules import Schedule
-from ssl_runner.soundness import check_finite, collapse
+from ssl_runner.soundness import all_there, check_finite, collapse
 
 if TYPE_CHECKING:
-    from ssl_runner.tracking import Meter, Tracker
+    from ssl_runner.tracking import Meter, Silence
 
 Metrics = dict[str, float]
 
@@ -128,7 +128,7 @@ class Trainer:
         identity: checkpoint.Identity,
         validate: Callable[[], Metrics] | None,
         watch: Callable[[], Metrics] | None,
-        tracker: "Tracker",
+        tracker: "Silence",
         resumed: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Train to the last step; afterwards the algorithm holds the product.
@@ -164,8 +164,10 @@ class Trainer:
                 logging = self._due(self.log_every, done, max_steps)
                 looking = watch is not None and self._due(self.panel_every, done, max_steps)
                 clock = Clock(step, max_steps, seed, self.device)
-                metrics = self._next_step(algorithm, batching, optimizer, schedule, clock, meter, logging)
-                stopping = stop.requested  # read once: a signal from here on is the next step's
+                with all_there(folder, step):
+                    metrics = self._next_step(algorithm, batching, optimizer, schedule, clock, meter, logging)
+                # read once, for all processes: a signal from here on is the next step's
+                stopping = distributed.any_of(stop.requested)
                 saving = self._due(self.checkpoint_every, done, max_steps) or stopping
                 if logging or saving or looking:
                     check_finite("loss", metrics["loss"], done, keeper.folder)
@@ -226,7 +228,7 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """One optimizer step. Nothing in it waits for the device."""
         # dropout and drop-path draw from torch's own generator
-        torch.manual_seed(randomness.number(clock.seed, "network", clock.step))
+        torch.manual_seed(randomness.number(clock.seed, "network", clock.step) + distributed.rank())
         optimizer.zero_grad(set_to_none=True)
         pieces = batch.chunk(self.accumulate) if self.accumulate > 1 else [batch]
         metrics: dict[str, Tensor] = {}
@@ -239,13 +241,16 @@ class Trainer:
             for name, value in ({"loss": step.loss.detach()} | step.metrics).items():
                 metrics[name] = metrics.get(name, 0) + value.detach() * weight
             carries.append(step.carry)
+        distributed.average_gradients(algorithm.parameters())
+        if measure:
+            metrics = distributed.average(metrics)
         if self.gradient_clip is not None:
             metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), self.gradient_clip)
         elif measure:
             gradients = [parameter.grad for parameter in algorithm.parameters() if parameter.grad is not None]
             metrics["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
         optimizer.step()
-        carry = {name: torch.cat([part[name] for part in carries]) for name in carries[0]}
+        carry = {name: distributed.gather(torch.cat([part[name] for part in carries])) for name in carries[0]}
         algorithm.after_step(clock, carry)
         return metrics
 
@@ -258,7 +263,7 @@ class Trainer:
         cut, lower = f"cut it with trainer.accumulate={2 * self.accumulate}", "lower batching.batch_size"
         return f"a step has {batching.images_per_step:,} images; {cut if algorithm.divisible else lower}"
 
-    def _look(self, watch: Callable[[], Metrics], step: int, tracker: "Tracker") -> tuple[Metrics, str | None]:
+    def _look(self, watch: Callable[[], Metrics], step: int, tracker: "Silence") -> tuple[Metrics, str | None]:
         """The panel's figures, and why the run must end with them; a collapse that may go on is warned of once."""
         with enough_memory("the panel is too much; set trainer.panel_every=null"):
             values = _tagged("panel", watch())

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ssl_runner import checkpoint, estimate, memory, randomness, roles
+from ssl_runner import checkpoint, distributed, estimate, memory, randomness, roles
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.config import build, config_hash
 from ssl_runner.data.augmentation import Augmentation
@@ -24,6 +24,7 @@ from ssl_runner.misfits import (
     refuse_misfits,
     refuse_unlabelled,
 )
+from ssl_runner.models.synchronised import synchronise
 from ssl_runner.networks import begin_network, finish_network
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.run import Run
@@ -120,13 +121,21 @@ def bind(batching: Batching, splits: Splits, seed: int, device: torch.device) ->
 
 
 def place(algorithm: Algorithm, trainer: Trainer) -> None:
-    """On the device, in its memory format."""
+    """On the device, in its memory format; with several processes, batch normalisation over all of them."""
     algorithm.to(trainer.device)
     if trainer.channels_last:
         algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if distributed.size() > 1:
+        for part in algorithm.synchronised():
+            synchronise(part)
 
 
 def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, trainer: Trainer) -> int | None:
-    """Memory of a step (`estimate.step_memory`), and what a loss refuses at its first step is told here."""
+    """Memory of a step (`estimate.step_memory`), and what a loss refuses at its first step is told here.
+
+    Of the whole batch, which is what the loss sees where several processes share it.
+    """
     make_optimizer = build(config["optimizer"], "optimizer")
-    return estimate.step_memory(algorithm, batching.batch(0), make_optimizer, trainer.accumulate)
+    with distributed.alone():
+        whole = batching.batch(0)
+    return estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate)

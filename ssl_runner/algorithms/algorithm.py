@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.losses.loss import Embeddings
 from ssl_runner.models.network import Encoder, Network
 
 
@@ -21,7 +22,8 @@ class Step:
     Attributes:
         loss: Scalar to differentiate.
         metrics: Scalars to log, without gradient; ``loss`` in it replaces a surrogate in the logs.
-        carry: Tensors that `after_step` needs; with several processes, gathered in global order.
+        carry: Tensors that `after_step` needs, a row an image or task; with several processes, the trainer gathers
+            them in global order.
     """
 
     loss: Tensor
@@ -72,6 +74,10 @@ class Algorithm(nn.Module):
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
+    def synchronised(self) -> list[nn.Module]:
+        """Parts whose batch normalisation sees the batch of all processes: everything, unless it is cut in pieces."""
+        return [self]
+
     def eval_encoder(self) -> Encoder:
         """The branch that is the product: images to features."""
         return self.network.encoder
@@ -82,6 +88,13 @@ class Algorithm(nn.Module):
         By default the network's output, or the features where that is a score of classes.
         """
         return self.eval_encoder()(images) if self.head_classifies else self.network(images)
+
+    def compared(self, images: Tensor, embedded: Tensor) -> Embeddings:
+        """What the loss sees of views (V, B, C, H, W), of which `embedding` made ``embedded`` (V, B, E), but labels.
+
+        By default just that; an algorithm with a second branch overrides it. The panel asks, in evaluation mode.
+        """
+        return Embeddings(embedded)
 
     def protocol(self) -> dict[str, Any]:
         """What explains its scores beyond the evaluator's settings, as plain JSON data."""

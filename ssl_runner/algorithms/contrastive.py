@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
+from ssl_runner.distributed import gathered
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
 
@@ -27,7 +28,7 @@ class Contrastive(Algorithm):
     def training_step(self, batch: Views, clock: Clock) -> Step:
         online = embed_views(self.network, batch.crops)
         seen = Embeddings(online=online, labels=batch.labels, global_views=len(batch.crops[0]))
-        return Step(*self.loss(seen, clock))
+        return Step(*self.loss(gathered(seen), clock))
 
 
 def embed_views(module: nn.Module, crops: tuple[Tensor, ...]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.contrastive import embed_views
@@ -14,8 +14,10 @@ from ssl_runner.algorithms.predictive import Head
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
+from ssl_runner.distributed import gather, gathered, rows, size
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Encoder, Network, out_features
+from ssl_runner.models.synchronised import in_turn
 
 
 class Momentum(Algorithm):
@@ -33,7 +35,8 @@ class Momentum(Algorithm):
         queue_size: The teacher's projections to remember as negatives, 0 for none.
         batch_norm_groups: Pieces of the batch that are normalised apart, images reassigned to pieces before the teacher
             sees them, so that no statistics tell which key belongs to which query: MoCo's shuffled batch normalisation,
-            with a number of pieces that does not hang on the number of devices. 1 for the whole batch.
+            with a number of pieces that does not hang on the number of processes, whose multiple it is. 1 for the whole
+            batch.
         freeze_share: Share of the run, from its start, in which the prototypes of the student's head stay as they were
             made, in [0, 1): DINO's frozen last layer (app. A there: the first epoch). 0 for a head without any.
         product: ``student`` or ``teacher``: whose encoder is kept and evaluated.
@@ -63,6 +66,8 @@ class Momentum(Algorithm):
             )
         if batch_norm_groups < 1:
             raise ValueError(f"batch_norm_groups={batch_norm_groups}; give at least 1")
+        if batch_norm_groups > 1:
+            rows(batch_norm_groups, "batch_norm_groups")  # refused where processes cannot share them
         if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
             raise ValueError(
                 f"freeze_share={freeze_share}; give a share of the run in [0, 1), or 0 for a head without prototypes "
@@ -86,14 +91,14 @@ class Momentum(Algorithm):
         if self.freeze_share:
             # without a gradient the optimizer leaves them as they are, decay included
             self.network.head.prototypes.requires_grad_(clock.progress >= self.freeze_share)  # type: ignore[operator]
-        online = self._in_groups(self.network, batch.crops, None)
+        online = self._in_groups(self.network, batch.crops)
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
         with torch.no_grad():
-            target = self._in_groups(self.teacher, batch.crops[:1], self._shuffle(len(batch), clock))
+            target = self._targets(batch.crops[0], clock)
         memory = None if self.queue is None else self.queue.items
         seen = Embeddings(online, target=target, memory=memory, labels=batch.labels, global_views=len(target))
-        loss, metrics = self.loss(seen, clock)
+        loss, metrics = self.loss(gathered(seen), clock)
         return Step(loss, metrics, carry={"target": target.transpose(0, 1)})
 
     @torch.no_grad()
@@ -112,23 +117,38 @@ class Momentum(Algorithm):
             self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * clock.progress)) / 2
         )
 
+    def synchronised(self) -> list[nn.Module]:
+        if self.batch_norm_groups == 1:
+            return [self]
+        return [] if self.predictor is None else [self.predictor]
+
     def eval_encoder(self) -> Encoder:
         return (self.teacher if self.product == "teacher" else self.network).encoder
 
     def embedding(self, images: Tensor) -> Tensor:
         return (self.teacher if self.product == "teacher" else self.network)(images)
 
-    def _shuffle(self, n: int, clock: Clock) -> Tensor | None:
-        if self.batch_norm_groups == 1:
-            return None
-        return torch.randperm(n, generator=clock.generator("shuffle"), device=clock.device)
+    def compared(self, images: Tensor, embedded: Tensor) -> Embeddings:
+        online, target = (embed_views(network, (images,)) for network in (self.network, self.teacher))
+        if self.predictor is not None:
+            online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
+        return Embeddings(online, target=target, memory=None if self.queue is None else self.queue.items)
 
-    def _in_groups(self, network: Network, crops: tuple[Tensor, ...], order: Tensor | None) -> Tensor:
-        """(V, B, D); each piece of the batch, in this order, through the network apart."""
+    def _targets(self, views: Tensor, clock: Clock) -> Tensor:
+        """The teacher's (G, B, D) of the global views (G, B, C, H, W)."""
+        if self.batch_norm_groups == 1:
+            return embed_views(self.teacher, (views,))
+        views = gather(views, 1)  # pieces are of the whole batch, whoever holds its images
+        n = views.shape[1]
+        order = torch.randperm(n, generator=clock.generator("shuffle"), device=clock.device)
+        mine = rows(n, "batch_size")
+        shuffled = gather(self._in_groups(self.teacher, (views[:, order[mine]],)), 1)
+        return shuffled[:, order.argsort()[mine]]
+
+    def _in_groups(self, network: Network, crops: tuple[Tensor, ...]) -> Tensor:
+        """(V, B, D); each piece of the batch through the network apart."""
         if self.batch_norm_groups == 1:
             return embed_views(network, crops)
-        if order is not None:
-            crops = tuple(part[:, order] for part in crops)
-        pieces = zip(*(part.chunk(self.batch_norm_groups, dim=1) for part in crops), strict=True)
-        embedded = torch.cat([embed_views(network, piece) for piece in pieces], dim=1)
-        return embedded if order is None else embedded[:, order.argsort()]
+        pieces = zip(*(part.chunk(self.batch_norm_groups // size(), dim=1) for part in crops), strict=True)
+        with in_turn(network):
+            return torch.cat([embed_views(network, piece) for piece in pieces], dim=1)

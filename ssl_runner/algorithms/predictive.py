@@ -10,6 +10,7 @@ from ssl_runner.algorithms.contrastive import embed_views
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
+from ssl_runner.distributed import gathered
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network, out_features
 
@@ -55,8 +56,12 @@ class Predictive(Algorithm):
         target = projected[:n_global].detach()
         memory = None if self.queue is None else self.queue.items
         seen = Embeddings(online, target=target, memory=memory, labels=batch.labels, global_views=n_global)
-        loss, metrics = self.loss(seen, clock)
+        loss, metrics = self.loss(gathered(seen), clock)
         return Step(loss, metrics, carry={"target": target.transpose(0, 1)})
+
+    def compared(self, images: Tensor, embedded: Tensor) -> Embeddings:
+        online = self.predictor(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
+        return Embeddings(online, target=embedded, memory=None if self.queue is None else self.queue.items)
 
     def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
         target = carry["target"].transpose(0, 1)

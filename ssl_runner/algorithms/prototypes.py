@@ -12,6 +12,7 @@ from ssl_runner.algorithms.contrastive import embed_views
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
+from ssl_runner.distributed import gathered
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network, out_features
 
@@ -65,7 +66,7 @@ class Prototypes(Algorithm):
         if self.queue is not None and clock.progress >= self.queue_share:
             memory = self.queue.items @ self.prototypes.detach().T
         seen = Embeddings(embedded @ prototypes.T, memory=memory, labels=batch.labels, global_views=len(batch.crops[0]))
-        loss, metrics = self.loss(seen, clock)
+        loss, metrics = self.loss(gathered(seen), clock)
         return Step(loss, metrics, carry={"first": embedded[0].detach()})
 
     @torch.no_grad()

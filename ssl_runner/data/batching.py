@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssl_runner import randomness
+from ssl_runner import distributed, randomness
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset
@@ -78,6 +78,7 @@ class ViewBatching(Batching):
             raise ValueError(
                 f"batch_size={self.batch_size}, but {dataset.name} has {len(dataset)} images; lower batching.batch_size"
             )
+        distributed.rows(self.batch_size, "batching.batch_size")  # refused where processes cannot share them
         self.seed, self.device = seed, device
         self.images = on_device(dataset.images, device)
         self.labels = dataset.labels
@@ -91,11 +92,11 @@ class ViewBatching(Batching):
             order = randomness.permutation(self.seed, "order", epoch, len(self.images))
             self._epoch, self._order = epoch, torch.from_numpy(order)
         indices = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        rows = self.n_views * self.batch_size
+        indices = indices[distributed.rows(self.batch_size, "batching.batch_size")]
         columns = max(self.augmentation.columns, self.second_augmentation.columns)
-        draws = torch.from_numpy(randomness.uniforms(self.seed, "augmentation", step, rows, columns))
+        draws = own_draws(self.seed, "augmentation", step, self.n_views, self.batch_size, columns)
         images = self.images_at(indices).repeat(self.n_views, 1, 1, 1)
-        crops = self._augment(images, draws).unflatten(0, (self.n_views, self.batch_size))
+        crops = self._augment(images, draws).unflatten(0, (self.n_views, len(indices)))
         labels = None if self.labels is None else self.labels[indices].to(self.device)
         return Views(crops=(crops,), labels=labels, indices=indices.to(self.device))
 
@@ -104,7 +105,7 @@ class ViewBatching(Batching):
         return gather(self.images, indices, self.device)
 
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
-        first, second, n = self.augmentation, self.second_augmentation, self.batch_size
+        first, second, n = self.augmentation, self.second_augmentation, len(images) // self.n_views
         if second is first:
             return first(images, draws)
         return torch.cat(
@@ -137,6 +138,7 @@ class EpisodeBatching(Batching):
         self.images_per_step = tasks_per_batch * n_way * (k_shot + n_query)
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
+        distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")  # refused where processes cannot share them
         self.sampler = TaskSampler(dataset, self.n_way, self.k_shot, self.n_query)
         self.seed, self.device = seed, device
         self.images = on_device(dataset.images, device)
@@ -147,13 +149,21 @@ class EpisodeBatching(Batching):
 
     def batch(self, step: int) -> Episodes:
         draws = randomness.uniforms(self.seed, "tasks", step, self.tasks_per_batch, self.sampler.columns)
-        tasks = self.sampler(draws)
+        mine = distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")
+        tasks = self.sampler(draws[mine])
         indices = torch.cat([tasks.support, tasks.query], dim=1)  # (T, N K + N Q)
-        draws = randomness.uniforms(self.seed, "augmentation", step, indices.numel(), self.augmentation.columns)
+        whole = indices.numel() * distributed.size()
+        draws = own_draws(self.seed, "augmentation", step, 1, whole, self.augmentation.columns)
         images = gather(self.images, indices.flatten(), self.device)
-        images = self.augmentation(images, torch.from_numpy(draws)).unflatten(0, tuple(indices.shape))
+        images = self.augmentation(images, draws).unflatten(0, tuple(indices.shape))
         support, query = images.split([tasks.support.shape[1], tasks.query.shape[1]], dim=1)
-        return Episodes(support, self.support_labels, query, self.query_labels, self.n_way)
+        return Episodes(support, self.support_labels[mine], query, self.query_labels[mine], self.n_way)
+
+
+def own_draws(seed: int, stream: str, step: int, copies: int, n: int, columns: int) -> Tensor:
+    """Uniform draws (copies * m, columns) for this process's m of the n rows of a global batch, copy after copy."""
+    table = torch.from_numpy(randomness.uniforms(seed, stream, step, copies * n, columns))
+    return table.unflatten(0, (copies, n))[:, distributed.rows(n, "rows")].flatten(0, 1)
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:

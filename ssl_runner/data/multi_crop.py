@@ -3,10 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from ssl_runner import randomness
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Views
-from ssl_runner.data.batching import Batching, ViewBatching
+from ssl_runner.data.batching import Batching, ViewBatching, own_draws
 from ssl_runner.data.dataset import Dataset
 
 
@@ -48,6 +47,7 @@ class MultiCropBatching(Batching):
     def batch(self, step: int) -> Views:
         batch = self.whole.batch(step)
         images = self.whole.images_at(batch.indices).repeat(self.local_views, 1, 1, 1)
-        draws = randomness.uniforms(self.seed, "local", step, len(images), self.local_augmentation.columns)
-        local = F.avg_pool2d(self.local_augmentation(images, torch.from_numpy(draws)), 2)
+        columns = self.local_augmentation.columns
+        draws = own_draws(self.seed, "local", step, self.local_views, self.whole.batch_size, columns)
+        local = F.avg_pool2d(self.local_augmentation(images, draws), 2)
         return Views((*batch.crops, local.unflatten(0, (self.local_views, len(batch)))), batch.labels, batch.indices)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ssl_runner import distributed
 from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.evaluation.few_shot import FewShot
@@ -62,7 +63,9 @@ def _counts(part: Dataset | None) -> str:
 def _batch(run: Run) -> str:
     batching = run.batching
     if batching.batch_type is Views:
-        return f"{len(batching.batch(0)):,} images, {batching.images_per_step:,} views of them"
+        own, processes = len(batching.batch(0)), distributed.size()
+        shared = f", {own:,} on each of {processes} processes" if processes > 1 else ""
+        return f"{own * processes:,} images, {batching.images_per_step:,} views of them{shared}"
     tasks, ways, shots, queries = (
         getattr(batching, name, "?") for name in ("tasks_per_batch", "n_way", "k_shot", "n_query")
     )

@@ -1,0 +1,107 @@
+"""Batch normalisation over the batch of all processes; torch's own refuses tensors on a CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssl_runner import distributed
+from ssl_runner.models.batch_norm import BatchNorm2d
+
+
+class _Synchronised(_BatchNorm):
+    """In training, mean and variance are those of all processes' rows, which are equally many; gradients too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        within_a_task = getattr(self, "statistics", "module") != "module"
+        if distributed.size() == 1 or not self.training or within_a_task:
+            return super().forward(input)
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        n = distributed.size() * input.numel() // input.shape[1]
+        kind = torch.promote_types(input.dtype, torch.float32)
+        wide = input.to(kind)
+        own_variance, own_mean = (part.double() for part in torch.var_mean(wide, axes, correction=0))
+        # one message; in float64, because a mean square less a squared mean cancels
+        moments = torch.stack([own_mean, own_variance + own_mean.square()])
+        mean, square = distributed.total(moments) / distributed.size()
+        variance = (square - mean.square()).clamp_min(0)
+        self._remember(mean.detach(), variance.detach() * n / (n - 1))
+        shape = [1, -1, *[1] * (input.ndim - 2)]
+        scale = torch.rsqrt(variance + self.eps)
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        normalised = wide * scale.to(kind).view(shape) + shift.to(kind).view(shape)
+        return normalised.to(input.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        weight = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+
+
+class _Synchronised1d(_Synchronised, nn.BatchNorm1d):
+    pass
+
+
+class _Synchronised2d(_Synchronised, BatchNorm2d):
+    pass
+
+
+class _SynchronisedPlain2d(_Synchronised, nn.BatchNorm2d):
+    pass
+
+
+KINDS = {nn.BatchNorm1d: _Synchronised1d, BatchNorm2d: _Synchronised2d, nn.BatchNorm2d: _SynchronisedPlain2d}
+
+
+def synchronise(module: nn.Module) -> None:
+    """Make every batch normalisation in it one over all processes. State and names of parameters stay.
+
+    Raises:
+        ValueError: One is of a kind that does more than normalise.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, _BatchNorm) and not isinstance(part, _Synchronised):
+            if type(part) not in KINDS:
+                raise ValueError(
+                    f"{name} is a {type(part).__name__}, whose statistics cannot be those of several processes; "
+                    "choose an encoder without it, or one process"
+                )
+            part.__class__ = KINDS[type(part)]
+
+
+@contextmanager
+def in_turn(module: nn.Module) -> Iterator[None]:
+    """Inside, each process normalises its own pieces of the batch.
+
+    Afterwards running averages are those of one process that saw the pieces of all, in their order.
+    """
+    processes = distributed.size()
+    layers = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
+    if processes == 1 or not module.training or not layers:
+        yield
+        return
+    averages = [average for layer in layers for average in (layer.running_mean, layer.running_var)]
+    counts = [layer.num_batches_tracked for layer in layers]
+    before = torch.cat(averages).clone()  # pyright: ignore[reportArgumentType]
+    counted = [count.clone() for count in counts]  # pyright: ignore[reportOptionalMemberAccess]
+    yield
+    kept = []  # of the average before, after this process's pieces: one number a channel
+    for layer, earlier in zip(layers, counted, strict=True):
+        seen = layer.num_batches_tracked - earlier  # pyright: ignore[reportOptionalOperand]
+        share = (1 - (layer.momentum or 0.0)) ** seen.to(before.dtype)
+        kept.append(share.expand(2 * layer.num_features))
+        layer.num_batches_tracked.add_((processes - 1) * seen)  # pyright: ignore[reportOptionalMemberAccess]
+    share = torch.cat(kept)
+    result = before
+    for own in distributed.gather(torch.cat(averages)[None]):  # pyright: ignore[reportArgumentType]
+        result = share * result + (own - share * before)
+    for average, value in zip(averages, result.split([len(average) for average in averages]), strict=True):  # pyright: ignore
+        average.data.copy_(value)  # autograd saved it for the backward pass, which does not read it

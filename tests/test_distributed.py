@@ -1,0 +1,183 @@
+"""A run on two processes is the run on one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from worker import cases
+
+WORKER = Path(__file__).with_name("worker.py")
+SMALL = [
+    "experiment=simclr_digits",
+    "model.encoder.width=8",
+    "model.head.hidden_features=16",
+    "batching.batch_size=64",
+    "optimizer=sgd",  # Adam makes steps of rounding errors where a gradient is 0: biases before batch normalisation
+    "trainer.max_epochs=null",
+    "trainer.max_steps=8",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=4",
+    "trainer.progress=false",
+    # in this format, gradients of torch's batch normalisation are a hundred times less exact on a CPU in float32
+    "trainer.channels_last=false",
+    "eval=[knn]",
+    "baselines=[]",
+]
+
+
+def port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"} | more
+
+
+def torchrun(*overrides: str, processes: int = 2) -> list[str]:
+    torch_words = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
+    return [sys.executable, *torch_words, f"--master-port={port()}", "-m", "ssl_runner.train", *overrides]
+
+
+def train(*words: str, processes: int = 2) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        torchrun(*words, processes=processes), capture_output=True, text=True, env=environment(), timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory) -> dict[str, dict[str, float]]:
+    """Of two processes from one, measured by the processes themselves."""
+    out = tmp_path_factory.mktemp("two") / "differences.json"
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(out)], env=environment(RANK=rank, LOCAL_RANK=rank, **meeting)
+        )
+        for rank in ("0", "1")
+    ]
+    assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("case", cases())
+def test_gradients_state_and_metrics_of_two_processes_are_those_of_one(case, differences):
+    """Queues, centers, teachers and running statistics are state."""
+    assert differences[case]["gradient"] < 1e-10
+    assert differences[case]["state"] < 1e-10
+    assert differences[case]["metric"] < 1e-5  # logged in float32
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    return {name: value for name, value in state["algorithm"].items() if value.is_floating_point()}
+
+
+METHODS = {
+    "simclr": [],
+    "moco": ["algorithm=momentum", "loss=info_nce", "algorithm.queue_size=96", "algorithm.batch_norm_groups=4"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_after_8_steps_are_those_of_one_process_and_only_one_speaks(method, tmp_path):
+    words = [*SMALL, *METHODS[method]]
+    one = subprocess.run(
+        [sys.executable, "-m", "ssl_runner.train", *words, f"hydra.run.dir={tmp_path / 'one'}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    two = train(*words, f"hydra.run.dir={tmp_path / 'two'}")
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+    assert two.stdout.count("accuracy on test") == 1
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()].__len__() == 2
+    rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(9))
+    assert json.loads((tmp_path / "two" / "result.json").read_text())["hardware"]["processes"] == 2
+
+
+def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_go_on_from(tmp_path):
+    folder = tmp_path / "run"
+    words = [*SMALL, "trainer.max_steps=100000", f"hydra.run.dir={folder}"]
+    running = subprocess.Popen(torchrun(*words), stderr=subprocess.PIPE, text=True, env=environment())
+    last = folder / "checkpoints" / "last.pt"
+    until = time.monotonic() + 200
+    while not last.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    (victim,) = [pid for pid in children(running.pid) if rank_of(pid) == "1"]
+    os.kill(victim, signal.SIGKILL)
+    _, told = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert "another process of this run is gone at step" in told
+    assert f"-m ssl_runner.train resume={folder}" in told
+    step = torch.load(last, weights_only=True)["step"]
+    refused = subprocess.run(
+        [sys.executable, "-m", "ssl_runner.train", f"resume={folder}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert refused.returncode == 2
+    assert "was written by 2 processes, this run has 1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert step % 4 == 0
+
+
+def children(parent: int) -> list[int]:
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in found]
+
+
+def rank_of(pid: int) -> str | None:
+    entries = dict(
+        entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
+    )
+    return entries.get("RANK")
+
+
+def test_a_run_of_two_processes_that_is_resumed_is_the_unbroken_one(tmp_path):
+    words = [*SMALL, "algorithm=momentum", "loss=info_nce", "algorithm.queue_size=96"]
+    whole = train(*words, f"hydra.run.dir={tmp_path / 'whole'}")
+    folder = tmp_path / "cut"
+    running = subprocess.Popen(
+        torchrun(*words, f"hydra.run.dir={folder}"), stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    until = time.monotonic() + 200
+    while not (folder / "checkpoints" / "last.pt").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    running.kill()
+    for pid in children(running.pid):
+        os.kill(pid, signal.SIGKILL)
+    running.wait()
+    again = train(f"resume={folder}")
+    assert (whole.returncode, again.returncode) == (0, 0), whole.stderr + again.stderr
+    expected, found = weights(tmp_path / "whole"), weights(folder)
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["batching.batch_size=33"], "batching.batch_size=33, but 2 processes share a batch evenly"),
+        (["-m", "seed=1,2"], "start torchrun once for each job"),
+        (["optimizer.weight_decya=1"], "weight_decay"),
+    ],
+)
+def test_a_mistake_is_told_once(words, told, tmp_path):
+    done = train(*words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode != 0
+    mine = [line for line in done.stderr.splitlines() if told in line]
+    assert len(mine) == 1, done.stderr
+    assert not (tmp_path / "run").exists()

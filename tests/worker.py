@@ -1,0 +1,107 @@
+"""One of two processes: takes the same step as one process with the whole batch, and writes how far apart they are.
+
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python worker.py OUT [CASE ...]
+"""
+
+import copy
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from test_combinations import ARRANGEMENTS, CONF, FITS, SMALL
+from torch import Tensor
+
+from ssl_runner import distributed, wiring
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.checks import settled
+from ssl_runner.clock import Clock
+from ssl_runner.composition import Composer
+from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.models.synchronised import synchronise
+
+VIEWS = ["experiment=simclr_digits", *SMALL]
+HEAD = ["model.head.hidden_features=16", "model.head.out_features=12"]
+TASKS = ["experiment=protonet_digits", "model.encoder.width=4", "eval=[]", "baselines=[]", "batching=episodes_5w1s"]
+TASKS += ["batching.tasks_per_batch=4", "batching.n_query=2", "trainer.max_steps=2"]
+RESNET = ["model/encoder=resnet18", "batching.batch_size=4"]
+
+
+def cases() -> dict[str, list[str]]:
+    """Overrides of every loss in each of its arrangements, and of what else there is."""
+    found = {}
+    for loss, (arrangements, _) in FITS.items():
+        for arrangement in sorted(arrangements):
+            own = ["loss.size=16"] if loss == "w_mse" else []
+            head = [] if arrangement == "supervised" else HEAD
+            found[f"{loss}, {arrangement}"] = [*VIEWS, f"loss={loss}", *ARRANGEMENTS[arrangement], *head, *own]
+    momentum = [*VIEWS, *HEAD, "algorithm=momentum", "loss=info_nce", "algorithm.queue_size=64"]
+    predictor = "{_target_: ssl_runner.models.heads.Projector, _partial_: true, hidden_features: 16, "
+    predictor += "out_features: null, layers: 2, last_norm: true}"
+    found["pieces of batch normalisation"] = [*momentum, "algorithm.batch_norm_groups=4"]
+    found["pieces and a predictor"] = [*found["pieces of batch normalisation"], f"algorithm.predictor={predictor}"]
+    found["small crops"] = [*VIEWS, *HEAD, "loss=sigreg", "batching=multi_crop"]
+    found["dino's head"] = [*VIEWS, "algorithm=momentum", "loss=dino", "model/head=dino", "model.head.bottleneck=8"]
+    found["protonet"] = TASKS
+    maml = ["algorithm=maml", "model/head=linear"]
+    found["maml"] = [*TASKS, *maml]
+    found["maml, first order"] = [*TASKS, *maml, "algorithm.second_order=false", "algorithm.inner_steps=2"]
+    return found
+
+
+def double(batch: Views | Episodes) -> Views | Episodes:
+    if isinstance(batch, Views):
+        return replace(batch, crops=tuple(part.double() for part in batch.crops))
+    return replace(batch, support_images=batch.support_images.double(), query_images=batch.query_images.double())
+
+
+def take(algorithm: Algorithm, batch: Views | Episodes, clock: Clock) -> dict[str, Tensor]:
+    """Gradients of a step, and the state that it leaves."""
+    step = algorithm.train().training_step(batch, clock)
+    step.loss.backward()
+    distributed.average_gradients(algorithm.parameters())
+    algorithm.after_step(clock, {name: distributed.gather(value) for name, value in step.carry.items()})
+    gradients = {f"gradient of {name}": value.grad for name, value in algorithm.named_parameters()}
+    found = {name: value for name, value in gradients.items() if value is not None}
+    found |= {name: value for name, value in algorithm.state_dict().items() if value.is_floating_point()}
+    return found | {f"metric {name}": value for name, value in distributed.average(step.metrics).items()}
+
+
+def apart(overrides: list[str]) -> dict[str, float]:
+    """Largest difference of gradients, of state and of metrics, each relative to the largest value of its kind.
+
+    Not of its own tensor: a bias before batch normalisation has a gradient of 0 but for rounding.
+    """
+    config, _ = settled(Composer(CONF), overrides)
+    with distributed.alone():
+        run = wiring.wire(config)
+        whole = double(run.batching.batch(3))
+    clock = Clock(1, 2, 0, torch.device("cpu"))
+    one = run.algorithm.double()
+    two = copy.deepcopy(one)
+    for part in two.synchronised():
+        synchronise(part)
+    with distributed.alone():
+        expected = take(one, whole, clock)
+    found = take(two, double(run.batching.batch(3)), clock)
+    assert expected.keys() == found.keys()
+    differences, sizes = {}, {}
+    for name, value in expected.items():
+        kind = name.partition(" ")[0] if name.startswith(("gradient ", "metric ")) else "state"
+        differences[kind] = max(differences.get(kind, 0.0), (value - found[name]).abs().max().item())
+        sizes[kind] = max(sizes.get(kind, 0.0), value.abs().max().item())
+    return {kind: difference / sizes[kind] if sizes[kind] else difference for kind, difference in differences.items()}
+
+
+def main() -> None:
+    distributed.join()
+    torch.set_num_threads(1)
+    found = {name: apart(overrides) for name, overrides in cases().items() if name in (sys.argv[2:] or [name])}
+    if distributed.rank() == 0:
+        Path(sys.argv[1]).write_text(json.dumps(found, indent=1))
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    main()

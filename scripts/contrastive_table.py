@@ -69,8 +69,8 @@ LABELLED = {"supcon", "triplet"}
 BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}
 # why a row stands below raw pixels or the untrained encoder
 REASONS = {  # of the mnist table
-    "byol": "without negatives it learns slowly: the loss is at -0.9, but kNN on views stays where it began (0.75, 0.76; "
-    "simclr 0.94); a teacher ten times as fast (momentum 0.9) did no better in 400 steps",
+    "byol": "without negatives it learns slowly: the loss is at -0.9, but kNN on views stays where it began "
+    "(0.75, 0.76; simclr 0.94); a teacher ten times as fast (momentum 0.9) did no better in 400 steps",
     "simsiam": "without negatives, and no teacher: few directions are in use (RankMe 14, simclr 24), and kNN on views "
     "stands still from step 400 on",
     "nnclr": "476 steps, with the dearest heads: kNN on views still rises at the end (0.86, 0.89)",

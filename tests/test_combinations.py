@@ -31,6 +31,7 @@ FITS: dict[str, tuple[set[str], bool]] = {
     "nt_xent": (PAIRS, False),
     "debiased": (PAIRS, False),
     "hard_negative": (PAIRS, False),
+    "ring": (PAIRS, False),
     "dcl": (PAIRS, False),
     "dclw": (PAIRS, False),
     "supcon": (PAIRS, True),
@@ -46,6 +47,7 @@ FITS: dict[str, tuple[set[str], bool]] = {
     "negative_cosine": (BRANCHES, True),
     "dino": (BRANCHES, True),
     "nnclr": (WITH_QUEUE, True),
+    "mochi": (WITH_QUEUE, True),
     "swav": ({"prototypes", "prototypes, queue"}, True),
     "cross_entropy": ({"supervised"}, False),
 }

@@ -11,8 +11,10 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.evaluation import negatives
 from ssl_runner.evaluation.features import evaluating
 from ssl_runner.evaluation.knn import KNN
+from ssl_runner.losses.negatives import Negatives
 
 N_PAIRS, N_BANK, N_QUERIES, N_CLASSES = 256, 256, 256, 20
 SEED = 0
@@ -38,6 +40,7 @@ class Panel:
         second: (P, C, H, W).
         bank: uint8 (N, C, H, W) with bank_labels, for the online kNN, or None.
         queries: uint8 (M, C, H, W) with query_labels, of the validation split, or None.
+        labels: int64 (P,) of the pairs, or None; they judge what was mined and steer nothing.
     """
 
     first: Tensor
@@ -46,16 +49,18 @@ class Panel:
     bank_labels: Tensor | None = None
     queries: Tensor | None = None
     query_labels: Tensor | None = None
+    labels: Tensor | None = None
 
     @classmethod
     def of(cls, splits: Splits, batching: Batching, device: torch.device) -> "Panel":
         """The panel of a run whose batching is bound."""
-        tensors = (*_pairs(batching, splits.train), *_knn_sample(splits))
-        return cls(*(tensor.to(device) for tensor in tensors))
+        first, second, labels = _pairs(batching, splits.train)
+        tensors = (tensor.to(device) for tensor in (first, second, *_knn_sample(splits)))
+        return cls(*tensors, labels=None if labels is None else labels.to(device))
 
     @property
     def names(self) -> list[str]:
-        """Of the figures that this panel gives."""
+        """Of the figures that this panel gives of every algorithm."""
         names = ["alignment", "uniformity", "rankme", "embedding_std", "feature_std"]
         return names if self.queries is None else [*names, "online_knn"]
 
@@ -64,12 +69,14 @@ class Panel:
 
         ``alignment`` and ``uniformity`` of L2-normalised embeddings (Wang and Isola 2020, arXiv:2005.10242), ``rankme``
         of embeddings (Garrido et al. 2023, arXiv:2210.02885), ``embedding_std`` and ``feature_std`` (`spread`), and
-        ``online_knn``, top-1 in [0, 1], where there are labels and a validation split.
+        ``online_knn``, top-1 in [0, 1], where there are labels and a validation split. Beside these, where the loss
+        has negatives among the images, those of `ssl_runner.evaluation.negatives.figures`.
         """
         encoder = algorithm.eval_encoder()
         with evaluating(algorithm):
-            raw, second = (algorithm.embedding(images).flatten(1).float() for images in (self.first, self.second))
-            first, second = F.normalize(raw, dim=1), F.normalize(second, dim=1)
+            embedded = self._embedded(algorithm)
+            raw = embedded[0]
+            first, second = F.normalize(embedded, dim=2)
             features = encoder(self.first if self.bank is None else self.bank).flatten(1).float()
             metrics = {
                 "alignment": alignment(first, second),
@@ -82,7 +89,26 @@ class Panel:
                 queries = encoder(self.queries).flatten(1).float()
                 found = NEIGHBOURS.predict(features, self.bank_labels, queries, int(self.bank_labels.max()) + 1)
                 metrics["online_knn"] = (found == self.query_labels).float().mean()
+            mined = self._negatives(algorithm, embedded)
+            if mined is not None:
+                metrics |= negatives.figures(mined, self.labels)
         return {name: float(value) for name, value in metrics.items()}
+
+    def negatives(self, algorithm: Algorithm) -> Negatives | None:
+        """What repels each view in the algorithm's loss: the first views stand first. None where it does not tell."""
+        if not negatives.told(algorithm):
+            return None
+        with evaluating(algorithm):
+            return self._negatives(algorithm, self._embedded(algorithm))
+
+    def _embedded(self, algorithm: Algorithm) -> Tensor:
+        """(2, P, E)."""
+        return torch.stack([algorithm.embedding(images).flatten(1).float() for images in (self.first, self.second)])
+
+    def _negatives(self, algorithm: Algorithm, embedded: Tensor) -> Negatives | None:
+        if not negatives.told(algorithm):
+            return None
+        return negatives.negatives(algorithm, torch.stack([self.first, self.second]), embedded, self.labels)
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
@@ -113,18 +139,20 @@ def spread(embeddings: Tensor) -> Tensor:
     return embeddings.std(dim=0).mean() * embeddings.shape[1] ** 0.5
 
 
-def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor]:
+def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pairs of images, and their labels."""
     batch = batching.batch(0)
     if isinstance(batch, Views) and len(batch.crops[0]) > 1:
         first, second = batch.crops[0][:2, :N_PAIRS]
-        return first, second
+        return first, second, None if batch.labels is None else batch.labels[:N_PAIRS]
     chosen = _draw(train, "panel/pairs", 2 * N_PAIRS)
     if train.labels is not None:  # neighbours of one class
         chosen = chosen[train.labels[chosen].argsort(stable=True)]
         same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
-        return train.images[chosen[:-1][same]][:N_PAIRS], train.images[chosen[1:][same]][:N_PAIRS]
+        one, other = chosen[:-1][same][:N_PAIRS], chosen[1:][same][:N_PAIRS]
+        return train.images[one], train.images[other], train.labels[one]
     images = train.images[chosen[:N_PAIRS]]
-    return images, images
+    return images, images, None
 
 
 def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
+from ssl_runner.losses.negatives import Negatives, softmax_negatives
+from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
 
 
 class DCL(Loss):
@@ -35,14 +36,20 @@ class DCL(Loss):
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, N, D), unnormalised."""
-        positive, negative = two_views(embeddings.online, self.temperature)
-        metrics = anchor_metrics(positive, negative, self.temperature)
-        attraction = positive
+        positive, rows = two_views(embeddings.online)
+        found = compare_all(rows, (1 / self.temperature,), apart=len(rows) // 2)
+        metrics = anchor_metrics(positive, found.nearest[:, None], 1.0)
+        attraction = positive / self.temperature
         if self.sigma is not None:
-            weight = self.weight(positive.detach() * self.temperature)
-            attraction = weight * positive
+            weight = self.weight(positive.detach())
+            attraction = weight * attraction
             metrics["least_weight"] = weight.min()
-        return (negative.logsumexp(dim=1) - attraction).mean(), metrics
+        return (found.log_sums[0] - attraction).mean(), metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """Softmax of s/T over the views of other images."""
+        return softmax_negatives(embeddings.online, 1 / self.temperature)
 
     def weight(self, similarity: Tensor) -> Tensor:
         """Of the positives (2N,), from their cosines, of which each stands twice; their mean is 1."""

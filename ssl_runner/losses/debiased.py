@@ -1,13 +1,15 @@
 """The debiased contrastive loss."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
+from ssl_runner.losses.negatives import Negatives, softmax_negatives
+from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
 
 
 class Debiased(Loss):
@@ -37,13 +39,24 @@ class Debiased(Loss):
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
-        positive, negative = two_views(embeddings.online, self.temperature)
-        log_n = math.log(len(negative) - 2)
-        log_mean = negative.logsumexp(dim=1) - log_n
-        log_mean, clamped = debiased_log_mean(log_mean, positive, self.tau_plus, self.temperature)
-        loss = (torch.logaddexp(positive, log_mean + log_n) - positive).mean()
-        metrics = anchor_metrics(positive, negative, self.temperature)
+        positive, rows = two_views(embeddings.online)
+        found = compare_all(rows, (1 / self.temperature,), apart=len(rows) // 2)
+        log_n = math.log(len(rows) - 2)
+        scaled = positive / self.temperature
+        log_mean, clamped = debiased_log_mean(found.log_sums[0] - log_n, scaled, self.tau_plus, self.temperature)
+        loss = (torch.logaddexp(scaled, log_mean + log_n) - scaled).mean()
+        metrics = anchor_metrics(positive, found.nearest[:, None], 1.0)
         return loss, metrics | {"clamped_anchors": clamped.float().mean()}
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """Softmax of s/T over the views of other images; an anchor at the floor has none."""
+        positive, rows = two_views(embeddings.online)
+        found = compare_all(rows, (1 / self.temperature,), apart=len(rows) // 2)
+        log_mean = found.log_sums[0] - math.log(len(rows) - 2)
+        _, clamped = debiased_log_mean(log_mean, positive / self.temperature, self.tau_plus, self.temperature)
+        shown = softmax_negatives(embeddings.online, 1 / self.temperature)
+        return replace(shown, weight=shown.weight.masked_fill(clamped[:, None], 0))
 
 
 def refuse_tau_plus(tau_plus: float) -> None:

@@ -1,6 +1,7 @@
 """HCL: contrastive learning with hard negatives."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from ssl_runner.clock import Clock
 from ssl_runner.losses.debiased import debiased_log_mean, refuse_tau_plus
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
+from ssl_runner.losses.negatives import Negatives, softmax_negatives
+from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
 
 
 class HardNegative(Loss):
@@ -40,18 +42,33 @@ class HardNegative(Loss):
         self.temperature = temperature
         self.tau_plus = tau_plus
         self.beta = beta
+        self.scales = beta / temperature, (1 + beta) / temperature  # of the weights, and of the weighted terms
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
-        positive, negative = two_views(embeddings.online, self.temperature)
-        # masked anew, because 0 times -inf is NaN
-        log_weight = (self.beta * negative).masked_fill(negative.isneginf(), -torch.inf)
-        log_mean = (log_weight + negative).logsumexp(dim=1) - log_weight.logsumexp(dim=1)
-        log_mean, clamped = debiased_log_mean(log_mean, positive, self.tau_plus, self.temperature)
-        log_n = math.log(len(negative) - 2)
-        loss = (torch.logaddexp(positive, log_mean + log_n) - positive).mean()
-        with torch.no_grad():
-            similarity = negative.masked_fill(negative.isneginf(), 0) * self.temperature
-            weighted = (log_weight.softmax(dim=1) * similarity).sum(dim=1).mean()
-        metrics = anchor_metrics(positive, negative, self.temperature)
-        return loss, metrics | {"clamped_anchors": clamped.float().mean(), "weighted_negative_similarity": weighted}
+        positive, rows = two_views(embeddings.online)
+        found = compare_all(rows, self.scales, apart=len(rows) // 2, weigh=True)
+        log_n = math.log(len(rows) - 2)
+        scaled = positive / self.temperature
+        log_mean = found.log_sums[1] - found.log_sums[0]
+        log_mean, clamped = debiased_log_mean(log_mean, scaled, self.tau_plus, self.temperature)
+        loss = (torch.logaddexp(scaled, log_mean + log_n) - scaled).mean()
+        assert found.weighted is not None
+        metrics = anchor_metrics(positive, found.nearest[:, None], 1.0) | {
+            "clamped_anchors": clamped.float().mean(),
+            "weighted_negative_similarity": found.weighted.mean(),
+        }
+        return loss, metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """Importance times e^(s/T), so softmax of (1 + beta) s/T; an anchor at the floor has none.
+
+        The importance is held: the gradient that passes through it is left out, in which the easiest negatives attract.
+        """
+        positive, rows = two_views(embeddings.online)
+        found = compare_all(rows, self.scales, apart=len(rows) // 2)
+        log_mean = found.log_sums[1] - found.log_sums[0]
+        _, clamped = debiased_log_mean(log_mean, positive / self.temperature, self.tau_plus, self.temperature)
+        shown = softmax_negatives(embeddings.online, (1 + self.beta) / self.temperature)
+        return replace(shown, weight=shown.weight.masked_fill(clamped[:, None], 0))

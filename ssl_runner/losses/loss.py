@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_runner.clock import Clock
+from ssl_runner.losses.negatives import Negatives
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class Loss(nn.Module):
     views: ClassVar[int] = 1
     most_views: ClassVar[int | None] = None
     of_logits: ClassVar[bool] = False
+
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """What repels each anchor in this loss, for people to look at; None where there are no pairs of images to show.
+
+        Asked for at the panel's cadence (`ssl_runner.evaluation.negatives`), never by a training step.
+        """
+        return None
 
     def after_step(self, clock: Clock, target: Tensor) -> None:
         """Centers and other statistics of the targets (G, B, D): once after the optimizer's step, without gradient."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.negatives import Negatives, counted_negatives, roles, softmax_among
 from ssl_runner.losses.pairwise import mean_of
 
 
@@ -57,6 +58,14 @@ class MultiSimilarity(Loss):
                 "negative_similarity": mean_of(similarity, ~same),
             }
         return (attraction + repulsion).mean(), metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """Softmax of beta s over the negatives that were kept."""
+        points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
+        similarity = points @ points.T
+        _, kept = self.mine(similarity, *roles(embeddings.online, embeddings.labels))
+        return counted_negatives(embeddings.online, softmax_among(self.beta * similarity, kept), embeddings.labels)
 
     @torch.no_grad()
     def mine(self, similarity: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.negatives import Negatives, counted_negatives, roles
 
 Mining = Literal["all", "hardest", "semi_hard"]
 
@@ -66,6 +67,16 @@ class Pairwise(Loss):
                 "active_negatives": mean_of((distance < self.margin).to(distance.dtype), ~same),
             }
         return attraction + repulsion, metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """How often a negative was mined, times what is left to the margin: those beyond it count nothing."""
+        points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
+        distance = squared_distances(points).clamp_min(1e-12).sqrt()
+        positive, negative = roles(embeddings.online, embeddings.labels)
+        left = (self.margin - distance).clamp_min(0)
+        counts = self.negative_weights(distance, positive, negative) * left
+        return counted_negatives(embeddings.online, counts, embeddings.labels)
 
     @torch.no_grad()
     def negative_weights(self, distance: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

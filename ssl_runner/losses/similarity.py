@@ -4,6 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.losses.tiled import Comparison, tiled_comparison
+
+# Rows from which tiles are faster than the whole matrix. Fewer can be differentiated twice.
+TILED_FROM = 512
+
 
 def unit(embeddings: Tensor) -> Tensor:
     """L2-normalised along the last dimension, in float32 at least: exp(1 / temperature) overflows half precision."""
@@ -16,30 +21,65 @@ def refuse_temperature(temperature: float) -> None:
         raise ValueError(f"temperature={temperature}, but it divides similarities; give a number above 0, say 0.1")
 
 
-def two_views(online: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Compare each of 2N views with its partner, and with the 2N - 2 views of the other images.
+def two_views(online: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare each of 2N views with its partner, and make all ready to be compared with the others.
 
     Args:
         online: (2, N, D), unnormalised.
-        temperature: Divides the cosines.
 
     Returns:
-        positive: (2N,), first views first.
-        negative: (2N, 2N), -inf where both are views of one image.
+        positive: (2N,), cosines, first views first.
+        rows: (2N, D), all views, of length 1.
 
     Raises:
         ValueError: There are not two views, or there is no second image.
     """
     if len(online) != 2:
         raise ValueError(f"the loss compares 2 views, got {len(online)}; set batching.views=2")
-    n = online.shape[1]
-    refuse_lone_image(n)
+    refuse_lone_image(online.shape[1])
     views = unit(online)
-    positive = (views[0] * views[1]).sum(dim=-1).repeat(2) / temperature
-    flat = views.flatten(0, 1)
-    image = torch.arange(n, device=flat.device).repeat(2)
-    negative = (flat @ flat.T / temperature).masked_fill(image[:, None] == image[None, :], -torch.inf)
-    return positive, negative
+    return (views[0] * views[1]).sum(dim=-1).repeat(2), views.flatten(0, 1)
+
+
+def compare_all(
+    rows: Tensor,
+    scales: tuple[float, ...],
+    apart: int | None = None,
+    classes: Tensor | None = None,
+    weigh: bool = False,
+) -> Comparison:
+    """What each row finds in the others; from `TILED_FROM` rows on in tiles, in memory proportional to their number.
+
+    Args:
+        rows: (M, D), of length 1.
+        scales: K factors of the cosines, 0 or more: 1 / temperature.
+        apart: Rows i and i + apart are views of one image and leave each other out, as each row leaves out itself;
+            None where only the row itself is left out.
+        classes: (M,) any numbers, or None: a class to each row.
+        weigh: Whether to give ``weighted``.
+    """
+    form = plain_comparison if len(rows) < TILED_FROM else tiled_comparison
+    return form(rows, scales, apart, classes, weigh)
+
+
+def plain_comparison(
+    rows: Tensor, scales: tuple[float, ...], apart: int | None, classes: Tensor | None, weigh: bool
+) -> Comparison:
+    """`compare_all` on the whole matrix."""
+    cosine = rows @ rows.T
+    left_out = torch.zeros_like(cosine)
+    for distance in (0,) if apart is None else (0, apart, -apart):
+        left_out.diagonal(distance).fill_(-torch.inf)
+    scaled = [torch.add(left_out, cosine, alpha=scale) for scale in scales]
+    log_sums = torch.stack([exponents.logsumexp(dim=1) for exponents in scaled])
+    with torch.no_grad():
+        others = cosine + left_out
+        nearest = others.amax(dim=1)
+        nearest_of_another_class = nearest
+        if classes is not None:
+            nearest_of_another_class = others.masked_fill(classes[:, None] == classes[None, :], -2).amax(dim=1)
+        weighted = (scaled[0].softmax(dim=1) * cosine).sum(dim=1) if weigh else None
+    return Comparison(log_sums, nearest, nearest_of_another_class, weighted)
 
 
 def refuse_lone_image(n: int) -> None:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.losses.similarity import refuse_lone_image, refuse_temperature, unit
+from ssl_runner.losses.negatives import Negatives, softmax_negatives
+from ssl_runner.losses.similarity import compare_all, refuse_lone_image, refuse_temperature, unit
 
 
 class SupCon(Loss):
@@ -31,21 +32,40 @@ class SupCon(Loss):
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), unnormalised, of any number of views; labels: (B,)."""
         assert embeddings.labels is not None
-        flat = unit(embeddings.online).flatten(0, 1)
-        refuse_lone_image(len(flat))
-        labels = embeddings.labels.repeat(len(embeddings.online))
-        similarity = flat @ flat.T / self.temperature
-        itself = torch.eye(len(flat), dtype=torch.bool, device=flat.device)
-        others = similarity.masked_fill(itself, -torch.inf)
-        positive = (labels[:, None] == labels[None, :]) & ~itself
-        count = positive.sum(dim=1)
-        attraction = (similarity * positive).sum(dim=1) / count.clamp_min(1)
-        loss = ((others.logsumexp(dim=1) - attraction) * (count > 0)).mean()
+        online = unit(embeddings.online)
+        rows = online.flatten(0, 1)
+        refuse_lone_image(len(rows))
+        labels = embeddings.labels.repeat(len(online))
+        found = compare_all(rows, (1 / self.temperature,), classes=labels)
+        positive, count = mean_similarity_to_class(rows, labels)
+        attracted = count > 0
+        loss = ((found.log_sums[0] - positive / self.temperature) * attracted).mean()
         with torch.no_grad():
-            nearest_is_positive = positive.gather(1, others.argmax(dim=1, keepdim=True))
             metrics = {
-                "contrastive_accuracy": nearest_is_positive.float().mean(),
-                "positive_similarity": self.temperature * attraction.sum() / (count > 0).sum().clamp_min(1),
-                "anchors_without_positive": (count == 0).float().mean(),
+                "contrastive_accuracy": (found.nearest > found.nearest_of_another_class).float().mean(),
+                "positive_similarity": positive.sum() / attracted.sum().clamp_min(1),
+                "anchors_without_positive": (~attracted).float().mean(),
             }
         return loss, metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """Softmax of s/T over the views of other classes."""
+        return softmax_negatives(embeddings.online, 1 / self.temperature, embeddings.labels)
+
+
+def mean_similarity_to_class(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean product of each row with the other rows of its class, from the sums of classes and so in linear memory.
+
+    Args:
+        rows: (M, D).
+        labels: (M,).
+
+    Returns:
+        (M,), 0 for a row alone in its class, and the number of the others, (M,).
+    """
+    group = torch.searchsorted(labels.sort().values, labels)  # one number below M to each class
+    total = torch.zeros_like(rows).index_add(0, group, rows).index_select(0, group)
+    count = torch.zeros_like(labels).index_add(0, group, torch.ones_like(labels)).index_select(0, group) - 1
+    others = ((total - rows) * rows).sum(dim=1)
+    return others / count.clamp_min(1), count

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.negatives import Negatives, counted_negatives, roles
 from ssl_runner.losses.pairwise import mean_of, squared_distances
 
 Mining = Literal["batch_all", "batch_hard", "semi_hard", "distance_weighted"]
@@ -68,6 +69,23 @@ class Triplet(Loss):
                 "negative_distance": mean_of(distance, ~same),
             }
         return loss, metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """In how many of its anchor's triplets that cost something a negative stands."""
+        points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
+        distance = squared_distances(points).clamp_min(1e-12).sqrt()
+        positive, negative = roles(embeddings.online, embeddings.labels)
+        if self.mining == "batch_all":
+            farther = distance.masked_fill(~positive, torch.inf).sort(dim=1).values
+            # of its positives, those that are no nearer than the margin before the negative
+            no_cost = torch.searchsorted(farther, distance - self.margin, right=True)
+            counts = (positive.sum(dim=1, keepdim=True) - no_cost) * negative
+        else:
+            chosen, mined = self.mine(distance, positive, negative, points.shape[1], clock)
+            costs = mined & (self.margin + distance > distance.gather(1, chosen))
+            counts = torch.zeros_like(distance).scatter_add_(1, chosen, costs.to(distance.dtype))
+        return counted_negatives(embeddings.online, counts.to(distance.dtype), embeddings.labels)
 
     def all_triplets(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
         """Mean over the triplets that cost something, and their share; in n^2 memory, not n^3.

@@ -104,4 +104,5 @@ def in_turn(module: nn.Module) -> Iterator[None]:
     for own in distributed.gather(torch.cat(averages)[None]):  # pyright: ignore[reportArgumentType]
         result = share * result + (own - share * before)
     for average, value in zip(averages, result.split([len(average) for average in averages]), strict=True):  # pyright: ignore
+        assert average is not None
         average.data.copy_(value)  # autograd saved it for the backward pass, which does not read it

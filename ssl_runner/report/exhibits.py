@@ -11,8 +11,11 @@ from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.tasks import TaskSampler
+from ssl_runner.device import enough_memory
 from ssl_runner.evaluation.features import evaluating, features
+from ssl_runner.evaluation.negatives import figures
 from ssl_runner.report.board import log_config, log_layout
+from ssl_runner.report.gallery import log_negatives
 from ssl_runner.report.hparams import log_hparams
 from ssl_runner.report.pictures import episode_picture, views_picture
 from ssl_runner.report.projector import log_projector
@@ -25,18 +28,19 @@ def before(writer: SummaryWriter, run: Run, config: dict[str, Any]) -> None:
     """Config as text, hyperparameters, the layout of the curves' page, and what the network is given to see."""
     log_config(writer, config)
     log_hparams(writer, config)
-    log_layout(writer, _tags(run))
     batch = run.batching.batch(0)
     if isinstance(batch, Views):
         writer.add_image("views", views_picture(batch), 0)
     else:
         _log_episode(writer, run, 0)
+    log_layout(writer, [*_tags(run), *_log_negatives(writer, run, 0)])
 
 
 def after(writer: SummaryWriter, run: Run, step: int) -> None:
-    """The embedding projector; for episodes, the same task as before, now with the trained predictions."""
+    """The embedding projector; the same hard negatives, or the same task, as before, now of the trained network."""
     if run.batching.batch_type is Episodes:
         _log_episode(writer, run, step)
+    _log_negatives(writer, run, step)
     shown = shown_split(run.splits)
     chosen = torch.from_numpy(randomness.permutation(0, "projector", 0, len(shown))[:N_PROJECTED])
     images = shown.images[chosen]
@@ -48,6 +52,16 @@ def _tags(run: Run) -> list[str]:
     tags = ["train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"]
     panel = run.panel
     return tags if panel is None else [*tags, *(f"panel/{name}" for name in panel.names)]
+
+
+def _log_negatives(writer: SummaryWriter, run: Run, step: int) -> list[str]:
+    """Pictures of the panel's negatives, where it has any; gives the tags of their curves."""
+    panel = run.panel
+    if panel is None:
+        return []
+    with enough_memory("the panel is too much; set trainer.panel_every=null"):
+        found = log_negatives(writer, panel, run.algorithm, run.splits.train.class_names, step)
+        return [] if found is None else [f"panel/{name}" for name in figures(found, panel.labels)]
 
 
 def shown_split(splits: Splits) -> Dataset:

@@ -27,15 +27,15 @@ def views_picture(batch: Views, most: int = 8) -> Tensor:
         uint8 (3, H, W). Pixels are repeated until the largest crop is at least 64 of them high or wide.
     """
     largest = max(max(crops.shape[-2:]) for crops in batch.crops)
-    scale = _scale(largest)
-    rows = [[_image(crop, scale) for crop in view[:most]] for crops in batch.crops for view in crops]
+    scale = scale_of(largest)
+    rows = [[image_of(crop, scale) for crop in view[:most]] for crops in batch.crops for view in crops]
     cell, pitch = largest * scale, largest * scale + GAP
     paper = Image.new("RGB", (len(rows[0]) * pitch + GAP, len(rows) * pitch + GAP), PAPER)
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
             left, top = GAP + column * pitch, GAP + row * pitch
             paper.paste(image, (left + (cell - image.width) // 2, top + (cell - image.height) // 2))
-    return _tensor(paper)
+    return tensor_of(paper)
 
 
 def episode_picture(
@@ -66,13 +66,13 @@ def episode_picture(
     predictions, labels = scores[0].argmax(dim=-1).cpu(), episode.query_labels[0].cpu()
     names = [f"{number}" for number in range(episode.n_way)]
     if class_names is not None:
-        names = [f"{number}  {_shortened(name)}" for number, name in enumerate(class_names)]
+        names = [f"{number}  {shortened(name)}" for number, name in enumerate(class_names)]
     rows = [
         _Row(number, name, *_class_images(episode, number, most), predictions[labels == number][:most].tolist())
         for number, name in enumerate(names)
     ]
     right = int((predictions == labels).sum())
-    return _tensor(_Sheet(rows, f"queries: {right} of {len(labels)} right").draw())
+    return tensor_of(_Sheet(rows, f"queries: {right} of {len(labels)} right").draw())
 
 
 @dataclass(frozen=True)
@@ -136,15 +136,16 @@ def _class_images(episode: Episodes, number: int, most: int) -> tuple[list[Image
     """Support images and queries of a class of the first task."""
     support = episode.support_images[0][episode.support_labels[0] == number][:most]
     queries = episode.query_images[0][episode.query_labels[0] == number][:most]
-    scale = _scale(max(episode.support_images.shape[-2:]))
-    return [_image(image, scale) for image in support], [_image(image, scale) for image in queries]
+    scale = scale_of(max(episode.support_images.shape[-2:]))
+    return [image_of(image, scale) for image in support], [image_of(image, scale) for image in queries]
 
 
-def _scale(size: int) -> int:
+def scale_of(size: int) -> int:
+    """How often a pixel is repeated in an image of so many."""
     return max(1, math.ceil(CELL / size))
 
 
-def _image(image: Tensor, scale: int) -> Image.Image:
+def image_of(image: Tensor, scale: int) -> Image.Image:
     """A float (C, H, W) in [0, 1], each pixel ``scale`` times; grey unless there are three channels."""
     levels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     colours = levels if len(levels) == 3 else levels.float().mean(dim=0, keepdim=True).byte().expand(3, -1, -1)
@@ -152,10 +153,12 @@ def _image(image: Tensor, scale: int) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def _tensor(picture: Image.Image) -> Tensor:
+def tensor_of(picture: Image.Image) -> Tensor:
+    """uint8 (3, H, W)."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """A class name that fits beside a row."""
     # beginning and end: Omniglot's names differ in both
     return name if len(name) <= NAME_LENGTH else f"{name[:8]}...{name[11 - NAME_LENGTH :]}"

@@ -44,13 +44,14 @@ def ran(request, tmp_path_factory):
     return folder, result, events.Reload(), request.param is EPISODES
 
 
-def test_pictures_show_views_before_and_a_task_before_and_after(ran):
+def test_pictures_show_views_before_and_a_task_or_hard_negatives_before_and_after(ran):
     _, result, events, episodic = ran
-    tag = "episode" if episodic else "views"
-    assert events.Tags()["images"] == [tag]
-    shown = events.Images(tag)
-    assert [image.step for image in shown] == ([0, result["steps"]] if episodic else [0])
-    for image in shown:
+    twice, once = ("episode", []) if episodic else ("hard_negatives", ["views"])
+    assert sorted(events.Tags()["images"]) == sorted([twice, *once])
+    assert [image.step for image in events.Images(twice)] == [0, result["steps"]]
+    for tag in once:
+        assert [image.step for image in events.Images(tag)] == [0]
+    for image in (image for tag in (twice, *once) for image in events.Images(tag)):
         picture = Image.open(io.BytesIO(image.encoded_image_string))
         assert min(picture.size) > 64
         assert len(set(picture.convert("L").tobytes())) > 10
@@ -66,6 +67,15 @@ def test_every_scalar_has_each_step_once_and_the_final_metrics_are_the_results(r
         assert point.value == pytest.approx(value, rel=1e-6)
     assert [point.step for point in events.Scalars("panel/embedding_std")] == [0, 2, 4]
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+def test_the_rate_of_false_negatives_is_a_curve_of_runs_that_mine_images(ran):
+    _, _, events, episodic = ran
+    tags = {tag for tag in events.Tags()["scalars"] if "false_negative" in tag}
+    assert tags == (set() if episodic else {"panel/false_negative_rate", "panel/false_negative_base_rate"})
+    for tag in tags:
+        assert [point.step for point in events.Scalars(tag)] == [0, 2, 4]
+        assert all(0 <= point.value <= 1 for point in events.Scalars(tag))
 
 
 def test_config_layout_and_hyperparameters_are_there(ran):

@@ -1,0 +1,95 @@
+"""MoCHi: harder negatives, mixed from the hardest ones."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.info_nce import contrast, cross_entropy
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
+
+ROWS = 16  # queries whose mixed pairs are held in memory at a time
+
+
+class MoCHi(Loss):
+    """Hard negative mixing (Kalantidis et al. 2020, arXiv:2010.01028, sec. 4.1 and 4.2).
+
+    MoCo's InfoNCE, to whose queue are added, for each query q, mixtures of its N most similar entries:
+    ``a n_i + (1 - a) n_j`` with a in (0, 1), and ``b q + (1 - b) n_j`` with b in (0, 0.5), both normalised anew. They
+    are negatives like the entries: no gradient passes through them. Without mixtures it is `InfoNCE` with a memory.
+
+    Deviations: the paper's first epochs without mixtures are left out; where the memory has fewer than N entries, all
+    of them are mixed.
+
+    Args:
+        temperature: Above 0; divides the cosine similarities.
+        hardest: N, how many of the nearest entries are mixed, at least 1.
+        pairs: s, mixtures of two of them, 0 for none.
+        with_query: s', mixtures of one of them with the query, 0 for none.
+    """
+
+    needs = frozenset({"target", "memory"})
+    views = 2
+
+    def __init__(self, temperature: float, hardest: int, pairs: int, with_query: int) -> None:
+        super().__init__()
+        refuse_temperature(temperature)
+        for name, value, least in (("hardest", hardest, 1), ("pairs", pairs, 0), ("with_query", with_query, 0)):
+            if value < least:
+                raise ValueError(f"{name}={value}, but it counts negatives; give at least {least}")
+        self.temperature = temperature
+        self.hardest, self.pairs, self.with_query = hardest, pairs, with_query
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, D); target: (G, B, D); memory: (M, D), M >= 0; all unnormalised."""
+        assert embeddings.target is not None and embeddings.memory is not None
+        online, target = unit(embeddings.online), unit(embeddings.target.detach())
+        memory = unit(embeddings.memory.detach())
+        generator = clock.generator("mochi")
+        positives, negatives, mixtures = [], [], []
+        for i, j in different_views(len(online), len(target)):
+            positive, negative = contrast(online[i], target[j], memory, self.temperature)
+            positives.append(positive)
+            negatives.append(negative)
+            if len(memory):
+                mixtures.append(self.mix(online[i], negative * self.temperature, memory, generator) / self.temperature)
+        positive, negative = torch.cat(positives), torch.cat(negatives)
+        metrics = anchor_metrics(positive, negative, self.temperature)
+        if mixtures and self.pairs + self.with_query:
+            mixed = torch.cat(mixtures)
+            metrics["mixed_similarity"] = mixed.detach().mean() * self.temperature
+            negative = torch.cat([negative, mixed], dim=1)
+        return cross_entropy(positive, negative), metrics
+
+    def mix(self, queries: Tensor, similarity: Tensor, memory: Tensor, generator: torch.Generator) -> Tensor:
+        """Cosines (B, s + s') of queries (B, D) and their mixtures, given those (B, M) with the memory (M, D).
+
+        A mixture's cosine is the mixture of cosines over its norm, so none of them is ever made.
+        """
+        near, entries = similarity.topk(min(self.hardest, len(memory)), dim=1)
+
+        def draw(n: int) -> Tensor:
+            return torch.rand(len(queries), n, generator=generator, device=queries.device, dtype=queries.dtype)
+
+        def pick(n: int) -> Tensor:
+            return (draw(n) * near.shape[1]).long().clamp_max(near.shape[1] - 1)
+
+        first, second, share = pick(self.pairs), pick(self.pairs), draw(self.pairs)
+        between = inner(memory, entries.gather(1, first), entries.gather(1, second))
+        mixed = mixture(near.gather(1, first), near.gather(1, second), between, share)
+        beside = near.gather(1, pick(self.with_query))
+        itself = (queries * queries.detach()).sum(dim=1, keepdim=True)
+        return torch.cat([mixed, mixture(itself, beside, beside, draw(self.with_query) / 2)], dim=1)
+
+
+def mixture(first: Tensor, second: Tensor, between: Tensor, share: Tensor) -> Tensor:
+    """Cosine with ``share x + (1 - share) y``, given those with x and y, and that of x and y, held constant."""
+    rest, between = 1 - share, between.detach()
+    squared = share.square() + rest.square() + 2 * share * rest * between
+    return (share * first + rest * second) / squared.clamp_min(1e-12).sqrt()
+
+
+def inner(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Inner products (B, s) of points (M, D) at places (B, s) and (B, s), some rows at a time."""
+    places = zip(first.split(ROWS), second.split(ROWS), strict=True)
+    return torch.cat([(points[one] * points[other]).sum(dim=-1) for one, other in places])

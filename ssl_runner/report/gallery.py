@@ -1,0 +1,132 @@
+"""What an algorithm holds to be its hardest negatives: anchors with their images, and how similar they are."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.evaluation.negatives import kinship
+from ssl_runner.evaluation.panel import Panel
+from ssl_runner.losses.negatives import Negatives
+from ssl_runner.report import pictures
+from ssl_runner.report.pictures import BORDER, CELL, GAP, INK, PAPER, TEXT, WRONG
+
+ANCHORS, HARDEST = 8, 6
+
+
+def log_negatives(
+    writer: SummaryWriter, panel: Panel, algorithm: Algorithm, class_names: Sequence[str], step: int
+) -> Negatives | None:
+    """The gallery of the panel's first anchors, and histograms of the similarity of all its positives and negatives.
+
+    The panel is the same at every step, so that one sees its negatives move.
+
+    Returns:
+        What is shown; None where the algorithm's loss tells no negatives, and then nothing is.
+    """
+    found = panel.negatives(algorithm)
+    if found is None:
+        return None
+    images = torch.stack([panel.first, panel.second])
+    if not images.is_floating_point():
+        images = images.float() / 255
+    writer.add_image("hard_negatives", negatives_picture(images, found, panel.labels, class_names), step)
+    writer.add_histogram("similarity/positive", found.positive, step)
+    negative = found.similarity[found.weight > 0]
+    if len(negative):
+        writer.add_histogram("similarity/negative", negative, step)
+    return found
+
+
+def negatives_picture(
+    images: Tensor, found: Negatives, labels: Tensor | None, class_names: Sequence[str] | None = None
+) -> Tensor:
+    """A row an anchor: its image, its positive, and the negatives of greatest weight, greatest first.
+
+    Below the positive stands its similarity to the anchor, below a negative that and its share of the weight. A
+    negative of the anchor's own class, a false one, has a red frame.
+
+    Args:
+        images: (V, B, C, H, W), V at least 2, in [0, 1]; view v of image b is row and column v B + b of ``found``.
+        found: Of these. Anchors are the first rows, their positives are shown by the second view.
+        labels: int64 (B,), or None: then nothing is framed.
+        class_names: Of the labels, to stand before the anchors, or None.
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    flat, n_images = images.flatten(0, 1), images.shape[1]
+    false = torch.zeros_like(found.weight, dtype=torch.bool) if labels is None else kinship(found, labels)[0]
+    names = [""] * min(ANCHORS, n_images)
+    if labels is not None and class_names is not None:
+        names = [pictures.shortened(class_names[int(label)]) for label in labels[: len(names)]]
+    sheet = _Sheet(images.shape[-2:], names, framed=labels is not None)
+    for row in range(len(names)):
+        sheet.put(row, 0, flat[row], "")
+        sheet.put(row, 1, flat[n_images + row], f"{float(found.positive[row]):.2f}")
+        if not found.weight[row].any():
+            sheet.remark(row, "nothing repels it")
+        for column, place in enumerate(hardest(found, row), start=2):
+            text = f"{float(found.similarity[row, place]):.2f}  {_percent(float(found.weight[row, place]))}"
+            sheet.put(row, column, flat[place], text, WRONG if false[row, place] else INK)
+    return pictures.tensor_of(sheet.paper)
+
+
+def hardest(found: Negatives, row: int) -> list[int]:
+    """Columns of an anchor's negatives of greatest weight, of equal ones the most similar first; at most HARDEST."""
+    nearest = found.similarity[row].argsort(descending=True)
+    order = nearest[found.weight[row, nearest].argsort(descending=True, stable=True)][:HARDEST]
+    return order[found.weight[row, order] > 0].tolist()
+
+
+class _Sheet:
+    """Where everything stands on the picture."""
+
+    def __init__(self, size: Sequence[int], names: Sequence[str], framed: bool) -> None:
+        self.font = ImageFont.load_default(TEXT)
+        self.scale = pictures.scale_of(max(size))
+        self.high, wide = (side * self.scale for side in size)
+        self.width = max(wide, math.ceil(self.font.getlength("-0.00  0.0%"))) + 2 * BORDER + 2 * GAP
+        self.height = self.high + 2 * BORDER + TEXT + 3 * GAP
+        self.names = max(math.ceil(self.font.getlength(name)) for name in names)
+        self.left, self.top = self.names + 3 * GAP, TEXT + 4 * GAP
+        width = self._left(1 + HARDEST) + self.width
+        self.paper = Image.new("RGB", (width, self.top + len(names) * self.height), PAPER)
+        self.pen = ImageDraw.Draw(self.paper)
+        heading = "hardest negatives: similarity, share of the weight"
+        for column, words in enumerate(("anchor", "positive", heading)):
+            self.pen.text((self._left(column) + GAP, GAP), words, INK, self.font)
+        if framed:
+            self.pen.text((width - GAP, GAP), "framed: its own class", WRONG, self.font, anchor="ra")
+        for row, name in enumerate(names):
+            middle = self.top + row * self.height + BORDER + self.high // 2
+            self.pen.text((GAP, middle), name, INK, self.font, anchor="lm")
+
+    def _left(self, column: int) -> int:
+        return self.left + column * self.width + (CELL // 4 if column > 1 else 0)  # negatives stand apart
+
+    def remark(self, row: int, text: str) -> None:
+        """In the place of negatives."""
+        middle = self.top + row * self.height + BORDER + self.high // 2
+        self.pen.text((self._left(2) + 2 * GAP, middle), text, INK, self.font, anchor="lm")
+
+    def put(self, row: int, column: int, image: Tensor, text: str, colour: tuple[int, int, int] = INK) -> None:
+        """An image (C, H, W) with its text below; of another colour than ink it is framed."""
+        picture = pictures.image_of(image, self.scale)
+        x = self._left(column) + (self.width - picture.width) // 2
+        y = self.top + row * self.height + BORDER
+        if colour != INK:
+            corners = (x - BORDER, y - BORDER, x + picture.width + BORDER - 1, y + picture.height + BORDER - 1)
+            self.pen.rectangle(corners, fill=colour)
+        self.paper.paste(picture, (x, y))
+        below = (x + picture.width // 2, y + picture.height + BORDER + 1)
+        self.pen.text(below, text, colour, self.font, anchor="ma")
+
+
+def _percent(share: float) -> str:
+    """With two digits where they say something."""
+    return f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"

@@ -1,0 +1,206 @@
+"""Figures of negatives: closed forms, a naive loop, and what the panel asks of which algorithm."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ssl_runner.algorithms.contrastive import Contrastive
+from ssl_runner.algorithms.momentum import Momentum
+from ssl_runner.algorithms.predictive import Predictive
+from ssl_runner.clock import Clock
+from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.batching import ViewBatching
+from ssl_runner.evaluation.negatives import figures, kinship
+from ssl_runner.evaluation.panel import Panel
+from ssl_runner.losses.barlow_twins import BarlowTwins
+from ssl_runner.losses.hard_negative import HardNegative
+from ssl_runner.losses.info_nce import InfoNCE
+from ssl_runner.losses.loss import Embeddings
+from ssl_runner.losses.negatives import Negatives, softmax_negatives
+from ssl_runner.losses.nt_xent import NTXent
+from ssl_runner.losses.triplet import Triplet
+
+CPU = torch.device("cpu")
+CLOCK = Clock(0, 1, 0, CPU)
+N = 6
+LABELS = torch.tensor([0, 1, 0, 2, 1, 0])
+MINED = {
+    "effective_negatives",
+    "hardest_negative_similarity",
+    "positive_similarity",
+    "negatives_above_positive",
+    "false_negative_rate",
+    "false_negative_base_rate",
+}
+
+
+def online() -> torch.Tensor:
+    return torch.randn(2, N, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def of(found: Negatives, labels: torch.Tensor | None = LABELS) -> dict[str, float]:
+    return {name: float(value) for name, value in figures(found, labels).items()}
+
+
+def test_equal_similarities_make_every_negative_count():
+    found = of(softmax_negatives(torch.ones(2, N, 3, dtype=torch.float64), 5.0))
+    assert found["effective_negatives"] == pytest.approx(2 * N - 2)
+    assert found["false_negative_rate"] == pytest.approx(found["false_negative_base_rate"])
+    assert found["negatives_above_positive"] == 0
+
+
+def test_one_hard_negative_is_the_only_one_that_counts():
+    points = torch.eye(N, dtype=torch.float64).repeat(2, 1, 1)
+    points[1] = torch.roll(points[0], 1, 0)  # the second view of each image is the first of another
+    found = of(softmax_negatives(points, 1e3))
+    assert found["effective_negatives"] == pytest.approx(1)
+    assert found["hardest_negative_similarity"] == pytest.approx(1)
+    assert found["positive_similarity"] == pytest.approx(0)
+    assert found["negatives_above_positive"] == pytest.approx(1 / (2 * N - 2))
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 2.0, 50.0])
+@pytest.mark.parametrize("lost", [(), (0, 7)])
+def test_every_figure_equals_a_loop_over_anchors_that_something_repels(sharpness, lost):
+    shown = softmax_negatives(online(), sharpness)
+    weight = shown.weight.clone()
+    weight[list(lost)] = 0
+    labels = LABELS.repeat(2).tolist()
+    rows = []
+    for i in range(2 * N):
+        if i in lost:
+            continue
+        s, w = shown.similarity[i].tolist(), weight[i].tolist()
+        others = [k for k in range(2 * N) if k % N != i % N]
+        own = [k for k in others if labels[k] == labels[i]]
+        rows.append(
+            {
+                "effective_negatives": math.exp(-sum(w[k] * math.log(w[k]) for k in others)),
+                "hardest_negative_similarity": max(s[k] for k in others),
+                "negatives_above_positive": sum(s[k] > shown.positive[i].item() for k in others) / len(others),
+                "false_negative_rate": sum(w[k] for k in own),
+                "false_negative_base_rate": len(own) / len(others),
+            }
+        )
+    found = of(replace(shown, weight=weight))
+    assert found.pop("positive_similarity") == pytest.approx(shown.positive.mean().item())
+    assert found.pop("effective_negatives") == pytest.approx(sum(r["effective_negatives"] for r in rows) / (2 * N))
+    for name, value in found.items():
+        assert value == pytest.approx(sum(row[name] for row in rows) / len(rows)), name
+
+
+def test_a_loss_that_prefers_its_own_class_has_more_than_the_base_rate_and_one_of_labels_has_none():
+    class_points = F.one_hot(LABELS, 3).double() + 0.1 * online()[..., :3]
+    found = of(softmax_negatives(class_points, 40.0))
+    # 5 of 6 images have kin; by chance it would be 2 of 5 images for three of them, and 1 of 5 for two
+    assert found["false_negative_rate"] == pytest.approx(5 / 6)
+    assert found["false_negative_base_rate"] == pytest.approx((3 * 2 + 2 * 1) / 30)
+    mined = Triplet(0.2, "batch_hard").negatives(Embeddings(online(), labels=LABELS), CLOCK)
+    assert mined is not None
+    assert of(mined)["false_negative_rate"] == 0 < of(mined)["false_negative_base_rate"]
+
+
+def test_where_nothing_repels_any_anchor_there_is_no_hardest_negative():
+    shown = softmax_negatives(online(), 1.0)
+    found = of(replace(shown, weight=torch.zeros_like(shown.weight)))
+    assert found == {"effective_negatives": 0, "positive_similarity": pytest.approx(shown.positive.mean().item())}
+
+
+def test_without_labels_there_are_no_rates():
+    found = of(softmax_negatives(online(), 1.0), None)
+    assert set(found) == {name for name in MINED if "false" not in name}
+
+
+def test_views_of_one_image_are_no_kin_of_each_other():
+    found = InfoNCE(0.2).negatives(Embeddings(online()[:1], target=online()), CLOCK)
+    assert found is not None
+    own, other = kinship(found, LABELS)
+    assert own.shape == (N, 2 * N)
+    for i in range(N):
+        for k in range(2 * N):
+            assert bool(other[i, k]) == (k % N != i)
+            assert bool(own[i, k]) == (k % N != i and bool(LABELS[k % N] == LABELS[i]))
+
+
+@pytest.fixture
+def panel(by_images):
+    batching = ViewBatching(Augmentation({}), batch_size=64, views=2)
+    batching.bind(by_images.train, seed=0, device=CPU)
+    return Panel.of(by_images, batching, CPU)
+
+
+@pytest.fixture
+def network(small):
+    return small().network
+
+
+def identity(width: int, _: int | None) -> nn.Module:
+    return nn.Linear(width, width, bias=False)
+
+
+def momentum(network, queue_size: int) -> Momentum:
+    torch.manual_seed(0)
+    return Momentum(network, InfoNCE(0.2), identity, 0.9, 0.9, queue_size, 1, 0.0, "teacher")
+
+
+def test_the_panel_gives_them_for_a_loss_that_tells_its_negatives_and_for_no_other(panel, network):
+    common = set(panel.names)
+    assert set(panel(Contrastive(network, HardNegative(0.5, 0.1, 1.0)))) == common | MINED
+    assert set(panel(momentum(network, 0))) == common | MINED
+    for silent in (Contrastive(network, BarlowTwins(0.005)), momentum(network, 16)):
+        assert set(panel(silent)) == common
+        assert panel.negatives(silent) is None
+    unlabelled = replace(panel, labels=None)
+    assert set(unlabelled(Contrastive(network, NTXent(0.5)))) == common | {n for n in MINED if "false" not in n}
+    assert set(unlabelled(Contrastive(network, Triplet(0.2, "batch_hard")))) == common
+
+
+def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(panel, network):
+    algorithm = momentum(network, 0)
+    with torch.no_grad():
+        algorithm.teacher.head.weight.add_(torch.randn(10, 128))
+        views = torch.stack([panel.first, panel.second])
+        algorithm.eval()
+        online = torch.stack([algorithm.predictor(algorithm.network(images)) for images in views])
+        target = torch.stack([algorithm.teacher(images) for images in views])
+    expected = InfoNCE(0.2).negatives(Embeddings(online, target=target), CLOCK)
+    found = panel.negatives(algorithm)
+    assert found is not None and expected is not None
+    torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-6)
+    predictive = Predictive(network, InfoNCE(0.2), identity, False, 0)
+    found = panel.negatives(predictive)
+    with torch.no_grad():
+        predictive.eval()
+        target = torch.stack([network(images) for images in views])
+        online = torch.stack([predictive.predictor(images) for images in target])
+    expected = InfoNCE(0.2).negatives(Embeddings(online, target=target), CLOCK)
+    assert found is not None and expected is not None
+    torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [NTXent(0.5), Triplet(0.2, "distance_weighted")])
+def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(panel, network, loss):
+    algorithm = Contrastive(network, loss)
+    algorithm.train()
+    before, state = copy.deepcopy(algorithm.state_dict()), torch.get_rng_state()
+    first, second = panel.negatives(algorithm), panel.negatives(algorithm)
+    assert first is not None and second is not None
+    assert torch.equal(first.weight, second.weight)
+    assert not first.weight.requires_grad and algorithm.training
+    assert panel(algorithm) == panel(algorithm)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, algorithm.state_dict()[name]) for name, value in before.items())
+
+
+def test_labels_steer_nothing(panel, network):
+    algorithm = Contrastive(network, NTXent(0.5))
+    shuffled = replace(panel, labels=panel.labels.flip(0))
+    one, other = panel.negatives(algorithm), shuffled.negatives(algorithm)
+    assert one is not None and other is not None and torch.equal(one.weight, other.weight)
+    named = {name: value for name, value in panel(algorithm).items() if "false" not in name}
+    assert named.items() <= shuffled(algorithm).items()

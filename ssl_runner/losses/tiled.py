@@ -70,6 +70,7 @@ class _TiledComparison(torch.autograd.Function):
             _raise(nearest, tile.cosine, sides)
             for k, scale in enumerate(scales):
                 powers = tile.powers(scale, None if shift is None else scale * shift, buffer)
+                # on the diagonal there is one side, and the second of the two powers is the first again
                 for (block, dim), power in zip(sides, powers, strict=False):
                     sums[k, block] += power.sum(dim)
                     if weigh and k == 0:

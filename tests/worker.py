@@ -41,6 +41,10 @@ def cases() -> dict[str, list[str]]:
     predictor += "out_features: null, layers: 2, last_norm: true}"
     found["pieces of batch normalisation"] = [*momentum, "algorithm.batch_norm_groups=4"]
     found["pieces and a predictor"] = [*found["pieces of batch normalisation"], f"algorithm.predictor={predictor}"]
+    for arrangement, loss in {"contrastive": "nt_xent", "predictive": "negative_cosine", "prototypes": "swav"}.items():
+        chunks = [f"loss={loss}", f"algorithm={arrangement}", "algorithm.encode_chunks=4"]
+        found[f"chunks, {arrangement}"] = [*VIEWS, *HEAD, *chunks]
+    found["chunks, momentum"] = [*momentum, "algorithm.encode_chunks=4"]
     found["small crops"] = [*VIEWS, *HEAD, "loss=sigreg", "batching=multi_crop"]
     found["dino's head"] = [*VIEWS, "algorithm=momentum", "loss=dino", "model/head=dino", "model.head.bottleneck=8"]
     found["protonet"] = TASKS

@@ -40,6 +40,7 @@ class Algorithm(nn.Module):
         gives_logits: Whether its loss sees scores of classes, not embeddings.
         head_classifies: Whether those are the outputs of the head, which then needs one a class.
         divisible: Whether a batch may be cut for gradient accumulation.
+        pieces: Pieces of a batch that go through the network apart, and are normalised apart.
         surrogate: Whether the loss's gradient is an update in itself (Reptile): plain SGD, no clipping.
     """
 
@@ -49,6 +50,7 @@ class Algorithm(nn.Module):
     head_classifies: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
     surrogate: ClassVar[bool] = False
+    pieces: int = 1
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class Algorithm(nn.Module):
     @classmethod
     def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
         """What it provides when made with these arguments of its config."""
-        return cls.provides
+        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
 
     @abstractmethod
     def training_step(self, batch: Any, clock: Clock) -> Step:
@@ -75,8 +77,8 @@ class Algorithm(nn.Module):
         return [group for group in groups if group["params"]]
 
     def synchronised(self) -> list[nn.Module]:
-        """Parts whose batch normalisation sees the batch of all processes: everything, unless it is cut in pieces."""
-        return [self]
+        """Parts whose batch normalisation sees the batch of all processes: everything but networks that see pieces."""
+        return [self] if self.pieces == 1 else [part for part in self.children() if not isinstance(part, Network)]
 
     def eval_encoder(self) -> Encoder:
         """The branch that is the product: images to features."""

@@ -1,9 +1,7 @@
 """Views of a batch through one network, compared by a loss."""
 
-import torch
-from torch import Tensor, nn
-
 from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.algorithms.views import embed_views, refuse_pieces
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.distributed import gathered
@@ -16,22 +14,23 @@ class Contrastive(Algorithm):
 
     All views of a resolution go through in one forward pass, so that batch normalisation sees them together and cannot
     tell the loss which view an image came from.
+
+    Args:
+        encode_chunks: Pieces of the batch that are encoded one after the other, for batches beyond memory: the loss
+            sees the whole batch, and its gradient is that of the whole batch but for batch normalisation, which sees a
+            piece. The price is a second forward pass. 1 for all at once.
     """
 
     batch_type = Views
     divisible = False  # every image is a negative of the others
 
-    def __init__(self, network: Network, loss: Loss) -> None:
+    def __init__(self, network: Network, loss: Loss, encode_chunks: int) -> None:
         super().__init__(network)
+        refuse_pieces("encode_chunks", encode_chunks)
         self.loss = loss
+        self.pieces = encode_chunks
 
     def training_step(self, batch: Views, clock: Clock) -> Step:
-        online = embed_views(self.network, batch.crops)
+        online = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
         seen = Embeddings(online=online, labels=batch.labels, global_views=len(batch.crops[0]))
         return Step(*self.loss(gathered(seen), clock))
-
-
-def embed_views(module: nn.Module, crops: tuple[Tensor, ...]) -> Tensor:
-    """(V, B, D) of one (v, B, C, H, W) a resolution: one forward pass for each."""
-    parts = [module(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in crops]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -2,22 +2,20 @@
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.algorithms.contrastive import embed_views
 from ssl_runner.algorithms.predictive import Head
 from ssl_runner.algorithms.queue import Queue, refuse_queue
+from ssl_runner.algorithms.views import Crops, embed_views, refuse_pieces
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
-from ssl_runner.distributed import gather, gathered, rows, size
+from ssl_runner.distributed import gather, gathered, rows
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Encoder, Network, out_features
-from ssl_runner.models.synchronised import in_turn
 
 
 class Momentum(Algorithm):
@@ -39,6 +37,9 @@ class Momentum(Algorithm):
             batch.
         freeze_share: Share of the run, from its start, in which the prototypes of the student's head stay as they were
             made, in [0, 1): DINO's frozen last layer (app. A there: the first epoch). 0 for a head without any.
+        encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`). They are the pieces of
+            batch normalisation, images reassigned before the teacher sees them: equal to ``batch_norm_groups``, or one
+            of the two is 1.
         product: ``student`` or ``teacher``: whose encoder is kept and evaluated.
     """
 
@@ -56,6 +57,7 @@ class Momentum(Algorithm):
         queue_size: int,
         batch_norm_groups: int,
         freeze_share: float,
+        encode_chunks: int,
         product: Literal["student", "teacher"],
     ) -> None:
         super().__init__(network)
@@ -64,10 +66,13 @@ class Momentum(Algorithm):
             raise ValueError(
                 f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one not below"
             )
-        if batch_norm_groups < 1:
-            raise ValueError(f"batch_norm_groups={batch_norm_groups}; give at least 1")
-        if batch_norm_groups > 1:
-            rows(batch_norm_groups, "batch_norm_groups")  # refused where processes cannot share them
+        refuse_pieces("batch_norm_groups", batch_norm_groups)
+        refuse_pieces("encode_chunks", encode_chunks)
+        if encode_chunks != batch_norm_groups and min(encode_chunks, batch_norm_groups) > 1:
+            raise ValueError(
+                f"encode_chunks={encode_chunks}, batch_norm_groups={batch_norm_groups}; each chunk is normalised "
+                "apart, so give the same number twice, or 1 for one of them"
+            )
         if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
             raise ValueError(
                 f"freeze_share={freeze_share}; give a share of the run in [0, 1), or 0 for a head without prototypes "
@@ -79,19 +84,15 @@ class Momentum(Algorithm):
         self.teacher = copy.deepcopy(network).requires_grad_(False)
         self.momentum, self.final_momentum = momentum, final_momentum
         self.queue = Queue(queue_size, width) if queue_size else None
-        self.batch_norm_groups = batch_norm_groups
+        self.pieces, self.checkpointed = max(batch_norm_groups, encode_chunks), encode_chunks > 1
         self.freeze_share = freeze_share
         self.product = product
-
-    @classmethod
-    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
 
     def training_step(self, batch: Views, clock: Clock) -> Step:
         if self.freeze_share:
             # without a gradient the optimizer leaves them as they are, decay included
             self.network.head.prototypes.requires_grad_(clock.progress >= self.freeze_share)  # type: ignore[operator]
-        online = self._in_groups(self.network, batch.crops)
+        online = self._encode(self.network, batch.crops)
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
         with torch.no_grad():
@@ -117,11 +118,6 @@ class Momentum(Algorithm):
             self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * clock.progress)) / 2
         )
 
-    def synchronised(self) -> list[nn.Module]:
-        if self.batch_norm_groups == 1:
-            return [self]
-        return [] if self.predictor is None else [self.predictor]
-
     def eval_encoder(self) -> Encoder:
         return (self.teacher if self.product == "teacher" else self.network).encoder
 
@@ -136,19 +132,14 @@ class Momentum(Algorithm):
 
     def _targets(self, views: Tensor, clock: Clock) -> Tensor:
         """The teacher's (G, B, D) of the global views (G, B, C, H, W)."""
-        if self.batch_norm_groups == 1:
-            return embed_views(self.teacher, (views,))
+        if self.pieces == 1:
+            return self._encode(self.teacher, (views,))
         views = gather(views, 1)  # pieces are of the whole batch, whoever holds its images
         n = views.shape[1]
         order = torch.randperm(n, generator=clock.generator("shuffle"), device=clock.device)
         mine = rows(n, "batch_size")
-        shuffled = gather(self._in_groups(self.teacher, (views[:, order[mine]],)), 1)
+        shuffled = gather(self._encode(self.teacher, (views[:, order[mine]],)), 1)
         return shuffled[:, order.argsort()[mine]]
 
-    def _in_groups(self, network: Network, crops: tuple[Tensor, ...]) -> Tensor:
-        """(V, B, D); each piece of the batch through the network apart."""
-        if self.batch_norm_groups == 1:
-            return embed_views(network, crops)
-        pieces = zip(*(part.chunk(self.batch_norm_groups // size(), dim=1) for part in crops), strict=True)
-        with in_turn(network):
-            return torch.cat([embed_views(network, piece) for piece in pieces], dim=1)
+    def _encode(self, network: Network, crops: Crops) -> Tensor:
+        return embed_views(network, crops, self.pieces, self.checkpointed)

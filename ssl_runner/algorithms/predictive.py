@@ -1,13 +1,13 @@
 """A predictor on one branch, no gradient on the other: SimSiam, and NNCLR with a queue."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.algorithms.contrastive import embed_views
 from ssl_runner.algorithms.queue import Queue, refuse_queue
+from ssl_runner.algorithms.views import embed_views, refuse_pieces
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.distributed import gathered
@@ -28,6 +28,7 @@ class Predictive(Algorithm):
         predictor: A head, from and to the width of the projection.
         constant_predictor_lr: Whether the schedule leaves the predictor's rate alone (SimSiam, app. B).
         queue_size: Projections to remember, 0 for none.
+        encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`).
     """
 
     batch_type = Views
@@ -35,22 +36,26 @@ class Predictive(Algorithm):
     divisible = False
 
     def __init__(
-        self, network: Network, loss: Loss, predictor: Head, constant_predictor_lr: bool, queue_size: int
+        self,
+        network: Network,
+        loss: Loss,
+        predictor: Head,
+        constant_predictor_lr: bool,
+        queue_size: int,
+        encode_chunks: int,
     ) -> None:
         super().__init__(network)
         refuse_queue(queue_size)
+        refuse_pieces("encode_chunks", encode_chunks)
         width = out_features(network)
         self.loss = loss
         self.predictor = predictor(width, width)
         self.constant_predictor_lr = constant_predictor_lr
         self.queue = Queue(queue_size, width) if queue_size else None
-
-    @classmethod
-    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
+        self.pieces = encode_chunks
 
     def training_step(self, batch: Views, clock: Clock) -> Step:
-        projected = embed_views(self.network, batch.crops)
+        projected = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
         n_global = len(batch.crops[0])
         online = self.predictor(projected.flatten(0, 1)).unflatten(0, projected.shape[:2])
         target = projected[:n_global].detach()

@@ -1,15 +1,12 @@
 """Scores of embeddings against learned prototypes: SwAV."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.algorithms.contrastive import embed_views
 from ssl_runner.algorithms.queue import Queue, refuse_queue
+from ssl_runner.algorithms.views import embed_views, refuse_pieces
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.distributed import gathered
@@ -27,6 +24,7 @@ class Prototypes(Algorithm):
         freeze_share: Share of the run, from its start, in which the prototypes stay as they were made, in [0, 1).
         queue_size: Embeddings of the first view to remember, whose scores are the loss's ``memory``; 0 for none.
         queue_share: Share of the run before the queue is used, in [0, 1].
+        encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`).
     """
 
     batch_type = Views
@@ -41,9 +39,11 @@ class Prototypes(Algorithm):
         freeze_share: float,
         queue_size: int,
         queue_share: float,
+        encode_chunks: int,
     ) -> None:
         super().__init__(network)
         refuse_queue(queue_size)
+        refuse_pieces("encode_chunks", encode_chunks)
         if prototypes < 2:
             raise ValueError(f"prototypes={prototypes}; give at least 2")
         if not (0 <= freeze_share < 1 and 0 <= queue_share <= 1):
@@ -53,13 +53,11 @@ class Prototypes(Algorithm):
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, width), dim=1))
         self.freeze_share, self.queue_share = freeze_share, queue_share
         self.queue = Queue(queue_size, width) if queue_size else None
-
-    @classmethod
-    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
+        self.pieces = encode_chunks
 
     def training_step(self, batch: Views, clock: Clock) -> Step:
-        embedded = F.normalize(embed_views(self.network, batch.crops), dim=-1)
+        embedded = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
+        embedded = F.normalize(embedded, dim=-1)
         # without a gradient the optimizer leaves them as they are, decay included
         prototypes = self.prototypes.detach() if clock.progress < self.freeze_share else self.prototypes
         memory = None

@@ -69,7 +69,8 @@ class Seeing(Loss):
 
 def momentum(loss=None, **changes) -> Momentum:
     settings = {"predictor": None, "momentum": 0.9, "final_momentum": 0.9, "queue_size": 0}
-    settings |= {"batch_norm_groups": 1, "freeze_share": 0.0, "product": "student"} | changes
+    settings |= {"batch_norm_groups": 1, "freeze_share": 0.0, "encode_chunks": 1, "product": "student"}
+    settings |= changes
     torch.manual_seed(2)
     return Momentum(network(), loss or Seeing(), **settings).double()
 
@@ -102,7 +103,7 @@ def test_pointer_and_content_of_a_queue_are_state():
 
 
 def test_without_a_predictor_in_between_no_gradient_reaches_the_target_branch():
-    algorithm = Predictive(network(), NegativeCosine(), predictor, True, 0)
+    algorithm = Predictive(network(), NegativeCosine(), predictor, True, 0, 1)
     batch = views()
     step = algorithm.training_step(batch, clock())
     step.loss.backward()
@@ -118,7 +119,7 @@ def test_without_a_predictor_in_between_no_gradient_reaches_the_target_branch():
 
 def test_the_predictors_rate_can_be_left_alone_and_every_parameter_has_one_group():
     for constant in (False, True):
-        algorithm = Predictive(network(), NegativeCosine(), predictor, constant, 0)
+        algorithm = Predictive(network(), NegativeCosine(), predictor, constant, 0, 1)
         groups = algorithm.parameter_groups()
         places = [id(parameter) for group in groups for parameter in group["params"]]
         assert sorted(places) == sorted(id(parameter) for parameter in algorithm.parameters())
@@ -129,7 +130,7 @@ def test_the_predictors_rate_can_be_left_alone_and_every_parameter_has_one_group
 
 def test_a_predictor_with_a_queue_remembers_projections_of_the_first_view():
     loss = Seeing()
-    algorithm = Predictive(network(), loss, predictor, True, 20)
+    algorithm = Predictive(network(), loss, predictor, True, 20, 1)
     step = algorithm.training_step(views(), clock())
     assert torch.equal(loss.seen.memory, algorithm.queue.items)
     algorithm.after_step(clock(), step.carry)
@@ -214,7 +215,7 @@ def test_moco_is_contrast_with_the_queue_and_the_product_is_chosen():
 
 def test_scores_are_cosines_and_prototypes_are_of_unit_length_after_each_step():
     loss = Seeing()
-    algorithm = Prototypes(network(), loss, 7, 0.0, 0, 0.0).double()
+    algorithm = Prototypes(network(), loss, 7, 0.0, 0, 0.0, 1).double()
     step = algorithm.training_step(views(local=2), clock())
     embedded = F.normalize(algorithm.network(views().crops[0].flatten(0, 1)), dim=1).unflatten(0, (2, B))
     assert torch.allclose(loss.seen.online[:2], embedded @ algorithm.prototypes.T)
@@ -227,7 +228,7 @@ def test_scores_are_cosines_and_prototypes_are_of_unit_length_after_each_step():
 
 def test_frozen_prototypes_have_no_gradient_and_the_queue_waits():
     loss = Seeing()
-    algorithm = Prototypes(network(), loss, 7, 0.2, 12, 0.5).double()
+    algorithm = Prototypes(network(), loss, 7, 0.2, 12, 0.5, 1).double()
     for step, frozen, remembered in ((1, True, False), (3, False, False), (5, False, True)):
         algorithm.zero_grad()
         algorithm.training_step(views(), clock(step)).loss.backward()
@@ -239,7 +240,7 @@ def test_frozen_prototypes_have_no_gradient_and_the_queue_waits():
 def test_the_prototypes_of_dinos_head_stay_for_a_share_of_the_run_and_learn_then():
     made = network()
     made.head = Prototyped(made.encoder.out_features, None, 8, 5, 7)
-    algorithm = Momentum(made, Seeing(), None, 0.9, 0.9, 0, 1, 0.2, "student").double()
+    algorithm = Momentum(made, Seeing(), None, 0.9, 0.9, 0, 1, 0.2, 1, "student").double()
     optimizer = torch.optim.SGD(algorithm.parameter_groups(), lr=0.1, momentum=0.9, weight_decay=0.1)
     for step, frozen in ((0, True), (1, True), (2, False)):
         optimizer.zero_grad()
@@ -251,7 +252,7 @@ def test_the_prototypes_of_dinos_head_stay_for_a_share_of_the_run_and_learn_then
 
 
 def test_swav_learns_from_its_scores():
-    algorithm = Prototypes(network(), SwAV(0.1, 0.05, 3), 7, 0.0, 0, 0.0).double()
+    algorithm = Prototypes(network(), SwAV(0.1, 0.05, 3), 7, 0.0, 0, 0.0, 1).double()
     algorithm.training_step(views(local=2), clock()).loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in algorithm.network.head.parameters())
 
@@ -263,9 +264,9 @@ def test_one_resolution_is_one_forward_pass_for_all_views():
     calls = []
     made = network()
     made.register_forward_hook(lambda *_: calls.append(1))
-    Contrastive(made, NTXent(0.5)).training_step(views(), clock())
+    Contrastive(made, NTXent(0.5), 1).training_step(views(), clock())
     assert len(calls) == 1
-    Contrastive(made, Seeing()).training_step(views(local=2), clock())
+    Contrastive(made, Seeing(), 1).training_step(views(local=2), clock())
     assert len(calls) == 3
 
 
@@ -275,11 +276,14 @@ def test_one_resolution_is_one_forward_pass_for_all_views():
         lambda: momentum(momentum=1.1),
         lambda: momentum(momentum=0.9, final_momentum=0.8),
         lambda: momentum(batch_norm_groups=0),
+        lambda: momentum(encode_chunks=0),
+        lambda: momentum(encode_chunks=2, batch_norm_groups=4),
+        lambda: Contrastive(network(), NTXent(0.5), 0),
         lambda: momentum(queue_size=-1),
         lambda: momentum(freeze_share=1.0),
         lambda: momentum(freeze_share=0.1),
-        lambda: Prototypes(network(), Seeing(), 1, 0.0, 0, 0.0),
-        lambda: Prototypes(network(), Seeing(), 7, 1.0, 0, 0.0),
+        lambda: Prototypes(network(), Seeing(), 1, 0.0, 0, 0.0, 1),
+        lambda: Prototypes(network(), Seeing(), 7, 1.0, 0, 0.0, 1),
         lambda: Queue(0, 2),
     ],
 )

@@ -145,19 +145,19 @@ def identity(width: int, _: int | None) -> nn.Module:
 
 def momentum(network, queue_size: int) -> Momentum:
     torch.manual_seed(0)
-    return Momentum(network, InfoNCE(0.2), identity, 0.9, 0.9, queue_size, 1, 0.0, "teacher")
+    return Momentum(network, InfoNCE(0.2), identity, 0.9, 0.9, queue_size, 1, 0.0, 1, "teacher")
 
 
 def test_the_panel_gives_them_for_a_loss_that_tells_its_negatives_and_for_no_other(panel, network):
     common = set(panel.names)
-    assert set(panel(Contrastive(network, HardNegative(0.5, 0.1, 1.0)))) == common | MINED
+    assert set(panel(Contrastive(network, HardNegative(0.5, 0.1, 1.0), 1))) == common | MINED
     assert set(panel(momentum(network, 0))) == common | MINED
-    for silent in (Contrastive(network, BarlowTwins(0.005)), momentum(network, 16)):
+    for silent in (Contrastive(network, BarlowTwins(0.005), 1), momentum(network, 16)):
         assert set(panel(silent)) == common
         assert panel.negatives(silent) is None
     unlabelled = replace(panel, labels=None)
-    assert set(unlabelled(Contrastive(network, NTXent(0.5)))) == common | {n for n in MINED if "false" not in n}
-    assert set(unlabelled(Contrastive(network, Triplet(0.2, "batch_hard")))) == common
+    assert set(unlabelled(Contrastive(network, NTXent(0.5), 1))) == common | {n for n in MINED if "false" not in n}
+    assert set(unlabelled(Contrastive(network, Triplet(0.2, "batch_hard"), 1))) == common
 
 
 def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(panel, network):
@@ -172,7 +172,7 @@ def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(pan
     found = panel.negatives(algorithm)
     assert found is not None and expected is not None
     torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-6)
-    predictive = Predictive(network, InfoNCE(0.2), identity, False, 0)
+    predictive = Predictive(network, InfoNCE(0.2), identity, False, 0, 1)
     found = panel.negatives(predictive)
     with torch.no_grad():
         predictive.eval()
@@ -185,7 +185,7 @@ def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(pan
 
 @pytest.mark.parametrize("loss", [NTXent(0.5), Triplet(0.2, "distance_weighted")])
 def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(panel, network, loss):
-    algorithm = Contrastive(network, loss)
+    algorithm = Contrastive(network, loss, 1)
     algorithm.train()
     before, state = copy.deepcopy(algorithm.state_dict()), torch.get_rng_state()
     first, second = panel.negatives(algorithm), panel.negatives(algorithm)
@@ -198,7 +198,7 @@ def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(pane
 
 
 def test_labels_steer_nothing(panel, network):
-    algorithm = Contrastive(network, NTXent(0.5))
+    algorithm = Contrastive(network, NTXent(0.5), 1)
     shuffled = replace(panel, labels=panel.labels.flip(0))
     one, other = panel.negatives(algorithm), shuffled.negatives(algorithm)
     assert one is not None and other is not None and torch.equal(one.weight, other.weight)

@@ -1,0 +1,72 @@
+"""How the views of a batch go through a network: all at once, or in pieces of the batch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ssl_runner.distributed import rows, size
+from ssl_runner.models.synchronised import in_turn
+
+Crops = tuple[Tensor, ...]
+
+
+def embed_views(module: nn.Module, crops: Crops, pieces: int = 1, checkpointed: bool = False) -> Tensor:
+    """(V, B, D) of one (v, B, C, H, W) a resolution: one forward pass for each, and for each piece of the batch.
+
+    Args:
+        pieces: Of the batch of all processes, each normalised apart; running statistics see them in order.
+        checkpointed: Whether only one piece's activations are held at a time (Chen et al. 2016, arXiv:1604.06174): the
+            backward pass makes them again, with the same dropout, and leaves running statistics alone.
+
+    Raises:
+        ValueError: The batch cannot be cut into so many equal pieces.
+    """
+    if pieces == 1:
+        return _embed(module, crops)
+    n = crops[0].shape[1]
+    own = pieces // size()
+    if n % own:
+        raise ValueError(
+            f"batches of {n * size()} images cannot be cut into {pieces} equal pieces; choose algorithm.encode_chunks "
+            "(or batch_norm_groups) so that it divides batching.batch_size"
+        )
+    embedded = []
+    with in_turn(module):
+        for piece in zip(*(part.split(n // own, dim=1) for part in crops), strict=True):
+            if checkpointed and torch.is_grad_enabled():
+                contexts = lambda: (nullcontext(), _own_buffers(module))  # noqa: E731
+                done = checkpoint(_embed, module, piece, use_reentrant=False, context_fn=contexts)
+                assert isinstance(done, Tensor)
+                embedded.append(done)
+            else:
+                embedded.append(_embed(module, piece))
+    return torch.cat(embedded, dim=1)
+
+
+def refuse_pieces(name: str, pieces: int) -> None:
+    """Raises ValueError for less than one piece, or pieces that processes cannot share evenly."""
+    if pieces < 1:
+        raise ValueError(f"{name}={pieces}; give at least 1, which is the whole batch at once")
+    if pieces > 1:
+        rows(pieces, name)
+
+
+def _embed(module: nn.Module, crops: Crops) -> Tensor:
+    parts = [module(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in crops]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@contextmanager
+def _own_buffers(module: nn.Module) -> Iterator[None]:
+    """Inside, buffers are copies: what a pass that is taken again writes into them is dropped."""
+    held = [(part, dict(part._buffers)) for part in module.modules() if part._buffers]
+    for part, buffers in held:
+        part._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
+    try:
+        yield
+    finally:
+        for part, buffers in held:
+            part._buffers.update(buffers)

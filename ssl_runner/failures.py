@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import time
 import traceback
 
 from omegaconf.errors import OmegaConfBaseException
@@ -10,6 +11,7 @@ from ssl_runner import launch
 from ssl_runner.config import of_the_house
 from ssl_runner.interruption import ProcessLost
 
+PATIENCE = 30.0  # seconds
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -24,7 +26,8 @@ def tell(error: Exception) -> int:
         Exit code: 1 for a failure, 2 for a mistake in what was asked.
     """
     if launch.rank() > 0 and (isinstance(error, OSError | ProcessLost) or of_the_house(error)):
-        return 2 if isinstance(error, ValueError) else 1  # process 0 has told it
+        # process 0 tells it; torchrun ends all of them with the first that ends, which must not be another
+        time.sleep(PATIENCE)
     if isinstance(error, OSError) and error.errno in _DISK:
         where, remedy = error.filename or "to the run folder", "Choose another hydra.run.dir"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -261,7 +261,9 @@ class Trainer:
     def _remedy(self, algorithm: Algorithm, batching: Batching) -> str:
         """What to lower where memory is not enough."""
         cut = f"cut it with trainer.accumulate={2 * self.accumulate}"
-        encode = f"encode it in pieces with algorithm.encode_chunks={2 * algorithm.pieces}"
+        encode = (
+            f"encode it in pieces with algorithm.encode_chunks={2 * algorithm.pieces}, or lower batching.batch_size"
+        )
         return f"a step has {batching.images_per_step:,} images; {cut if algorithm.divisible else encode}"
 
     def _look(self, watch: Callable[[], Metrics], step: int, tracker: "Silence") -> tuple[Metrics, str | None]:

@@ -192,7 +192,7 @@ LARGE = ["dataset.size=32", "batching.batch_size=4", "trainer.keep_pages=false"]
 @pytest.mark.parametrize(
     ("overrides", "step", "remedy"),
     [
-        ([*VIEWS, *WIDE, "batching.batch_size=1024"], 0, "lower batching.batch_size"),
+        ([*VIEWS, *WIDE, "batching.batch_size=1024"], 0, "algorithm.encode_chunks=2, or lower batching.batch_size"),
         ([*MAML, *WIDE, "batching.tasks_per_batch=64"], 0, "trainer.accumulate=2"),
         ([*VIEWS, *WIDE, *LARGE, "trainer.panel_every=2"], 1, "trainer.panel_every=null"),
         ([*VIEWS, *WIDE, *LARGE], None, "go on with: ssl-train resume="),

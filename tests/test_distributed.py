@@ -71,7 +71,8 @@ def differences(tmp_path_factory) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("case", cases())
 def test_gradients_state_and_metrics_of_two_processes_are_those_of_one(case, differences):
     """Queues, centers, teachers and running statistics are state."""
-    assert differences[case]["gradient"] < 1e-10
+    # Reptile's Adam divides what is 0 but for rounding, the gradient of a bias before batch normalisation, by its size
+    assert differences[case]["gradient"] < (1e-8 if case == "reptile" else 1e-10)
     assert differences[case]["state"] < 1e-10
     assert differences[case]["metric"] < 1e-5  # logged in float32
 

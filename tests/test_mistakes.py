@@ -422,7 +422,11 @@ OPTIONS = {
 }
 # what belongs with an option for a run to make sense; the data is tiny or not there
 WITH = {
-    "algorithm/maml": [*EPISODES.split(), "model/head=linear", "eval=[]"],
+    **{
+        f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
+        for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "imaml")
+    },
+    "algorithm/reptile": [*EPISODES.split(), "model/head=linear", "eval=[]", "optimizer=sgd"],
     "algorithm/momentum": ["loss=info_nce"],
     "algorithm/predictive": ["loss=info_nce"],
     "algorithm/prototypes": ["loss=swav"],

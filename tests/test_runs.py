@@ -127,9 +127,9 @@ WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, prototypes
 }
 
 
-@pytest.mark.parametrize("name", ["simclr_digits", "maml_omniglot", *WITH_STATE])
+@pytest.mark.parametrize("name", ["simclr_digits", "maml_omniglot", "maml_pp_omniglot", *WITH_STATE])
 def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
-    if name == "maml_omniglot":
+    if name.endswith("_omniglot"):
         request.getfixturevalue("data_root")
     overrides = [*small(name), "trainer.max_steps=6", "trainer.checkpoint_every=3"]
     if name in WITH_STATE:

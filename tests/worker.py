@@ -25,6 +25,7 @@ VIEWS = ["experiment=simclr_digits", *SMALL]
 HEAD = ["model.head.hidden_features=16", "model.head.out_features=12"]
 TASKS = ["experiment=protonet_digits", "model.encoder.width=4", "eval=[]", "baselines=[]", "batching=episodes_5w1s"]
 TASKS += ["batching.tasks_per_batch=4", "batching.n_query=2", "trainer.max_steps=2"]
+SGD = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0"]  # surrogates take no other
 RESNET = ["model/encoder=resnet18", "batching.batch_size=4"]
 
 
@@ -51,6 +52,9 @@ def cases() -> dict[str, list[str]]:
     maml = ["algorithm=maml", "model/head=linear"]
     found["maml"] = [*TASKS, *maml]
     found["maml, first order"] = [*TASKS, *maml, "algorithm.second_order=false", "algorithm.inner_steps=2"]
+    for method in ("anil", "boil", "meta_sgd", "maml_pp", "imaml"):
+        found[method] = [*TASKS, f"algorithm={method}", "model/head=linear"]
+    found["reptile"] = [*TASKS, *SGD, "algorithm=reptile", "model/head=linear", "batching.k_shot=4"]
     return found
 
 

@@ -1,0 +1,138 @@
+"""Implicit MAML: the meta-gradient at the solution of a regularised inner problem, whatever way led there."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp, vmap
+
+from ssl_runner.algorithms.algorithm import Step
+from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, refuse_rate
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.batch_norm import forget_records, normalised_by
+from ssl_runner.models.network import Network
+
+
+class IMAML(InnerLoop):
+    """iMAML (Rajeswaran et al. 2019, arXiv:1909.04630): phi = argmin L_s(phi) + lambda / 2 |phi - theta|^2 (eq. 3), and
+    the meta-gradient (I + H / lambda)^-1 grad L_q(phi), with H the Hessian of L_s at phi (eq. 6), by conjugate
+    gradients (alg. 2). The inner problem is solved by gradient descent, through which nothing is differentiated: memory
+    does not grow with the inner steps.
+
+    The loss returned is a surrogate with that gradient; the logged one is the query loss. It is a gradient like any
+    other, so any optimizer will do.
+
+    Args:
+        network: See `InnerLoop`, likewise loss, inner_steps, eval_inner_steps and statistics.
+        inner_lr: Of the inner gradient descent, above 0; below 1 / proximal, or it would overshoot theta.
+        proximal: The lambda above, above 0: how strongly tasks are held near the common weights.
+        conjugate_steps: Steps of the conjugate gradients, at least 1.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        inner_lr: float,
+        inner_steps: int,
+        eval_inner_steps: int,
+        proximal: float,
+        conjugate_steps: int,
+        statistics: Statistics,
+    ) -> None:
+        super().__init__(network, loss, inner_steps, eval_inner_steps, statistics)
+        refuse_rate(inner_lr)
+        if not proximal > 0:
+            raise ValueError(f"proximal={proximal}, but it holds tasks near the common weights; give a number above 0")
+        if inner_lr * proximal >= 1:
+            raise ValueError(f"inner_lr={inner_lr}, proximal={proximal}; their product must be below 1")
+        if conjugate_steps < 1:
+            raise ValueError(f"conjugate_steps={conjugate_steps}; it must be at least 1")
+        self.inner_lr, self.proximal, self.conjugate_steps = inner_lr, proximal, conjugate_steps
+
+    def rate(self, name: str, step: int) -> float:
+        return self.inner_lr
+
+    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+        def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
+            weights, trail = self.initial(), []
+            for reached, seen in self.descend(support_images, support_labels, self.inner_steps, clock):
+                weights = reached
+                trail.append(seen)
+
+            def of_queries(weights: Parameters):
+                loss, metrics = self.loss_of(weights, query_images, query_labels, self.inner_steps, clock)
+                return loss, (loss, metrics, self.recorded())
+
+            direct, (loss, metrics, seen) = grad(of_queries, has_aux=True)(weights)
+            solution = self._implicit(weights, direct, support_images, support_labels, clock)
+            return solution, loss, metrics, [*trail[1:], seen]
+
+        with torch.no_grad(), normalised_by(self.network, "batch"):
+            gradients, losses, metrics, records = vmap(task, randomness="different")(
+                batch.support_images, batch.support_labels, batch.query_images, batch.query_labels
+            )
+        forget_records(self.network)
+        products = [(value * gradients[name].mean(0)).sum() for name, value in self.initial().items()]
+        surrogate = torch.stack(products).sum()
+        logged = {name: value.mean() for name, value in metrics.items()} | {"loss": losses.mean()}
+        return Step(surrogate, logged, carried(records))
+
+    def descend(
+        self, support: Tensor, labels: Tensor, steps: int, clock: Clock
+    ) -> Iterator[tuple[Parameters, Records]]:
+        def loss(weights: Parameters) -> tuple[Tensor, Records]:
+            return self.loss_of(weights, support, labels, 0, clock)[0], self.recorded()
+
+        start = self.initial()
+        weights, seen = start, Records()
+        yield weights, seen
+        for _ in range(steps):
+            with torch.no_grad():
+                gradients, seen = grad(loss, has_aux=True)(weights)
+                weights = {
+                    name: value - self.inner_lr * (gradients[name] + self.proximal * (value - start[name]))
+                    for name, value in weights.items()
+                }
+            yield weights, seen
+
+    def _implicit(
+        self, weights: Parameters, direct: Parameters, support: Tensor, labels: Tensor, clock: Clock
+    ) -> Parameters:
+        """(I + H / proximal)^-1 direct."""
+        gradient = grad(lambda weights: self.loss_of(weights, support, labels, 0, clock)[0])
+        pull = vjp(gradient, weights)[1]
+
+        def product(vector: Parameters) -> Parameters:
+            curved = pull(vector)[0]  # H is symmetric
+            return {name: value + curved[name] / self.proximal for name, value in vector.items()}
+
+        return conjugate_gradients(product, direct, self.conjugate_steps)
+
+
+def conjugate_gradients(product: Callable[[Parameters], Parameters], target: Parameters, steps: int) -> Parameters:
+    """What ``product``, symmetric and positive definite, takes to ``target``, after so many steps from 0.
+
+    Where a residual is 0 already, nothing more happens.
+    """
+    found = {name: torch.zeros_like(value) for name, value in target.items()}
+    residual, direction = target, target
+    size = _dot(residual, residual)
+    for _ in range(steps):
+        image = product(direction)
+        step = _share(size, _dot(direction, image))
+        found = {name: value + step * direction[name] for name, value in found.items()}
+        residual = {name: value - step * image[name] for name, value in residual.items()}
+        before, size = size, _dot(residual, residual)
+        direction = {name: value + _share(size, before) * direction[name] for name, value in residual.items()}
+    return found
+
+
+def _dot(one: Parameters, other: Parameters) -> Tensor:
+    return torch.stack([(value * other[name]).sum() for name, value in one.items()]).sum()
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole == 0, torch.zeros_like(part), part / whole)

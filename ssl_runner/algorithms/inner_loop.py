@@ -1,0 +1,267 @@
+"""Gradient descent within a task, for all tasks at once: what gradient-based meta-learners share."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.batch_norm import BatchNorm2d, batch_norms, forget_records, normalised_by
+from ssl_runner.models.network import Network
+
+Parameters = dict[str, Tensor]
+Statistics = Literal["batch", "support", "running"]
+Records = list[tuple[Tensor, Tensor]]  # mean and variance of each batch normalisation, in the network's order
+
+STATISTICS = ("batch", "support", "running")
+
+
+class InnerLoop(Algorithm):
+    """Base of the meta-learners that adapt to a task by a few steps of gradient descent on its support set.
+
+    All tasks run their inner loops at once under `torch.func.vmap`, and gradients are those of a loop over tasks
+    (`ssl_runner.algorithms.reference_loop`). Memory grows with the tasks in flight: ``trainer.accumulate`` cuts it
+    without changing the gradient. In training, batch normalisation always uses the batch at hand.
+
+    A method says what adapts (`adapts`), at what rate (`rate`), and, where it is not MAML's, what an inner step is
+    (`descend`), what counts of it (`emphasis`), and how the outer update follows (`training_step`).
+
+    Args:
+        network: Its head has one output a class of the task.
+        loss: Of the logits, for the inner and the outer loop.
+        inner_steps: Inner steps in training, at least 1.
+        eval_inner_steps: Inner steps in `classify`.
+        statistics: What normalises the queries in `classify`: ``batch`` (all queries of a task together, the paper's,
+            transductive), ``support`` (statistics of the support set, inductive) or ``running`` (averages over
+            training, inductive).
+    """
+
+    batch_type = Episodes
+    gives_logits = True
+    head_classifies = True
+
+    def __init__(
+        self, network: Network, loss: Loss, inner_steps: int, eval_inner_steps: int, statistics: Statistics
+    ) -> None:
+        super().__init__(network)
+        if min(inner_steps, eval_inner_steps) < 1:
+            raise ValueError(f"inner_steps={inner_steps}, eval_inner_steps={eval_inner_steps}; both must be at least 1")
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics={statistics!r} is not one of {', '.join(STATISTICS)}")
+        refuse_normalisation(network)
+        self.loss = loss
+        self.inner_steps = inner_steps
+        self.eval_inner_steps = eval_inner_steps
+        self.statistics: Statistics = statistics
+
+    def adapts(self, name: str) -> bool:
+        """Whether the inner loop changes this parameter of the network."""
+        return True
+
+    @abstractmethod
+    def rate(self, name: str, step: int) -> Tensor | float:
+        """Inner learning rate of a parameter at inner step 0, 1, ..."""
+
+    def is_second_order(self, clock: Clock) -> bool:
+        """Whether the meta-gradient goes through the inner gradients at this time of the run."""
+        return True
+
+    def emphasis(self, clock: Clock) -> list[float]:
+        """Weights, of sum 1, of the query losses after 0, 1, ..., `inner_steps` inner steps; a 0 is not computed."""
+        return [0.0] * self.inner_steps + [1.0]
+
+    def figures(self) -> dict[str, Tensor]:
+        """Scalars of what is learned about the inner loop, to log."""
+        return {}
+
+    def begin(self, images: Tensor) -> Tensor:
+        """What of the network does not hang on the inner loop, (M, ...) of one task's images (M, C, H, W)."""
+        return images
+
+    def scores(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
+        """Logits (M, n_way), given what adapts as it is after so many inner steps, and what `begin` made."""
+        return functional_call(self.network, weights, (begun,))
+
+    def initial(self) -> Parameters:
+        """What adapts, as each task finds it."""
+        return {name: value for name, value in self.network.named_parameters() if self.adapts(name)}
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "statistics": self.statistics,
+            "transductive": self.statistics == "batch",
+            "inner_steps": self.eval_inner_steps,
+            "inductive": f"statistics={self._inductive}",
+        }
+
+    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+        emphasis = self.emphasis(clock)
+
+        def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
+            support, total, metrics, trail = self.begin(support_images), torch.zeros(()), {}, []
+            descent = self.descend(support, support_labels, self.inner_steps, clock)
+            for step, (weights, seen) in enumerate(descent):
+                trail += [seen] if step else []
+                if emphasis[step]:
+                    loss, metrics = self.loss_of(weights, self.begin(query_images), query_labels, step, clock)
+                    total = total + emphasis[step] * loss
+            return total, metrics, [*trail, self.recorded()]
+
+        with normalised_by(self.network, "batch"):
+            losses, metrics, records = vmap(task, randomness="different")(
+                batch.support_images, batch.support_labels, batch.query_images, batch.query_labels
+            )
+        forget_records(self.network)
+        logged = {name: value.mean() for name, value in metrics.items()} | self.figures()
+        return Step(losses.mean(), logged, carried(records))
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+        """Running statistics: one step of momentum towards the tasks' average, as seen by the adapted networks."""
+        for index, layer in enumerate(batch_norms(self.network)):
+            mean, variance = (carry[f"{self.inner_steps}/{index}/{name}"].mean(0) for name in ("mean", "variance"))
+            assert layer.running_mean is not None and layer.running_var is not None and layer.momentum is not None
+            layer.running_mean.lerp_(mean, layer.momentum)
+            layer.running_var.lerp_(variance, layer.momentum)
+
+    def loss_of(self, weights: Parameters, begun: Tensor, labels: Tensor, step: int, clock: Clock):
+        """Loss and metrics of one task's images and labels (M,)."""
+        logits = self.scores(weights, begun, step)
+        return self.loss(Embeddings(online=logits[None], labels=labels), clock)
+
+    def descend(
+        self, support: Tensor, labels: Tensor, steps: int, clock: Clock
+    ) -> Iterator[tuple[Parameters, Records]]:
+        """What adapts after 0, 1, ..., ``steps`` inner steps on one task, with what batch normalisation saw of the
+        support set in the step before."""
+
+        def loss(weights: Parameters, step: int) -> tuple[Tensor, Records]:
+            return self.loss_of(weights, support, labels, step, clock)[0], self.recorded()
+
+        weights, seen = self.initial(), Records()
+        yield weights, seen
+        for step in range(steps):
+            # grad computes under no_grad all the same, but leaves no graph for the outer gradient
+            with nullcontext() if self.is_second_order(clock) else torch.no_grad():
+                gradients, seen = grad(partial(loss, step=step), has_aux=True)(weights)
+            weights = {name: value - self.rate(name, step) * gradients[name] for name, value in weights.items()}
+            yield weights, seen
+
+    def recorded(self) -> Records:
+        """What each batch normalisation last saw; nothing of those that normalise by other statistics."""
+        return [layer.recorded for layer in batch_norms(self.network) if layer.recorded is not None]
+
+    def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
+        return self.classify_by(self.statistics, support_images, support_labels, query_images, n_way)
+
+    def classifiers(self) -> dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]]:
+        return {
+            "inductive": partial(self.classify_by, self._inductive),
+            "transductive": partial(self.classify_by, "batch"),
+        }
+
+    def classify_by(
+        self,
+        statistics: Statistics,
+        support_images: Tensor,
+        support_labels: Tensor,
+        query_images: Tensor,
+        n_way: int,
+    ) -> Tensor:
+        """`classify`, with queries normalised by these statistics."""
+        last = [self.eval_inner_steps]
+        return self._scores_after(last, statistics, support_images, support_labels, query_images, n_way)[0]
+
+    def trajectory(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
+        """Scores (steps + 1, T, Q, n_way) of the queries, from before adaptation to after the last inner step."""
+        steps = range(self.eval_inner_steps + 1)
+        return self._scores_after(steps, self.statistics, support_images, support_labels, query_images, n_way)
+
+    @property
+    def _inductive(self) -> Statistics:
+        return "support" if self.statistics == "batch" else self.statistics
+
+    def _scores_after(
+        self,
+        steps: Sequence[int],
+        statistics: Statistics,
+        support_images: Tensor,
+        support_labels: Tensor,
+        query_images: Tensor,
+        n_way: int,
+    ) -> Tensor:
+        self._check_ways(n_way)
+        clock = Clock(step=0, max_steps=1, seed=0, device=query_images.device)
+
+        def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor) -> Tensor:
+            support = self.begin(support_images)
+            descent = enumerate(self.descend(support, support_labels, max(steps), clock))
+            return torch.stack(
+                [
+                    self._of_queries(weights, support_images, query_images, step, statistics)
+                    for step, (weights, _) in descent
+                    if step in steps
+                ]
+            )
+
+        with normalised_by(self.network, "running" if statistics == "running" else "batch"):
+            found = vmap(task, out_dims=1, randomness="different")(support_images, support_labels, query_images)
+        forget_records(self.network)
+        return found.detach()
+
+    def _of_queries(
+        self, weights: Parameters, support_images: Tensor, query_images: Tensor, step: int, statistics: Statistics
+    ) -> Tensor:
+        if statistics != "support":
+            return self.scores(weights, self.begin(query_images), step)
+        self.scores(weights, self.begin(support_images), step)  # records the support's statistics
+        with normalised_by(self.network, "recorded"):
+            return self.scores(weights, self.begin(query_images), step)
+
+    def _check_ways(self, n_way: int) -> None:
+        outputs = getattr(self.network.head, "out_features", n_way)
+        if outputs != n_way:
+            raise ValueError(
+                f"the head has {outputs} outputs, so {type(self).__name__} classifies {outputs} ways, got {n_way}; "
+                f"evaluate {outputs} ways (eval.few_shot.settings) or set batching.n_way={n_way}"
+            )
+
+
+def refuse_normalisation(network: Network) -> None:
+    """Raises ValueError for layers whose second-order gradients `torch.func.vmap` gets wrong without saying so.
+
+    In float64, after one inner step, by 1% of the meta-gradient with torch's batch normalisation, 0.3% with instance
+    and 2% with layer normalisation (torch 2.15); group normalisation is exact, and so is the house's `BatchNorm2d`.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, _BatchNorm | _InstanceNorm | nn.LayerNorm) and not isinstance(layer, BatchNorm2d):
+            raise ValueError(
+                f"{name} is a {type(layer).__name__}, whose gradients of second order torch.func.vmap gets wrong; "
+                "choose an encoder without it: model/encoder=conv4, resnet18, resnet34 or resnet50"
+            )
+
+
+def refuse_rate(inner_lr: float) -> None:
+    """Raises ValueError for an inner rate that does not descend."""
+    if not inner_lr > 0:
+        raise ValueError(f"inner_lr={inner_lr}, but the inner loop descends; give a number above 0, say 0.4")
+
+
+def carried(records: list[Records]) -> dict[str, Tensor]:
+    """``STEP/LAYER/mean`` and ``/variance``, each (T, channels), of what was seen at each step of each task."""
+    return {
+        f"{step}/{layer}/{name}": value.detach()
+        for step, seen in enumerate(records)
+        for layer, record in enumerate(seen)
+        for name, value in zip(("mean", "variance"), record, strict=True)
+    }

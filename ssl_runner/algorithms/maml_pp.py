@@ -1,0 +1,125 @@
+"""How to train your MAML."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Statistics, refuse_rate
+from ssl_runner.algorithms.meta_sgd import with_rates
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.batch_norm import BatchNorm2d
+from ssl_runner.models.network import Network
+
+AFFINE, AVERAGES = ("weight", "bias"), ("running_mean", "running_var")
+
+
+class MAMLpp(InnerLoop):
+    """MAML++ (Antoniou et al. 2019, arXiv:1810.09502, sec. 4): MAML with all six of its stabilisers.
+
+    Multi-step loss, annealed; second order only after a share of the run; rates learned for each parameter and step;
+    scale, shift and running statistics of batch normalisation kept for each step and left alone by the inner loop; the
+    cosine of the outer rate is the scheduler's. Evaluation may take more steps than training: these use the last one's.
+
+    The encoder that is kept is the one before adaptation, with the first step's batch normalisation.
+
+    Deviations: a rate belongs to a parameter, not to a layer's weight and bias together; where ``statistics=running``,
+    running statistics are used (the authors' code keeps them and normalises by the batch).
+
+    Args:
+        network: See `InnerLoop`, likewise loss, inner_steps, eval_inner_steps and statistics.
+        inner_lr: What all rates begin with, above 0.
+        multi_step_share: Share of the run, from its start, in which the query losses after the earlier steps count,
+            less and less; in [0, 1].
+        first_order_share: Share of the run, from its start, that is first order; in [0, 1].
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        inner_lr: float,
+        inner_steps: int,
+        eval_inner_steps: int,
+        multi_step_share: float,
+        first_order_share: float,
+        statistics: Statistics,
+    ) -> None:
+        super().__init__(network, loss, inner_steps, eval_inner_steps, statistics)
+        refuse_rate(inner_lr)
+        for name, share in {"multi_step_share": multi_step_share, "first_order_share": first_order_share}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share}, but it is a share of the run; give a number in [0, 1]")
+        self.multi_step_share, self.first_order_share = multi_step_share, first_order_share
+        layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, BatchNorm2d)}
+        self.affine = nn.ParameterDict()
+        for layer, module in layers.items():
+            for part in AFFINE:
+                value = getattr(module, part).requires_grad_(False)  # the first step's takes its place
+                self.affine[_key(f"{layer}.{part}")] = nn.Parameter(_for_steps(value, inner_steps + 1))
+            for part in AVERAGES:
+                self.register_buffer(_key(f"{layer}.{part}"), _for_steps(getattr(module, part), inner_steps + 1))
+        self.layers = layers
+        adapting = self.initial().items()
+        self.rates = nn.ParameterDict(
+            {_key(name): nn.Parameter(torch.full((inner_steps,), inner_lr)) for name, _ in adapting}
+        )
+
+    def adapts(self, name: str) -> bool:
+        return _key(name) not in self.affine
+
+    def rate(self, name: str, step: int) -> Tensor:
+        return self.rates[_key(name)][min(step, self.inner_steps - 1)]
+
+    def is_second_order(self, clock: Clock) -> bool:
+        return clock.progress >= self.first_order_share
+
+    def emphasis(self, clock: Clock) -> list[float]:
+        """At first all steps alike, then linearly less of the earlier ones, at last only the last one (sec. 4, MSL)."""
+        left = max(0.0, 1 - clock.progress / self.multi_step_share) if self.multi_step_share else 0.0
+        earlier = left / self.inner_steps
+        return [0.0, *[earlier] * (self.inner_steps - 1), 1 - earlier * (self.inner_steps - 1)]
+
+    def figures(self) -> dict[str, Tensor]:
+        """Every rate, at every step."""
+        return {
+            f"inner_lr/{name}/{step}": rate for name, rates in self.rates.items() for step, rate in enumerate(rates)
+        }
+
+    def scores(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
+        return functional_call(self.network, weights | self._normalisation(step), (begun,))
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+        for index, (name, layer) in enumerate(self.layers.items()):
+            assert layer.momentum is not None
+            for part, seen in zip(AVERAGES, ("mean", "variance"), strict=True):
+                average = self.get_buffer(_key(f"{name}.{part}"))
+                for step in range(self.inner_steps + 1):
+                    average[step].lerp_(carry[f"{step}/{index}/{seen}"].mean(0), layer.momentum)
+        for name, value in self._normalisation(0).items():
+            place, _, part = name.rpartition(".")
+            getattr(self.layers[place], part).copy_(value)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Neither rates nor batch normalisation, here (steps, channels), take weight decay."""
+        return with_rates(with_rates(super().parameter_groups(), self.rates), self.affine)
+
+    def _normalisation(self, step: int) -> Parameters:
+        """Scale, shift and running statistics of all layers, by their names in the network, after so many steps."""
+        step = min(step, self.inner_steps)
+        own = {f"{layer}.{part}" for layer in self.layers for part in AFFINE}
+        kept = {f"{layer}.{part}" for layer in self.layers for part in AVERAGES}
+        return {name: self.affine[_key(name)][step] for name in own} | {
+            name: self.get_buffer(_key(name))[step] for name in kept
+        }
+
+
+def _for_steps(value: Tensor, steps: int) -> Tensor:
+    return value.detach().repeat(steps, 1)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # names of parameters and buffers take no dots

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset
 
 
@@ -62,7 +63,8 @@ class TaskSampler:
         setting: How an error names the setting to change; ``{}`` stands for ``n_way``, ``k_shot`` or ``n_query``.
 
     Raises:
-        ValueError: If there are no labels, fewer than n_way classes, or a class of fewer than k_shot + n_query images.
+        ValueError: If there are no labels.
+        ConfigError: If there are fewer than n_way classes, a class of fewer than k_shot + n_query images, or both.
     """
 
     def __init__(self, dataset: Dataset, n_way: int, k_shot: int, n_query: int, setting: str = "batching.{}") -> None:
@@ -94,21 +96,24 @@ class TaskSampler:
         return Tasks(support.flatten(1), query.flatten(1), self.n_way)
 
     def _check(self, dataset: Dataset, setting: str) -> None:
+        problems = []
         source, _, split = dataset.name.rpartition("/")
         where = f"split '{split}' of {source}" if source else split
         if self.n_way > len(self._counts):
-            raise ValueError(
+            problems.append(
                 f"n_way={self.n_way}, but {where} has {len(self._counts)} classes; lower {setting.format('n_way')}"
             )
         needed = self.k_shot + self.n_query
         short = np.flatnonzero(self._counts < needed)
         if len(short):
             smallest = short[np.argmin(self._counts[short])]
-            raise ValueError(
+            problems.append(
                 f"k_shot={self.k_shot} and n_query={self.n_query} need {needed} images a class, but {where} has "
                 f"{len(short)} smaller classes, the smallest '{dataset.class_names[smallest]}' with "
                 f"{self._counts[smallest]}; lower {setting.format('k_shot')} or {setting.format('n_query')}"
             )
+        if problems:
+            raise ConfigError(problems)
 
 
 def _labels(dataset: Dataset) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.checkpoint import write_atomically
+from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.tasks import Tasks, TaskSampler
 from ssl_runner.evaluation.features import dataset_features, evaluating
@@ -67,6 +68,7 @@ class FewShot:
                 raise ValueError(f"eval.few_shot.{name}={value}; it must be at least 1")
         randomness.check_seed(seed, "eval.few_shot.seed")
         self.settings = [Setting.parse(setting, n_query) for setting in settings]
+        self.n_query = n_query
         self.episodes = episodes
         self.seed = seed
         self.tasks_per_batch = tasks_per_batch
@@ -92,13 +94,30 @@ class FewShot:
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
         """Draw tasks and classify one of each setting; raises ValueError where ways, shots or classes do not fit."""
-        first = [self.tasks(setting, splits.test)[:1] for setting in self.settings]
+        try:
+            first = [self.tasks(setting, splits.test)[:1] for setting in self.settings]
+        except ConfigError as error:
+            raise ConfigError([*error.problems, self._remedy(splits.test)]) from None
         if algorithm is None:
             return
         with evaluating(algorithm):
             for task in first:
                 for _ in self._by_images(algorithm, splits.test, task, device):
                     pass
+
+    def _remedy(self, dataset: Dataset) -> str:
+        """Settings that a dataset has the classes and images for: those of ours that fit, else the nearest one."""
+        assert dataset.labels is not None, "told before"
+        classes, smallest = dataset.n_classes, int(dataset.labels.bincount(minlength=dataset.n_classes).min())
+        has = f"eval.few_shot: {dataset.name} has {classes} classes of at least {smallest} images"
+        if min(classes, smallest) < 2:
+            return f"{has}, too few for any task; leave few_shot out of eval=[...]"
+        asked = {one: one.k_shot + (1 if one.n_query == self.n_query else one.n_query) for one in self.settings}
+        fit = [one for one, least in asked.items() if one.n_way <= classes and least <= smallest]
+        fit = fit or [Setting.parse(f"{min(classes, self.settings[0].n_way)}w1s", self.n_query)]
+        n_query = min(self.n_query, smallest - max(one.k_shot for one in fit))
+        settings = ",".join(one.name for one in fit)
+        return f"{has}; what fits it is eval.few_shot.settings=[{settings}] eval.few_shot.n_query={n_query}"
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training."""

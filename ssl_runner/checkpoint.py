@@ -98,8 +98,7 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
     warnings = []
     for path in found:
         try:
-            _verify(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _read(path)
             stored = Identity(**state["identity"])
         except Exception as error:  # damage shows as many kinds of error; the next older file may be whole
             warnings.append(f"{path} is damaged ({type(error).__name__})")
@@ -112,6 +111,34 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
     if found:
         raise ResumeError("; ".join(warnings) + ". No whole checkpoint is left: start a new run.")
     return None
+
+
+def product(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The algorithm's weights and buffers, on the CPU.
+
+    Args:
+        folder: Of the checkpoints.
+        name: Which of them is the product of a finished run, as its result.json says: last.pt or best.pt.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is damaged, or none of the two.
+    """
+    path = folder / name
+    if name not in (LAST, BEST):
+        raise ValueError(f"the product of {folder.parent} is said to be {name!r}, expected {LAST} or {BEST}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; bring it back: it holds what {folder.parent} has learned")
+    try:
+        state = _read(path)
+        return state if name == BEST else state["algorithm"]
+    except Exception as error:  # damage shows as many kinds of error
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); bring back a whole one") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    _verify(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _verify(path: Path) -> None:

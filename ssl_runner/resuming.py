@@ -55,7 +55,7 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
     if not path.is_file():
         lack = "has no config.yaml, so it is no run folder" if folder.is_dir() else "does not exist"
         raise ConfigError([f"{who}: {folder.absolute()} {lack}; give outputs/NAME/RUN"])
-    config = _read(path, who)
+    config = read_config(path, who)
     before = check(config)
     _override(config, overrides, who)
     after = check(config)
@@ -67,7 +67,8 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
     return after | {"resume": str(folder) if word == "resume" else None}
 
 
-def _read(path: Path, who: str) -> DictConfig:
+def read_config(path: Path, who: str) -> DictConfig:
+    """The config.yaml of a run, as it stands; raises ConfigError, beginning with ``who``, where it is none."""
     try:
         config = OmegaConf.load(path)
     except (OSError, UnicodeError, yaml.YAMLError) as error:

@@ -58,8 +58,8 @@ class FewShotClassifier:
 
     Images go in batches of equal size, each beside the whole support. Where the algorithm's normalisation is
     transductive (MAML with ``statistics=batch``, which result.json's ``protocols`` tells), a prediction depends on the
-    other images of its batch: such a method was scored on batches of images from all its classes, and one image alone
-    may be told less well; ``algorithm.statistics=support`` or ``running`` in training has predictions of their own.
+    other images of its batch: it was scored on batches with images of every class, and one image alone may be told
+    less well. A run with ``algorithm.statistics=support`` or ``running`` predicts each image by itself.
 
     Args:
         algorithm: Trained.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from ssl_runner import randomness
+from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.tasks import TaskSampler, _sample
 
@@ -118,6 +119,13 @@ def test_too_many_ways_name_the_split_and_the_remedy():
 def test_a_class_with_too_few_images_is_named_with_its_count():
     with pytest.raises(ValueError, match=r"need 6 images a class.*'class 1' with 5; lower few.k_shot or few.n_query"):
         TaskSampler(dataset([9, 5, 9]), 2, 1, 5, "few.{}")
+
+
+def test_too_many_ways_and_too_few_images_are_told_together():
+    with pytest.raises(ConfigError) as told:
+        TaskSampler(dataset([9, 5, 9]), 4, 1, 5)
+    ways, images = told.value.problems
+    assert ways.startswith("n_way=4") and images.startswith("k_shot=1 and n_query=5 need 6 images")
 
 
 def test_a_class_without_images_is_refused():

@@ -1,6 +1,7 @@
 """Few-shot evaluation: fixed tasks, honest intervals, one answer by every way."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
+from ssl_runner.config import ConfigError
 from ssl_runner.evaluation.few_shot import FewShot, Setting, interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
 
@@ -176,6 +178,38 @@ def test_too_many_ways_name_the_setting(by_classes):
     message = r"n_way=10, but split 'test' of digits has 5 classes; lower n_way of '10w1s' in eval\.few_shot"
     with pytest.raises(ValueError, match=message):
         few_shot(["10w1s"])(RawPixels((1, 8, 8)), by_classes, CPU)
+
+
+@pytest.mark.parametrize(
+    ("settings", "each", "fitting"),
+    [
+        (["5w1s", "5w2s", "10w1s", "5w20s"], 10, ["5w1s", "5w2s"]),
+        (["5w1s", "5w1s3q", "5w1s20q"], 10, ["5w1s", "5w1s3q"]),
+        (["20w1s", "20w5s"], 10, ["5w1s"]),
+        (["5w5s"], 5, ["5w1s"]),
+    ],
+)
+def test_settings_that_fit_a_small_split_are_told_and_do_fit(settings, each, fitting, by_classes):
+    test = by_classes.test
+    rows = torch.cat([(test.labels == label).nonzero()[:each, 0] for label in range(5)])
+    small = replace(by_classes, test=replace(test, images=test.images[rows], labels=test.labels[rows]))
+    with pytest.raises(ConfigError) as told:
+        few_shot(settings, n_query=15).check(None, small, CPU)
+    line = told.value.problems[-1]
+    found = re.search(r"5 classes of at least (\d+) images; .*settings=\[(.*)\] eval\.few_shot\.n_query=(\d+)$", line)
+    assert found is not None
+    assert (int(found[1]), found[2].split(",")) == (each, fitting)
+    few_shot(fitting, n_query=int(found[3])).check(None, small, CPU)
+    with pytest.raises(ConfigError):  # one more would be too many
+        few_shot([name for name in fitting if "q" not in name], n_query=int(found[3]) + 1).check(None, small, CPU)
+
+
+def test_a_split_without_a_second_image_fits_no_task(by_classes):
+    test = by_classes.test
+    rows = torch.stack([(test.labels == label).nonzero()[0, 0] for label in range(5)])
+    single = replace(by_classes, test=replace(test, images=test.images[rows], labels=test.labels[rows]))
+    with pytest.raises(ConfigError, match=r"too few for any task; leave few_shot out of eval"):
+        few_shot().check(None, single, CPU)
 
 
 def test_one_episode_has_no_interval():

@@ -1,7 +1,7 @@
 """Gradient descent within a task, for all tasks at once: what gradient-based meta-learners share."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.algorithms.algorithm import Algorithm, Classifier, Step
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
@@ -43,7 +43,8 @@ class InnerLoop(Algorithm):
         eval_inner_steps: Inner steps in `classify`.
         statistics: What normalises the queries in `classify`: ``batch`` (all queries of a task together, the paper's,
             transductive), ``support`` (statistics of the support set, inductive) or ``running`` (averages over
-            training, inductive).
+            training, inductive). Of `classifiers`, ``transductive`` is ``batch``, and ``inductive`` is ``support``, or
+            ``running`` where that is configured.
     """
 
     batch_type = Episodes
@@ -101,7 +102,7 @@ class InnerLoop(Algorithm):
             "statistics": self.statistics,
             "transductive": self.statistics == "batch",
             "inner_steps": self.eval_inner_steps,
-            "inductive": f"statistics={self._inductive}",
+            "classifiers": self._named_statistics,
         }
 
     def training_step(self, batch: Episodes, clock: Clock) -> Step:
@@ -164,10 +165,10 @@ class InnerLoop(Algorithm):
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         return self.classify_by(self.statistics, support_images, support_labels, query_images, n_way)
 
-    def classifiers(self) -> dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]]:
+    def classifiers(self) -> dict[str, Classifier]:
         return {
-            "inductive": partial(self.classify_by, self._inductive),
-            "transductive": partial(self.classify_by, "batch"),
+            name: self.classify if statistics == self.statistics else partial(self.classify_by, statistics)
+            for name, statistics in self._named_statistics.items()
         }
 
     def classify_by(
@@ -178,7 +179,7 @@ class InnerLoop(Algorithm):
         query_images: Tensor,
         n_way: int,
     ) -> Tensor:
-        """`classify`, with queries normalised by these statistics."""
+        """As `classify`, with queries normalised by these statistics instead of the configured ones."""
         last = [self.eval_inner_steps]
         return self._scores_after(last, statistics, support_images, support_labels, query_images, n_way)[0]
 
@@ -188,8 +189,9 @@ class InnerLoop(Algorithm):
         return self._scores_after(steps, self.statistics, support_images, support_labels, query_images, n_way)
 
     @property
-    def _inductive(self) -> Statistics:
-        return "support" if self.statistics == "batch" else self.statistics
+    def _named_statistics(self) -> dict[str, Statistics]:
+        """What each of `classifiers` normalises queries by: the configured statistics, under the name that fits."""
+        return {"inductive": "support" if self.statistics == "batch" else self.statistics, "transductive": "batch"}
 
     def _scores_after(
         self,

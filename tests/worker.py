@@ -49,6 +49,12 @@ def cases() -> dict[str, list[str]]:
     found["small crops"] = [*VIEWS, *HEAD, "loss=sigreg", "batching=multi_crop"]
     found["dino's head"] = [*VIEWS, "algorithm=momentum", "loss=dino", "model/head=dino", "model.head.bottleneck=8"]
     found["protonet"] = TASKS
+    found["matchingnet"] = [*TASKS, "algorithm=matchingnet"]
+    found["matchingnet, full context"] = [*TASKS, "algorithm=matchingnet", "algorithm.read_steps=2"]
+    found["relationnet"] = [*TASKS, "algorithm=relationnet", "loss=relation_mse", "algorithm.width=4"]
+    found["r2d2"] = [*TASKS, "algorithm=r2d2"]
+    found["baseline_pp"] = [*VIEWS, "algorithm=baseline_pp", "loss=cross_entropy", "batching=labelled"]
+    found["baseline_pp"] += ["model/head=cosine"]
     maml = ["algorithm=maml", "model/head=linear"]
     found["maml"] = [*TASKS, *maml]
     found["maml, first order"] = [*TASKS, *maml, "algorithm.second_order=false", "algorithm.inner_steps=2"]

@@ -93,6 +93,38 @@ class Linear(nn.Linear):
         super().__init__(in_features, n_outputs)
 
 
+class Cosine(nn.Module):
+    """Classifier of Baseline++ (Chen et al. 2019, arXiv:1904.04232, sec. 3.2): cosines with one weight a class.
+
+    Deviation: the scale is fixed and the same for all classes; the authors' code also learns a norm for each.
+
+    Args:
+        in_features: Width of the features, which it normalises.
+        n_outputs: Classes.
+        scale: Of the cosines, above 0: the more classes, the larger.
+
+    Raises:
+        ValueError: The batches have no classes, or the scale is not above 0.
+    """
+
+    def __init__(self, in_features: int, n_outputs: int | None, scale: float) -> None:
+        super().__init__()
+        if n_outputs is None:
+            raise ValueError(
+                "model/head=cosine makes one output a class, but these batches have no classes; "
+                "use model/head=projector, or batching=labelled or episodes"
+            )
+        if not scale > 0:
+            raise ValueError(f"scale={scale}, but it multiplies cosines; give a number above 0, say 10")
+        self.weight = nn.Parameter(torch.empty(n_outputs, in_features).uniform_(-1, 1) * in_features**-0.5)
+        self.scale = scale
+        self.out_features = n_outputs
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, in_features) to scaled cosines (B, n_outputs)."""
+        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
 class Identity(nn.Module):
     """The features themselves are the embedding."""
 

@@ -20,7 +20,7 @@ def test_autocast_does_not_reach_into_a_loss(name):
         node["size"] = 32
     generator = torch.Generator().manual_seed(0)
     online, target, memory = (torch.randn(n, 64, 16, generator=generator) for n in (2, 2, 1))
-    views = 1 if name == "cross_entropy" else 2
+    views = 1 if name in ("cross_entropy", "relation_mse") else 2
     given = Embeddings(online[:views], target, memory[0], torch.arange(64) % 8, torch.arange(64) % 8)
     values = []
     for half in (False, True):

@@ -1,0 +1,89 @@
+"""Ridge regression as the learner within a task."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.algorithms.precision import at_least_float32, widened
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.network import Network
+
+
+class R2D2(Algorithm):
+    """R2-D2 (Bertinetto et al. 2019, arXiv:1805.08136, eq. 5-7): each task's classifier is a ridge in closed form.
+
+    Scores are ``scale * query W + bias`` with W the ridge from the support's embeddings to one-hot labels; gradients go
+    through the solution. Regularisation, scale and bias are learned (the bias, the same for all classes, matters to
+    losses other than a softmax). Deviations: the embedding is the network's output, not the last two blocks joined;
+    support and query are normalised in one forward pass in training. Evaluation uses running statistics, so a
+    prediction does not depend on the other queries (inductive).
+
+    Args:
+        network: Encoder and head; the ridge is on its outputs.
+        loss: Of the scores.
+        regularisation: Lambda at the start, above 0; it is learned in log space and stays so.
+        scale: Of the ridge's predictions, which lie about 0 and 1, at the start; learned.
+
+    Raises:
+        ValueError: One of them is not above 0.
+    """
+
+    batch_type = Episodes
+    gives_logits = True
+
+    def __init__(self, network: Network, loss: Loss, regularisation: float, scale: float) -> None:
+        super().__init__(network)
+        for name, value in {"regularisation": regularisation, "scale": scale}.items():
+            if not value > 0:
+                raise ValueError(f"{name}={value}; give a number above 0, say 1.0")
+        self.loss = loss
+        self.log_regularisation = nn.Parameter(torch.tensor(math.log(regularisation)))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def protocol(self) -> dict[str, Any]:
+        return {"statistics": "running", "transductive": False}
+
+    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+        images = torch.cat([batch.support_images, batch.query_images], dim=1)
+        embedded = encode_tasks(self.network, images)
+        support, query = embedded.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
+        scores = self.compare(support, batch.support_labels, query, batch.n_way)
+        loss, metrics = self.loss(
+            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
+        )
+        learned = {"regularisation": self.log_regularisation.detach().exp(), "scale": self.scale.detach()}
+        return Step(loss, metrics | learned)
+
+    def embed(self, features: Tensor) -> Tensor:
+        return self.network.head(features)
+
+    def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        with at_least_float32(query.device):
+            support, query = widened(support), widened(query)
+            targets = F.one_hot(support_labels, n_way).to(support.dtype)
+            weights = ridge(support, targets, self.log_regularisation.exp())
+            return self.scale * (query @ weights) + self.bias
+
+
+def ridge(inputs: Tensor, targets: Tensor, regularisation: Tensor) -> Tensor:
+    """Weights (T, D, N) that minimise |X W - Y|^2 + lambda |W|^2 in each task: X^T (X X^T + lambda I)^-1 Y.
+
+    The Woodbury form (eq. 6): the system has the support's size, not the embedding's.
+
+    Args:
+        inputs: X, (T, S, D).
+        targets: Y, (T, S, N).
+        regularisation: Lambda, a scalar above 0.
+    """
+    identity = torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    gram = inputs @ inputs.transpose(1, 2) + regularisation * identity
+    # regular for lambda > 0; solve() would look whether it is, and wait for the device
+    solution, _ = torch.linalg.solve_ex(gram, targets)
+    return inputs.transpose(1, 2) @ solution

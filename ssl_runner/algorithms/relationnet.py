@@ -1,0 +1,129 @@
+"""Relation networks."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.batch_norm import BatchNorm2d
+from ssl_runner.models.network import Encoder, Network
+
+
+class RelationNet(Algorithm):
+    """Relation Network (Sung et al. 2018, arXiv:1711.06025, eq. 1-2): a learned comparison of feature maps.
+
+    A class is the sum of its support's maps, and a module scores each pair of class and query. The score is before its
+    sigmoid, which ``loss=relation_mse`` takes; so ``cross_entropy`` over the classes is possible too. Support and query
+    are normalised in one forward pass in training. Evaluation uses running statistics, so a prediction does not depend
+    on the other queries (inductive).
+
+    Args:
+        network: Its encoder gives feature maps; its head is not used and has to be ``identity``.
+        loss: Of the scores.
+        width: Channels of the relation module's convolutions (64 in the paper).
+        hidden_features: Width of its hidden layer (8 in the paper).
+
+    Raises:
+        ValueError: The head has weights, the encoder gives no maps, or a width is below 1.
+    """
+
+    batch_type = Episodes
+    gives_logits = True
+
+    def __init__(self, network: Network, loss: Loss, width: int, hidden_features: int) -> None:
+        super().__init__(network)
+        if min(width, hidden_features) < 1:
+            raise ValueError(f"width={width}, hidden_features={hidden_features}; both must be at least 1")
+        if list(network.head.parameters()):
+            raise ValueError(
+                "RelationNet compares feature maps and would never train a head; choose model/head=identity"
+            )
+        self.loss = loss
+        self.relation = Relation(*_map_shape(network.encoder), width, hidden_features)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"statistics": "running", "transductive": False}
+
+    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+        images = torch.cat([batch.support_images, batch.query_images], dim=1)
+        maps = encode_tasks(self.network.encoder.feature_map, images)
+        support, query = maps.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
+        scores = self.relation(class_sums(support, batch.support_labels, batch.n_way), query)
+        loss, metrics = self.loss(
+            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
+        )
+        return Step(loss, metrics)
+
+    def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
+        feature_map = self.eval_encoder().feature_map
+        support, query = (encode_tasks(feature_map, images) for images in (support_images, query_images))
+        return self.relation(class_sums(support, support_labels, n_way), query)
+
+
+class Relation(nn.Module):
+    """Scores of pairs of maps: two blocks of 3x3 convolution, batch normalisation, ReLU and pooling, then two layers.
+
+    The first convolution is of concatenated maps, and so the sum of one of the class and one of the query, each taken
+    once instead of once a pair. A map of one pixel is not pooled.
+
+    Args:
+        channels: Of the maps, each.
+        side: Height and width of the maps; others are averaged to what becomes of these.
+        width: Channels of the convolutions.
+        hidden_features: Width of the hidden layer.
+    """
+
+    def __init__(self, channels: int, side: int, width: int, hidden_features: int) -> None:
+        super().__init__()
+        # no biases: the normalisation that follows takes them out
+        self.first = nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
+        self.first_norm = BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = BatchNorm2d(width)
+        self.grid = max(max(side // 2, 1) // 2, 1)
+        self.hidden = nn.Linear(width * self.grid**2, hidden_features)
+        self.score = nn.Linear(hidden_features, 1)
+
+    def forward(self, classes: Tensor, query: Tensor) -> Tensor:
+        """Scores (T, Q, N) of classes (T, N, C, h, w) and queries (T, Q, C, h, w); sigmoid makes them relations."""
+        kernels = self.first.weight.chunk(2, dim=1)
+        of_class, of_query = (
+            encode_tasks(lambda flat, kernel=kernel: F.conv2d(flat, kernel, padding=1), maps)
+            for maps, kernel in zip((classes, query), kernels, strict=True)
+        )
+        pairs = of_class[:, None] + of_query[:, :, None]  # (T, Q, N, width, h, w)
+        maps = _halved(self.first_norm(pairs.flatten(0, 2)).relu())
+        maps = _halved(self.second_norm(self.second(maps)).relu())
+        if maps.shape[-1] != self.grid:
+            maps = F.adaptive_avg_pool2d(maps, self.grid)
+        scores = self.score(self.hidden(maps.flatten(1)).relu())
+        return scores.view(pairs.shape[:3])
+
+
+def class_sums(maps: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Sum over the shots of each class, (T, n_way, C, h, w), of maps (T, S, C, h, w) and labels (T, S)."""
+    members = F.one_hot(labels, n_way).to(maps.dtype)  # (T, S, n_way)
+    return (members.transpose(1, 2) @ maps.flatten(2)).unflatten(2, maps.shape[2:])
+
+
+def _halved(maps: Tensor) -> Tensor:
+    return F.max_pool2d(maps, 2) if min(maps.shape[-2:]) > 1 else maps
+
+
+def _map_shape(encoder: Encoder) -> tuple[int, int]:
+    """Channels and side of the encoder's maps, from one blank image; its state is left alone."""
+    was_training = encoder.training
+    with torch.no_grad():
+        maps = encoder.eval().feature_map(torch.zeros(1, *encoder.input_shape, device=encoder.mean.device))
+    encoder.train(was_training)
+    if maps.ndim != 4 or maps.shape[2] != maps.shape[3]:
+        raise ValueError(
+            f"RelationNet compares maps (B, channels, h, h), but this encoder gives {tuple(maps.shape)}; "
+            "choose a convolutional one, say model/encoder=conv4 or resnet18"
+        )
+    return maps.shape[1], maps.shape[2]

@@ -20,15 +20,16 @@ class R2D2(Algorithm):
 
     Scores are ``scale * query W + bias`` with W the ridge from the support's embeddings to one-hot labels; gradients go
     through the solution. Regularisation, scale and bias are learned (the bias, the same for all classes, matters to
-    losses other than a softmax). Deviations: the embedding is the network's output, not the last two blocks joined;
-    support and query are normalised in one forward pass in training. Evaluation uses running statistics, so a
+    losses other than a softmax). Deviations: the scale is learned in log space too, as a rate that suits weights would
+    move it from 10 to 12 in a whole run; the embedding is the network's output, not the last two blocks joined; support
+    and query are normalised in one forward pass in training. Evaluation uses running statistics, so a
     prediction does not depend on the other queries (inductive).
 
     Args:
         network: Encoder and head; the ridge is on its outputs.
         loss: Of the scores.
         regularisation: Lambda at the start, above 0; it is learned in log space and stays so.
-        scale: Of the ridge's predictions, which lie about 0 and 1, at the start; learned.
+        scale: Of the ridge's predictions, which lie about 0 and 1, at the start, above 0; likewise.
 
     Raises:
         ValueError: One of them is not above 0.
@@ -44,7 +45,7 @@ class R2D2(Algorithm):
                 raise ValueError(f"{name}={value}; give a number above 0, say 1.0")
         self.loss = loss
         self.log_regularisation = nn.Parameter(torch.tensor(math.log(regularisation)))
-        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.zeros(()))
 
     def protocol(self) -> dict[str, Any]:
@@ -58,7 +59,7 @@ class R2D2(Algorithm):
         loss, metrics = self.loss(
             Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
         )
-        learned = {"regularisation": self.log_regularisation.detach().exp(), "scale": self.scale.detach()}
+        learned = {"regularisation": self.log_regularisation.detach().exp(), "scale": self.log_scale.detach().exp()}
         return Step(loss, metrics | learned)
 
     def embed(self, features: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class R2D2(Algorithm):
             support, query = widened(support), widened(query)
             targets = F.one_hot(support_labels, n_way).to(support.dtype)
             weights = ridge(support, targets, self.log_regularisation.exp())
-            return self.scale * (query @ weights) + self.bias
+            return self.log_scale.exp() * (query @ weights) + self.bias
 
 
 def ridge(inputs: Tensor, targets: Tensor, regularisation: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def test_orthonormal_supports_have_the_closed_form():
     support = torch.eye(4, dtype=torch.float64)[None, :3]
     scores = algorithm.compare(support, torch.tensor([[2, 0, 1]]), 2 * support, 3)
     expected = 3 * 2 / 1.5 * torch.eye(3, dtype=torch.float64)[[2, 0, 1]] + 0.25
-    torch.testing.assert_close(scores[0], expected, rtol=1e-6, atol=1e-7)  # log(0.5) was float32
+    torch.testing.assert_close(scores[0], expected, rtol=1e-6, atol=1e-7)  # logarithms were float32
 
 
 def batch() -> Episodes:
@@ -77,18 +77,19 @@ def batch() -> Episodes:
 def test_the_loss_and_its_gradients_are_those_of_a_loop_over_tasks():
     algorithm, given = r2d2(), batch()
     algorithm.training_step(given, CLOCK).loss.backward()
-    log, scale = (p.detach().clone().requires_grad_() for p in (algorithm.log_regularisation, algorithm.scale))
+    learned = (algorithm.log_regularisation, algorithm.log_scale)
+    log, log_scale = (parameter.detach().clone().requires_grad_() for parameter in learned)
     losses = []
     for task in range(2):
         x, q = (((images[task] - 0.5) / 0.3).flatten(1) for images in (given.support_images, given.query_images))
         y = torch.zeros(6, 3, dtype=torch.float64)
         for row, label in enumerate(given.support_labels[task]):
             y[row, label] = 1
-        scores = scale * q @ primal(x[None], y[None], log.exp())[0]
+        scores = log_scale.exp() * q @ primal(x[None], y[None], log.exp())[0]
         losses += [-row.log_softmax(0)[label] for row, label in zip(scores, given.query_labels[task], strict=True)]
-    expected = torch.autograd.grad(torch.stack(losses).mean(), [log, scale])
+    expected = torch.autograd.grad(torch.stack(losses).mean(), [log, log_scale])
     torch.testing.assert_close(algorithm.training_step(given, CLOCK).loss, torch.stack(losses).mean())
-    torch.testing.assert_close((algorithm.log_regularisation.grad, algorithm.scale.grad), expected)
+    torch.testing.assert_close(tuple(parameter.grad for parameter in learned), expected)
 
 
 def test_the_regularisation_stays_positive_whatever_a_step_does_to_it():

@@ -75,7 +75,13 @@ def refuse_unlabelled(loss: Loss | None, splits: Splits) -> None:
 
 def refuse_head(algorithm: type[Algorithm], network: Network, batching: Batching) -> None:
     """Raises ConfigError for a head of another width than there are classes, where it classifies."""
-    if algorithm.head_classifies and getattr(network.head, "out_features", None) != batching.n_outputs:
+    if not algorithm.head_classifies:
+        return
+    if batching.n_outputs is None:
+        reason = "one output a class, but these batches have no number of classes"
+        remedy = "give one batching.n_way instead of a range, or a labelled dataset"
+        raise ConfigError([f"{algorithm.__name__} classifies with its head, {reason}; {remedy}"])
+    if getattr(network.head, "out_features", None) != batching.n_outputs:
         raise ConfigError([f"the head must have one output a class, {batching.n_outputs}; choose model/head=linear"])
 
 

@@ -133,9 +133,9 @@ def place(algorithm: Algorithm, trainer: Trainer) -> None:
 def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, trainer: Trainer) -> int | None:
     """Memory of a step (`estimate.step_memory`), and what a loss refuses at its first step is told here.
 
-    Of the whole batch, which is what the loss sees where several processes share it.
+    Of the whole batch, which is what the loss sees where several processes share it, in its largest shape.
     """
     make_optimizer = build(config["optimizer"], "optimizer")
     with distributed.alone():
-        whole = batching.batch(0)
+        whole = batching.largest()
     return estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate)

@@ -135,6 +135,7 @@ def test_a_value_of_the_wrong_type_is_told_with_a_remedy(change, told):
         (tuple[float, float], [[1, 0.5]], [[1], [1, 2, 3], ["a", 1], 1]),
         (tuple[int, ...], [[], [1, 2, 3]], [[1, 0.5]]),
         (list[list[int]], [[[1], []]], [[1]]),
+        (int | list[int], [5, [5, 20]], ["5", 5.0, True, None, [5, 0.5], [5, "a"]]),
         (dict[str, float], [{"a": 1}], [{"a": "b"}, [1]]),
         (object, [1, "a", [1]], []),
         ("a forward reference", [1, "a", None], []),

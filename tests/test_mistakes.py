@@ -225,6 +225,20 @@ MISFITS = [
     ),
     (f"algorithm=protonet {EPISODES} batching.n_way=6", ["n_way=6, but split 'train' of digits has 5 classes; lower"]),
     (f"algorithm=protonet {EPISODES} batching.k_shot=300", ["k_shot=300", "lower batching.k_shot"]),
+    (f"algorithm=protonet {EPISODES} batching.n_way=[2,6]", ["n_way=6, but split 'train' of digits has 5 classes"]),
+    (f"algorithm=protonet {EPISODES} batching.n_way=[5,2]", ["n_way=[5, 2] is a range from more to less"]),
+    (
+        f"algorithm=protonet {EPISODES} batching.n_way=[2,x] batching.k_shot=1.5",
+        ["n_way: got [2, 'x'] (list), expected int or list[int]", "k_shot: got 1.5 (float), expected int or list[int]"],
+    ),
+    (
+        f"algorithm=maml {EPISODES} batching.n_way=[2,5] model/head=linear",
+        ["no classes, or tasks of different numbers of them; use another head", "episodes of one batching.n_way"],
+    ),
+    (
+        f"algorithm=maml {EPISODES} batching.n_way=[2,5] model/head=identity",
+        ["MAML classifies with its head, one output a class, but", "give one batching.n_way instead of a range"],
+    ),
     (f"algorithm=protonet {EPISODES} trainer.max_steps=null trainer.max_epochs=5", ["set trainer.max_steps"]),
     (
         "loss=cross_entropy dataset.split=classes dataset.class_counts=[9,0,9]",

@@ -4,6 +4,7 @@ Every draw is a uniform number from a table that the caller made (`ssl_runner.ra
 so that a task depends on its row and on nothing else.
 """
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,13 @@ class TaskSampler:
         self._counts = np.bincount(labels, minlength=dataset.n_classes)
         self._starts = np.cumsum(self._counts) - self._counts
         self._check(dataset, setting)
+
+    def sized(self, n_way: int, k_shot: int) -> "TaskSampler":
+        """The same for tasks of at most as many ways and shots; nothing is sorted or checked again."""
+        assert 1 <= n_way <= self.n_way and 1 <= k_shot <= self.k_shot, "larger tasks were not checked"
+        sampler = copy.copy(self)
+        sampler.n_way, sampler.k_shot = n_way, k_shot
+        return sampler
 
     @property
     def columns(self) -> int:

@@ -81,14 +81,14 @@ class Linear(nn.Linear):
     """Classifier: one output a class of the task.
 
     Raises:
-        ValueError: The batches have no classes.
+        ValueError: The batches have no classes, or tasks of different numbers of them.
     """
 
     def __init__(self, in_features: int, n_outputs: int | None) -> None:
         if n_outputs is None:
             raise ValueError(
-                "model/head=linear makes one output a class, but these batches have no classes; "
-                "use model/head=projector, or batching=labelled or episodes"
+                "model/head=linear makes one output a class, but these batches have no classes, or tasks "
+                "of different numbers of them; use another head, batching=labelled, or episodes of one batching.n_way"
             )
         super().__init__(in_features, n_outputs)
 

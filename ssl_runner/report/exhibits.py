@@ -80,11 +80,12 @@ def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
 
 
 def fixed_episode(dataset: Dataset, batching: EpisodeBatching) -> tuple[Episodes, list[str]]:
-    """One task of the batching's size, always the same, and the names of its classes."""
-    sampler = TaskSampler(dataset, batching.n_way, batching.k_shot, batching.n_query)
+    """One task of the batching's least ways and shots, always the same, and the names of its classes."""
+    n_way, k_shot = batching.ways[0], batching.shots[0]
+    sampler = TaskSampler(dataset, n_way, k_shot, batching.n_query)
     task = sampler(randomness.uniforms(0, "exhibit", 0, 1, sampler.columns))
     assert dataset.labels is not None
-    labels = dataset.labels[task.support[0, :: batching.k_shot]]
+    labels = dataset.labels[task.support[0, ::k_shot]]
     support, query = (dataset.images[places].float() / 255 for places in (task.support, task.query))
     episode = Episodes(support, task.support_labels, query, task.query_labels, task.n_way)
     return episode, [dataset.class_names[label] for label in labels]

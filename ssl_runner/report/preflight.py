@@ -6,6 +6,7 @@ from rich.console import Console
 
 from ssl_runner import distributed
 from ssl_runner.data.batches import Views
+from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.run import Run
@@ -66,10 +67,16 @@ def _batch(run: Run) -> str:
         own, processes = len(batching.batch(0)), distributed.size()
         shared = f", {own:,} on each of {processes} processes" if processes > 1 else ""
         return f"{own * processes:,} images, {batching.images_per_step:,} views of them{shared}"
-    tasks, ways, shots, queries = (
-        getattr(batching, name, "?") for name in ("tasks_per_batch", "n_way", "k_shot", "n_query")
-    )
-    return f"{tasks} tasks of {ways} ways, {shots} shots, {queries} queries: {batching.images_per_step:,} images"
+    size = f"{batching.images_per_step:,} images"
+    if not isinstance(batching, EpisodeBatching):
+        return size
+    ways, shots = (_span(numbers) for numbers in (batching.ways, batching.shots))
+    size += " in the mean" if len(batching.ways) * len(batching.shots) > 1 else ""
+    return f"{batching.tasks_per_batch} tasks of {ways} ways, {shots} shots, {batching.n_query} queries: {size}"
+
+
+def _span(numbers: range) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _memory(run: Run) -> str:

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from ssl_runner import randomness
+from ssl_runner import distributed, randomness
 from ssl_runner.config import ConfigError
-from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.batching import EpisodeBatching
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.digits import digits
 from ssl_runner.data.tasks import TaskSampler, _sample
 
 
@@ -149,3 +152,97 @@ def test_a_dataset_without_labels_is_refused():
 def test_a_table_of_the_wrong_width_is_refused():
     with pytest.raises(ValueError, match=r"shape \(4, 3\); expected \(tasks, 6\)"):
         TaskSampler(dataset([3, 3]), 2, 1, 1)(np.zeros((4, 3), dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def by_classes() -> Splits:
+    return digits("classes", 0.0, 0.0, [5, 0, 5], split_seed=0, size=None, channels=None)
+
+
+def episodes(splits: Splits, n_way, k_shot, tasks: int = 4, seed: int = 0) -> EpisodeBatching:
+    made = EpisodeBatching(Augmentation({}), n_way, k_shot, n_query=3, tasks_per_batch=tasks)
+    made.bind(splits.train, seed, torch.device("cpu"))
+    return made
+
+
+def test_a_range_draws_every_number_of_ways_and_shots_equally_often_and_apart(by_classes):
+    batching = episodes(by_classes, [2, 5], [1, 3])
+    counts = np.zeros((4, 3))
+    for step in range(3_000):
+        ways, shots = batching.shape(step)
+        counts[ways - 2, shots - 1] += 1
+    assert chisquare(counts.flatten()).pvalue > 0.001
+
+
+def test_all_tasks_of_a_batch_have_the_steps_ways_and_shots_and_their_own_images(by_classes):
+    batching, source = episodes(by_classes, [2, 5], [1, 3]), by_classes.train
+    place = {image.numpy().tobytes(): number for number, image in enumerate(source.images)}
+    assert len(place) == len(source)
+    for step in range(12):
+        batch, (ways, shots) = batching.batch(step), batching.shape(step)
+        assert batch.n_way == ways
+        assert batch.support_images.shape[:2] == batch.support_labels.shape == (4, ways * shots)
+        assert batch.query_images.shape[:2] == batch.query_labels.shape == (4, ways * 3)
+        for task in range(4):
+            images = [*batch.support_images[task], *batch.query_images[task]]
+            labels = [*batch.support_labels[task].tolist(), *batch.query_labels[task].tolist()]
+            places = [place[(image * 255).round().to(torch.uint8).numpy().tobytes()] for image in images]
+            assert len(set(places)) == ways * (shots + 3)
+            true = {(label, source.labels[number].item()) for label, number in zip(labels, places, strict=True)}
+            assert {label for label, _ in true} == set(range(ways)) and len({each for _, each in true}) == len(true)
+
+
+def test_a_range_of_one_number_is_that_number(by_classes):
+    one, other = episodes(by_classes, 3, 2), episodes(by_classes, [3, 3], [2, 2])
+    assert (one.n_outputs, one.images_per_step) == (other.n_outputs, other.images_per_step) == (3, 4 * 3 * 5)
+    first, second = one.batch(5), other.batch(5)
+    assert torch.equal(first.support_images, second.support_images)
+    assert torch.equal(first.query_images, second.query_images)
+
+
+def test_a_range_of_ways_has_no_number_of_outputs_and_one_of_shots_has(by_classes):
+    assert episodes(by_classes, [2, 5], 1).n_outputs is None
+    assert episodes(by_classes, 5, [1, 3]).n_outputs == 5
+
+
+def test_the_images_of_a_step_are_the_mean_over_all_shapes(by_classes):
+    batching = episodes(by_classes, [2, 5], [1, 3])
+    sizes = [4 * ways * (shots + 3) for ways in range(2, 6) for shots in range(1, 4)]
+    assert batching.images_per_step == np.mean(sizes) == 70
+
+
+def test_the_largest_batch_is_one_of_the_most_ways_and_shots(by_classes):
+    largest = episodes(by_classes, [2, 5], [1, 3]).largest()
+    assert (largest.n_way, largest.support_labels.shape) == (5, (4, 15))
+    assert torch.equal(largest.query_images, episodes(by_classes, 5, 3).batch(0).query_images)
+
+
+def test_two_processes_draw_the_ways_and_shots_and_the_tasks_that_one_does(by_classes, monkeypatch):
+    batching = episodes(by_classes, [2, 5], [1, 3], seed=7)
+    whole = [batching.batch(step) for step in range(6)]
+    assert len({batch.n_way for batch in whole}) > 1
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    for step, expected in enumerate(whole):
+        halves = []
+        for rank in range(2):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            halves.append(batching.batch(step))
+        assert {half.n_way for half in halves} == {expected.n_way}
+        for name in ("support_images", "support_labels", "query_images", "query_labels"):
+            assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize(
+    ("n_way", "k_shot", "message"),
+    [
+        ([5, 2], 1, r"n_way=\[5, 2\] is a range from more to less; write \[2, 5\]"),
+        ([0, 2], 1, r"n_way=\[0, 2\]; it must be at least 1"),
+        (2, [1, 2, 3], r"k_shot=\[1, 2, 3\] has 3 numbers; give one, or a range as \[least, most\]"),
+        (2, [], r"k_shot=\[\] has 0 numbers"),
+        ([2, 6], 1, r"n_way=6, but split 'train' of digits has 5 classes; lower batching\.n_way"),
+        (2, [1, 900], r"k_shot=900.*lower batching\.k_shot"),
+    ],
+)
+def test_an_impossible_range_is_told_with_its_remedy(by_classes, n_way, k_shot, message):
+    with pytest.raises(ValueError, match=message):
+        episodes(by_classes, n_way, k_shot)

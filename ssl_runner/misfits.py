@@ -111,7 +111,7 @@ def check_selection(trainer: Trainer, evaluators: dict[str, Any], algorithm: Alg
     if trainer.evaluate_every is None:
         return
     made: dict[str, Evaluator] = {name: one for name, one in evaluators.items() if one is not REFUSED}
-    keys = [key for evaluator in made.values() for key in evaluator.keys()]  # noqa: SIM118
+    keys = [key for evaluator in made.values() for key in evaluator.keys(algorithm)]
     if len(made) == len(evaluators) and trainer.select not in keys:
         hint = did_you_mean(str(trainer.select), keys) or f"; it gives {', '.join(keys) or 'none, for eval=[]'}"
         raise ConfigError([f"trainer.select={trainer.select}: evaluation gives no such figure{hint}"])

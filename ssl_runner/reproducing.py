@@ -59,7 +59,10 @@ def compare(original: Path, before: dict[str, Any], after: dict[str, Any]) -> tu
     agree = exact = True
     for key in keys:
         first, second = old.get(key), new.get(key)
-        if first is None or second is None:
+        if first is None:  # what the runner did not compute then says nothing about the run
+            lines.append(f"{key:{width}}  {_cell(first)}  {_cell(second)}  new")
+            continue
+        if second is None:
             lines.append(f"{key:{width}}  {_cell(first)}  {_cell(second)}  missing")
             agree = exact = False
             continue

@@ -81,6 +81,15 @@ def test_half_a_point_is_the_same_and_a_missing_metric_is_not(tmp_path):
     assert not compare(tmp_path, result(a=0.5, b=0.1), result(a=0.5))[1]
 
 
+def test_a_metric_that_was_not_computed_then_is_told_and_is_no_difference(tmp_path):
+    before, after = (
+        {"metrics": metrics, "dataset": {"fingerprint": "f"}} for metrics in ({"a": 0.5}, {"a": 0.5, "b": 0.1})
+    )
+    text, same = compare(tmp_path, before, after)
+    assert same
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("b ")] == ["new"]
+
+
 def test_a_rehearsal_takes_one_step_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ssl_train(monkeypatch, *SMALL, "dry_run=true") == 0

@@ -14,6 +14,8 @@ from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.models.network import Encoder, Network
 
+Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # as `Algorithm.classify`
+
 
 @dataclass(frozen=True)
 class Step:
@@ -130,6 +132,24 @@ class Algorithm(nn.Module):
             encode_tasks(lambda flat: self.embed(encoder(flat)), images) for images in (support_images, query_images)
         )
         return self.compare(support, support_labels, query, n_way)
+
+    def classifiers(self) -> dict[str, Classifier]:
+        """Further ways to `classify`, by name, which few-shot evaluation reports beside it; by default none.
+
+        Whose scores hang on how queries are normalised gives ``inductive`` (a prediction does not depend on the other
+        queries) and ``transductive``, and says in `protocol` what each means. The configured way is given as
+        ``self.classify`` itself, so that it is not computed twice.
+        """
+        return {}
+
+    def trajectory(
+        self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int
+    ) -> Tensor | None:
+        """Scores (steps + 1, T, Q, n_way) from before adaptation to after its last step, which are those of `classify`.
+
+        None, the default, for whoever does not adapt in steps. Arguments are those of `classify`.
+        """
+        return None
 
 
 def encode_tasks(module: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

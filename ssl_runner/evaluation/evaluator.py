@@ -21,8 +21,8 @@ class Evaluator(Protocol):
         """Scores by key, ``<evaluator>/<score>``; accuracies are fractions."""
         ...
 
-    def keys(self) -> list[str]:
-        """The keys of the scores, for whoever selects by one."""
+    def keys(self, algorithm: Algorithm | None = None) -> list[str]:
+        """The keys of the scores, for whoever selects by one; without an algorithm, those that every algorithm has."""
         ...
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:

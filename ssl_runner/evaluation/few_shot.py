@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssl_runner import randomness
-from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.algorithms.algorithm import Algorithm, Classifier
 from ssl_runner.checkpoint import write_atomically
 from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
@@ -74,7 +74,9 @@ class FewShot:
         self.tasks_per_batch = tasks_per_batch
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``few_shot/5w1s/top1`` and ``few_shot/5w1s/ci95`` for each setting.
+        """``few_shot/5w1s/top1`` and ``few_shot/5w1s/ci95`` for each setting, as the algorithm is configured.
+
+        Beside them, for each of the algorithm's `classifiers`, ``few_shot/5w1s/<name>/top1`` and ``.../ci95``.
 
         Raises:
             ValueError: If the test split has too few classes or images for a setting.
@@ -83,14 +85,22 @@ class FewShot:
         with evaluating(algorithm):
             for setting in self.settings:
                 tasks = self.tasks(setting, splits.test)
-                accuracies = self.accuracies(algorithm, splits.test, tasks, device)
-                scores[f"few_shot/{setting.name}/top1"] = accuracies.mean().item()
-                scores[f"few_shot/{setting.name}/ci95"] = interval(accuracies)
+                configured = self.accuracies(algorithm, splits.test, tasks, device)
+                found = {setting.name: configured}
+                for name, classify in algorithm.classifiers().items():
+                    same = classify == algorithm.classify  # the configured way, under its name
+                    way = f"{setting.name}/{name}"
+                    found[way] = configured if same else self._right(classify, name, splits.test, tasks, device)
+                for way, accuracies in found.items():
+                    scores[f"few_shot/{way}/top1"] = accuracies.mean().item()
+                    scores[f"few_shot/{way}/ci95"] = interval(accuracies)
         return scores
 
-    def keys(self) -> list[str]:
-        """Mean and interval of each setting."""
-        return [f"few_shot/{setting.name}/{score}" for setting in self.settings for score in ("top1", "ci95")]
+    def keys(self, algorithm: Algorithm | None = None) -> list[str]:
+        """Mean and interval of each setting, and of each of the algorithm's `classifiers`."""
+        names = [] if algorithm is None else [f"/{name}" for name in algorithm.classifiers()]
+        ways = [setting.name + name for setting in self.settings for name in ("", *names)]
+        return [f"few_shot/{way}/{score}" for way in ways for score in ("top1", "ci95")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
         """Draw tasks and classify one of each setting; raises ValueError where ways, shots or classes do not fit."""
@@ -102,8 +112,10 @@ class FewShot:
             return
         with evaluating(algorithm):
             for task in first:
-                for _ in self._by_images(algorithm, splits.test, task, device):
-                    pass
+                self._right(algorithm.classify, f"{type(algorithm).__name__}.classify", splits.test, task, device)
+                for name, classify in algorithm.classifiers().items():
+                    if classify != algorithm.classify:
+                        self._right(classify, name, splits.test, task, device)
 
     def _remedy(self, dataset: Dataset) -> str:
         """Settings that a dataset has the classes and images for: those of ours that fit, else the nearest one."""
@@ -162,21 +174,19 @@ class FewShot:
     def accuracies(self, algorithm: Algorithm, dataset: Dataset, tasks: Tasks, device: torch.device) -> Tensor:
         """float64 (T,), one a task."""
         # The default classifier looks at one image at a time: each image is encoded once, not once an episode.
-        by_features = type(algorithm).classify is Algorithm.classify
-        scores = self._by_features if by_features else self._by_images
-        found = []
-        for part, values in scores(algorithm, dataset, tasks, device):
-            expected = (*part.query.shape, part.n_way)
-            if values.shape != expected:
-                name = type(algorithm).__name__
-                raise ValueError(f"{name}.classify gave {tuple(values.shape)}; expected (T, Q, n_way) = {expected}")
-            found.append((values.argmax(dim=2).cpu() == part.query_labels).double().mean(dim=1))
-        return torch.cat(found)
+        if type(algorithm).classify is Algorithm.classify:
+            return _accuracies(self._by_features(algorithm, dataset, tasks, device), type(algorithm).__name__)
+        return self._right(algorithm.classify, f"{type(algorithm).__name__}.classify", dataset, tasks, device)
 
-    def _by_images(self, algorithm, dataset, tasks, device) -> Iterator[tuple[Tasks, Tensor]]:
-        for part in self._chunks(tasks):
-            support, query = dataset.images[part.support].to(device), dataset.images[part.query].to(device)
-            yield part, algorithm.classify(support, part.support_labels.to(device), query, part.n_way)
+    def _right(self, classify: Classifier, name: str, dataset: Dataset, tasks: Tasks, device: torch.device) -> Tensor:
+        """As `accuracies`, of any way to classify; its name is for an error."""
+
+        def scores() -> Iterator[tuple[Tasks, Tensor]]:
+            for part in self._chunks(tasks):
+                support, query = dataset.images[part.support].to(device), dataset.images[part.query].to(device)
+                yield part, classify(support, part.support_labels.to(device), query, part.n_way)
+
+        return _accuracies(scores(), name)
 
     def _by_features(self, algorithm, dataset, tasks, device) -> Iterator[tuple[Tasks, Tensor]]:
         found = algorithm.embed(dataset_features(algorithm.eval_encoder(), dataset, device))
@@ -187,6 +197,17 @@ class FewShot:
     def _chunks(self, tasks: Tasks) -> Iterator[Tasks]:
         for start in range(0, len(tasks), self.tasks_per_batch):
             yield tasks[start : start + self.tasks_per_batch]
+
+
+def _accuracies(scores: Iterator[tuple[Tasks, Tensor]], name: str) -> Tensor:
+    """float64 (T,) of tasks and their scores (T, Q, n_way), chunk by chunk."""
+    found = []
+    for part, values in scores:
+        expected = (*part.query.shape, part.n_way)
+        if values.shape != expected:
+            raise ValueError(f"{name} gave {tuple(values.shape)}; expected (T, Q, n_way) = {expected}")
+        found.append((values.argmax(dim=2).cpu() == part.query_labels).double().mean(dim=1))
+    return torch.cat(found)
 
 
 def interval(accuracies: Tensor) -> float:

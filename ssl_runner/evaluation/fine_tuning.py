@@ -98,7 +98,7 @@ class FineTuning:
         self._check_finite(scores.sum(), "last")
         return {f"{self.name}/top1": (scores.argmax(dim=1).cpu() == sets.query_labels).float().mean().item()}
 
-    def keys(self) -> list[str]:
+    def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``fine_tuning/top1``."""
         return [f"{self.name}/top1"]
 

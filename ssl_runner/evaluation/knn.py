@@ -41,7 +41,7 @@ class KNN:
             found = self.predict(sets.bank, sets.bank_labels, sets.queries, sets.n_classes)
         return {"knn/top1": (found == sets.query_labels).float().mean().item()}
 
-    def keys(self) -> list[str]:
+    def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``knn/top1``."""
         return ["knn/top1"]
 

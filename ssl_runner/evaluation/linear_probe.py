@@ -55,7 +55,7 @@ class LinearProbe:
             accuracy = _accuracy(weights, queries, sets.query_labels)
         return {f"{self.name}/top1": accuracy, f"{self.name}/regularisation": chosen}
 
-    def keys(self) -> list[str]:
+    def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``linear_probe/top1`` and what was chosen for it."""
         return [f"{self.name}/top1", f"{self.name}/regularisation"]
 

@@ -11,9 +11,16 @@ _ROWS = {"": "trained", "untrained": "untrained encoder", "raw_pixels": "raw pix
 
 
 def summarise(result: Result, console: Console) -> None:
-    """The table of accuracies in per cent: the trained encoder beside the baselines."""
+    """The table of accuracies in per cent: the trained encoder beside the baselines.
+
+    Below an encoder stand the further ways to classify with it, where its algorithm has any.
+    """
     metrics = result.metrics
-    columns = [name.removesuffix("/top1") for name in metrics if name.endswith("/top1") and not _baseline(name)]
+    named = [name.removesuffix("/top1") for name in metrics if name.endswith("/top1") and not _baseline(name)]
+    # few_shot/5w1s/inductive is another way to come to few_shot/5w1s, and a row below it: as a column, it would not fit
+    parents = {name: name.rpartition("/")[0] for name in named}
+    columns = [name for name in named if parents[name] not in named]
+    ways = dict.fromkeys("/" + name.rpartition("/")[2] for name in named if parents[name] in named)
     if not columns:
         return
     table = Table(title="accuracy on test, %", title_justify="left")
@@ -21,9 +28,11 @@ def summarise(result: Result, console: Console) -> None:
     for column in columns:
         table.add_column(column.replace("few_shot/", "").replace("_", " ").replace("pct", "%"), justify="right")
     for prefix, label in _ROWS.items():
-        keys = [f"{prefix}/{column}" if prefix else column for column in columns]
-        if any(f"{key}/top1" in metrics for key in keys):
-            table.add_row(label, *(_cell(metrics, key) for key in keys))
+        for way in ("", *ways):
+            keys = [f"{prefix}/{column}{way}" if prefix else column + way for column in columns]
+            if any(f"{key}/top1" in metrics for key in keys):
+                row = label if not way else f"  {way[1:].replace('_', ' ')}"
+                table.add_row(row, *(_cell(metrics, key) for key in keys))
     console.print(table)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -167,3 +169,57 @@ def test_another_number_of_ways_than_the_heads_is_refused():
     batch = episodes()
     with pytest.raises(ValueError, match="3 outputs"):
         maml().classify(batch.support_images, batch.support_labels, batch.query_images, 20)
+
+
+def classified(algorithm: MAML, classify, batch: Episodes) -> torch.Tensor:
+    with torch.no_grad():
+        return classify(batch.support_images, batch.support_labels, batch.query_images, 3)
+
+
+@pytest.mark.parametrize(
+    ("configured", "inductive"), [("batch", "support"), ("support", "support"), ("running", "running")]
+)
+def test_each_classifier_is_what_its_statistics_would_give_if_they_were_configured(configured, inductive):
+    batch, algorithm = episodes(), maml(2, statistics=configured)
+    expected = {"inductive": inductive, "transductive": "batch"}
+    ways = algorithm.classifiers()
+    assert list(ways) == list(expected)
+    for name, statistics in expected.items():
+        assert (ways[name] == algorithm.classify) == (statistics == configured)
+        alone = maml(2, statistics=statistics)
+        assert torch.equal(classified(algorithm, ways[name], batch), classified(alone, alone.classify, batch))
+    assert algorithm.protocol()["classifiers"] == expected
+
+
+@pytest.mark.parametrize("configured", ["batch", "support", "running"])
+def test_only_the_transductive_classifier_sees_the_other_queries(configured):
+    algorithm, batch = maml(1, statistics=configured), episodes()
+    fewer = replace(batch, query_images=batch.query_images[:, :4])
+    for name, classify in algorithm.classifiers().items():
+        together, apart = (classified(algorithm, classify, each) for each in (batch, fewer))
+        assert torch.allclose(together[:, :4], apart, atol=1e-9) == (name == "inductive")
+
+
+@pytest.mark.parametrize("statistics", ["batch", "support", "running"])
+def test_the_last_point_of_a_trajectory_is_what_classify_gives(statistics):
+    algorithm, batch = maml(3, statistics=statistics), episodes()
+    scores = classified(algorithm, algorithm.trajectory, batch)
+    assert scores.shape == (4, 4, 9, 3)
+    assert torch.equal(scores[-1], classified(algorithm, algorithm.classify, batch))
+    assert not torch.equal(scores[0], scores[1])
+    assert all(layer.statistics == "module" and layer.recorded is None for layer in batch_norms(algorithm.network))
+
+
+def test_a_trajectory_follows_the_loop_over_tasks_and_steps():
+    algorithm, batch = maml(3), episodes()
+    found = classified(algorithm, algorithm.trajectory, batch)
+    for task in range(len(batch)):
+        parameters = dict(algorithm.network.named_parameters())
+        for step in range(4):
+            expected = functional_call(algorithm.network, parameters, (batch.query_images[task],))
+            torch.testing.assert_close(found[step, task], expected, rtol=1e-9, atol=1e-10)
+            logits = functional_call(algorithm.network, parameters, (batch.support_images[task],))
+            loss = F.cross_entropy(logits, batch.support_labels[task])
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            moves = zip(parameters.items(), gradients, strict=True)
+            parameters = {name: value - 0.4 * gradient for (name, value), gradient in moves}

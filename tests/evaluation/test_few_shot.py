@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from scipy import stats
 
-from ssl_runner.config import ConfigError
+from ssl_runner.commandline import conf_folder
+from ssl_runner.config import ConfigError, build
 from ssl_runner.evaluation.few_shot import FewShot, Setting, interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
+from ssl_runner.misfits import check_selection
 
 CPU = torch.device("cpu")
 
@@ -36,6 +39,16 @@ class Recorder(RawPixels):
         if self.answer is None:
             return super().classify(support_images, support_labels, query_images, n_way)
         return self.answer(support_images, support_labels, query_images, n_way)
+
+
+class TwoWays(Recorder):
+    """Beside its own way, under the name of "own", knows one that always answers label 0."""
+
+    def classifiers(self):
+        return {"own": self.classify, "constant": self.constant}
+
+    def constant(self, support_images, support_labels, query_images, n_way):
+        return F.one_hot(torch.zeros(query_images.shape[:2], dtype=torch.int64), n_way).float()
 
 
 @pytest.mark.parametrize(
@@ -220,3 +233,32 @@ def test_one_episode_has_no_interval():
 def test_a_setting_named_twice_is_refused():
     with pytest.raises(ValueError, match="names one twice"):
         few_shot(["5w1s", "5w1s"])
+
+
+def test_further_ways_to_classify_are_reported_and_the_configured_one_is_computed_once(by_images):
+    plain, several, evaluator = Recorder(), TwoWays(), few_shot(["3w2s", "5w1s"])
+    found = evaluator(several, by_images, CPU)
+    expected = evaluator(plain, by_images, CPU)
+    assert list(found) == evaluator.keys(several)
+    assert {key: found[key] for key in evaluator.keys()} == expected  # noqa: SIM118
+    for setting, n_way in (("3w2s", 3), ("5w1s", 5)):
+        for score in ("top1", "ci95"):
+            assert found[f"few_shot/{setting}/own/{score}"] == expected[f"few_shot/{setting}/{score}"]
+        assert found[f"few_shot/{setting}/constant/top1"] == pytest.approx(1 / n_way, abs=1e-12)
+        assert found[f"few_shot/{setting}/constant/ci95"] == pytest.approx(0, abs=1e-9)
+    assert len(several.asked) == len(plain.asked)
+
+
+def test_a_further_way_that_does_not_work_is_told_before_training(by_images):
+    several = TwoWays()
+    several.constant = lambda support, labels, query, n_way: torch.zeros(query.shape[:2])
+    with pytest.raises(ValueError, match=r"constant gave \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"):
+        few_shot().check(several, by_images, CPU)
+
+
+def test_a_model_may_be_selected_by_a_way_that_its_algorithm_has_and_by_no_other(by_images):
+    node = yaml.safe_load((conf_folder() / "trainer" / "default.yaml").read_text())
+    trainer = build(node | {"device": "cpu", "evaluate_every": 1, "select": "few_shot/3w2s/constant/top1"})
+    check_selection(trainer, {"few_shot": few_shot()}, TwoWays(), by_images)
+    with pytest.raises(ConfigError, match="evaluation gives no such figure"):
+        check_selection(trainer, {"few_shot": few_shot()}, Recorder(), by_images)

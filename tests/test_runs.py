@@ -11,11 +11,18 @@ import ssl_runner
 from ssl_runner import checks, commandline, train, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.config import ConfigError, build
+from ssl_runner.report import adaptation
 
 CONF = commandline.conf_folder()
 ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml")}
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SMALL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.log_every=1", "trainer.progress=false"]
+
+
+@pytest.fixture(autouse=True)
+def few_tasks_to_show(monkeypatch):
+    """MAML's curves of inner steps take minutes of the whole suite, of 200 tasks a run."""
+    monkeypatch.setattr(adaptation, "N_TASKS", 4)
 
 
 def small(name: str) -> list[str]:
@@ -213,6 +220,14 @@ def test_an_encoder_that_is_not_there_is_told(tmp_path):
 )
 def test_mamls_options_run(override, tmp_path, data_root):
     assert run(tmp_path, *small("maml_omniglot"), override)["status"] == "finished"
+
+
+@pytest.mark.parametrize("ranges", [["batching.n_way=[2,4]"], ["batching.n_way=[3,5]", "batching.k_shot=[1,3]"]])
+def test_steps_of_different_ways_and_shots_train_on_digits(ranges, tmp_path):
+    overrides = [*small("protonet_digits"), "trainer.max_steps=8", "augmentation=light", *ranges]
+    assert run(tmp_path, *overrides)["images_per_second"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(9))
 
 
 @pytest.mark.parametrize("mining", ["all", "hardest", "semi_hard"])

@@ -27,6 +27,7 @@ CHARTS = {
         "false negatives: share of the weight": "panel/false_negative_rate",
         "false negatives among all images": "panel/false_negative_base_rate",
     },
+    "Adaptation": {"accuracy after inner steps, by shot": "inner_steps/"},
     "Loss": {"loss": "train/loss"},
     "Optimisation": {"learning rate": "train/lr", "norm of the gradient": "train/gradient_norm"},
     "Speed": {"images a second": "time/images_per_second", "share of time waiting for data": "time/data_share"},
@@ -56,15 +57,25 @@ def log_layout(writer: SummaryWriter, tags: Iterable[str]) -> None:
     """The page "Custom Scalars": charts of CHARTS that this run will have, step 0; once, in a fresh run.
 
     A chart has one tag, so that TensorBoard, which joins the layouts of runs and drops only charts that are equal,
-    shows each once, and so that no two units share an axis.
+    shows each once, and so that no two units share an axis. A tag that ends with a slash stands for all below it: one
+    unit, and an equal chart whatever settings a run has.
 
     Args:
         writer: Of the run's own folder.
         tags: All scalar tags that the run will write.
     """
-    written = set(tags)
+    written = list(tags)
     charts = {
-        category: {title: ["Multiline", [f"{tag}$"]] for title, tag in titles.items() if tag in written}
-        for category, titles in CHARTS.items()  # TensorBoard takes a tag for the beginning of a regular expression
+        category: {title: ["Multiline", [_pattern(tag)]] for title, tag in titles.items() if _among(written, tag)}
+        for category, titles in CHARTS.items()
     }
     writer.add_custom_scalars({category: titles for category, titles in charts.items() if titles})
+
+
+def _pattern(tag: str) -> str:
+    """TensorBoard takes a tag for the beginning of a regular expression."""
+    return tag if tag.endswith("/") else f"{tag}$"
+
+
+def _among(written: list[str], tag: str) -> bool:
+    return any(name == tag or (tag.endswith("/") and name.startswith(tag)) for name in written)

@@ -14,6 +14,7 @@ from ssl_runner.data.tasks import TaskSampler
 from ssl_runner.device import enough_memory
 from ssl_runner.evaluation.features import evaluating, features
 from ssl_runner.evaluation.negatives import figures
+from ssl_runner.report import adaptation
 from ssl_runner.report.board import log_config, log_layout
 from ssl_runner.report.gallery import log_negatives
 from ssl_runner.report.hparams import log_hparams
@@ -37,11 +38,16 @@ def before(writer: SummaryWriter, run: Run, config: dict[str, Any]) -> None:
 
 
 def after(writer: SummaryWriter, run: Run, step: int) -> None:
-    """The embedding projector; the same hard negatives, or the same task, as before, now of the trained network."""
+    """The embedding projector; the same hard negatives, or the same task, as before, now of the trained network.
+
+    Of a method that adapts in steps, also its accuracy after each.
+    """
+    shown = shown_split(run.splits)
     if run.batching.batch_type is Episodes:
         _log_episode(writer, run, step)
+    if isinstance(run.batching, EpisodeBatching):
+        adaptation.log_adaptation(writer, run.algorithm, shown, run.batching.ways[0], run.device)
     _log_negatives(writer, run, step)
-    shown = shown_split(run.splits)
     chosen = torch.from_numpy(randomness.permutation(0, "projector", 0, len(shown))[:N_PROJECTED])
     images = shown.images[chosen]
     names = None if shown.labels is None else [shown.class_names[label] for label in shown.labels[chosen]]
@@ -51,7 +57,10 @@ def after(writer: SummaryWriter, run: Run, step: int) -> None:
 def _tags(run: Run) -> list[str]:
     tags = ["train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"]
     panel = run.panel
-    return tags if panel is None else [*tags, *(f"panel/{name}" for name in panel.names)]
+    tags += [] if panel is None else [f"panel/{name}" for name in panel.names]
+    if isinstance(run.batching, EpisodeBatching):
+        tags += adaptation.tags(run.algorithm, shown_split(run.splits), run.batching.ways[0])
+    return tags
 
 
 def _log_negatives(writer: SummaryWriter, run: Run, step: int) -> list[str]:

@@ -75,12 +75,15 @@ def log_folder(tmp_path_factory, views) -> Path:
     writer = resumed_writer(folder / "maml", 0)
     log_config(writer, MAML)
     log_hparams(writer, MAML)
-    log_layout(writer, [*TAGS, "train/gradient_norm"])
+    log_layout(writer, [*TAGS, "train/gradient_norm", "inner_steps/3w1s"])
     curve(writer, range(10, 60, 10), 1.0)
     tear(folder / "maml")
     curve(resumed_writer(folder / "maml", 30), (45, 60), 2.0)  # logs less often than before
-    with final_writer(folder / "maml") as writer:
-        log_final_metrics(writer, {"few_shot/5w1s/top1": 0.9, "few_shot/5w1s/ci95": 0.01}, 60)
+    for accuracies in ((0.2, 0.3, 0.4), (0.2, 0.7, 0.9)):  # evaluated twice
+        with final_writer(folder / "maml") as writer:
+            log_final_metrics(writer, {"few_shot/5w1s/top1": 0.9, "few_shot/5w1s/ci95": 0.01}, 60)
+            for step, value in enumerate(accuracies):
+                writer.add_scalar("inner_steps/3w1s", value, step)
     return folder
 
 
@@ -159,6 +162,17 @@ def test_a_final_evaluation_done_again_replaces_the_first(board):
     assert board.points("simclr", "eval/knn/top1") == [(2, pytest.approx(0.8))]
 
 
+def test_a_curve_of_inner_steps_is_there_once_and_takes_no_point_from_the_others(board):
+    assert board.points("maml", "inner_steps/3w1s") == [
+        (0, pytest.approx(0.2)),
+        (1, pytest.approx(0.7)),
+        (2, pytest.approx(0.9)),
+    ]
+    assert board.points("maml", "eval/few_shot/5w1s/top1") == [(60, pytest.approx(0.9))]
+    found = board.get("plugin/custom_scalars/scalars", run="maml", tag="inner_steps/")
+    assert list(found["tag_to_events"]) == ["inner_steps/3w1s"]
+
+
 def test_a_resumed_curve_has_no_point_of_the_time_after_the_checkpoint_but_its_own(board):
     assert board.points("maml", "train/loss") == [(10, 1), (20, 1), (30, 1), (45, 2), (60, 2)]
 
@@ -188,6 +202,7 @@ def test_the_layout_has_charts_of_tags_that_are_written_each_once_and_no_others(
     }
     assert charts == {
         "Is it learning?": ["panel/alignment$"],
+        "Adaptation": ["inner_steps/"],
         "Loss": ["train/loss$"],
         "Optimisation": ["train/lr$", "train/gradient_norm$"],
         "Speed": ["time/images_per_second$"],

@@ -1,9 +1,14 @@
 """What whole runs leave for TensorBoard, and say before they start."""
 
 import io
+import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -11,6 +16,8 @@ from ssl_runner import checks, commandline, train, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.data.tasks import Tasks
 from ssl_runner.evaluation.few_shot import MANIFEST, manifest
+from ssl_runner.report import adaptation
+from ssl_runner.report.console import summarise
 from ssl_runner.report.preflight import lines
 
 CONTRASTIVE = [
@@ -29,6 +36,15 @@ EPISODES = [
     *(item for item in CONTRASTIVE if "batch_size" not in item and "eval" not in item),
     "batching.tasks_per_batch=2",
     "eval.few_shot.episodes=4",
+]
+MAML = [
+    "experiment=maml_omniglot",
+    "dataset=digits",
+    "dataset.split=classes",
+    *(item for item in EPISODES if not item.startswith(("experiment", "baselines"))),
+    "baselines=[untrained,raw_pixels]",
+    "eval.few_shot.settings=[5w1s]",
+    "batching.n_query=2",
 ]
 
 
@@ -103,6 +119,94 @@ def test_the_tasks_of_the_evaluation_are_written_and_their_hash_is_the_results(r
         tasks = Tasks(stored["5w1s/support"].long(), stored["5w1s/query"].long(), setting["n_way"])
         assert len(tasks) == 4
         assert manifest(tasks, test) == setting["tasks"]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A run of MAML, evaluated anew in the end, as after a crash between its evaluation and its end."""
+    folder = tmp_path_factory.mktemp("maml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adaptation, "N_TASKS", 6)
+        result = train.run(config(MAML), folder)
+        (folder / "result.json").unlink()
+        again = train.run(config([*MAML, "resume=auto"]), folder)
+    assert again["metrics"] == result["metrics"]
+    return folder, again
+
+
+def test_accuracy_against_inner_step_is_that_of_each_task_for_each_shot_that_the_split_can_serve(adapted):
+    folder, _ = adapted
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("inner_steps/")}
+    assert tags == {"inner_steps/5w1s", "inner_steps/5w5s"}
+    run = wiring.prepare(config(MAML))
+    run.algorithm.load_state_dict(torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["algorithm"])
+    run.algorithm.eval()
+    test = run.splits.test
+    for name, tasks in adaptation.fixed_tasks(test, 5):
+        assert len(tasks) == 200
+        right = torch.zeros(4, dtype=torch.float64)
+        for task in range(6):
+            support, query = test.images[tasks.support[task]][None], test.images[tasks.query[task]][None]
+            scores = run.algorithm.trajectory(support, tasks.support_labels[task][None], query, 5)[:, 0]
+            right += (scores.argmax(-1) == tasks.query_labels[task]).sum(1)
+        points = events.Scalars(f"inner_steps/{name}")
+        assert [point.step for point in points] == [0, 1, 2, 3]
+        # one of the 450 queries may be undecided up to rounding
+        assert [point.value for point in points] == pytest.approx((right / 450).tolist(), abs=1.5 / 450)
+
+
+def test_a_split_of_too_few_classes_has_no_tasks_to_show(adapted):
+    test = wiring.prepare(config(MAML)).splits.test
+    assert [name for name, _ in adaptation.fixed_tasks(test, 6)] == []
+    few = replace(test, images=test.images[:0], labels=test.labels[:0])
+    assert [name for name, _ in adaptation.fixed_tasks(few, 5)] == []
+    order = test.labels.argsort(stable=True)
+    sixteen = torch.cat([order[test.labels[order] == label][:16] for label in range(5)])
+    smaller = replace(test, images=test.images[sixteen], labels=test.labels[sixteen])
+    assert [name for name, _ in adaptation.fixed_tasks(smaller, 5)] == ["5w1s"]
+
+
+def test_both_ways_to_classify_stand_in_the_result_with_what_they_mean(adapted):
+    _, result = adapted
+    metrics = result["metrics"]
+    ways = [
+        f"{prefix}few_shot/5w1s{way}" for prefix in ("", "untrained/") for way in ("", "/inductive", "/transductive")
+    ]
+    assert {key for key in metrics if "raw_pixels" not in key} == {
+        f"{way}/{key}" for way in ways for key in ("top1", "ci95")
+    }
+    for prefix in ("", "untrained/"):
+        assert metrics[f"{prefix}few_shot/5w1s/transductive/top1"] == metrics[f"{prefix}few_shot/5w1s/top1"]
+    assert result["protocols"]["algorithm"]["classifiers"] == {"inductive": "support", "transductive": "batch"}
+
+
+def test_the_table_has_further_ways_below_the_encoder_and_fits_a_terminal():
+    metrics = {
+        f"{prefix}few_shot/{setting}{way}/{score}": value
+        for prefix in ("", "untrained/", "raw_pixels/")
+        for setting in ("5w1s", "5w1s1q")
+        for way in (("",) if prefix == "raw_pixels/" else ("", "/inductive", "/transductive"))
+        for score, value in (("top1", 0.9 if way == "/inductive" else 0.95), ("ci95", 0.0123))
+    } | {"knn/top1": 0.5}
+    console = Console(record=True, width=80, file=io.StringIO())
+    summarise(SimpleNamespace(metrics=metrics), console)
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in console.export_text().splitlines()[2:]]
+    cells = {"": "95.00 ± 1.23", "inductive": "90.00 ± 1.23", "transductive": "95.00 ± 1.23"}
+    expected = [["", "5w1s", "5w1s1q", "knn"]]
+    for encoder, knn in (("trained", "50.00"), ("untrained encoder", "-")):
+        for way, cell in cells.items():
+            expected.append([way or encoder, cell, cell, "-" if way else knn])
+    expected.append(["raw pixels", "95.00 ± 1.23", "95.00 ± 1.23", "-"])
+    assert [row for row in rows if len(row) > 1] == expected
+
+
+def test_a_range_of_ways_and_shots_is_announced_with_the_memory_of_the_largest():
+    some = [*EPISODES, "batching.n_way=[2,5]", "batching.k_shot=[1,3]"]
+    ranged, largest = (wiring.prepare(config(overrides)) for overrides in (some, [*EPISODES, "batching.k_shot=3"]))
+    assert ranged.step_bytes == largest.step_bytes
+    assert lines(ranged, None, 0)["batch"] == "2 tasks of 2 to 5 ways, 1 to 3 shots, 15 queries: 119 images in the mean"
+    assert lines(largest, None, 0)["batch"] == "2 tasks of 5 ways, 3 shots, 15 queries: 180 images"
 
 
 @pytest.mark.parametrize("overrides", [CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])

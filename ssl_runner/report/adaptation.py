@@ -1,0 +1,67 @@
+"""How far each inner step brings a method that adapts: accuracy against inner step, by shot."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.tasks import Tasks, TaskSampler
+from ssl_runner.evaluation.features import evaluating
+
+SHOTS = (1, 5)
+N_QUERY = 15  # what 5w1s stands for where queries are not named: with batch statistics, accuracy hangs on it
+N_TASKS = 200
+TASKS_AT_ONCE = 8
+PREFIX = "inner_steps"  # behind eval/, for TensorBoard's table of hyperparameters shows the first five tags
+
+
+def tags(algorithm: Algorithm, dataset: Dataset, n_way: int) -> list[str]:
+    """The curves that `log_adaptation` will write."""
+    adapts = type(algorithm).trajectory is not Algorithm.trajectory
+    return [f"{PREFIX}/{name}" for name, _ in fixed_tasks(dataset, n_way)] if adapts else []
+
+
+def log_adaptation(
+    writer: SummaryWriter, algorithm: Algorithm, dataset: Dataset, n_way: int, device: torch.device
+) -> None:
+    """Scalars ``inner_steps/5w1s`` and ``inner_steps/5w5s``: accuracy after so many inner steps, which is the x axis.
+
+    Of an algorithm with a `trajectory`; step 0 is before adaptation, the last is what `classify` gives.
+
+    Args:
+        writer: Of the run's own folder; `events.final_writer`, so that no point is there twice.
+        dataset: Is shown; what it has too few classes or images for is left out.
+        n_way: Classes in a task.
+    """
+    for name, tasks in fixed_tasks(dataset, n_way):
+        for step, value in enumerate(trajectory(algorithm, dataset, tasks, device)):
+            writer.add_scalar(f"{PREFIX}/{name}", value, step)
+
+
+def fixed_tasks(dataset: Dataset, n_way: int) -> Iterator[tuple[str, Tasks]]:
+    """Always the same N_TASKS tasks of each of SHOTS, of N_QUERY queries a class, by name (``5w1s``)."""
+    for k_shot in SHOTS:
+        try:
+            sampler = TaskSampler(dataset, n_way, k_shot, N_QUERY)
+        except ValueError:  # too few classes, or images of one
+            continue
+        name = f"{n_way}w{k_shot}s"
+        yield name, sampler(randomness.uniforms(0, f"{PREFIX}/{name}", 0, N_TASKS, sampler.columns))
+
+
+def trajectory(algorithm: Algorithm, dataset: Dataset, tasks: Tasks, device: torch.device) -> list[float]:
+    """Mean accuracy over tasks before adaptation and after each inner step; empty for who does not adapt in steps."""
+    right: list[Tensor] = []
+    with evaluating(algorithm):
+        for start in range(0, len(tasks), TASKS_AT_ONCE):
+            part = tasks[start : start + TASKS_AT_ONCE]
+            support, query = dataset.images[part.support].to(device), dataset.images[part.query].to(device)
+            scores = algorithm.trajectory(support, part.support_labels.to(device), query, part.n_way)
+            if scores is None:
+                return []
+            right.append((scores.argmax(dim=-1).cpu() == part.query_labels).double().mean(dim=2))  # (steps + 1, T)
+    return torch.cat(right, dim=1).mean(dim=1).tolist()

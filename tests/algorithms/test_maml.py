@@ -7,6 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ssl_runner.algorithms.maml import MAML
+from ssl_runner.algorithms.reference_loop import adapted_by_loop, meta_loss_by_loop
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.cross_entropy import CrossEntropy
@@ -40,22 +41,6 @@ def episodes(tasks: int = 4, shots: int = 2, queries: int = 3) -> Episodes:
     return Episodes(images[0], labels[0], images[1], labels[1], n_way=3)
 
 
-def meta_loss_by_loop(algorithm: MAML, batch: Episodes, parameters: dict) -> torch.Tensor:
-    """Tasks one after the other, through torch.autograd, with torch's own batch normalisation in training mode."""
-    total = torch.zeros((), dtype=torch.float64)
-    for task in range(len(batch)):
-        adapted = parameters
-        for _ in range(algorithm.inner_steps):
-            logits = functional_call(algorithm.network, adapted, (batch.support_images[task],))
-            loss = F.cross_entropy(logits, batch.support_labels[task])
-            gradients = torch.autograd.grad(loss, list(adapted.values()), create_graph=algorithm.second_order)
-            steps = zip(adapted.items(), gradients, strict=True)
-            adapted = {name: value - algorithm.inner_lr * gradient for (name, value), gradient in steps}
-        logits = functional_call(algorithm.network, adapted, (batch.query_images[task],))
-        total = total + F.cross_entropy(logits, batch.query_labels[task])
-    return total / len(batch)
-
-
 def meta_gradient(algorithm: MAML, batch: Episodes) -> dict[str, torch.Tensor]:
     algorithm.zero_grad()
     algorithm.training_step(batch, CLOCK).loss.backward()
@@ -68,8 +53,7 @@ def test_meta_gradient_equals_the_loop_over_tasks(steps, second_order):
     algorithm, batch = maml(steps, second_order), episodes()
     ours = meta_gradient(algorithm, batch)
     parameters = dict(algorithm.network.named_parameters())
-    loss = meta_loss_by_loop(algorithm, batch, parameters)
-    reference = torch.autograd.grad(loss, list(parameters.values()))
+    reference = torch.autograd.grad(meta_loss_by_loop(algorithm, batch), list(parameters.values()))
     for (name, gradient), expected in zip(ours.items(), reference, strict=True):
         torch.testing.assert_close(
             gradient, expected, rtol=1e-9, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
@@ -90,6 +74,14 @@ def test_meta_gradient_equals_finite_differences():
             parameter.data -= sign * epsilon * direction
         slope = (losses[0] - losses[1]) / (2 * epsilon)
         assert (gradients[name] * direction).sum().item() == pytest.approx(slope, rel=1e-6, abs=1e-8), name
+
+
+def test_the_loop_leaves_running_averages_alone():
+    algorithm = maml()
+    before = {name: buffer.clone() for name, buffer in algorithm.network.named_buffers()}
+    meta_loss_by_loop(algorithm, episodes())
+    for name, buffer in algorithm.network.named_buffers():
+        assert torch.equal(buffer, before[name]), name
 
 
 def test_first_order_is_another_gradient_than_second_order():
@@ -113,13 +105,8 @@ def test_classify_adapts_as_the_loop_does():
     with torch.no_grad():
         scores = algorithm.classify(batch.support_images, batch.support_labels, batch.query_images, 3)
     for task in range(len(batch)):
-        parameters = dict(algorithm.network.named_parameters())
-        for _ in range(2):
-            logits = functional_call(algorithm.network, parameters, (batch.support_images[task],))
-            loss = F.cross_entropy(logits, batch.support_labels[task])
-            gradients = torch.autograd.grad(loss, list(parameters.values()))
-            steps = zip(parameters.items(), gradients, strict=True)
-            parameters = {name: value - 0.4 * gradient for (name, value), gradient in steps}
+        support = batch.support_images[task], batch.support_labels[task]
+        parameters = adapted_by_loop(algorithm.network, *support, inner_lr=0.4, inner_steps=2, second_order=False)
         expected = functional_call(algorithm.network, parameters, (batch.query_images[task],))
         torch.testing.assert_close(scores[task], expected, rtol=1e-9, atol=1e-10)
 

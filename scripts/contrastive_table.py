@@ -15,15 +15,10 @@ also within a method.
 import argparse
 import json
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+from timed_runs import RESULTS, commit, keep, run, steps_in, steps_of_stopped, write_between
 
 # Losses, heads, teachers and queues are always the recipes'.
 SETTINGS = {
@@ -91,40 +86,12 @@ LIGHTLY = {
     "dcl": (84.0, 88),
 }
 
-WARM, TIMED = 20, 40  # steps
-
 
 def overrides(setting: str, name: str) -> list[str]:
     """What makes a row, but for its steps; the first row measures the baselines, which are every row's."""
     baselines = "[untrained,raw_pixels]" if setting == "mnist" and name == METHODS[0] else "[]"
     own = OWN.get((setting, name), [])
     return [f"experiment={name}_cifar10", *SETTINGS[setting], *own, f"baselines={baselines}"]
-
-
-def steps_in(seconds: float, words: list[str]) -> int:
-    """How many steps of this run take so long, judged by some of them after the slow first ones."""
-    from ssl_runner import wiring
-    from ssl_runner.checks import settled
-    from ssl_runner.clock import Clock
-    from ssl_runner.commandline import conf_folder
-    from ssl_runner.composition import Composer
-
-    config, _ = settled(Composer(conf_folder()), [*words, "trainer.max_steps=1000"])
-    run = wiring.wire(config)
-    run.algorithm.train()
-    began = 0.0
-    for step in range(WARM + TIMED):
-        if step == WARM:
-            began = time.perf_counter()
-        clock = Clock(step, 1000, run.seed, run.device)
-        run.trainer.step(run.algorithm, run.batching.batch(step), run.optimizer, clock, measure=False)
-    return round(seconds * TIMED / (time.perf_counter() - began))
-
-
-def run(words: list[str], folder: Path) -> None:
-    """One run, from the start or on from where it was stopped."""
-    command = [sys.executable, "-m", "ssl_runner.train", *words, f"hydra.run.dir={folder}", "resume=auto"]
-    subprocess.run(command, check=True)
 
 
 def reproduce(setting: str, name: str, seconds: float, again: bool) -> None:
@@ -134,15 +101,9 @@ def reproduce(setting: str, name: str, seconds: float, again: bool) -> None:
     if again:
         shutil.rmtree(folder, ignore_errors=True)
     if setting == "mnist":
-        stopped = folder / "config.yaml"
-        before = yaml.safe_load(stopped.read_text())["trainer"]["max_steps"] if stopped.is_file() else None
-        words.append(f"trainer.max_steps={before or steps_in(seconds, words)}")
+        words.append(f"trainer.max_steps={steps_of_stopped(folder) or steps_in(seconds, words)}")
     run(words, folder)
-    result = json.loads((folder / "result.json").read_text())
-    result["command"] = " ".join(["ssl-train", *words])
-    kept = RESULTS / f"contrastive_{setting}" / f"{name}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(result, indent=2) + "\n")
+    keep(folder, words, RESULTS / f"contrastive_{setting}" / f"{name}.json")
 
 
 def try_out(setting: str, name: str) -> None:
@@ -177,12 +138,10 @@ def table(setting: str) -> str:
             note = f"{' and '.join(below)}: {REASONS.get(name, 'not looked into')}" if below else ""
         else:
             note = "{}, {}".format(*LIGHTLY[name]) if name in LIGHTLY else "none"
-        git = result["git"] or {"commit": "-", "dirty": False}
-        commit = git["commit"][:9] + (" and changes" if git["dirty"] else "")
         lines.append(
             f"| `{name}` | {'yes' if name in LABELLED else 'no'} | {scores[0]:.2%} | {scores[1]:.2%} "
             f"| {result['steps']:,} | {result['training_seconds'] / 60:.1f} | {result['images_per_second']:,.0f} "
-            f"| {commit} | {note} |"
+            f"| {commit(result)} | {note} |"
         )
     return "\n".join(lines)
 
@@ -195,11 +154,7 @@ def floors_of(metrics: dict[str, float]) -> dict[str, list[float]]:
 
 def write_table(setting: str) -> None:
     """Put the table between its marks in docs/results/README.md."""
-    page = RESULTS / "README.md"
-    begin, end = f"<!-- contrastive {setting} -->", f"<!-- end of contrastive {setting} -->"
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}\n{table(setting)}\n{end}{after}")
+    write_between(RESULTS / "README.md", f"contrastive {setting}", lambda: table(setting))
 
 
 def main() -> None:

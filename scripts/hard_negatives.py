@@ -21,9 +21,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from contrastive_table import run, steps_in
+from timed_runs import RESULTS, commit, run, steps_in
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SEEDS = range(5)
 
 COMMON = [
@@ -168,10 +167,8 @@ def compared(title: str, plain: list[float], hard: list[float], show: str) -> st
 
 
 def as_row(name: str, result: dict[str, Any]) -> str:
-    git, metrics = result["git"] or {"commit": "-", "dirty": False}, result["metrics"]
-    commit = git["commit"][:9] + (" and changes" if git["dirty"] else "")
-    scores = " | ".join(f"{metrics[key]:.2%}" for key in (*SCORES, "false_negative_rate"))
-    return f"| `{name}` | {scores} | {result['training_seconds']:.0f} | {commit} |"
+    scores = " | ".join(f"{result['metrics'][key]:.2%}" for key in (*SCORES, "false_negative_rate"))
+    return f"| `{name}` | {scores} | {result['training_seconds']:.0f} | {commit(result)} |"
 
 
 def main() -> None:

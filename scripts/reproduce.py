@@ -11,12 +11,10 @@ command, commit, seconds and protocol.
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+from timed_runs import RESULTS, commit, keep, run, write_between
 
 OMNIGLOT: dict[str, float | None] = dict.fromkeys(
     f"few_shot/{setting}/top1" for setting in ("5w1s", "5w5s", "20w1s", "20w5s")
@@ -60,12 +58,8 @@ def reproduce(name: str, again: bool) -> None:
     folder = Path("outputs") / "reproduce" / name
     if again:
         shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "ssl_runner.train", *overrides]
-    subprocess.run([*command, f"hydra.run.dir={folder}", "resume=auto"], check=True)
-    result = json.loads((folder / "result.json").read_text())
-    result["command"] = " ".join(["ssl-train", *overrides])
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    run(overrides, folder)
+    keep(folder, overrides, RESULTS / f"{name}.json")
 
 
 def table() -> str:
@@ -79,15 +73,11 @@ def table() -> str:
         if not path.exists():
             continue
         result = json.loads(path.read_text())
-        git = result["git"] or {"commit": "-", "dirty": False}
-        commit = git["commit"][:9] + (" and changes" if git["dirty"] else "")
-        minutes = f"{result['training_seconds'] / 60:.1f}"
+        last = f"{result['training_seconds'] / 60:.1f} | {result['steps']:,} | {commit(result)}"
         for key, target in figures.items():
             cells = [_cell(result["metrics"], prefix + key) for prefix in ("", "untrained/", "raw_pixels/")]
             wanted = "" if target is None else f"{target:.1%}"
-            lines.append(
-                f"| `{name}` | {key} | {' | '.join(cells)} | {wanted} | {minutes} | {result['steps']:,} | {commit} |"
-            )
+            lines.append(f"| `{name}` | {key} | {' | '.join(cells)} | {wanted} | {last} |")
     return "\n".join(lines)
 
 
@@ -100,11 +90,7 @@ def _cell(metrics: dict[str, Any], key: str) -> str:
 
 def write_table() -> None:
     """Put the table between the marks of docs/results/README.md."""
-    page = RESULTS / "README.md"
-    begin, end = "<!-- table -->", "<!-- end of table -->"
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}\n{table()}\n{end}{after}")
+    write_between(RESULTS / "README.md", "table", table)
 
 
 def main() -> None:

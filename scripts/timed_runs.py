@@ -1,0 +1,119 @@
+"""What the scripts that write tables share: how many steps fit into a time, runs that go on, results and pages.
+
+python scripts/timed_runs.py SECONDS OVERRIDE ...    # prints how many steps of that run take so long
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from ssl_runner.data.lock import locked
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+
+WARM, TIMED = 20, 40  # steps
+
+
+def steps_in(seconds: float, words: list[str], threads: int | None = None) -> int:
+    """How many steps of this run take so long, judged by some of them after the slow first ones.
+
+    In a process of its own: the allocator that makes steps fast keeps their memory, which the run itself will need.
+    """
+    command = [sys.executable, __file__, str(seconds), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=_environment(threads))
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return int(done.stdout.splitlines()[-1])
+
+
+def _promised(seconds: float, words: list[str]) -> int:
+    from ssl_runner import wiring
+    from ssl_runner.checks import settled
+    from ssl_runner.clock import Clock
+    from ssl_runner.commandline import conf_folder
+    from ssl_runner.composition import Composer
+
+    config, _ = settled(Composer(conf_folder()), [*words, "trainer.max_steps=1000"])
+    run = wiring.wire(config)
+    run.algorithm.train()
+    began = 0.0
+    for step in range(WARM + TIMED):
+        if step == WARM:
+            began = time.perf_counter()
+        clock = Clock(step, 1000, run.seed, run.device)
+        run.trainer.step(run.algorithm, run.batching.batch(step), run.optimizer, clock, measure=False)
+    return max(1, round(seconds * TIMED / (time.perf_counter() - began)))
+
+
+def run(words: list[str], folder: Path, threads: int | None = None) -> None:
+    """One run, from the start or on from where it was stopped; whoever stops this script stops it, with a checkpoint.
+
+    Raises:
+        SystemExit: With the run's exit code, where it failed or was stopped.
+    """
+    command = [sys.executable, "-m", "ssl_runner.train", *words, f"hydra.run.dir={folder}", "resume=auto"]
+    before = signal.signal(signal.SIGTERM, _stop)
+    with subprocess.Popen(command, env=_environment(threads)) as process:
+        try:
+            process.wait()
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):  # which a terminal sends to both
+                process.terminate()
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    return dict(os.environ) if threads is None else os.environ | {"OMP_NUM_THREADS": str(threads)}
+
+
+def steps_of_stopped(folder: Path) -> int | None:
+    """How many steps the run in a folder was to take, if there is one: going on, it keeps them."""
+    stopped = folder / "config.yaml"
+    return yaml.safe_load(stopped.read_text(encoding="utf-8"))["trainer"]["max_steps"] if stopped.is_file() else None
+
+
+def keep(folder: Path, words: list[str], path: Path, more: dict[str, Any] | None = None) -> None:
+    """Put the result of a finished run, its command and what else explains it, to where it is kept."""
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8")) | (more or {})
+    result["command"] = " ".join(["ssl-train", *words])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def commit(result: dict[str, Any]) -> str:
+    """Nine digits, and whether there were changes on top."""
+    git = result["git"] or {"commit": "-", "dirty": False}
+    return git["commit"][:9] + (" and changes" if git["dirty"] else "")
+
+
+def write_between(page: Path, name: str, table: Any) -> None:
+    """Put what ``table()`` gives between the marks ``<!-- name -->`` of a page, or at its end.
+
+    Two scripts may do so at once.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    with locked(page.with_name(f".{page.name}.lock"), keep=False):
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        page.write_text(f"{before}{begin}\n{table()}\n{end}{after or chr(10)}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    print(_promised(float(sys.argv[1]), sys.argv[2:]))

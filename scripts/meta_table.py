@@ -1,0 +1,239 @@
+"""Meta-learners on Omniglot, by their recipes and in minutes of a CPU, into docs/results/.
+
+    python scripts/meta_table.py                            # what has no result yet, one row after the other
+    python scripts/meta_table.py maml anil                  # of these
+    python scripts/meta_table.py maml --again               # anew
+    python scripts/meta_table.py protonet --threads 1       # so that another row can run beside it
+    python scripts/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
+    python scripts/meta_table.py --table                    # only write the table anew
+
+A row gets as many steps as its first ones promise for its minutes of training, evaluation apart, and schedules are
+stretched to span these. The script goes on where it was stopped, also within a row. Rows whose experiment is not there
+are left out.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from timed_runs import RESULTS, commit, keep, run, steps_in, steps_of_stopped, write_between
+
+WAYS_AND_SHOTS = ["5w1s", "5w5s", "20w1s", "20w5s"]
+PAPERS = "5w1s1q"  # MAML's protocol: one query a class
+COMPARING = f"[{','.join(WAYS_AND_SHOTS)}]"
+ADAPTING = f"[5w1s,{PAPERS},5w5s]"  # heads of 5 outputs
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Attributes:
+        settings: Of the episodes that it can be asked.
+        minutes: Of training.
+        published: Its accuracies for WAYS_AND_SHOTS, in per cent.
+        schedule: How long it was trained for these.
+        tasks: The same as a number of tasks, where it was fixed beforehand.
+        words: Overrides beyond the experiment's.
+        experiment: Where it is not the row's name.
+    """
+
+    settings: str
+    minutes: float = 15
+    published: str = "- / - / - / -"
+    schedule: str = "not published"
+    tasks: int | None = None
+    words: tuple[str, ...] = ()
+    experiment: str | None = None
+
+
+PATIENCE = "until 20,000 episodes brought no better validation"
+# Accuracies are the papers'. Schedules: MAML's appendix A.1; ProtoNet's, MAML++'s, iMAML's and RelationNet's authors'
+# code (defaults of train/few_shot, the config omniglot_1_8_0.1_64_5_0, examples/README, omniglot_train_one_shot);
+# Reptile's table 4 (with its authors' README, 100,000 x 10 for the transductive 5w1s).
+ROWS = {
+    "protonet": Row(COMPARING, 20, "98.8 / 99.7 / 96.0 / 98.9", PATIENCE),
+    "protonet_vinyals": Row(
+        COMPARING,
+        20,
+        "98.8 / 99.7 / 96.0 / 98.9",
+        PATIENCE,
+        words=("dataset.class_split=vinyals",),
+        experiment="protonet",
+    ),
+    "maml": Row(ADAPTING, 40, "98.7 / 99.9 / 95.8 / 98.9", "60,000 x 32", 60_000 * 32),
+    "anil": Row(ADAPTING),
+    "boil": Row(ADAPTING),
+    "meta_sgd": Row(ADAPTING, published="99.5 / 99.9 / 95.9 / 99.0"),
+    "maml_pp": Row(ADAPTING, published="99.5 / - / 97.7 / 99.3", schedule="50,000 x 8", tasks=50_000 * 8),
+    "reptile": Row(ADAPTING, published="97.7 / 99.5 / 89.4 / 97.1", schedule="100,000 x 5", tasks=100_000 * 5),
+    "imaml": Row(ADAPTING, published="99.2 / 99.7 / 94.5 / 98.7", schedule="at least 20,000 x 32", tasks=20_000 * 32),
+    "matchingnet": Row(COMPARING, published="98.1 / 98.9 / 93.8 / 98.5"),
+    "relationnet": Row(COMPARING, published="99.6 / 99.8 / 97.6 / 99.1", schedule="1,000,000", tasks=1_000_000),
+    "r2d2": Row(COMPARING),
+    "baseline_pp": Row(COMPARING),
+}
+FIRST = next(iter(ROWS))
+BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}  # measured with the first row
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How rows are to be run.
+
+    Attributes:
+        results: Folder of the page; results stand in a folder of it.
+        minutes: Of training, instead of the row's.
+        threads: None for torch's choice.
+        episodes: Of each setting, instead of the experiment's.
+    """
+
+    results: Path
+    minutes: float | None
+    threads: int | None
+    episodes: int | None
+
+    def folder(self, name: str) -> Path:
+        """Where a row runs: another for whatever would make it another run."""
+        parts = [name, f"{self.minutes_of(name):g}min"]
+        parts += [] if self.threads is None else [f"{self.threads}threads"]
+        parts += [] if self.episodes is None else [f"{self.episodes}episodes"]
+        return Path("outputs") / "meta_omniglot" / "_".join(parts)
+
+    def minutes_of(self, name: str) -> float:
+        return self.minutes or ROWS[name].minutes
+
+    def kept(self, name: str) -> Path:
+        return self.results / "meta_omniglot" / f"{name}.json"
+
+
+def experiment(name: str) -> str:
+    return f"{ROWS[name].experiment or name}_omniglot"
+
+
+def is_there(name: str) -> bool:
+    """Whether the row's experiment is."""
+    from ssl_runner.commandline import conf_folder
+
+    return (conf_folder() / "experiment" / f"{experiment(name)}.yaml").is_file()
+
+
+def overrides(name: str, asked: Asked) -> list[str]:
+    """What makes a row, but for its steps."""
+    words = [f"experiment={experiment(name)}", *ROWS[name].words, "trainer.max_epochs=null"]
+    words.append(f"eval.few_shot.settings={ROWS[name].settings}")
+    words.append("baselines=[untrained,raw_pixels]" if name == FIRST else "baselines=[]")
+    words += [] if asked.threads is None else [f"trainer.threads={asked.threads}"]
+    words += [] if asked.episodes is None else [f"eval.few_shot.episodes={asked.episodes}"]
+    return words
+
+
+def spanning(words: list[str], steps: int) -> list[str]:
+    """The steps, and a decay by steps stretched or shortened as the recipe's own are."""
+    from ssl_runner.checks import settled
+    from ssl_runner.commandline import conf_folder
+    from ssl_runner.composition import Composer
+
+    recipe, _ = settled(Composer(conf_folder()), words[:1])
+    most, every = recipe["trainer"]["max_steps"], recipe["scheduler"].get("every")
+    decay = [f"scheduler.every={max(1, round(every * steps / most))}"] if most and every else []
+    return [f"trainer.max_steps={steps}", *decay]
+
+
+def reproduce(name: str, asked: Asked) -> None:
+    """Run one row and keep its result."""
+    words, folder = overrides(name, asked), asked.folder(name)
+    steps = steps_of_stopped(folder) or steps_in(60 * asked.minutes_of(name), words, asked.threads)
+    words += spanning(words, steps)
+    run(words, folder, asked.threads)
+    batching = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["batching"]
+    keep(folder, words, asked.kept(name), {"tasks_per_step": batching.get("tasks_per_batch")})
+
+
+def try_out(name: str, asked: Asked) -> None:
+    """Two steps of a row, in a folder of their own that goes again."""
+    folder = Path("outputs") / "trial" / f"meta_{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    words = [f"experiment={experiment(name)}", *ROWS[name].words, "trainer.max_epochs=null", "trainer.max_steps=2"]
+    run([*words, "trainer.panel_every=null", "eval=[]", "baselines=[]"], folder, asked.threads)
+    shutil.rmtree(folder)
+
+
+def table(asked: Asked) -> str:
+    """All rows that have a result, as Markdown."""
+    columns = ["method", *WAYS_AND_SHOTS, PAPERS, "5w1s inductive", "5w1s transductive"]
+    columns += [f"published {' / '.join(WAYS_AND_SHOTS)}", "minutes of training", "threads", "steps", "tasks seen"]
+    columns += ["published schedule, and the share of it", "commit"]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    found = {name: json.loads(asked.kept(name).read_text()) for name in ROWS if asked.kept(name).is_file()}
+    floors = found.get(FIRST, {"metrics": {}})["metrics"]
+    for key, words in BASELINES.items():
+        if any(name.startswith(f"{key}/") for name in floors):
+            lines.append(f"| *{words}* | {' | '.join(scores(floors, f'{key}/'))} |{' |' * 7}")
+    for name, result in found.items():
+        seen = result["steps"] * result["tasks_per_step"] if result["tasks_per_step"] else None
+        cells = [f"`{name}`", *scores(result["metrics"]), ROWS[name].published]
+        cells += [f"{result['training_seconds'] / 60:.1f}", str(result["hardware"]["threads"])]
+        cells += [f"{result['steps']:,}", "-" if seen is None else f"{seen:,}", share(ROWS[name], seen), commit(result)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def scores(metrics: dict[str, float], prefix: str = "") -> list[str]:
+    """Cells of every setting and of the two ways to normalise, with their intervals."""
+    return [
+        score(metrics, f"{prefix}few_shot/{setting}")
+        for setting in (*WAYS_AND_SHOTS, PAPERS, "5w1s/inductive", "5w1s/transductive")
+    ]
+
+
+def score(metrics: dict[str, float], key: str) -> str:
+    if f"{key}/top1" not in metrics:
+        return "-"
+    half = metrics.get(f"{key}/ci95")
+    return f"{metrics[f'{key}/top1']:.2%}" + ("" if half is None else f" ± {half:.2%}")
+
+
+def share(row: Row, seen: int | None) -> str:
+    """How the method was trained for its published figures, and how much of that was run."""
+    return row.schedule if row.tasks is None or seen is None else f"{row.schedule}, {seen / row.tasks:.2%}"
+
+
+def write_table(asked: Asked) -> None:
+    """Put the table between its marks in the page."""
+    write_between(asked.results / "README.md", "meta omniglot", lambda: table(asked))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *ROWS], metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument("--minutes", type=float, help="of training, instead of each row's own")
+    parser.add_argument("--threads", type=int, help="of the CPU, for each row")
+    parser.add_argument("--episodes", type=int, help="of each setting, instead of 1,000")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the page and the results go")
+    parser.add_argument("--again", action="store_true", help="run rows anew that have a result, or were stopped")
+    parser.add_argument("--trial", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    asked = Asked(given.results, given.minutes, given.threads, given.episodes)
+    for name in [] if given.table else given.names or ROWS:
+        if not is_there(name):
+            print(f"{name}: there is no experiment={experiment(name)}; left out", flush=True)
+        elif given.trial:
+            try_out(name, asked)
+        elif asked.kept(name).is_file() and not given.again:
+            print(f"{name}: {asked.kept(name)} is there; --again runs it anew", flush=True)
+        else:
+            if given.again:
+                shutil.rmtree(asked.folder(name), ignore_errors=True)
+            reproduce(name, asked)
+            write_table(asked)
+    if not given.trial:
+        write_table(asked)
+
+
+if __name__ == "__main__":
+    main()

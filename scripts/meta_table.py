@@ -4,6 +4,7 @@
     python scripts/meta_table.py maml anil                  # of these
     python scripts/meta_table.py maml --again               # anew
     python scripts/meta_table.py protonet --threads 1       # so that another row can run beside it
+    python scripts/meta_table.py maml --steps 5000          # where other work would bend the measurement
     python scripts/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
     python scripts/meta_table.py --table                    # only write the table anew
 
@@ -87,12 +88,14 @@ class Asked:
     Attributes:
         results: Folder of the page; results stand in a folder of it.
         minutes: Of training, instead of the row's.
+        steps: Of training, instead of what the first ones promise.
         threads: None for torch's choice.
         episodes: Of each setting, instead of the experiment's.
     """
 
     results: Path
     minutes: float | None
+    steps: int | None
     threads: int | None
     episodes: int | None
 
@@ -146,7 +149,7 @@ def spanning(words: list[str], steps: int) -> list[str]:
 def reproduce(name: str, asked: Asked) -> None:
     """Run one row and keep its result."""
     words, folder = overrides(name, asked), asked.folder(name)
-    steps = steps_of_stopped(folder) or steps_in(60 * asked.minutes_of(name), words, asked.threads)
+    steps = steps_of_stopped(folder) or asked.steps or steps_in(60 * asked.minutes_of(name), words, asked.threads)
     words += spanning(words, steps)
     run(words, folder, asked.threads)
     batching = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["batching"]
@@ -211,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *ROWS], metavar="NAME", help=", ".join(ROWS))
     parser.add_argument("--minutes", type=float, help="of training, instead of each row's own")
+    parser.add_argument("--steps", type=int, help="of training, instead of what the first ones promise for the minutes")
     parser.add_argument("--threads", type=int, help="of the CPU, for each row")
     parser.add_argument("--episodes", type=int, help="of each setting, instead of 1,000")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the page and the results go")
@@ -218,7 +222,7 @@ def main() -> None:
     parser.add_argument("--trial", action="store_true")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    asked = Asked(given.results, given.minutes, given.threads, given.episodes)
+    asked = Asked(given.results, given.minutes, given.steps, given.threads, given.episodes)
     for name in [] if given.table else given.names or ROWS:
         if not is_there(name):
             print(f"{name}: there is no experiment={experiment(name)}; left out", flush=True)

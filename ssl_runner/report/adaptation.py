@@ -14,7 +14,7 @@ from ssl_runner.evaluation.features import evaluating
 
 SHOTS = (1, 5)
 N_QUERY = 15  # what 5w1s stands for where queries are not named: with batch statistics, accuracy hangs on it
-N_TASKS = 200
+N_TASKS = 100
 TASKS_AT_ONCE = 8
 PREFIX = "inner_steps"  # behind eval/, for TensorBoard's table of hyperparameters shows the first five tags
 

@@ -24,6 +24,7 @@ from ssl_runner.misfits import (
     refuse_misfits,
     refuse_unlabelled,
 )
+from ssl_runner.models.blocked_sums import sum_in_blocks
 from ssl_runner.models.synchronised import synchronise
 from ssl_runner.networks import begin_network, finish_network
 from ssl_runner.optim.schedules import Schedule
@@ -121,10 +122,11 @@ def bind(batching: Batching, splits: Splits, seed: int, device: torch.device) ->
 
 
 def place(algorithm: Algorithm, trainer: Trainer) -> None:
-    """On the device, in its memory format; with several processes, batch normalisation over all of them."""
+    """On the device, in its memory format; batch normalisation with exact sums, over all processes."""
     algorithm.to(trainer.device)
     if trainer.channels_last:
         algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    sum_in_blocks(algorithm)
     if distributed.size() > 1:
         for part in algorithm.synchronised():
             synchronise(part)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_runner import distributed
-from ssl_runner.models.batch_norm import BatchNorm2d
+from ssl_runner.models.blocked_sums import Blocked, Blocked1d, Blocked2d, BlockedPlain2d, sum_in_blocks
 
 
-class _Synchronised(_BatchNorm):
+class _Synchronised(Blocked):
     """In training, mean and variance are those of all processes' rows, which are equally many; gradients too."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ class _Synchronised(_BatchNorm):
         moments = torch.stack([own_mean, own_variance + own_mean.square()])
         mean, square = distributed.total(moments) / distributed.size()
         variance = (square - mean.square()).clamp_min(0)
-        self._remember(mean.detach(), variance.detach() * n / (n - 1))
+        self.remember(mean.detach(), variance.detach() * (n / (n - 1)))
         shape = [1, -1, *[1] * (input.ndim - 2)]
         scale = torch.rsqrt(variance + self.eps)
         shift = -mean * scale
@@ -36,29 +36,20 @@ class _Synchronised(_BatchNorm):
         normalised = wide * scale.to(kind).view(shape) + shift.to(kind).view(shape)
         return normalised.to(input.dtype)
 
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None:
-            return
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        weight = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
 
-
-class _Synchronised1d(_Synchronised, nn.BatchNorm1d):
+class _Synchronised1d(_Synchronised, Blocked1d):
     pass
 
 
-class _Synchronised2d(_Synchronised, BatchNorm2d):
+class _Synchronised2d(_Synchronised, Blocked2d):
     pass
 
 
-class _SynchronisedPlain2d(_Synchronised, nn.BatchNorm2d):
+class _SynchronisedPlain2d(_Synchronised, BlockedPlain2d):
     pass
 
 
-KINDS = {nn.BatchNorm1d: _Synchronised1d, BatchNorm2d: _Synchronised2d, nn.BatchNorm2d: _SynchronisedPlain2d}
+KINDS = {Blocked1d: _Synchronised1d, Blocked2d: _Synchronised2d, BlockedPlain2d: _SynchronisedPlain2d}
 
 
 def synchronise(module: nn.Module) -> None:
@@ -67,6 +58,7 @@ def synchronise(module: nn.Module) -> None:
     Raises:
         ValueError: One is of a kind that does more than normalise.
     """
+    sum_in_blocks(module)
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm) and not isinstance(part, _Synchronised):
             if type(part) not in KINDS:

@@ -29,7 +29,7 @@ def negatives(algorithm: Algorithm, images: Tensor, embedded: Tensor, labels: Te
         labels: int64 (B,), or None.
 
     Returns:
-        None where the negatives are no images at hand (a queue), or labels are missing that the loss needs.
+        None where labels are missing that the loss needs.
     """
     loss = algorithm.loss
     assert isinstance(loss, Loss)
@@ -48,7 +48,8 @@ def figures(found: Negatives, labels: Tensor | None) -> dict[str, Tensor]:
     - ``negatives_above_positive``: share of the negatives that are more similar to the anchor than its positive.
     - ``false_negative_rate``: share of the weight that lies on images of the anchor's own class.
     - ``false_negative_base_rate``: what that would be if all other images had one weight. The ratio of the two is how
-      much more often the loss picks its own class than chance does.
+      much more often the loss picks its own class than chance does. Both are left out where there are negatives that
+      show no image: a queue does not know their classes.
 
     Args:
         found: What repels each anchor.
@@ -67,7 +68,7 @@ def figures(found: Negatives, labels: Tensor | None) -> dict[str, Tensor]:
         "hardest_negative_similarity": similarity.masked_fill(~counts, -torch.inf).amax(dim=1).mean(),
         "negatives_above_positive": above.sum() / counts.sum(),
     }
-    if labels is not None:
+    if labels is not None and not found.remembered:
         own, other = (pairs[anchors] for pairs in kinship(found, labels))
         metrics["false_negative_rate"] = (weight * own).sum(dim=1).mean()
         metrics["false_negative_base_rate"] = (own.sum(dim=1) / other.sum(dim=1)).mean()
@@ -78,7 +79,7 @@ def kinship(found: Negatives, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Which pairs (n, m) are of two images of one class, and which are of two images at all.
 
     Args:
-        found: Of B images.
+        found: Of B images, and nothing that shows none.
         labels: int64 (B,).
     """
     images = torch.arange(len(labels), device=labels.device)

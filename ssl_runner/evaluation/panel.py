@@ -70,7 +70,7 @@ class Panel:
         ``alignment`` and ``uniformity`` of L2-normalised embeddings (Wang and Isola 2020, arXiv:2005.10242), ``rankme``
         of embeddings (Garrido et al. 2023, arXiv:2210.02885), ``embedding_std`` and ``feature_std`` (`spread`), and
         ``online_knn``, top-1 in [0, 1], where there are labels and a validation split. Beside these, where the loss
-        has negatives among the images, those of `ssl_runner.evaluation.negatives.figures`.
+        has negatives, those of `ssl_runner.evaluation.negatives.figures`.
         """
         encoder = algorithm.eval_encoder()
         with evaluating(algorithm):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.losses.negatives import Negatives, mean_of_rows, shares
+from ssl_runner.losses.negatives import Negatives, negatives_across, negatives_remembered
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_lone_image, refuse_temperature, unit
 
 
@@ -46,21 +46,12 @@ class InfoNCE(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
-        """Softmax of s/T over the targets of other images; None with a memory, whose entries show no image."""
-        if embeddings.memory is not None:
-            return None
+        """Softmax of s/T over the memory, whose entries show no image, or over the targets of other images."""
         assert embeddings.target is not None
         online, target = unit(embeddings.online), unit(embeddings.target)
-        similarity = torch.einsum("vbd,gcd->vbgc", online, target)
-        compared = torch.zeros_like(similarity, dtype=torch.bool)
-        for i, j in different_views(len(online), len(target)):
-            compared[i, :, j] = True
-        same = torch.eye(online.shape[1], dtype=torch.bool, device=online.device)[None, :, None]
-        weight = (similarity / self.temperature).softmax(dim=-1)
-        weight = weight.clamp_min(torch.finfo(weight.dtype).tiny) * (compared & ~same)
-        shape = (online.shape[0] * online.shape[1], -1)
-        similarity, positive = similarity.reshape(shape), (compared & same).reshape(shape)
-        return Negatives(similarity, mean_of_rows(similarity, positive), shares(weight.reshape(shape)))
+        if embeddings.memory is None:
+            return negatives_across(online, target, self.temperature)
+        return negatives_remembered(online, target, unit(embeddings.memory), self.temperature, ())
 
 
 def contrast(queries: Tensor, keys: Tensor, memory: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class Loss(nn.Module):
     of_logits: ClassVar[bool] = False
 
     def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
-        """What repels each anchor in this loss, for people to look at; None where there are no pairs of images to show.
+        """What repels each anchor in this loss, for people to look at; None where it has no negatives.
 
         Asked for at the panel's cadence (`ssl_runner.evaluation.negatives`), never by a training step.
         """

@@ -6,6 +6,7 @@ from torch import Tensor
 from ssl_runner.clock import Clock
 from ssl_runner.losses.info_nce import contrast, cross_entropy
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.negatives import Negatives, negatives_remembered
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
 
 ROWS = 16  # queries whose mixed pairs are held in memory at a time
@@ -60,6 +61,17 @@ class MoCHi(Loss):
             metrics["mixed_similarity"] = mixed.detach().mean() * self.temperature
             negative = torch.cat([negative, mixed], dim=1)
         return cross_entropy(positive, negative), metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """Softmax of s/T over the memory and each query's mixtures of it, none of which shows an image."""
+        assert embeddings.target is not None and embeddings.memory is not None
+        online, target, memory = (unit(each) for each in (embeddings.online, embeddings.target, embeddings.memory))
+        generator, mixed = clock.generator("mochi"), []
+        if len(memory):
+            pairs = different_views(len(online), len(target))
+            mixed = [self.mix(online[i], online[i] @ memory.T, memory, generator) for i, _ in pairs]
+        return negatives_remembered(online, target, memory, self.temperature, mixed)
 
     def mix(self, queries: Tensor, similarity: Tensor, memory: Tensor, generator: torch.Generator) -> Tensor:
         """Cosines (B, s + s') of queries (B, D) and their mixtures, given those (B, M) with the memory (M, D).

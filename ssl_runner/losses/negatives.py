@@ -1,18 +1,20 @@
 """What repels an anchor, and how strongly: for people to look at, never a part of a loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ssl_runner.losses.similarity import unit
+from ssl_runner.losses.similarity import different_views, unit
 
 
 @dataclass(frozen=True)
 class Negatives:
     """The negatives of every anchor, without gradient.
 
-    Anchors are rows. With B images, row r is of view r // B of image r % B, and so is column c.
+    Anchors are rows. With B images, row r is of view r // B of image r % B, or of what stands for it. So is column c,
+    but for the last ones, which show no image: earlier embeddings, and mixtures.
 
     Attributes:
         similarity: (n, m), cosines of the anchors with all that they could be compared with.
@@ -20,11 +22,18 @@ class Negatives:
         weight: (n, m), at least 0: the share of a negative in the gradient that repels its anchor, with respect to
             what the loss measures (cosines or distances). A row adds up to 1, or to 0 where nothing repels the anchor;
             what is no negative has 0.
+        remembered: How many columns, the last ones, show no image.
     """
 
     similarity: Tensor
     positive: Tensor
     weight: Tensor
+    remembered: int = 0
+
+    def pictured(self) -> "Negatives":
+        """The columns that are images alone, with the weights that they have among all; there may be none."""
+        images = self.similarity.shape[1] - self.remembered
+        return Negatives(self.similarity[:, :images], self.positive, self.weight[:, :images])
 
 
 def softmax_negatives(online: Tensor, sharpness: float, labels: Tensor | None = None) -> Negatives:
@@ -45,8 +54,12 @@ def softmax_negatives(online: Tensor, sharpness: float, labels: Tensor | None = 
 def softmax_among(exponents: Tensor, negative: Tensor) -> Tensor:
     """Of the marked exponents of each row (n, m), never 0 there; 0 elsewhere, also where a row has none marked."""
     weight = exponents.masked_fill(~negative, -torch.inf).softmax(dim=1)
-    # an easy negative underflows, and would be none
-    return weight.clamp_min(torch.finfo(weight.dtype).tiny).masked_fill(~negative, 0)
+    return _never_0(weight).masked_fill(~negative, 0)
+
+
+def _never_0(weight: Tensor) -> Tensor:
+    """An easy negative underflows, and would be none."""
+    return weight.clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def counted_negatives(online: Tensor, counts: Tensor, labels: Tensor | None) -> Negatives:
@@ -54,6 +67,56 @@ def counted_negatives(online: Tensor, counts: Tensor, labels: Tensor | None) -> 
     flat = unit(online).flatten(0, 1)
     similarity = flat @ flat.T
     return Negatives(similarity, mean_of_rows(similarity, roles(online, labels)[0]), shares(counts))
+
+
+def negatives_across(anchors: Tensor, others: Tensor, temperature: float) -> Negatives:
+    """Of InfoNCE between views, whose negatives are the other images of each view of another number.
+
+    Args:
+        anchors: (V, B, D), normalised.
+        others: (G, B, D), normalised: the columns.
+        temperature: Divides the cosines.
+    """
+    similarity = torch.einsum("vbd,gcd->vbgc", anchors, others)
+    compared = torch.zeros_like(similarity, dtype=torch.bool)
+    for i, j in different_views(len(anchors), len(others)):
+        compared[i, :, j] = True
+    same = torch.eye(anchors.shape[1], dtype=torch.bool, device=anchors.device)[None, :, None]
+    weight = _never_0((similarity / temperature).softmax(dim=-1)) * (compared & ~same)
+    shape = (anchors.shape[0] * anchors.shape[1], -1)
+    similarity, positive = similarity.reshape(shape), (compared & same).reshape(shape)
+    return Negatives(similarity, mean_of_rows(similarity, positive), shares(weight.reshape(shape)))
+
+
+def negatives_remembered(
+    online: Tensor, target: Tensor, memory: Tensor, temperature: float, mixed: Sequence[Tensor]
+) -> Negatives:
+    """Of InfoNCE against a memory, and against what was mixed from it: no column is an image.
+
+    Args:
+        online: (V, B, D), normalised.
+        target: (G, B, D), normalised: the positives.
+        memory: (M, D), normalised; M may be 0.
+        temperature: Divides the cosines.
+        mixed: (B, S) cosines of further negatives for each pair of different views, or empty; their columns follow the
+            memory's, pair after pair.
+    """
+    pairs = different_views(len(online), len(target))
+    parts = mixed or [online.new_zeros(online.shape[1], 0)] * len(pairs)
+    ends = torch.tensor([part.shape[1] for part in parts]).cumsum(0).add(len(memory)).tolist()
+    similarity = online.new_zeros(*online.shape[:2], ends[-1])
+    similarity[..., : len(memory)] = online @ memory.T
+    weight, positive = torch.zeros_like(similarity), online.new_zeros(online.shape[:2])
+    for (i, j), part, end in zip(pairs, parts, ends, strict=True):
+        pair = (online[i] * target[j]).sum(dim=-1)
+        cosines = torch.cat([pair[:, None], similarity[i, :, : len(memory)], part], dim=1)
+        share = _never_0((cosines / temperature).softmax(dim=1)[:, 1:])
+        own = slice(end - part.shape[1], end)
+        weight[i, :, : len(memory)] += share[:, : len(memory)]
+        similarity[i, :, own], weight[i, :, own] = part, share[:, len(memory) :]
+        positive[i] += pair / sum(view == i for view, _ in pairs)
+    weight = shares(weight.flatten(0, 1))
+    return Negatives(similarity.flatten(0, 1), positive.flatten(), weight, remembered=weight.shape[1])
 
 
 def roles(online: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from torch import Tensor
 from ssl_runner.clock import Clock
 from ssl_runner.losses.info_nce import contrast, cross_entropy
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.negatives import Negatives, negatives_across
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
 
 
@@ -34,10 +35,7 @@ class NNCLR(Loss):
         assert embeddings.target is not None and embeddings.memory is not None
         online, target = unit(embeddings.online), unit(embeddings.target.detach())
         memory = unit(embeddings.memory.detach())
-        found, neighbours = None, target
-        if len(memory):
-            found = (target @ memory.T).argmax(dim=-1)  # (G, B)
-            neighbours = memory[found]
+        found, neighbours = nearest(target, memory)
         pairs = different_views(len(online), len(target))
         compared = [contrast(neighbours[j], online[i], None, self.temperature) for i, j in pairs]
         positive = torch.cat([positive for positive, _ in compared])
@@ -49,3 +47,21 @@ class NNCLR(Loss):
             # watched only: labels have no part in the loss
             metrics["neighbour_accuracy"] = (memory_labels[found] == labels).float().mean()
         return cross_entropy(positive, negative), metrics
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """Softmax of s/T over the predictions of other images; a projection's neighbour stands for its anchor."""
+        assert embeddings.target is not None and embeddings.memory is not None
+        neighbours = nearest(unit(embeddings.target), unit(embeddings.memory))[1]
+        return negatives_across(neighbours, unit(embeddings.online), self.temperature)
+
+
+def nearest(target: Tensor, memory: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Places (G, B) in the memory (M, D) of the nearest neighbours of (G, B, D), and these (G, B, D), all normalised.
+
+    Without a memory each is its own, and there are no places.
+    """
+    if not len(memory):
+        return None, target
+    found = (target @ memory.T).argmax(dim=-1)
+    return found, memory[found]

@@ -23,7 +23,8 @@ def log_negatives(
 ) -> Negatives | None:
     """The gallery of the panel's first anchors, and histograms of the similarity of all its positives and negatives.
 
-    The panel is the same at every step, so that one sees its negatives move.
+    The panel is the same at every step, so that one sees its negatives move. Where none of them is an image, as in a
+    queue, there is no gallery.
 
     Returns:
         What is shown; None where the algorithm's loss tells no negatives, and then nothing is.
@@ -31,10 +32,12 @@ def log_negatives(
     found = panel.negatives(algorithm)
     if found is None:
         return None
-    images = torch.stack([panel.first, panel.second])
-    if not images.is_floating_point():
-        images = images.float() / 255
-    writer.add_image("hard_negatives", negatives_picture(images, found, panel.labels, class_names), step)
+    pictured = found.pictured()
+    if pictured.weight.shape[1]:
+        images = torch.stack([panel.first, panel.second])
+        if not images.is_floating_point():
+            images = images.float() / 255
+        writer.add_image("hard_negatives", negatives_picture(images, pictured, panel.labels, class_names), step)
     writer.add_histogram("similarity/positive", found.positive, step)
     negative = found.similarity[found.weight > 0]
     if len(negative):
@@ -52,7 +55,7 @@ def negatives_picture(
 
     Args:
         images: (V, B, C, H, W), V at least 2, in [0, 1]; view v of image b is row and column v B + b of ``found``.
-        found: Of these. Anchors are the first rows, their positives are shown by the second view.
+        found: Of these alone (`Negatives.pictured`). Anchors are the first rows; the second view shows their positives.
         labels: int64 (B,), or None: then nothing is framed.
         class_names: Of the labels, to stand before the anchors, or None.
 

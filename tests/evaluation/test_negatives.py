@@ -22,6 +22,7 @@ from ssl_runner.losses.hard_negative import HardNegative
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
+from ssl_runner.losses.nnclr import NNCLR
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.triplet import Triplet
 
@@ -127,6 +128,16 @@ def test_views_of_one_image_are_no_kin_of_each_other():
             assert bool(own[i, k]) == (k % N != i and bool(LABELS[k % N] == LABELS[i]))
 
 
+def test_negatives_that_show_no_image_have_every_figure_but_those_of_classes():
+    shown = softmax_negatives(online(), 2.0)
+    expected = {name: value for name, value in of(shown).items() if "false" not in name}
+    for remembered in (1, 2 * N):
+        assert of(replace(shown, remembered=remembered)) == expected
+    part = replace(shown, remembered=N).pictured()
+    assert part.remembered == 0
+    assert torch.equal(part.similarity, shown.similarity[:, :N]) and torch.equal(part.weight, shown.weight[:, :N])
+
+
 @pytest.fixture
 def panel(by_images):
     batching = ViewBatching(Augmentation({}), batch_size=64, views=2)
@@ -152,12 +163,28 @@ def test_the_panel_gives_them_for_a_loss_that_tells_its_negatives_and_for_no_oth
     common = set(panel.names)
     assert set(panel(Contrastive(network, HardNegative(0.5, 0.1, 1.0), 1))) == common | MINED
     assert set(panel(momentum(network, 0))) == common | MINED
-    for silent in (Contrastive(network, BarlowTwins(0.005), 1), momentum(network, 16)):
-        assert set(panel(silent)) == common
-        assert panel.negatives(silent) is None
+    silent = Contrastive(network, BarlowTwins(0.005), 1)
+    assert set(panel(silent)) == common
+    assert panel.negatives(silent) is None
     unlabelled = replace(panel, labels=None)
     assert set(unlabelled(Contrastive(network, NTXent(0.5), 1))) == common | {n for n in MINED if "false" not in n}
     assert set(unlabelled(Contrastive(network, Triplet(0.2, "batch_hard"), 1))) == common
+
+
+def test_of_a_queue_the_panel_tells_what_needs_no_image_and_of_nnclr_everything(panel, network):
+    common = set(panel.names)
+    queued = momentum(network, 16)
+    assert set(panel(queued)) == common | {name for name in MINED if "false" not in name}
+    found = panel.negatives(queued)
+    assert found is not None and found.weight.shape == (2 * len(panel.first), 16) and found.remembered == 16
+    with torch.no_grad():
+        queued.eval()
+        student = F.normalize(queued.predictor(queued.network(panel.first)), dim=1)
+    torch.testing.assert_close(found.similarity[: len(student)], student @ queued.queue.items.T, rtol=1e-4, atol=1e-5)
+    nnclr = Predictive(network, NNCLR(0.2), identity, False, 16, 1)
+    assert set(panel(nnclr)) == common | MINED
+    found = panel.negatives(nnclr)
+    assert found is not None and found.remembered == 0 and found.weight.shape == (2 * len(panel.first),) * 2
 
 
 def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(panel, network):

@@ -11,8 +11,10 @@ from ssl_runner.losses.debiased import Debiased
 from ssl_runner.losses.hard_negative import HardNegative
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Embeddings
+from ssl_runner.losses.mochi import MoCHi
 from ssl_runner.losses.multi_similarity import MultiSimilarity
 from ssl_runner.losses.negatives import Negatives
+from ssl_runner.losses.nnclr import NNCLR
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.pairwise import Pairwise
 from ssl_runner.losses.ring import Ring
@@ -258,7 +260,95 @@ def test_rows_add_up_to_1_or_0_and_nothing_is_differentiable_changed_or_drawn(na
     assert torch.equal(online.detach(), before) and torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_queue_and_a_loss_without_negatives_tell_nothing():
-    online = embedded()
-    assert InfoNCE(T).negatives(Embeddings(online, target=online, memory=online[0]), CLOCK) is None
-    assert BarlowTwins(0.005).negatives(Embeddings(online), CLOCK) is None
+def test_a_loss_without_negatives_tells_nothing():
+    assert BarlowTwins(0.005).negatives(Embeddings(embedded()), CLOCK) is None
+
+
+REMEMBERING = {"info_nce": InfoNCE(T), "mochi": MoCHi(T, 4, 3, 2), "mochi, no mixtures": MoCHi(T, 4, 0, 0)}
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def of_rows(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """The sum over anchors of InfoNCE, one at a time, from cosines of which some are negatives."""
+    total = similarity.new_zeros(())
+    for row, pair, counted in zip(similarity, positive, negative, strict=True):
+        terms = torch.exp(pair / T) + sum(torch.exp(s / T) for s in row[counted])
+        total = total - torch.log(torch.exp(pair / T) / terms)
+    return total
+
+
+@pytest.mark.parametrize("name", [*REMEMBERING, "nnclr"])
+def test_against_a_queue_the_loss_and_its_gradient_are_those_of_what_is_told(name):
+    loss = NNCLR(T) if name == "nnclr" else REMEMBERING[name]
+    seen = Embeddings(drawn(2, N, 5), target=drawn(2, N, 5) + drawn(N, 5), memory=drawn(9, 5))
+    found = loss.negatives(seen, CLOCK)
+    assert found is not None
+    negative = found.weight > 0
+    value = of_rows(found.similarity, found.positive, negative) / (2 * N)
+    torch.testing.assert_close(value, loss(seen, CLOCK)[0])
+    naive = lambda s: of_rows(s, found.positive, negative)  # noqa: E731
+    torch.testing.assert_close(found.weight, shares_of_gradient(naive, found.similarity, negative))
+
+
+def test_entries_of_a_queue_are_columns_and_mixtures_of_each_pair_follow():
+    online, target, memory = drawn(2, N, 5), drawn(2, N, 5), drawn(9, 5)
+    seen = Embeddings(online, target=target, memory=memory)
+    cosines = unit(online) @ (memory / memory.norm(dim=1, keepdim=True)).T
+    pairs = (unit(online) * unit(target).roll(N, 0)).sum(dim=1)
+    widths = {"info_nce": 9, "mochi": 9 + 2 * 5, "mochi, no mixtures": 9}
+    for name, loss in REMEMBERING.items():
+        found = loss.negatives(seen, CLOCK)
+        assert found is not None
+        assert found.similarity.shape == found.weight.shape == (2 * N, widths[name])
+        assert found.remembered == widths[name] and found.pictured().weight.shape == (2 * N, 0)
+        torch.testing.assert_close(found.similarity[:, :9], cosines)
+        torch.testing.assert_close(found.positive, pairs)
+    mixed = REMEMBERING["mochi"].negatives(seen, CLOCK)
+    assert mixed is not None
+    assert (mixed.weight[:N, 9:14] > 0).all() and not mixed.weight[:N, 14:].any()
+    assert (mixed.weight[N:, 14:] > 0).all() and not mixed.weight[N:, 9:14].any()
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_several_targets_of_an_anchor_share_the_weight_of_a_queue_as_the_gradient_does(name):
+    loss, memory = REMEMBERING[name], drawn(9, 5)
+    online, target = drawn(3, 4, 5), drawn(2, 4, 5)
+    found = loss.negatives(Embeddings(online, target=target, memory=memory), CLOCK)
+    assert found is not None
+    similarity = found.similarity.clone().requires_grad_()
+    positive = (unit(online) @ unit(target).T).view(3, 4, 2, 4)
+    mixtures = (similarity.shape[1] - 9) // 4  # of the four pairs of different views
+    total = torch.zeros((), dtype=torch.float64)
+    for number, (i, j) in enumerate([(0, 1), (1, 0), (2, 0), (2, 1)]):
+        columns = [*range(9), *range(9 + number * mixtures, 9 + (number + 1) * mixtures)]
+        for b in range(4):
+            own = positive[i, b, j, b] / T
+            total = total + torch.logsumexp(torch.cat([own[None], similarity[4 * i + b, columns] / T]), 0) - own
+    (gradient,) = torch.autograd.grad(total, similarity)
+    torch.testing.assert_close(found.weight, gradient / gradient.sum(dim=1, keepdim=True))
+    assert found.positive[9].item() == pytest.approx(float(positive[2, 1, 0, 1] + positive[2, 1, 1, 1]) / 2)
+
+
+def test_an_empty_queue_repels_nothing_and_leaves_nnclr_the_images_of_the_batch():
+    online, target = drawn(2, N, 5), drawn(2, N, 5)
+    seen = Embeddings(online, target=target, memory=drawn(0, 5))
+    for loss in REMEMBERING.values():
+        found = loss.negatives(seen, CLOCK)
+        assert found is not None and found.weight.shape == (2 * N, 0)
+    found = NNCLR(T).negatives(seen, CLOCK)
+    exchanged = InfoNCE(T).negatives(Embeddings(target, target=online), CLOCK)
+    assert found is not None and exchanged is not None and found.remembered == 0
+    assert torch.equal(found.weight, exchanged.weight)
+
+
+def test_what_is_told_of_a_queue_is_not_differentiable_and_draws_nothing_of_torch():
+    seen = Embeddings(drawn(2, N, 5).requires_grad_(), target=drawn(2, N, 5), memory=drawn(9, 5))
+    state = torch.get_rng_state()
+    for loss in (*REMEMBERING.values(), NNCLR(T)):
+        one, other = loss.negatives(seen, CLOCK), loss.negatives(seen, CLOCK)
+        assert one is not None and other is not None and torch.equal(one.weight, other.weight)
+        assert not any(tensor.requires_grad for tensor in (one.similarity, one.positive, one.weight))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,7 +1,12 @@
 """The gallery of hard negatives: who stands where, who is framed, and that it is logged once."""
 
+import io
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_runner.algorithms.algorithm import Algorithm
@@ -152,3 +157,24 @@ def test_nothing_is_logged_where_no_negatives_are_told_and_no_histogram_of_none(
     with resumed_writer(tmp_path, 0) as writer:
         log_negatives(writer, panel(), found, NAMES, 0)  # type: ignore[arg-type]
     assert logged(tmp_path).Tags()["histograms"] == ["similarity/positive"]
+
+
+def test_negatives_without_images_have_histograms_and_no_gallery_and_are_left_out_of_one(tmp_path):
+    found = mined()
+    queue: Algorithm = replace(found, remembered=2 * N)  # type: ignore[assignment]
+    with resumed_writer(tmp_path, 0) as writer:
+        assert log_negatives(writer, panel(), queue, NAMES, 0) is queue
+    events = logged(tmp_path)
+    assert events.Tags()["images"] == []
+    assert events.Histograms("similarity/negative")[0].histogram_value.num == 2 * N * (2 * N - 2)
+
+    more = torch.rand(2 * N, 5) + 1  # heavier than all images
+    both = Negatives(torch.cat([found.similarity, more], 1), found.positive, torch.cat([found.weight, more], 1), 5)
+    beside: Algorithm = both  # type: ignore[assignment]
+    with resumed_writer(tmp_path / "both", 0) as writer:
+        log_negatives(writer, panel(), beside, NAMES, 0)
+    events = logged(tmp_path / "both")
+    encoded = events.Images("hard_negatives")[0].encoded_image_string
+    picture = torch.from_numpy(np.array(Image.open(io.BytesIO(encoded)))).permute(2, 0, 1)
+    assert torch.equal(picture, negatives_picture(images(), found, LABELS, NAMES))
+    assert events.Histograms("similarity/negative")[0].histogram_value.num == 2 * N * (2 * N - 2 + 5)

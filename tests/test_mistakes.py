@@ -440,7 +440,19 @@ WITH = {
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
         for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "imaml")
     },
-    "algorithm/reptile": [*EPISODES.split(), "model/head=linear", "eval=[]", "optimizer=sgd"],
+    **{
+        f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"]
+        for name in ("matchingnet", "r2d2", "relationnet")
+    },
+    "algorithm/baseline_pp": ["batching=labelled", "loss=cross_entropy", "model/head=cosine"],
+    "algorithm/reptile": [
+        *EPISODES.split(),
+        "model/head=linear",
+        "eval=[]",
+        "optimizer=sgd",
+        "optimizer.momentum=0",
+        "optimizer.weight_decay=0",
+    ],
     "algorithm/momentum": ["loss=info_nce"],
     "algorithm/predictive": ["loss=info_nce"],
     "algorithm/prototypes": ["loss=swav"],

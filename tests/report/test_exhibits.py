@@ -144,7 +144,7 @@ def test_accuracy_against_inner_step_is_that_of_each_task_for_each_shot_that_the
     run.algorithm.eval()
     test = run.splits.test
     for name, tasks in adaptation.fixed_tasks(test, 5):
-        assert len(tasks) == 200
+        assert len(tasks) == adaptation.N_TASKS
         right = torch.zeros(4, dtype=torch.float64)
         for task in range(6):
             support, query = test.images[tasks.support[task]][None], test.images[tasks.query[task]][None]

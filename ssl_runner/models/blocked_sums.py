@@ -45,8 +45,9 @@ class Blocked(_BatchNorm):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         weight = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
+        # through data: a smaller batch before, which torch normalised, keeps them for its backward pass, unread
+        self.running_mean.data.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.data.lerp_(variance.to(self.running_var.dtype), weight)
 
 
 class Blocked1d(Blocked, nn.BatchNorm1d):

@@ -1,6 +1,7 @@
 """What ``ssl-train --help`` says, read from the conf folder: always true, and quick, for Hydra is not imported."""
 
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,10 @@ def _marked(options: list[str], chosen: Any) -> str:
 
 
 def _comment(folder: Path, name: str) -> str:
-    """The first comment of a file that is not for Hydra."""
+    """The first sentence of a file's comment, whose lines that are for Hydra do not count."""
     lines = (folder / f"{name}.yaml").read_text().splitlines()
     comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
-    return comments[0] if comments else ""
+    return re.split(r"(?<=\.) ", " ".join(comments), maxsplit=1)[0]
 
 
 def _root_keys(root: dict[str, Any]) -> dict[str, str]:

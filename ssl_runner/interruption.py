@@ -67,8 +67,14 @@ def stop_signals() -> Iterator[Stop]:
             before[number] = signal.signal(number, request)
     except ValueError:  # not the main thread: signals are somebody else's
         pass
+    lost = False
     try:
         yield stop
+    except ProcessLost:
+        lost = launch.rank() == 0
+        raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # torchrun ends what is left of a run; process 0 first tells why, and ends by itself
+            telling = lost and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if telling else handler)

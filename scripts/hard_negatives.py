@@ -55,8 +55,8 @@ PANEL = {
 
 PAGE = """# Hard negatives on CIFAR-10
 
-Made by `python scripts/hard_negatives.py`: HCL against SimCLR with conv4, {steps:,} steps each (about {seconds:g}
-seconds of training), paired over {seeds} seeds. Only the loss differs: both have the HCL recipe's batch (256),
+Made by `python scripts/hard_negatives.py`: HCL against SimCLR with conv4, {steps:,} steps each (seconds of training
+below), paired over {seeds} seeds. Only the loss differs: both have the HCL recipe's batch (256),
 optimizer, schedule, head and temperature (0.5), and of a seed the same weights, batches and crops. The difference is
 HCL's figure less SimCLR's, with Student's 95% interval over seeds. Scores are of test images; the rest is of the
 panel's 256 training images, of a seed the same for both, after the last step, averaged over anchors.
@@ -139,7 +139,7 @@ def as_page(kept: dict[str, Any]) -> str:
         for name in (*SCORES, *PANEL)
     }
     lines = [
-        PAGE.format(steps=kept["steps"], seconds=kept["seconds"], seeds=len(seeds)),
+        PAGE.format(steps=kept["steps"], seeds=len(seeds)),
         "| figure | SimCLR | HCL | difference |",
         "| --- | --- | --- | --- |",
     ]

@@ -7,16 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.algorithms.forward_learner import ForwardLearner
 from ssl_runner.algorithms.precision import at_least_float32, widened
-from ssl_runner.clock import Clock
-from ssl_runner.data.batches import Episodes
-from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.loss import Loss
 from ssl_runner.losses.similarity import refuse_temperature
 from ssl_runner.models.network import Network, out_features
 
 
-class MatchingNet(Algorithm):
+class MatchingNet(ForwardLearner):
     """Matching Networks (Vinyals et al. 2016, arXiv:1606.04080, eq. 1): labels of the support, weighted by attention.
 
     The score of a class is log sum_i a(x, x_i) y_i with a the softmax over the support of cosine / temperature: a
@@ -35,35 +33,21 @@ class MatchingNet(Algorithm):
         ValueError: The temperature is not above 0, or read_steps below 0.
     """
 
-    batch_type = Episodes
-    gives_logits = True
-
     def __init__(
         self, network: Network, loss: Loss, temperature: float, learned_temperature: bool, read_steps: int
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, loss)
         refuse_temperature(temperature)
         if read_steps < 0:
             raise ValueError(f"read_steps={read_steps}; give at least 0, which is without full context embeddings")
-        self.loss = loss
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learned_temperature)
         self.context = FullContext(out_features(network), read_steps) if read_steps else None
 
     def protocol(self) -> dict[str, Any]:
-        return {"statistics": "running", "transductive": False, "full_context": self.context is not None}
+        return super().protocol() | {"full_context": self.context is not None}
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
-        images = torch.cat([batch.support_images, batch.query_images], dim=1)
-        embedded = encode_tasks(self.network, images)
-        support, query = embedded.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
-        scores = self.compare(support, batch.support_labels, query, batch.n_way)
-        loss, metrics = self.loss(
-            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
-        )
-        return Step(loss, metrics | {"temperature": self.log_temperature.detach().exp()})
-
-    def embed(self, features: Tensor) -> Tensor:
-        return self.network.head(features)
+    def figures(self) -> dict[str, Tensor]:
+        return {"temperature": self.log_temperature.detach().exp()}
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         with at_least_float32(query.device):

@@ -1,21 +1,18 @@
 """Ridge regression as the learner within a task."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.algorithms.forward_learner import ForwardLearner
 from ssl_runner.algorithms.precision import at_least_float32, widened
-from ssl_runner.clock import Clock
-from ssl_runner.data.batches import Episodes
-from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 
 
-class R2D2(Algorithm):
+class R2D2(ForwardLearner):
     """R2-D2 (Bertinetto et al. 2019, arXiv:1805.08136, eq. 5-7): each task's classifier is a ridge in closed form.
 
     Scores are ``scale * query W + bias`` with W the ridge from the support's embeddings to one-hot labels; gradients go
@@ -35,35 +32,17 @@ class R2D2(Algorithm):
         ValueError: One of them is not above 0.
     """
 
-    batch_type = Episodes
-    gives_logits = True
-
     def __init__(self, network: Network, loss: Loss, regularisation: float, scale: float) -> None:
-        super().__init__(network)
+        super().__init__(network, loss)
         for name, value in {"regularisation": regularisation, "scale": scale}.items():
             if not value > 0:
                 raise ValueError(f"{name}={value}; give a number above 0, say 1.0")
-        self.loss = loss
         self.log_regularisation = nn.Parameter(torch.tensor(math.log(regularisation)))
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def protocol(self) -> dict[str, Any]:
-        return {"statistics": "running", "transductive": False}
-
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
-        images = torch.cat([batch.support_images, batch.query_images], dim=1)
-        embedded = encode_tasks(self.network, images)
-        support, query = embedded.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
-        scores = self.compare(support, batch.support_labels, query, batch.n_way)
-        loss, metrics = self.loss(
-            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
-        )
-        learned = {"regularisation": self.log_regularisation.detach().exp(), "scale": self.log_scale.detach().exp()}
-        return Step(loss, metrics | learned)
-
-    def embed(self, features: Tensor) -> Tensor:
-        return self.network.head(features)
+    def figures(self) -> dict[str, Tensor]:
+        return {"regularisation": self.log_regularisation.detach().exp(), "scale": self.log_scale.detach().exp()}
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         with at_least_float32(query.device):

@@ -1,20 +1,17 @@
 """Relation networks."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
-from ssl_runner.clock import Clock
-from ssl_runner.data.batches import Episodes
-from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.algorithms.algorithm import encode_tasks
+from ssl_runner.algorithms.forward_learner import ForwardLearner
+from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import BatchNorm2d
 from ssl_runner.models.network import Encoder, Network
 
 
-class RelationNet(Algorithm):
+class RelationNet(ForwardLearner):
     """Relation Network (Sung et al. 2018, arXiv:1711.06025, eq. 1-2): a learned comparison of feature maps.
 
     A class is the sum of its support's maps, and a module scores each pair of class and query. The score is before its
@@ -32,37 +29,26 @@ class RelationNet(Algorithm):
         ValueError: The head has weights, the encoder gives no maps, or a width is below 1.
     """
 
-    batch_type = Episodes
-    gives_logits = True
-
     def __init__(self, network: Network, loss: Loss, width: int, hidden_features: int) -> None:
-        super().__init__(network)
+        super().__init__(network, loss)
         if min(width, hidden_features) < 1:
             raise ValueError(f"width={width}, hidden_features={hidden_features}; both must be at least 1")
         if list(network.head.parameters()):
             raise ValueError(
                 "RelationNet compares feature maps and would never train a head; choose model/head=identity"
             )
-        self.loss = loss
         self.relation = Relation(*_map_shape(network.encoder), width, hidden_features)
 
-    def protocol(self) -> dict[str, Any]:
-        return {"statistics": "running", "transductive": False}
+    def represent(self, images: Tensor) -> Tensor:
+        return self.network.encoder.feature_map(images)
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
-        images = torch.cat([batch.support_images, batch.query_images], dim=1)
-        maps = encode_tasks(self.network.encoder.feature_map, images)
-        support, query = maps.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
-        scores = self.relation(class_sums(support, batch.support_labels, batch.n_way), query)
-        loss, metrics = self.loss(
-            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
-        )
-        return Step(loss, metrics)
+    def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        """Of maps: support (T, S, C, h, w) and query (T, Q, C, h, w)."""
+        return self.relation(class_sums(support, support_labels, n_way), query)
 
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
-        feature_map = self.eval_encoder().feature_map
-        support, query = (encode_tasks(feature_map, images) for images in (support_images, query_images))
-        return self.relation(class_sums(support, support_labels, n_way), query)
+        support, query = (encode_tasks(self.represent, images) for images in (support_images, query_images))
+        return self.compare(support, support_labels, query, n_way)
 
 
 class Relation(nn.Module):

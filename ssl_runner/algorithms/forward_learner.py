@@ -1,0 +1,59 @@
+"""Meta-learners that answer a task in one forward pass: what the metric-based and the model-based ones share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.models.network import Network
+
+
+class ForwardLearner(Algorithm):
+    """Base of the learners whose adaptation is `compare`: scores of the queries, given the support, of embeddings.
+
+    Support and query go through the network, and are normalised, in one forward pass in training. Evaluation uses the
+    running statistics of batch normalisation, so a prediction does not depend on the other queries (inductive).
+
+    Args:
+        network: Encoder and head; `compare` sees the head's outputs.
+        loss: Of the scores.
+    """
+
+    batch_type = Episodes
+    gives_logits = True
+
+    def __init__(self, network: Network, loss: Loss) -> None:
+        super().__init__(network)
+        self.loss = loss
+
+    def protocol(self) -> dict[str, Any]:
+        return {"statistics": "running", "transductive": False}
+
+    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+        images = torch.cat([batch.support_images, batch.query_images], dim=1)
+        embedded = encode_tasks(self.represent, images)
+        support, query = embedded.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
+        scores = self.compare(*self.arranged(support, batch.support_labels, clock), query, batch.n_way)
+        loss, metrics = self.loss(
+            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
+        )
+        return Step(loss, metrics | self.figures())
+
+    def represent(self, images: Tensor) -> Tensor:
+        """What `compare` sees of images (B, C, H, W); by default the network's output (B, E)."""
+        return self.network(images)
+
+    def arranged(self, support: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+        """Support (T, S, E) and labels (T, S) in the order in which training shows them; by default as they come."""
+        return support, labels
+
+    def figures(self) -> dict[str, Tensor]:
+        """Scalars of what is learned beside the network, to log."""
+        return {}
+
+    def embed(self, features: Tensor) -> Tensor:
+        return self.network.head(features)

@@ -4,6 +4,7 @@
     python scripts/meta_table.py maml anil                  # of these
     python scripts/meta_table.py maml --again               # anew
     python scripts/meta_table.py protonet --threads 1       # so that another row can run beside it
+    python scripts/meta_table.py maml --processes 2 --threads 1   # one process a core: twice the steps of two threads
     python scripts/meta_table.py maml --steps 5000          # where other work would bend the measurement
     python scripts/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
     python scripts/meta_table.py --table                    # only write the table anew
@@ -89,7 +90,8 @@ class Asked:
         results: Folder of the page; results stand in a folder of it.
         minutes: Of training, instead of the row's.
         steps: Of training, instead of what the first ones promise.
-        threads: None for torch's choice.
+        threads: None for torch's choice; of each process.
+        processes: That share the tasks of a step.
         episodes: Of each setting, instead of the experiment's.
     """
 
@@ -97,12 +99,14 @@ class Asked:
     minutes: float | None
     steps: int | None
     threads: int | None
+    processes: int
     episodes: int | None
 
     def folder(self, name: str) -> Path:
         """Where a row runs: another for whatever would make it another run."""
         parts = [name, f"{self.minutes_of(name):g}min"]
         parts += [] if self.threads is None else [f"{self.threads}threads"]
+        parts += [] if self.processes == 1 else [f"{self.processes}processes"]
         parts += [] if self.episodes is None else [f"{self.episodes}episodes"]
         return Path("outputs") / "meta_omniglot" / "_".join(parts)
 
@@ -149,9 +153,10 @@ def spanning(words: list[str], steps: int) -> list[str]:
 def reproduce(name: str, asked: Asked) -> None:
     """Run one row and keep its result."""
     words, folder = overrides(name, asked), asked.folder(name)
-    steps = steps_of_stopped(folder) or asked.steps or steps_in(60 * asked.minutes_of(name), words, asked.threads)
+    seconds, shared = 60 * asked.minutes_of(name), (asked.threads, asked.processes)
+    steps = steps_of_stopped(folder) or asked.steps or steps_in(seconds, words, *shared)
     words += spanning(words, steps)
-    run(words, folder, asked.threads)
+    run(words, folder, *shared)
     batching = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["batching"]
     keep(folder, words, asked.kept(name), {"tasks_per_step": batching.get("tasks_per_batch")})
 
@@ -161,14 +166,20 @@ def try_out(name: str, asked: Asked) -> None:
     folder = Path("outputs") / "trial" / f"meta_{name}"
     shutil.rmtree(folder, ignore_errors=True)
     words = [f"experiment={experiment(name)}", *ROWS[name].words, "trainer.max_epochs=null", "trainer.max_steps=2"]
-    run([*words, "trainer.panel_every=null", "eval=[]", "baselines=[]"], folder, asked.threads)
+    run([*words, "trainer.panel_every=null", "eval=[]", "baselines=[]"], folder, asked.threads, asked.processes)
     shutil.rmtree(folder)
 
 
 def table(asked: Asked) -> str:
     """All rows that have a result, as Markdown."""
     columns = ["method", *WAYS_AND_SHOTS, PAPERS, "5w1s inductive", "5w1s transductive"]
-    columns += [f"published {' / '.join(WAYS_AND_SHOTS)}", "minutes of training", "threads", "steps", "tasks seen"]
+    columns += [
+        f"published {' / '.join(WAYS_AND_SHOTS)}",
+        "minutes of training",
+        "processes x threads",
+        "steps",
+        "tasks seen",
+    ]
     columns += ["published schedule, and the share of it", "commit"]
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     found = {name: json.loads(asked.kept(name).read_text()) for name in ROWS if asked.kept(name).is_file()}
@@ -179,7 +190,8 @@ def table(asked: Asked) -> str:
     for name, result in found.items():
         seen = result["steps"] * result["tasks_per_step"] if result["tasks_per_step"] else None
         cells = [f"`{name}`", *scores(result["metrics"]), ROWS[name].published]
-        cells += [f"{result['training_seconds'] / 60:.1f}", str(result["hardware"]["threads"])]
+        hardware = result["hardware"]
+        cells += [f"{result['training_seconds'] / 60:.1f}", f"{hardware['processes']} x {hardware['threads']}"]
         cells += [f"{result['steps']:,}", "-" if seen is None else f"{seen:,}", share(ROWS[name], seen), commit(result)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -216,13 +228,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of training, instead of each row's own")
     parser.add_argument("--steps", type=int, help="of training, instead of what the first ones promise for the minutes")
     parser.add_argument("--threads", type=int, help="of the CPU, for each row")
+    parser.add_argument("--processes", type=int, default=1, help="of each row, which share the tasks of a step")
     parser.add_argument("--episodes", type=int, help="of each setting, instead of 1,000")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the page and the results go")
     parser.add_argument("--again", action="store_true", help="run rows anew that have a result, or were stopped")
     parser.add_argument("--trial", action="store_true")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    asked = Asked(given.results, given.minutes, given.steps, given.threads, given.episodes)
+    asked = Asked(given.results, given.minutes, given.steps, given.threads, given.processes, given.episodes)
     for name in [] if given.table else given.names or ROWS:
         if not is_there(name):
             print(f"{name}: there is no experiment={experiment(name)}; left out", flush=True)

@@ -21,25 +21,33 @@ RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 WARM, TIMED = 20, 40  # steps
 
 
-def steps_in(seconds: float, words: list[str], threads: int | None = None) -> int:
+def steps_in(seconds: float, words: list[str], threads: int | None = None, processes: int = 1) -> int:
     """How many steps of this run take so long, judged by some of them after the slow first ones.
 
-    In a process of its own: the allocator that makes steps fast keeps their memory, which the run itself will need.
+    In processes of its own: the allocator that makes steps fast keeps their memory, which the run itself will need.
     """
-    command = [sys.executable, __file__, str(seconds), *words]
+    command = [*_python(processes), __file__, str(seconds), *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=_environment(threads))
     if done.returncode:
         raise SystemExit(done.returncode)
     return int(done.stdout.splitlines()[-1])
 
 
-def _promised(seconds: float, words: list[str]) -> int:
-    from ssl_runner import wiring
+def _python(processes: int) -> list[str]:
+    """What starts so many processes of a program."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(torchrun if processes > 1 else [])]
+
+
+def _promised(seconds: float, words: list[str]) -> int | None:
+    """The steps; None on other processes than the first."""
+    from ssl_runner import distributed, wiring
     from ssl_runner.checks import settled
     from ssl_runner.clock import Clock
     from ssl_runner.commandline import conf_folder
     from ssl_runner.composition import Composer
 
+    distributed.join()
     config, _ = settled(Composer(conf_folder()), [*words, "trainer.max_steps=1000"])
     run = wiring.wire(config)
     run.algorithm.train()
@@ -49,16 +57,18 @@ def _promised(seconds: float, words: list[str]) -> int:
             began = time.perf_counter()
         clock = Clock(step, 1000, run.seed, run.device)
         run.trainer.step(run.algorithm, run.batching.batch(step), run.optimizer, clock, measure=False)
-    return max(1, round(seconds * TIMED / (time.perf_counter() - began)))
+    took = time.perf_counter() - began
+    distributed.leave()
+    return None if distributed.rank() else max(1, round(seconds * TIMED / took))
 
 
-def run(words: list[str], folder: Path, threads: int | None = None) -> None:
+def run(words: list[str], folder: Path, threads: int | None = None, processes: int = 1) -> None:
     """One run, from the start or on from where it was stopped; whoever stops this script stops it, with a checkpoint.
 
     Raises:
         SystemExit: With the run's exit code, where it failed or was stopped.
     """
-    command = [sys.executable, "-m", "ssl_runner.train", *words, f"hydra.run.dir={folder}", "resume=auto"]
+    command = [*_python(processes), "-m", "ssl_runner.train", *words, f"hydra.run.dir={folder}", "resume=auto"]
     before = signal.signal(signal.SIGTERM, _stop)
     with subprocess.Popen(command, env=_environment(threads)) as process:
         try:
@@ -89,7 +99,7 @@ def steps_of_stopped(folder: Path) -> int | None:
 
 
 def keep(folder: Path, words: list[str], path: Path, more: dict[str, Any] | None = None) -> None:
-    """Put the result of a finished run, its command and what else explains it, to where it is kept."""
+    """Put the result of a finished run, its overrides and what else explains it, to where it is kept."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8")) | (more or {})
     result["command"] = " ".join(["ssl-train", *words])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,4 +126,6 @@ def write_between(page: Path, name: str, table: Any) -> None:
 
 
 if __name__ == "__main__":
-    print(_promised(float(sys.argv[1]), sys.argv[2:]))
+    promised = _promised(float(sys.argv[1]), sys.argv[2:])
+    if promised is not None:
+        print(promised)

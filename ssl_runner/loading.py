@@ -47,7 +47,8 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
         )
     config = _parts(folder / "config.yaml")
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, and overwritten
-        algorithm = _bare(config, json.loads(metadata["input_shape"]), json.loads(metadata["n_outputs"]))
+        made_for = (json.loads(metadata.get(name, "null")) for name in ("n_outputs", "n_way"))
+        algorithm = _bare(config, json.loads(metadata["input_shape"]), *made_for)
     state = checkpoint.product(folder / "checkpoints", product)
     try:
         algorithm.load_state_dict(state)
@@ -86,11 +87,10 @@ def _parts(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
 
 
-def _bare(config: dict[str, Any], input_shape: list[int], n_outputs: int | None) -> Algorithm:
+def _bare(config: dict[str, Any], input_shape: list[int], n_outputs: int | None, n_way: int | None) -> Algorithm:
     """The algorithm of a config, to load weights into."""
     encoder = saving.bare_encoder(config["model"]["encoder"], input_shape)
     head = build(config["model"]["head"], "model.head")(encoder.out_features, n_outputs)
-    parts: dict[str, Any] = {"network": Network(encoder, head)}
-    if config["loss"] is not None:
-        parts["loss"] = roles.part(config["loss"], "loss", Loss)
+    loss = None if config["loss"] is None else roles.part(config["loss"], "loss", Loss)
+    parts = roles.parts_of(roles.method(config["algorithm"]), Network(encoder, head), loss, n_way)
     return roles.part(config["algorithm"], "algorithm", Algorithm, **parts)

@@ -59,6 +59,12 @@ def method(node: Node) -> type[Algorithm]:
     return found
 
 
+def parts_of(method: type[Algorithm], network: Network, loss: Any, n_way: int | None) -> dict[str, Any]:
+    """What an algorithm is made of beside its config: the network, the loss if there is one, the ways if it asks."""
+    parts = {"network": network} | ({} if loss is None else {"loss": loss})
+    return parts | ({"n_way": n_way} if "n_way" in inspect.signature(method).parameters else {})
+
+
 def _another(node: Node, path: str, what: str, role: type) -> str:
     group = path.partition(".")[0] if path.startswith("eval.") else path.replace(".", "/")
     return (

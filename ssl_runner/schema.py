@@ -30,7 +30,7 @@ ROOT_KEYS: Mapping[str, Any] = {
 
 # arguments that wiring supplies
 SUPPLIED: Mapping[str, Set[str]] = {
-    "algorithm": {"network", "loss"},
+    "algorithm": {"network", "loss", "n_way"},
     "batching": {"augmentation"},
     "model.encoder": {"in_channels", "image_size"},
     "model.head": {"in_features", "n_outputs"},

@@ -93,8 +93,8 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
             speed = run.fit(folder, tracker, resumed)
         distributed.leave()
         metadata = {"config_hash": run.identity.config_hash, "dataset": run.splits.train.name}
-        encoder, outputs = run.algorithm.eval_encoder(), run.batching.n_outputs
-        save_encoder(encoder, config["model"]["encoder"], outputs, folder, metadata)
+        encoder, made_for = run.algorithm.eval_encoder(), (run.batching.n_outputs, run.batching.most_ways)
+        save_encoder(encoder, config["model"]["encoder"], *made_for, folder, metadata)
         pixels = RawPixels(run.splits.train.images.shape[1:]).to(run.device)
         subjects = {"": run.algorithm, "untrained": untrained, "raw_pixels": pixels}
         too_much = f"evaluation takes more than there is; with more at hand, {how_to_go_on(folder)}"

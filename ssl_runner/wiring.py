@@ -85,10 +85,13 @@ def wire(config: Config) -> Run:
     network = attempt(finish_network, encoder, config["model"]["head"], batching)
     attempt(refuse_head, method, network, batching)
     attempt(roles.views, augmentation, splits, network)
-    parts = {"network": network} if loss is None else {"network": network, "loss": loss}
+    n_way = REFUSED if batching is REFUSED else batching.most_ways
+    parts = attempt(roles.parts_of, method, network, loss, n_way)
     fits = REFUSED if takes is REFUSED else fits
     algorithm = (
-        REFUSED if fits is REFUSED else attempt(roles.part, config["algorithm"], "algorithm", Algorithm, **parts)
+        REFUSED
+        if REFUSED in (fits, parts)
+        else attempt(roles.part, config["algorithm"], "algorithm", Algorithm, **parts)
     )
     attempt(place, algorithm, trainer)
     attempt(check_evaluators, evaluators, None if algorithm is REFUSED else algorithm, splits, device)

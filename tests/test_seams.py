@@ -44,7 +44,7 @@ DOUBLES = {
         {"inner_lr": 0.1, "inner_steps": 2},
         {},
     ),
-    "Sequence": ([*EPISODES, "model/head=identity"], {"n_way": 5, "width": 16}, {}),
+    "Sequence": ([*EPISODES, "model/head=identity"], {"width": 16}, {}),
     "FittedInClassify": (
         [item for item in SMALL if "head" not in item]
         + ["batching=labelled", "loss=cross_entropy", "model/head=linear"],

@@ -52,7 +52,8 @@ def cases() -> dict[str, list[str]]:
     found["matchingnet"] = [*TASKS, "algorithm=matchingnet"]
     found["matchingnet, full context"] = [*TASKS, "algorithm=matchingnet", "algorithm.read_steps=2"]
     found["relationnet"] = [*TASKS, "algorithm=relationnet", "loss=relation_mse", "algorithm.width=4"]
-    found["r2d2"] = [*TASKS, "algorithm=r2d2"]
+    for method in ("r2d2", "cnp", "attentive_cnp", "context", "snail", "mann"):
+        found[method] = [*TASKS, f"algorithm={method}"]
     found["baseline_pp"] = [*VIEWS, "algorithm=baseline_pp", "loss=cross_entropy", "batching=labelled"]
     found["baseline_pp"] += ["model/head=cosine"]
     maml = ["algorithm=maml", "model/head=linear"]

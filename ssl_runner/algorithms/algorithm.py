@@ -33,6 +33,21 @@ class Step:
     carry: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Map:
+    """What goes on inside a task, to be looked at.
+
+    Attributes:
+        values: (rows, columns), at least 0.
+        rows: What a row is, in words.
+        columns: What a column is.
+    """
+
+    values: Tensor
+    rows: str
+    columns: str
+
+
 class Algorithm(nn.Module):
     """Base of all methods.
 
@@ -139,6 +154,13 @@ class Algorithm(nn.Module):
         Whose scores hang on how queries are normalised gives ``inductive`` (a prediction does not depend on the other
         queries) and ``transductive``, and says in `protocol` what each means. The configured way is given as
         ``self.classify`` itself, so that it is not computed twice.
+        """
+        return {}
+
+    def maps(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> dict[str, Map]:
+        """What goes on inside the first task, by name: attention, memory; by default nothing. Arguments as `classify`.
+
+        Support and queries come class after class.
         """
         return {}
 

@@ -5,11 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.algorithms.algorithm import Algorithm, Map, Step, encode_tasks
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
+
+SUPPORT, QUERIES = "support images, class by class", "queries, class by class"  # of a `Map`
 
 
 class ForwardLearner(Algorithm):
@@ -54,6 +56,14 @@ class ForwardLearner(Algorithm):
     def figures(self) -> dict[str, Tensor]:
         """Scalars of what is learned beside the network, to log."""
         return {}
+
+    def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
+        """`maps`, of embeddings; arguments as `compare`. By default nothing."""
+        return {}
+
+    def maps(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> dict[str, Map]:
+        support, query = (encode_tasks(self.represent, images) for images in (support_images, query_images))
+        return self.looks(support, support_labels, query, n_way)
 
     def embed(self, features: Tensor) -> Tensor:
         return self.network.head(features)

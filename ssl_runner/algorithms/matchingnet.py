@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.forward_learner import ForwardLearner
+from ssl_runner.algorithms.algorithm import Map
+from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT, ForwardLearner
 from ssl_runner.algorithms.precision import at_least_float32, widened
 from ssl_runner.losses.loss import Loss
 from ssl_runner.losses.similarity import refuse_temperature
@@ -49,13 +50,21 @@ class MatchingNet(ForwardLearner):
     def figures(self) -> dict[str, Tensor]:
         return {"temperature": self.log_temperature.detach().exp()}
 
-    def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+    def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
+        return {"attention": Map(self.log_attention(support, query)[0].exp(), QUERIES, SUPPORT)}
+
+    def log_attention(self, support: Tensor, query: Tensor) -> Tensor:
+        """Logarithms of what each query takes of the support, (T, Q, S)."""
         with at_least_float32(query.device):
             support, query = widened(support), widened(query)
             if self.context is not None:
                 support, query = self.context(support, query)
             cosines = F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).transpose(1, 2)
-            attention = (cosines / self.log_temperature.exp()).log_softmax(dim=-1)  # (T, Q, S)
+            return (cosines / self.log_temperature.exp()).log_softmax(dim=-1)
+
+    def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        with at_least_float32(query.device):
+            attention = self.log_attention(support, query)
             others = F.one_hot(support_labels, n_way)[:, None] == 0  # (T, 1, S, n_way)
             # summed in log space: the probability of a far class is 0 in float32, its logarithm is not
             return attention[..., None].masked_fill(others, -torch.inf).logsumexp(dim=2)

@@ -22,6 +22,7 @@ class Batching(ABC):
         steps_per_epoch: None where an epoch has no meaning.
         n_outputs: Width of a classifying head on these batches, None without classes.
         n_views: Views of an image in a batch.
+        most_ways: The most classes that a task has, None without tasks.
     """
 
     batch_type: ClassVar[type[Views] | type[Episodes]]
@@ -29,6 +30,7 @@ class Batching(ABC):
     steps_per_epoch: int | None = None
     n_outputs: int | None = None
     n_views: int = 1
+    most_ways: int | None = None
 
     @abstractmethod
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -151,7 +153,7 @@ class EpisodeBatching(Batching):
         self.augmentation = augmentation
         self.ways, self.shots = inclusive("n_way", n_way), inclusive("k_shot", k_shot)
         self.n_query, self.tasks_per_batch = n_query, tasks_per_batch
-        self.n_outputs = self.ways[0] if len(self.ways) == 1 else None
+        self.n_outputs, self.most_ways = self.ways[0] if len(self.ways) == 1 else None, self.ways[-1]
         # ways and shots are independent, so the mean of the product is the product of the means
         ways, shots = ((numbers[0] + numbers[-1]) / 2 for numbers in (self.ways, self.shots))
         self.images_per_step = round(tasks_per_batch * ways * (shots + n_query))

@@ -16,7 +16,12 @@ FILE = "encoder.safetensors"
 
 
 def save_encoder(
-    encoder: Encoder, node: dict[str, Any], n_outputs: int | None, folder: Path, metadata: dict[str, str]
+    encoder: Encoder,
+    node: dict[str, Any],
+    n_outputs: int | None,
+    n_way: int | None,
+    folder: Path,
+    metadata: dict[str, str],
 ) -> None:
     """Write folder/encoder.safetensors: weights, and all that building them again takes beside the config.
 
@@ -24,11 +29,12 @@ def save_encoder(
         encoder: Trained.
         node: Of the config, which builds its backbone.
         n_outputs: What the head on it was made for, `Batching.n_outputs`: only the dataset knew.
+        n_way: What the algorithm was made for, `Batching.most_ways`.
         folder: The run folder.
         metadata: To stand beside.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    described = {"encoder": node, "input_shape": encoder.input_shape, "n_outputs": n_outputs}
+    described = {"encoder": node, "input_shape": encoder.input_shape, "n_outputs": n_outputs, "n_way": n_way}
     described = {name: json.dumps(value) for name, value in described.items()} | metadata
     write_atomically(folder / FILE, lambda path: save_file(tensors, path, described))
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ssl_runner import randomness
-from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.algorithms.algorithm import Algorithm, Map
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
@@ -18,6 +18,7 @@ from ssl_runner.report import adaptation
 from ssl_runner.report.board import log_config, log_layout
 from ssl_runner.report.gallery import log_negatives
 from ssl_runner.report.hparams import log_hparams
+from ssl_runner.report.maps import map_picture
 from ssl_runner.report.pictures import episode_picture, views_picture
 from ssl_runner.report.projector import log_projector
 from ssl_runner.run import Run
@@ -86,6 +87,8 @@ def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
     except ValueError:  # trained on more ways than there are classes to show
         return
     writer.add_image("episode", episode_picture(episode, predicted(run.algorithm, episode, run.device), names), step)
+    for name, shown in looked_at(run.algorithm, episode, run.device).items():
+        writer.add_image(name, map_picture(shown), step)
 
 
 def fixed_episode(dataset: Dataset, batching: EpisodeBatching) -> tuple[Episodes, list[str]]:
@@ -98,6 +101,13 @@ def fixed_episode(dataset: Dataset, batching: EpisodeBatching) -> tuple[Episodes
     support, query = (dataset.images[places].float() / 255 for places in (task.support, task.query))
     episode = Episodes(support, task.support_labels, query, task.query_labels, task.n_way)
     return episode, [dataset.class_names[label] for label in labels]
+
+
+def looked_at(algorithm: Algorithm, episode: Episodes, device: torch.device) -> dict[str, Map]:
+    """What goes on inside the algorithm in this task."""
+    there = episode.to(device)
+    with evaluating(algorithm):
+        return algorithm.maps(there.support_images, there.support_labels, there.query_images, there.n_way)
 
 
 def predicted(algorithm: Algorithm, episode: Episodes, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,52 @@
+"""Attentive neural processes, the deterministic path."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.algorithms.algorithm import Map
+from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
+from ssl_runner.algorithms.label_reader import LabelReader
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.attention import Attention, perceptron
+from ssl_runner.models.network import Network
+
+
+class AttentiveCNP(LabelReader):
+    """The deterministic path of the Attentive Neural Process (Kim et al. 2019, arXiv:1901.05761, fig. 2).
+
+    Pairs of image and label are represented and attend to one another; a query takes of them by attention over the
+    images, and a decoder is given that and the query. So an answer depends neither on the order of the support nor on
+    the other queries. Deviation: no latent path, as there is no function to sample; self-attention is added to what
+    came in, and the paper leaves that open.
+
+    Args:
+        network: Encoder and head, whose outputs are represented.
+        loss: Of the scores.
+        n_way: See `LabelReader`.
+        width: Of representations and hidden layers, a multiple of heads.
+        layers: Of each perceptron, at least 1.
+        heads: Of each attention.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(self, network: Network, loss: Loss, n_way: int, width: int, layers: int, heads: int) -> None:
+        super().__init__(network, loss, n_way)
+        if layers < 1:
+            raise ValueError(f"layers={layers}; give at least 1, say 2")
+        self.representation = perceptron(self.in_features + n_way, width, width, layers)
+        self.among_support = Attention(width, width, width, heads)
+        self.key = perceptron(self.in_features, width, width, layers)
+        self.to_support = Attention(width, width, width, heads)
+        self.decoder = perceptron(width + self.in_features, width, n_way, layers)
+
+    def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
+        weights = self.to_support.weights(self.key(query), self.key(support))
+        return {"attention": Map(weights[0], QUERIES, SUPPORT)}
+
+    def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        pairs = self.representation(torch.cat([support, labels], dim=2))
+        pairs = pairs + self.among_support(pairs, pairs, pairs)
+        found = self.to_support(self.key(query), self.key(support), pairs)
+        return self.decoder(torch.cat([found, query], dim=2))

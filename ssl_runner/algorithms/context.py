@@ -1,0 +1,89 @@
+"""A transformer that learns in its context."""
+
+import torch
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Map
+from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
+from ssl_runner.algorithms.label_reader import LabelReader
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.attention import Attention, perceptron
+from ssl_runner.models.network import Network
+
+
+class Context(LabelReader):
+    """In-context learner after GPICL (Kirsch et al. 2022, arXiv:2212.04458) and CAML (Fifty et al. 2023,
+    arXiv:2310.10971, sec. 3): a transformer without positions over tokens of image and label, that of a query unknown.
+
+    Support tokens attend to one another and queries to the support, so an answer depends neither on the order of the
+    support nor on the other queries, and the support is read once for all queries. Deviations: GPICL's sequence is
+    causal and every place of it is predicted; CAML's encoder is frozen and pre-trained, its labels are equiangular
+    vectors for one-hot ones, and its support attends to the query too. Blocks normalise first (pre-norm).
+
+    Args:
+        network: Encoder and head; a token is a linear map of its output and the label.
+        loss: Of the scores.
+        n_way: See `LabelReader`.
+        width: Of a token, a multiple of heads.
+        depth: Blocks of attention and perceptron, at least 1.
+        heads: Of the attention.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(self, network: Network, loss: Loss, n_way: int, width: int, depth: int, heads: int) -> None:
+        super().__init__(network, loss, n_way)
+        if depth < 1:
+            raise ValueError(f"depth={depth}; give at least one block, say 4")
+        self.token = nn.Linear(self.in_features + n_way, width)
+        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, n_way)
+
+    def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        tokens = self._tokens(support, labels, query)
+        for block in self.blocks:
+            tokens = block(tokens, support.shape[1])
+        return self.score(self.norm(tokens[:, support.shape[1] :]))
+
+    def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
+        """Attention of the queries in each block, mean over heads."""
+        tokens, n_support, found = (
+            self._tokens(support, self.one_hot(support_labels, support), query),
+            support.shape[1],
+            {},
+        )
+        for number, block in enumerate(self.blocks, start=1):
+            normed = block.attention_norm(tokens)
+            weights = block.attention.weights(normed[:, n_support:], normed[:, :n_support])
+            found[f"attention/block_{number}"] = Map(weights[0], QUERIES, SUPPORT)
+            tokens = block(tokens, n_support)
+        return found
+
+    def _tokens(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """(T, S + Q, width), support first."""
+        unknown = labels.new_zeros(*query.shape[:2], self.n_way)
+        return self.token(torch.cat([torch.cat([support, labels], dim=2), torch.cat([query, unknown], dim=2)], dim=1))
+
+
+class Block(nn.Module):
+    """Attention to the support, then a perceptron, each added to what came in.
+
+    Args:
+        width: Of a token.
+        heads: Of the attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention_norm, self.perceptron_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, width, width, heads)
+        self.perceptron = perceptron(width, 4 * width, width, layers=2)
+
+    def forward(self, tokens: Tensor, n_support: int) -> Tensor:
+        """Tokens (T, S + Q, width), of which the first n_support are looked at by all."""
+        normed = self.attention_norm(tokens)
+        support = normed[:, :n_support]
+        tokens = tokens + self.attention(normed, support, support)
+        return tokens + self.perceptron(self.perceptron_norm(tokens))

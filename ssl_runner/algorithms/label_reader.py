@@ -1,0 +1,74 @@
+"""Model-based meta-learners: a network that reads images with their labels, and answers in one forward pass."""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.forward_learner import ForwardLearner
+from ssl_runner.clock import Clock
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.network import Network, out_features
+
+
+class LabelReader(ForwardLearner):
+    """Base of the learners that are given labels as one-hot vectors, and have one output a label.
+
+    Labels of a task are numbers that its sampler drew, so what they mean can only be read from the support. Tasks may
+    have fewer classes than there are outputs.
+
+    Args:
+        network: Encoder and head, whose outputs are read.
+        loss: Of the scores.
+        n_way: Outputs: the most classes that a training task has.
+
+    Raises:
+        ValueError: n_way is below 2.
+    """
+
+    def __init__(self, network: Network, loss: Loss, n_way: int) -> None:
+        super().__init__(network, loss)
+        if n_way < 2:
+            raise ValueError(f"{type(self).__name__} tells {n_way} class from no other; set batching.n_way=5, say")
+        self.n_way = n_way
+        self.in_features = out_features(network)
+
+    @abstractmethod
+    def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        """Scores (T, Q, `n_way`) of queries (T, Q, E), given support (T, S, E) and one-hot labels (T, S, `n_way`)."""
+
+    def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        if n_way > self.n_way:
+            name = type(self).__name__
+            raise ValueError(
+                f"this {name} has {self.n_way} outputs, so it classifies up to {self.n_way} ways, got {n_way}; "
+                f"evaluate fewer (eval.few_shot.settings=[{self.n_way}w1s]) or set batching.n_way={n_way}"
+            )
+        return self.read(support, self.one_hot(support_labels, support), query)[..., :n_way]
+
+    def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
+        """(T, S, `n_way`) of labels (T, S), with the type of another tensor."""
+        return F.one_hot(labels, self.n_way).to(like.dtype)
+
+
+class SequenceReader(LabelReader):
+    """Base of those that read the support one image after another, so that its order matters.
+
+    Training shows another order at each step; evaluation has one for all tasks of a size, drawn once, so that a task's
+    scores depend on nothing but the task.
+    """
+
+    def arranged(self, support: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(labels.shape[1], generator=clock.generator("support order"), device=clock.device)
+        return support[:, order], labels[:, order]
+
+    def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
+        order = self.order(support)
+        return super().compare(support[:, order], support_labels[:, order], query, n_way)
+
+    def order(self, support: Tensor) -> Tensor:
+        """Places (S,) of the support in the order in which it is read."""
+        # tasks come class after class, which an order drawn at random would hardly ever be
+        return torch.from_numpy(randomness.permutation(0, "support order", 0, support.shape[1])).to(support.device)

@@ -1,0 +1,138 @@
+"""A network with an external memory that it reads and writes as a task goes by."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Map
+from ssl_runner.algorithms.forward_learner import QUERIES
+from ssl_runner.algorithms.label_reader import SequenceReader
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.network import Network
+
+
+class State(NamedTuple):
+    """Of B sequences: the controller's (B, hidden) each, memory (B, M, W), usage (B, M), read weights (B, heads, M),
+    and what was read (B, heads * W)."""
+
+    hidden: Tensor
+    cell: Tensor
+    memory: Tensor
+    usage: Tensor
+    read_weights: Tensor
+    read: Tensor
+
+
+class MANN(SequenceReader):
+    """Memory-Augmented Neural Network (Santoro et al. 2016, arXiv:1605.06065, sec. 3; eq. 2-8).
+
+    An LSTM sees an image together with the label of the image before, so that it has to keep what it saw until it
+    learns what it was. By Least Recently Used Access a key is written either to what was last read or over the least
+    used row, which is emptied first, and memory is read by the cosine with the key. Each query is the next image after
+    the support, so queries do not see each other. Deviations: the key has a learned strength, as in the Neural Turing
+    Machine (arXiv:1410.5401, eq. 5), of which the cosine's softmax would else be nearly even; of several heads, each
+    writes to a row of its own; images come through the run's encoder; and the loss is of the queries, where the
+    paper's is of every image of the sequence.
+
+    Args:
+        network: Encoder and head, whose outputs with the labels are the sequence.
+        loss: Of the scores of the queries.
+        n_way: See `LabelReader`.
+        hidden_features: Width of the controller (200 in the paper), at least 1.
+        rows: Of the memory (128), at least heads.
+        row_width: Of a row (40), at least 1.
+        heads: That read and write (4), at least 1.
+        usage_decay: Gamma of eq. 5, in [0, 1).
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        n_way: int,
+        hidden_features: int,
+        rows: int,
+        row_width: int,
+        heads: int,
+        usage_decay: float,
+    ) -> None:
+        super().__init__(network, loss, n_way)
+        if min(hidden_features, row_width, heads) < 1 or rows < heads:
+            raise ValueError(
+                f"hidden_features={hidden_features}, row_width={row_width}, heads={heads}, rows={rows}; all must be at "
+                "least 1, and rows as many as heads"
+            )
+        if not 0 <= usage_decay < 1:
+            raise ValueError(f"usage_decay={usage_decay}; give a share in [0, 1), say 0.95")
+        self.hidden_features, self.rows, self.row_width, self.heads = hidden_features, rows, row_width, heads
+        self.usage_decay = usage_decay
+        self.controller = nn.LSTMCell(self.in_features + n_way + heads * row_width, hidden_features)
+        self.key = nn.Linear(hidden_features, heads * row_width)
+        self.strength = nn.Linear(hidden_features, heads)
+        self.gate = nn.Linear(hidden_features, heads)
+        self.score = nn.Linear(hidden_features + heads * row_width, n_way)
+
+    def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+        after = self._queried(self.walk(support, labels)[-1], labels, query)
+        return self.score(torch.cat([after.hidden, after.read], dim=1)).unflatten(0, query.shape[:2])
+
+    def _queried(self, state: State, labels: Tensor, query: Tensor) -> State:
+        """The states after each query (T, Q, E), which all come next: of T * Q sequences."""
+        queries = query.shape[1]
+        copies = State(*(part.repeat_interleave(queries, dim=0) for part in state))
+        last = labels[:, -1:].expand(-1, queries, -1)
+        return self.step(torch.cat([query, last], dim=2).flatten(0, 1), copies)
+
+    def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
+        """Usage of each row as the support goes by, and where the queries read, mean over heads."""
+        order = self.order(support)
+        labels = self.one_hot(support_labels[:, order], support)
+        states = self.walk(support[:, order], labels)
+        usage = torch.stack([state.usage[0] for state in states], dim=1)
+        read = self._queried(states[-1], labels, query).read_weights.mean(dim=1)
+        return {
+            "memory/usage": Map(usage, "rows of the memory", "support images, as they were read"),
+            "memory/read": Map(read[: query.shape[1]], QUERIES, "rows of the memory"),
+        }
+
+    def walk(self, support: Tensor, labels: Tensor) -> list[State]:
+        """The states after each image of the support (T, S, E); that after image t has not seen label t."""
+        before = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], dim=1)
+        state, states = self._empty(support), []
+        for inputs in torch.cat([support, before], dim=2).unbind(dim=1):
+            state = self.step(inputs, state)
+            states.append(state)
+        return states
+
+    def step(self, inputs: Tensor, state: State) -> State:
+        """One image with the label before it, (B, E + `n_way`)."""
+        hidden, cell = self.controller(torch.cat([inputs, state.read], dim=1), (state.hidden, state.cell))
+        keys = self.key(hidden).tanh().unflatten(1, (self.heads, self.row_width))
+        gate = self.gate(hidden).sigmoid()[..., None]
+        # eq. 6: the rows of least usage, the first of them for the first head
+        least = F.one_hot(state.usage.argsort(dim=1, stable=True)[:, : self.heads], self.rows).to(inputs.dtype)
+        write = gate * state.read_weights + (1 - gate) * least  # eq. 7
+        emptied = state.memory * (1 - least.sum(dim=1))[..., None]
+        memory = emptied + write.transpose(1, 2) @ keys  # eq. 8
+        cosines = F.normalize(keys, dim=2) @ F.normalize(memory, dim=2).transpose(1, 2)  # eq. 2
+        strength = 1 + F.softplus(self.strength(hidden))[..., None]
+        weights = (strength * cosines).softmax(dim=2)  # eq. 3
+        read = (weights @ memory).flatten(1)  # eq. 4
+        usage = self.usage_decay * state.usage + weights.sum(dim=1) + write.sum(dim=1)  # eq. 5
+        return State(hidden, cell, memory, usage.detach(), weights, read)
+
+    def _empty(self, support: Tensor) -> State:
+        tasks = len(support)
+        return State(
+            hidden=support.new_zeros(tasks, self.hidden_features),
+            cell=support.new_zeros(tasks, self.hidden_features),
+            memory=support.new_zeros(tasks, self.rows, self.row_width),
+            usage=support.new_zeros(tasks, self.rows),
+            read_weights=support.new_zeros(tasks, self.heads, self.rows),
+            read=support.new_zeros(tasks, self.heads * self.row_width),
+        )

@@ -267,3 +267,8 @@ def carried(records: list[Records]) -> dict[str, Tensor]:
         for layer, record in enumerate(seen)
         for name, value in zip(("mean", "variance"), record, strict=True)
     }
+
+
+def key_of(name: str) -> str:
+    """A parameter's name as one of a `torch.nn.ParameterDict` or a buffer, which have no dots."""
+    return name.replace(".", "/")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Statistics, refuse_rate
+from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Statistics, key_of, refuse_rate
 from ssl_runner.algorithms.meta_sgd import with_rates
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
@@ -58,20 +58,20 @@ class MAMLpp(InnerLoop):
         for layer, module in layers.items():
             for part in AFFINE:
                 value = getattr(module, part).requires_grad_(False)  # the first step's takes its place
-                self.affine[_key(f"{layer}.{part}")] = nn.Parameter(_for_steps(value, inner_steps + 1))
+                self.affine[key_of(f"{layer}.{part}")] = nn.Parameter(_for_steps(value, inner_steps + 1))
             for part in AVERAGES:
-                self.register_buffer(_key(f"{layer}.{part}"), _for_steps(getattr(module, part), inner_steps + 1))
+                self.register_buffer(key_of(f"{layer}.{part}"), _for_steps(getattr(module, part), inner_steps + 1))
         self.layers = layers
         adapting = self.initial().items()
         self.rates = nn.ParameterDict(
-            {_key(name): nn.Parameter(torch.full((inner_steps,), inner_lr)) for name, _ in adapting}
+            {key_of(name): nn.Parameter(torch.full((inner_steps,), inner_lr)) for name, _ in adapting}
         )
 
     def adapts(self, name: str) -> bool:
-        return _key(name) not in self.affine
+        return key_of(name) not in self.affine
 
     def rate(self, name: str, step: int) -> Tensor:
-        return self.rates[_key(name)][min(step, self.inner_steps - 1)]
+        return self.rates[key_of(name)][min(step, self.inner_steps - 1)]
 
     def is_second_order(self, clock: Clock) -> bool:
         return clock.progress >= self.first_order_share
@@ -96,7 +96,7 @@ class MAMLpp(InnerLoop):
         for index, (name, layer) in enumerate(self.layers.items()):
             assert layer.momentum is not None
             for part, seen in zip(AVERAGES, ("mean", "variance"), strict=True):
-                average = self.get_buffer(_key(f"{name}.{part}"))
+                average = self.get_buffer(key_of(f"{name}.{part}"))
                 for step in range(self.inner_steps + 1):
                     average[step].lerp_(carry[f"{step}/{index}/{seen}"].mean(0), layer.momentum)
         for name, value in self._normalisation(0).items():
@@ -112,14 +112,10 @@ class MAMLpp(InnerLoop):
         step = min(step, self.inner_steps)
         own = {f"{layer}.{part}" for layer in self.layers for part in AFFINE}
         kept = {f"{layer}.{part}" for layer in self.layers for part in AVERAGES}
-        return {name: self.affine[_key(name)][step] for name in own} | {
-            name: self.get_buffer(_key(name))[step] for name in kept
+        return {name: self.affine[key_of(name)][step] for name in own} | {
+            name: self.get_buffer(key_of(name))[step] for name in kept
         }
 
 
 def _for_steps(value: Tensor, steps: int) -> Tensor:
     return value.detach().repeat(steps, 1)
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # names of parameters and buffers take no dots

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, refuse_rate
+from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, key_of, refuse_rate
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
@@ -35,11 +35,11 @@ class MetaSGD(InnerLoop):
         super().__init__(network, loss, inner_steps, eval_inner_steps, statistics)
         refuse_rate(inner_lr)
         self.second_order = second_order
-        rates = {_key(name): nn.Parameter(torch.full_like(value, inner_lr)) for name, value in self.initial().items()}
+        rates = {key_of(name): nn.Parameter(torch.full_like(value, inner_lr)) for name, value in self.initial().items()}
         self.rates = nn.ParameterDict(rates)
 
     def rate(self, name: str, step: int) -> Tensor:
-        return self.rates[_key(name)]
+        return self.rates[key_of(name)]
 
     def is_second_order(self, clock: Clock) -> bool:
         return self.second_order
@@ -59,7 +59,3 @@ def with_rates(groups: list[dict[str, Any]], rates: nn.Module) -> list[dict[str,
     own = {id(rate) for rate in rates.parameters()}
     rest = [group | {"params": [value for value in group["params"] if id(value) not in own]} for group in groups]
     return [group for group in rest if group["params"]] + [{"params": list(rates.parameters()), "weight_decay": 0.0}]
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # a ParameterDict takes no dots

@@ -77,6 +77,11 @@ ROWS = {
     "relationnet": Row(COMPARING, published="99.6 / 99.8 / 97.6 / 99.1", schedule="1,000,000", tasks=1_000_000),
     "r2d2": Row(COMPARING),
     "baseline_pp": Row(COMPARING),
+    "context": Row(ADAPTING, 30),
+    "snail": Row(ADAPTING, 30, "99.07 / 99.78 / 97.64 / 99.36"),
+    "mann": Row(ADAPTING, published="82.8 / 94.9 / - / -"),
+    "cnp": Row(ADAPTING, published="95.3 / 98.5 / 89.9 / 96.8"),
+    "attentive_cnp": Row(ADAPTING),
 }
 FIRST = next(iter(ROWS))
 BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}  # measured with the first row

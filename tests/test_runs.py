@@ -48,7 +48,7 @@ def test_every_experiment_runs_and_leaves_a_whole_folder(name, tmp_path, request
     assert on_disk["dataset"]["fingerprint"]
     assert on_disk["protocols"]["few_shot"]["settings"]["5w1s"]["tasks"]
     assert 0 <= on_disk["metrics"]["few_shot/5w1s/top1"] <= 1
-    assert on_disk["metrics"]["few_shot/5w1s/ci95"] > 0
+    assert 0 <= on_disk["metrics"]["few_shot/5w1s/ci95"] < 1  # 0 where all episodes are at chance, one class being all
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert {"train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"} <= set(

@@ -36,7 +36,7 @@ def walked(algorithm: MANN, support: torch.Tensor, labels: torch.Tensor, query: 
             found.append(weights[-1] @ memory)
         read_weights, read = torch.stack(weights), torch.cat(found)
         usage = [
-            algorithm.usage_decay * usage[row] + float(read_weights[:, row].sum() + written[:, row].sum())
+            algorithm.usage_decay * usage[row] + float((read_weights[:, row].sum() + written[:, row].sum()).detach())
             for row in range(rows)
         ]
         before = F.one_hot(labels[number], WAYS).double() if number < len(support) else before

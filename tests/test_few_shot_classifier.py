@@ -32,6 +32,8 @@ RUNS = {
     "supervised": ["algorithm=supervised", "loss=cross_entropy", "model/head=linear", "batching=labelled", *VIEWS[:-2]],
     "protonet": [*PROTONET, "model/head=projector", "model.head.out_features=8"],
     "maml": MAML,
+    # made for as many ways as a task may have at most
+    "context": [*PROTONET, "algorithm=context", "algorithm.width=16", "algorithm.depth=1", "batching.n_way=[2,5]"],
 }
 SIZES = [3, 1, 2, 1, 4]  # support images of each class
 

@@ -37,6 +37,11 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def source(self) -> str:
+        """The name without that of the split: ``mnist``."""
+        return self.name.rpartition("/")[0] or self.name
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """Names of the domains, each once, in the order of the classes; empty without any."""
         return tuple(dict.fromkeys(self.class_domains or ()))

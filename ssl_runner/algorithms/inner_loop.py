@@ -123,7 +123,7 @@ class InnerLoop(Algorithm):
                 batch.support_images, batch.support_labels, batch.query_images, batch.query_labels
             )
         forget_records(self.network)
-        logged = {name: value.mean() for name, value in metrics.items()} | self.figures()
+        logged = means(metrics, batch) | self.figures()
         return Step(losses.mean(), logged, carried(records))
 
     @torch.no_grad()
@@ -257,6 +257,12 @@ def refuse_rate(inner_lr: float) -> None:
     """Raises ValueError for an inner rate that does not descend."""
     if not inner_lr > 0:
         raise ValueError(f"inner_lr={inner_lr}, but the inner loop descends; give a number above 0, say 0.4")
+
+
+def means(metrics: dict[str, Tensor], batch: Episodes) -> dict[str, Tensor]:
+    """Means over tasks of metrics (T,), and of the accuracy also those over the tasks of each domain."""
+    found = {name: value.mean() for name, value in metrics.items()}
+    return found | batch.by_domain(metrics["accuracy"]) if "accuracy" in metrics else found
 
 
 def carried(records: list[Records]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step, class_means, encode_tasks
+from ssl_runner.algorithms.algorithm import Algorithm, Step, by_domain, class_means, encode_tasks
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
@@ -37,7 +37,7 @@ class ProtoNet(Algorithm):
         loss, metrics = self.loss(
             Embeddings(online=logits.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
         )
-        return Step(loss, metrics)
+        return Step(loss, metrics | by_domain(batch, logits))
 
     def embed(self, features: Tensor) -> Tensor:
         return self.network.head(features)

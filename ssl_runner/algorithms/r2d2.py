@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.algorithms.algorithm import Algorithm, Step, by_domain, encode_tasks
 from ssl_runner.algorithms.precision import at_least_float32, widened
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
@@ -60,7 +60,7 @@ class R2D2(Algorithm):
             Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
         )
         learned = {"regularisation": self.log_regularisation.detach().exp(), "scale": self.log_scale.detach().exp()}
-        return Step(loss, metrics | learned)
+        return Step(loss, metrics | by_domain(batch, scores) | learned)
 
     def embed(self, features: Tensor) -> Tensor:
         return self.network.head(features)

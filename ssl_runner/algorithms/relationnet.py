@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
+from ssl_runner.algorithms.algorithm import Algorithm, Step, by_domain, encode_tasks
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
@@ -57,7 +57,7 @@ class RelationNet(Algorithm):
         loss, metrics = self.loss(
             Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
         )
-        return Step(loss, metrics)
+        return Step(loss, metrics | by_domain(batch, scores))
 
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         feature_map = self.eval_encoder().feature_map

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -182,7 +183,8 @@ class EpisodeBatching(Batching):
     def _batch(self, step: int, n_way: int, k_shot: int) -> Episodes:
         sampler = self.sampler.sized(n_way, k_shot)
         draws = randomness.uniforms(self.seed, "tasks", step, self.tasks_per_batch, sampler.columns)
-        tasks = sampler(draws[distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")])
+        rows = distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")
+        tasks, weights = sampler(draws[rows]), self._domain_weights(draws)
         indices = torch.cat([tasks.support, tasks.query], dim=1)  # (T, N K + N Q)
         whole = indices.numel() * distributed.size()
         draws = own_draws(self.seed, "augmentation", step, 1, whole, self.augmentation.columns)
@@ -193,7 +195,20 @@ class EpisodeBatching(Batching):
             torch.arange(n_way, device=self.device).repeat_interleave(a_class).repeat(len(tasks), 1)
             for a_class in (k_shot, self.n_query)
         )
-        return Episodes(support, support_labels, query, query_labels, n_way)
+        domains = {name: weight[rows].to(self.device) for name, weight in weights.items()}
+        return Episodes(support, support_labels, query, query_labels, n_way, domains)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains whose tasks are told apart: none where they are more than the tasks of a step."""
+        names = self.sampler.domains
+        return names if len(names) <= self.tasks_per_batch else ()
+
+    def _domain_weights(self, draws: np.ndarray) -> dict[str, Tensor]:
+        """`Episodes.domains` of a whole step, less those that it has no task of."""
+        drawn = torch.from_numpy(self.sampler.drawn_domains(draws))
+        members = {name: (drawn == number).float() for number, name in enumerate(self.domains)}
+        return {name: found / found.mean() for name, found in members.items() if found.any()}
 
     def _changed(self, images: Tensor, tasks: Tasks, step: int) -> Tensor:
         """Images (T, M, C, H, W) of a step's tasks, changed task by task."""

@@ -163,6 +163,9 @@ class InnerLoop(Algorithm):
         return [layer.recorded for layer in batch_norms(self.network) if layer.recorded is not None]
 
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
+        """As `Algorithm.classify`. Of a task of fewer ways than the head has outputs, the first n_way are its labels:
+        the inner loop sees all outputs, as in training, and the others' scores are left out.
+        """
         return self.classify_by(self.statistics, support_images, support_labels, query_images, n_way)
 
     def classifiers(self) -> dict[str, Classifier]:
@@ -219,7 +222,7 @@ class InnerLoop(Algorithm):
         with normalised_by(self.network, "running" if statistics == "running" else "batch"):
             found = vmap(task, out_dims=1, randomness="different")(support_images, support_labels, query_images)
         forget_records(self.network)
-        return found.detach()
+        return found.detach()[..., :n_way]
 
     def _of_queries(
         self, weights: Parameters, support_images: Tensor, query_images: Tensor, step: int, statistics: Statistics
@@ -232,10 +235,10 @@ class InnerLoop(Algorithm):
 
     def _check_ways(self, n_way: int) -> None:
         outputs = getattr(self.network.head, "out_features", n_way)
-        if outputs != n_way:
+        if outputs < n_way:
             raise ValueError(
-                f"the head has {outputs} outputs, so {type(self).__name__} classifies {outputs} ways, got {n_way}; "
-                f"evaluate {outputs} ways (eval.few_shot.settings) or set batching.n_way={n_way}"
+                f"the head has {outputs} outputs, so {type(self).__name__} classifies at most {outputs} ways, got "
+                f"{n_way}; evaluate {outputs} ways (eval.few_shot.settings) or set batching.n_way={n_way}"
             )
 
 

@@ -4,6 +4,7 @@ import fnmatch
 import functools
 import hashlib
 import json
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_runner.data.roots import DataError
 from ssl_runner.signatures import UNKNOWN, check_arguments, check_value
 from ssl_runner.spelling import did_you_mean
 from ssl_runner.targets import locate
@@ -25,6 +27,7 @@ OUTSIDE_THE_HASH = (
     "dataset.root",
     "dataset.*.root",
     "eval.*.dataset.root",
+    "eval.*.dataset.*.root",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.panel_every",
@@ -60,10 +63,16 @@ def of_the_house(error: Exception) -> bool:
 def user_mistakes(path: str) -> Iterator[None]:
     """Inside, a bare ValueError is about the values of this node: it becomes a ConfigError that names the node.
 
-    Subclasses of ValueError pass: those of the house speak for themselves, others are nobody's wrong value.
+    Subclasses of ValueError pass: those of the house speak for themselves, others are nobody's wrong value. But a
+    dataset calls its keys ``dataset.KEY``, and in an error of one that stands elsewhere they become ``path.KEY``.
     """
     try:
         yield
+    except DataError as error:
+        if path in ("", "dataset"):
+            raise
+        message = re.sub(r"(?<![\w./])dataset\.(?=\w)", lambda _: f"{path}.", str(error))
+        raise type(error)(message) from None
     except ValueError as error:
         if type(error) is not ValueError:
             raise

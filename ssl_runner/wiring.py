@@ -100,8 +100,8 @@ def wire(config: Config) -> Run:
         attempt(roles.optimizer, config["optimizer"])
     step_bytes = None if attempt.problems else attempt(first_step_bytes, config, algorithm, batching, trainer)
     attempt.settle()
-    if splits is REFUSED:
-        raise NotAtHand(f"{config['dataset']['_target_']} is not at hand")
+    if splits is REFUSED or REFUSED in evaluators.values():  # and yet there is no problem
+        raise NotAtHand(f"{config['dataset']['_target_']}, or what an evaluator judges, is not at hand")
 
     optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
     for group in optimizer.param_groups:

@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssl_runner.config import ConfigError, build, check_config, config_difference, config_hash
+from ssl_runner.data.roots import DataError, at_hand_only
 from ssl_runner.signatures import Node, accepts
 from ssl_runner.targets import locate
 
@@ -263,6 +264,17 @@ def test_a_value_that_a_constructor_refuses_is_told_with_its_node():
         build(OPTIMIZER | {"lr": -1}, "optimizer")([])
 
 
+@pytest.mark.parametrize("path", ["dataset", "dataset.datasets.mnist", "eval.few_shot.dataset"])
+def test_a_dataset_names_its_keys_as_they_stand_in_the_config(path, tmp_path):
+    node = {"_target_": "ssl_runner.data.mnist.mnist", "root": str(tmp_path / "dataset.old"), "split": "images"}
+    node |= {"validation": 0, "class_counts": None, "split_seed": 0, "size": -3, "channels": None}
+    with at_hand_only(), pytest.raises(DataError, match=rf"^{path}\.size=-3: expected a number of pixels"):
+        build(node, path)
+    (tmp_path / "dataset.old").write_text("a file where a folder should be")
+    with pytest.raises(DataError, match=rf"looked for {tmp_path}/dataset\.old/MNIST.*\(or {path}\.root=FOLDER\)"):
+        build(node | {"size": None}, path)
+
+
 def test_nothing_is_built_when_any_target_is_untrusted(parts):
     with pytest.raises(ConfigError, match=r"x\.b\._target_"):
         build({"_target_": "parts.anything", "a": MODEL, "b": {"_target_": "os.system"}}, "x")
@@ -286,8 +298,15 @@ def changed(key, value):
     return OmegaConf.to_container(config)
 
 
+NESTED_ROOTS = ["dataset.datasets.a.root", "eval.a.dataset.root", "eval.a.dataset.datasets.b.root"]
+
+
 @pytest.mark.parametrize(
-    "key", ["resume", "name", "dataset.root", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"]
+    "key",
+    [
+        *("resume", "name", "dataset.root", "trainer.log_every", "trainer.checkpoint_every", "trainer.progress"),
+        *NESTED_ROOTS,
+    ],
 )
 def test_the_hash_is_blind_to_what_cannot_change_a_result(key):
     assert config_hash(changed(key, "other")) == config_hash(RUN)

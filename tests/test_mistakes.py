@@ -220,8 +220,8 @@ MISFITS = [
     (f"algorithm=maml {EPISODES} loss=nt_xent", ["loss NTXent takes embeddings, but MAML gives logits"]),
     (f"algorithm=maml {EPISODES}", ["the head must have one output a class, 5; choose model/head=linear"]),
     (
-        f"algorithm=maml {EPISODES} model/head=linear eval=[few_shot] eval.few_shot.settings=[3w1s]",
-        ["MAML classifies 5"],
+        f"algorithm=maml {EPISODES} model/head=linear batching.n_way=3 eval=[few_shot]",
+        ["the head has 3 outputs, so MAML classifies at most 3 ways, got 5"],
     ),
     (f"algorithm=protonet {EPISODES} batching.n_way=6", ["n_way=6, but split 'train' of digits has 5 classes; lower"]),
     (f"algorithm=protonet {EPISODES} batching.k_shot=300", ["k_shot=300", "lower batching.k_shot"]),

@@ -11,16 +11,32 @@ from ssl_runner.config import ConfigError, build
 
 CONF = commandline.conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+ACROSS = [name for name in EXPERIMENTS if "_to_" in name]
 ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml")}
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10")])
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10") and name not in ACROSS])
 @pytest.mark.parametrize("other", [["dataset=digits"], ["dataset=mnist"], ["model/encoder=conv4"]])
 def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_as_it_stands(name, other, data_root):
     """Whole recipes, batch and widths included: wiring rehearses the first step on the meta device."""
     run = wiring.wire(checks.settled(Composer(CONF), [f"experiment={name}", *other, "baselines=[]"])[0])
     assert run.step_bytes is not None
     assert run.trainer.steps(run.batching) >= 400
+
+
+@pytest.mark.parametrize("name", ACROSS)
+@pytest.mark.parametrize("shape", [[], ["dataset.size=32", "dataset.channels=3"]], ids=["grey 28", "RGB 32"])
+def test_every_recipe_across_datasets_takes_another_shape_with_two_keys(name, shape, data_root):
+    run = wiring.wire(checks.settled(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0])
+    assert run.step_bytes is not None
+    images = {run.splits.train.images.shape[1:], run.algorithm.network.encoder.input_shape}
+    images |= {evaluator.judged(run.splits).images.shape[1:] for evaluator in run.evaluators.values()}
+    assert images == {(3, 32, 32) if shape else (1, 28, 28)}
+    assert {run.evaluators[target].target.source for target in ("few_shot_cifar10", "few_shot_omniglot")} == {
+        "cifar10",
+        "omniglot",
+    }
+    assert run.splits.train.domains == ("mnist", "fashion_mnist")
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,14 @@ def test_every_experiment_runs_and_leaves_a_whole_folder(name, tmp_path, request
     assert on_disk == result
     assert on_disk["status"] == "finished"
     assert on_disk["dataset"]["fingerprint"]
-    assert on_disk["protocols"]["few_shot"]["settings"]["5w1s"]["tasks"]
-    assert 0 <= on_disk["metrics"]["few_shot/5w1s/top1"] <= 1
-    assert 0 <= on_disk["metrics"]["few_shot/5w1s/ci95"] < 1  # 0 where all episodes are at chance, one class being all
+    settings = on_disk["protocols"]["few_shot"]["settings"]
+    assert settings
+    for setting, described in settings.items():
+        domain, slash, ways = setting.rpartition("/")
+        assert described["tasks"]
+        assert 0 <= on_disk["metrics"][f"{domain}{slash}few_shot/{ways}/top1"] <= 1
+        # 0 where all episodes are at chance, all queries being of one class to it
+        assert 0 <= on_disk["metrics"][f"{domain}{slash}few_shot/{ways}/ci95"] < 1
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert {"train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"} <= set(
@@ -66,6 +71,31 @@ def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
     for prefix in ("", "raw_pixels/", "untrained/"):
         for name in ("knn/top1", "linear_probe/top1", "few_shot/5w1s/top1", "few_shot/5w1s/ci95"):
             assert prefix + name in metrics
+
+
+def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_that_it_never_saw(tmp_path, data_root):
+    targets = ("few_shot", "few_shot_cifar10", "few_shot_omniglot")
+    overrides = [
+        word for word in small("protonet_mnist_fashion_to_cifar10") if word not in ("eval=[few_shot]", "baselines=[]")
+    ]
+    result = run(tmp_path, *overrides, *(f"eval.{target}.episodes=4" for target in targets))
+    ways = [f"{domain}/few_shot/2w{shots}s" for domain in ("mnist", "fashion_mnist") for shots in (1, 5)]
+    ways += [f"{target}/few_shot/5w{shots}s" for target in ("cifar10", "omniglot") for shots in (1, 5)]
+    prefixes = ("", "raw_pixels/", "untrained/")
+    assert set(result["metrics"]) == {
+        f"{p}{way}/{score}" for p in prefixes for way in ways for score in ("top1", "ci95")
+    }
+    protocols = [result["protocols"][target] for target in targets]
+    assert [protocol["source"] for protocol in protocols] == [
+        "mnist+fashion_mnist/test",
+        "cifar10/test",
+        "omniglot/test",
+    ]
+    assert {protocol["classes"] for protocol in protocols} == {"unseen"}
+    written = {path.name for path in tmp_path.glob("tasks*.safetensors")}
+    assert written == {"tasks.safetensors", "tasks_cifar10.safetensors", "tasks_omniglot.safetensors"}
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any(key.startswith("train/accuracy/") for row in rows for key in row)
 
 
 def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypatch):

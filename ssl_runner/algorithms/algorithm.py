@@ -179,6 +179,13 @@ def encode_tasks(module: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return module(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
+def by_domain(batch: Episodes, scores: Tensor) -> dict[str, Tensor]:
+    """Training accuracy of each domain to log, of scores (T, Q, n_way) of the queries; nothing without domains."""
+    if not batch.domains:
+        return {}
+    return batch.by_domain((scores.detach().argmax(dim=2) == batch.query_labels).float().mean(dim=1))
+
+
 def class_means(features: Tensor, labels: Tensor, n_way: int) -> Tensor:
     """Mean feature of each class, (T, n_way, D), of features (T, S, D) and labels (T, S)."""
     members = F.one_hot(labels, n_way).to(features.dtype)  # (T, S, n_way)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_runner.algorithms.algorithm import Algorithm, Map, Step, encode_tasks
+from ssl_runner.algorithms.algorithm import Algorithm, Map, Step, by_domain, encode_tasks
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
@@ -43,7 +43,7 @@ class ForwardLearner(Algorithm):
         loss, metrics = self.loss(
             Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
         )
-        return Step(loss, metrics | self.figures())
+        return Step(loss, metrics | by_domain(batch, scores) | self.figures())
 
     def represent(self, images: Tensor) -> Tensor:
         """What `compare` sees of images (B, C, H, W); by default the network's output (B, E)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from ssl_runner.algorithms.algorithm import Step
-from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, refuse_rate
+from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, means, refuse_rate
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Loss
@@ -77,7 +77,7 @@ class IMAML(InnerLoop):
         forget_records(self.network)
         products = [(value * gradients[name].mean(0)).sum() for name, value in self.initial().items()]
         surrogate = torch.stack(products).sum()
-        logged = {name: value.mean() for name, value in metrics.items()} | {"loss": losses.mean()}
+        logged = means(metrics, batch) | {"loss": losses.mean()}
         return Step(surrogate, logged, carried(records))
 
     def descend(

@@ -123,7 +123,7 @@ class InnerLoop(Algorithm):
                 batch.support_images, batch.support_labels, batch.query_images, batch.query_labels
             )
         forget_records(self.network)
-        logged = {name: value.mean() for name, value in metrics.items()} | self.figures()
+        logged = means(metrics, batch) | self.figures()
         return Step(losses.mean(), logged, carried(records))
 
     @torch.no_grad()
@@ -163,6 +163,9 @@ class InnerLoop(Algorithm):
         return [layer.recorded for layer in batch_norms(self.network) if layer.recorded is not None]
 
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
+        """As `Algorithm.classify`. Of a task of fewer ways than the head has outputs, the first n_way are its labels:
+        the inner loop sees all outputs, as in training, and the others' scores are left out.
+        """
         return self.classify_by(self.statistics, support_images, support_labels, query_images, n_way)
 
     def classifiers(self) -> dict[str, Classifier]:
@@ -219,7 +222,7 @@ class InnerLoop(Algorithm):
         with normalised_by(self.network, "running" if statistics == "running" else "batch"):
             found = vmap(task, out_dims=1, randomness="different")(support_images, support_labels, query_images)
         forget_records(self.network)
-        return found.detach()
+        return found.detach()[..., :n_way]
 
     def _of_queries(
         self, weights: Parameters, support_images: Tensor, query_images: Tensor, step: int, statistics: Statistics
@@ -232,10 +235,10 @@ class InnerLoop(Algorithm):
 
     def _check_ways(self, n_way: int) -> None:
         outputs = getattr(self.network.head, "out_features", n_way)
-        if outputs != n_way:
+        if outputs < n_way:
             raise ValueError(
-                f"the head has {outputs} outputs, so {type(self).__name__} classifies {outputs} ways, got {n_way}; "
-                f"evaluate {outputs} ways (eval.few_shot.settings) or set batching.n_way={n_way}"
+                f"the head has {outputs} outputs, so {type(self).__name__} classifies at most {outputs} ways, got "
+                f"{n_way}; evaluate {outputs} ways (eval.few_shot.settings) or set batching.n_way={n_way}"
             )
 
 
@@ -257,6 +260,12 @@ def refuse_rate(inner_lr: float) -> None:
     """Raises ValueError for an inner rate that does not descend."""
     if not inner_lr > 0:
         raise ValueError(f"inner_lr={inner_lr}, but the inner loop descends; give a number above 0, say 0.4")
+
+
+def means(metrics: dict[str, Tensor], batch: Episodes) -> dict[str, Tensor]:
+    """Means over tasks of metrics (T,), and of the accuracy also those over the tasks of each domain."""
+    found = {name: value.mean() for name, value in metrics.items()}
+    return found | batch.by_domain(metrics["accuracy"]) if "accuracy" in metrics else found
 
 
 def carried(records: list[Records]) -> dict[str, Tensor]:

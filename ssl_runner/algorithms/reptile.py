@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from ssl_runner.algorithms.algorithm import Step
-from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, refuse_rate
+from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, means, refuse_rate
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Loss
@@ -74,7 +74,7 @@ class Reptile(InnerLoop):
         forget_records(self.network)
         steps = {name: value.detach() - reached[name].mean(0) for name, value in self.initial().items()}
         surrogate = torch.stack([(value * steps[name]).sum() for name, value in self.initial().items()]).sum()
-        logged = {name: value.mean() for name, value in metrics.items()} | {"loss": losses.mean()}
+        logged = means(metrics, batch) | {"loss": losses.mean()}
         return Step(surrogate, logged, carried(records))
 
     def descend(

@@ -1,6 +1,7 @@
 """The two batches of the house. No bare tuple or dict crosses a module."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -48,6 +49,8 @@ class Episodes:
         query_images: float (T, Q, C, H, W) in [0, 1].
         query_labels: int64 (T, Q) in [0, n_way).
         n_way: Classes in a task.
+        domains: By name of a domain, float (T,): weights with which the mean over all tasks of the global batch becomes
+            that over the tasks of the domain.
     """
 
     support_images: Tensor
@@ -55,6 +58,7 @@ class Episodes:
     query_images: Tensor
     query_labels: Tensor
     n_way: int
+    domains: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.support_labels)
@@ -68,6 +72,10 @@ class Episodes:
         starts = range(0, len(self), size)
         return [self._each(lambda tensor, start=start: tensor[start : start + size]) for start in starts]
 
+    def by_domain(self, accuracy: Tensor) -> dict[str, Tensor]:
+        """``accuracy/DOMAIN`` of accuracies (T,): their mean over pieces of a batch is that of the domain's tasks."""
+        return {f"accuracy/{name}": (weights * accuracy).mean() for name, weights in self.domains.items()}
+
     def _each(self, change) -> Self:
         return replace(
             self,
@@ -75,4 +83,5 @@ class Episodes:
             support_labels=change(self.support_labels),
             query_images=change(self.query_images),
             query_labels=change(self.query_labels),
+            domains={name: change(weights) for name, weights in self.domains.items()},
         )

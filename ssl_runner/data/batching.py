@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,8 @@ from ssl_runner import distributed, randomness
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.tasks import TaskSampler
+from ssl_runner.data.task_augmentation import TaskAugmentation
+from ssl_runner.data.tasks import Tasks, TaskSampler
 
 
 class Batching(ABC):
@@ -131,6 +133,7 @@ class EpisodeBatching(Batching):
         k_shot: Support images a class, or ``[least, most]``.
         n_query: Query images a class.
         tasks_per_batch: Tasks in a step.
+        task_augmentation: Of whole tasks, after that of their images, or None.
 
     Attributes:
         ways: The numbers of classes that a task may have.
@@ -146,11 +149,12 @@ class EpisodeBatching(Batching):
         k_shot: int | list[int],
         n_query: int,
         tasks_per_batch: int,
+        task_augmentation: TaskAugmentation | None = None,
     ) -> None:
         for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
             if value < 1:
                 raise ValueError(f"{name}={value}; it must be at least 1")
-        self.augmentation = augmentation
+        self.augmentation, self.task_augmentation = augmentation, task_augmentation
         self.ways, self.shots = inclusive("n_way", n_way), inclusive("k_shot", k_shot)
         self.n_query, self.tasks_per_batch = n_query, tasks_per_batch
         self.n_outputs, self.most_ways = self.ways[0] if len(self.ways) == 1 else None, self.ways[-1]
@@ -161,6 +165,8 @@ class EpisodeBatching(Batching):
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")  # refused where processes cannot share them
         self.sampler = TaskSampler(dataset, self.ways[-1], self.shots[-1], self.n_query)
+        if self.task_augmentation is not None:
+            self.task_augmentation.check(dataset)
         self.seed, self.device = seed, device
         self.images = on_device(dataset.images, device)
 
@@ -179,18 +185,41 @@ class EpisodeBatching(Batching):
     def _batch(self, step: int, n_way: int, k_shot: int) -> Episodes:
         sampler = self.sampler.sized(n_way, k_shot)
         draws = randomness.uniforms(self.seed, "tasks", step, self.tasks_per_batch, sampler.columns)
-        tasks = sampler(draws[distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")])
+        rows = distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")
+        tasks, weights = sampler(draws[rows]), self._domain_weights(draws)
         indices = torch.cat([tasks.support, tasks.query], dim=1)  # (T, N K + N Q)
         whole = indices.numel() * distributed.size()
         draws = own_draws(self.seed, "augmentation", step, 1, whole, self.augmentation.columns)
         images = gather(self.images, indices.flatten(), self.device)
-        images = self.augmentation(images, draws).unflatten(0, tuple(indices.shape))
+        images = self._changed(self.augmentation(images, draws).unflatten(0, tuple(indices.shape)), tasks, step)
         support, query = images.split([tasks.support.shape[1], tasks.query.shape[1]], dim=1)
         support_labels, query_labels = (
             torch.arange(n_way, device=self.device).repeat_interleave(a_class).repeat(len(tasks), 1)
             for a_class in (k_shot, self.n_query)
         )
-        return Episodes(support, support_labels, query, query_labels, n_way)
+        domains = {name: weight[rows].to(self.device) for name, weight in weights.items()}
+        return Episodes(support, support_labels, query, query_labels, n_way, domains)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains whose tasks are told apart: none where they are more than the tasks of a step."""
+        names = self.sampler.domains
+        return names if len(names) <= self.tasks_per_batch else ()
+
+    def _domain_weights(self, draws: np.ndarray) -> dict[str, Tensor]:
+        """`Episodes.domains` of a whole step, less those that it has no task of."""
+        drawn = torch.from_numpy(self.sampler.drawn_domains(draws))
+        members = {name: (drawn == number).float() for number, name in enumerate(self.domains)}
+        return {name: found / found.mean() for name, found in members.items() if found.any()}
+
+    def _changed(self, images: Tensor, tasks: Tasks, step: int) -> Tensor:
+        """Images (T, M, C, H, W) of a step's tasks, changed task by task."""
+        if self.task_augmentation is None:
+            return images
+        columns = self.task_augmentation.columns(tasks.n_way, *images.shape[-2:])
+        draws = own_draws(self.seed, "task augmentation", step, 1, self.tasks_per_batch, columns)
+        labels = torch.cat([tasks.support_labels, tasks.query_labels], dim=1)
+        return self.task_augmentation(images, labels, tasks.n_way, draws)
 
 
 def inclusive(name: str, value: int | list[int]) -> range:

@@ -15,8 +15,10 @@ class Dataset:
         images: uint8 (N, C, H, W), C is 1 or 3.
         labels: int64 (N,) in [0, len(class_names)), or None.
         class_names: One a class; empty without labels.
-        class_groups: One a class (domain, alphabet), or None.
+        class_groups: One a class (alphabet), or None; it restricts nothing.
         fingerprint: Hash of the content.
+        class_domains: One a class where the set joins several datasets, or several partitions of one: a task has
+            classes of one domain only. None where a task may have any classes.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Dataset:
     class_names: tuple[str, ...]
     class_groups: tuple[str, ...] | None
     fingerprint: str
+    class_domains: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -32,6 +35,16 @@ class Dataset:
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def source(self) -> str:
+        """The name without that of the split: ``mnist``."""
+        return self.name.rpartition("/")[0] or self.name
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, each once, in the order of the classes; empty without any."""
+        return tuple(dict.fromkeys(self.class_domains or ()))
 
 
 @dataclass(frozen=True)

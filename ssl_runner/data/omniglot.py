@@ -103,6 +103,7 @@ def with_rotations(dataset: Dataset) -> Dataset:
         class_names=tuple(names),
         class_groups=None if dataset.class_groups is None else dataset.class_groups * 4,
         fingerprint=hashlib.sha256(f"{dataset.fingerprint} rotations".encode()).hexdigest()[:16],
+        class_domains=None if dataset.class_domains is None else dataset.class_domains * 4,
     )
 
 

@@ -137,7 +137,7 @@ def _splits(
     return Splits(parts["train"], validation, parts["test"], by)
 
 
-def _gathered(images: Tensor, indices: Tensor) -> Tensor:
+def gathered(images: Tensor, indices: Tensor) -> Tensor:
     if images.stride(0) == 0:  # blank ones, in no memory: all alike
         return images[: len(indices)]
     return images[indices]
@@ -155,7 +155,7 @@ def _part(source: Source, part: str, indices: Tensor, classes: Sequence[int] | N
         groups = None if groups is None else tuple(groups[label] for label in classes)
     consecutive = len(indices) > 0 and int(indices[-1] - indices[0]) + 1 == len(indices)
     # a slice stays memory-mapped; anything else is copied into memory
-    images = source.images[int(indices[0]) : int(indices[-1]) + 1] if consecutive else _gathered(source.images, indices)
+    images = source.images[int(indices[0]) : int(indices[-1]) + 1] if consecutive else gathered(source.images, indices)
     digest = hashlib.sha256(repr((source.content, names, groups)).encode())
     digest.update(indices.numpy().tobytes() + (b"" if labels is None else labels.numpy().tobytes()))
     return Dataset(f"{source.name}/{part}", images, labels, names, groups, digest.hexdigest()[:16])

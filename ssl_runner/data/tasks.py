@@ -54,7 +54,8 @@ class TaskSampler:
     """Draws tasks from one split: classes uniform without replacement, then images uniform without replacement.
 
     The order is random too, so a class's label is a fresh one in each task, and whether an image is support or query
-    is decided by chance. The cost does not depend on the number of classes or of images.
+    is decided by chance. The cost does not depend on the number of classes or of images. Where classes have domains
+    (`Dataset.class_domains`), a task's domain is drawn first, uniformly, and all its classes are of it.
 
     Args:
         dataset: Labelled images to draw from.
@@ -65,7 +66,11 @@ class TaskSampler:
 
     Raises:
         ValueError: If there are no labels.
-        ConfigError: If there are fewer than n_way classes, a class of fewer than k_shot + n_query images, or both.
+        ConfigError: If there are fewer than n_way classes (of a domain, where there are any), a class of fewer than
+            k_shot + n_query images, or both.
+
+    Attributes:
+        domains: Names of the domains, of which a task has one; empty without any.
     """
 
     def __init__(self, dataset: Dataset, n_way: int, k_shot: int, n_query: int, setting: str = "batching.{}") -> None:
@@ -78,6 +83,13 @@ class TaskSampler:
         self._order = np.argsort(labels, kind="stable")
         self._counts = np.bincount(labels, minlength=dataset.n_classes)
         self._starts = np.cumsum(self._counts) - self._counts
+        self.domains = dataset.domains
+        number = {name: place for place, name in enumerate(self.domains)}
+        of_class = [number[name] for name in dataset.class_domains or ()] or [0] * len(self._counts)
+        # Classes of domain d likewise: members[firsts[d] : firsts[d] + sizes[d]]; without domains there is one of all.
+        self._members = np.argsort(of_class, kind="stable")
+        self._sizes = np.bincount(of_class, minlength=1)
+        self._firsts = np.cumsum(self._sizes) - self._sizes
         self._check(dataset, setting)
 
     def sized(self, n_way: int, k_shot: int) -> "TaskSampler":
@@ -87,30 +99,47 @@ class TaskSampler:
         sampler.n_way, sampler.k_shot = n_way, k_shot
         return sampler
 
+    def within(self, domain: str) -> "TaskSampler":
+        """The same for tasks of one domain only, whose draw takes no number."""
+        number, sampler = self.domains.index(domain), copy.copy(self)
+        first, size = self._firsts[number], self._sizes[number : number + 1]
+        sampler.domains, sampler._members = (), self._members[first : first + size[0]]
+        sampler._sizes, sampler._firsts = size, np.zeros(1, dtype=np.int64)
+        return sampler
+
     @property
     def columns(self) -> int:
-        """Uniform numbers that one task uses."""
-        return self.n_way * (1 + self.k_shot + self.n_query)
+        """Uniform numbers that one task uses: classes first, then images, then, where there are domains, its domain."""
+        return self.n_way * (1 + self.k_shot + self.n_query) + bool(self.domains)
 
     def __call__(self, table: np.ndarray) -> Tasks:
         """Tasks of a table (T, columns) of uniform numbers in [0, 1), one row a task."""
         if table.ndim != 2 or table.shape[1] != self.columns:
             raise ValueError(f"the table has shape {table.shape}; expected (tasks, {self.columns})")
-        classes = _sample(table[:, : self.n_way], np.array(len(self._counts)))
-        numbers = table[:, self.n_way :].reshape(len(table), self.n_way, -1)
+        domain = self.drawn_domains(table)[:, None]
+        classes = self._members[_sample(table[:, : self.n_way], self._sizes[domain]) + self._firsts[domain]]
+        of_images = slice(self.n_way, self.columns - bool(self.domains))
+        numbers = table[:, of_images].reshape(len(table), self.n_way, -1)
         places = _sample(numbers, self._counts[classes][..., None]) + self._starts[classes][..., None]
         images = torch.from_numpy(self._order[places])
         support, query = images[..., : self.k_shot], images[..., self.k_shot :]
         return Tasks(support.flatten(1), query.flatten(1), self.n_way)
 
+    def drawn_domains(self, table: np.ndarray) -> np.ndarray:
+        """The place in ``domains`` of each task of a table (T, columns), int64 (T,); all 0 without domains."""
+        if not self.domains:
+            return np.zeros(len(table), dtype=np.int64)
+        drawn = (table[:, -1].astype(np.float64) * len(self.domains)).astype(np.int64)
+        return np.minimum(drawn, len(self.domains) - 1)
+
     def _check(self, dataset: Dataset, setting: str) -> None:
         problems = []
         source, _, split = dataset.name.rpartition("/")
         where = f"split '{split}' of {source}" if source else split
-        if self.n_way > len(self._counts):
-            problems.append(
-                f"n_way={self.n_way}, but {where} has {len(self._counts)} classes; lower {setting.format('n_way')}"
-            )
+        for name, size in zip(self.domains or ("",), self._sizes.tolist(), strict=True):
+            if self.n_way > size:
+                which = f"domain '{name}' of {where}" if name else where
+                problems.append(f"n_way={self.n_way}, but {which} has {size} classes; lower {setting.format('n_way')}")
         needed = self.k_shot + self.n_query
         short = np.flatnonzero(self._counts < needed)
         if len(short):

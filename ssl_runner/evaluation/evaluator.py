@@ -1,5 +1,6 @@
 """What an evaluator is, and how several are run."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -36,6 +37,11 @@ class Evaluator(Protocol):
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """What the scores are, as plain JSON data: settings, sizes, seeds, whether the classes were seen."""
         ...
+
+
+def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+    """Those by which a model may be selected: one with a dataset of its own judges test images, which steer nothing."""
+    return {name: one for name, one in evaluators.items() if getattr(one, "target", None) is None}
 
 
 def evaluate(

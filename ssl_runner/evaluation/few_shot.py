@@ -2,9 +2,7 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +17,19 @@ from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.tasks import Tasks, TaskSampler
 from ssl_runner.evaluation.features import dataset_features, evaluating
+from ssl_runner.evaluation.setting import Setting, remedy
 
 MANIFEST = "tasks.safetensors"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """``5w1s`` as numbers; ``5w1s1q`` says its own queries per class."""
-
-    name: str
-    n_way: int
-    k_shot: int
-    n_query: int
-
-    @classmethod
-    def parse(cls, name: str, n_query: int) -> "Setting":
-        match = re.fullmatch(r"(\d+)w(\d+)s(?:(\d+)q)?", name)
-        if match is None:
-            raise ValueError(f"eval.few_shot.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q")
-        return cls(name, int(match[1]), int(match[2]), int(match[3] or n_query))
 
 
 class FewShot:
     """Mean accuracy over episodes drawn from the test split, with its 95% interval.
 
     The tasks are a function of dataset, setting, episodes' places and seed: every algorithm is asked the same ones, by
-    chunks of any size.
+    chunks of any size. Of a test split whose classes have domains, each domain is judged by itself.
+
+    With a dataset of its own the evaluator judges that one's test split, and says so in its keys: this is how what was
+    learned from one dataset is asked about another. Its option is then called ``few_shot_DATASET``.
 
     Args:
         settings: Ways and shots, ``5w1s``, or with queries per class, ``5w1s1q``.
@@ -52,22 +37,35 @@ class FewShot:
         episodes: Tasks of each setting, at least 2.
         seed: Of the tasks.
         tasks_per_batch: Tasks that are classified at once.
+        dataset: Another dataset than the run's, of images of the same shape, or None.
+
+    Attributes:
+        target: The test split of that dataset, or None.
     """
 
-    def __init__(self, settings: Sequence[str], n_query: int, episodes: int, seed: int, tasks_per_batch: int) -> None:
+    def __init__(
+        self,
+        settings: Sequence[str],
+        n_query: int,
+        episodes: int,
+        seed: int,
+        tasks_per_batch: int,
+        dataset: Splits | None = None,
+    ) -> None:
+        self.target = None if dataset is None else dataset.test
+        self.option = "few_shot" if self.target is None else f"few_shot_{self.target.source}"
         if episodes < 2:
-            raise ValueError(f"eval.few_shot.episodes={episodes}; an interval needs at least 2")
+            raise ValueError(f"eval.{self.option}.episodes={episodes}; an interval needs at least 2")
         if not settings:
-            raise ValueError(
-                "eval.few_shot.settings=[] asks for nothing; give [5w1s], or leave few_shot out of eval=[...]"
-            )
+            otherwise = f"leave {self.option} out of eval=[...]"
+            raise ValueError(f"eval.{self.option}.settings=[] asks for nothing; give [5w1s], or {otherwise}")
         if len(set(settings)) < len(settings):
-            raise ValueError(f"eval.few_shot.settings={list(settings)} names one twice; name each once")
+            raise ValueError(f"eval.{self.option}.settings={list(settings)} names one twice; name each once")
         for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
             if value < 1:
-                raise ValueError(f"eval.few_shot.{name}={value}; it must be at least 1")
-        randomness.check_seed(seed, "eval.few_shot.seed")
-        self.settings = [Setting.parse(setting, n_query) for setting in settings]
+                raise ValueError(f"eval.{self.option}.{name}={value}; it must be at least 1")
+        randomness.check_seed(seed, f"eval.{self.option}.seed")
+        self.settings = [Setting.parse(setting, n_query, self.option) for setting in settings]
         self.n_query = n_query
         self.episodes = episodes
         self.seed = seed
@@ -76,75 +74,105 @@ class FewShot:
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
         """``few_shot/5w1s/top1`` and ``few_shot/5w1s/ci95`` for each setting, as the algorithm is configured.
 
-        Beside them, for each of the algorithm's `classifiers`, ``few_shot/5w1s/<name>/top1`` and ``.../ci95``.
+        Beside them, for each of the algorithm's `classifiers`, ``few_shot/5w1s/<name>/top1`` and ``.../ci95``. Before
+        them stands the name of the domain, or of the dataset that is not the run's: ``cifar10/few_shot/5w1s/top1``.
 
         Raises:
             ValueError: If the test split has too few classes or images for a setting.
         """
-        scores = {}
+        scores, dataset = {}, self.judged(splits)
         with evaluating(algorithm):
-            for setting in self.settings:
-                tasks = self.tasks(setting, splits.test)
-                configured = self.accuracies(algorithm, splits.test, tasks, device)
-                found = {setting.name: configured}
+            for key, _, tasks in self._every_tasks(dataset):
+                configured = self.accuracies(algorithm, dataset, tasks, device)
+                found = {key: configured}
                 for name, classify in algorithm.classifiers().items():
                     same = classify == algorithm.classify  # the configured way, under its name
-                    way = f"{setting.name}/{name}"
-                    found[way] = configured if same else self._right(classify, name, splits.test, tasks, device)
+                    way = f"{key}/{name}"
+                    found[way] = configured if same else self._right(classify, name, dataset, tasks, device)
                 for way, accuracies in found.items():
-                    scores[f"few_shot/{way}/top1"] = accuracies.mean().item()
-                    scores[f"few_shot/{way}/ci95"] = interval(accuracies)
+                    scores[f"{way}/top1"] = accuracies.mean().item()
+                    scores[f"{way}/ci95"] = interval(accuracies)
         return scores
 
+    def judged(self, splits: Splits) -> Dataset:
+        """The test split that tasks are drawn from: its own dataset's, or else the run's."""
+        return splits.test if self.target is None else self.target
+
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
-        """Mean and interval of each setting, and of each of the algorithm's `classifiers`."""
+        """Mean and interval of each setting, and of each of the algorithm's `classifiers`.
+
+        Of the run's own splits those without domains are meant; those with domains have no validation to select by.
+        """
         names = [] if algorithm is None else [f"/{name}" for name in algorithm.classifiers()]
-        ways = [setting.name + name for setting in self.settings for name in ("", *names)]
-        return [f"few_shot/{way}/{score}" for way in ways for score in ("top1", "ci95")]
+        ways = [
+            f"{prefix}few_shot/{setting.name}{name}"
+            for prefix, _ in self._domains(self.target)
+            for setting in self.settings
+            for name in ("", *names)
+        ]
+        return [f"{way}/{score}" for way in ways for score in ("top1", "ci95")]
+
+    def _domains(self, dataset: Dataset | None) -> list[tuple[str, str | None]]:
+        """What stands before the keys, and the domain that is meant, for each domain of the judged dataset."""
+        if dataset is not None and dataset.domains:
+            return [(f"{domain}/", domain) for domain in dataset.domains]
+        return [("" if self.target is None else f"{self.target.source}/", None)]
+
+    def _every_tasks(self, dataset: Dataset) -> Iterator[tuple[str, str, Tasks]]:
+        """For each domain and setting, the key of its scores, its name in protocol and manifest, and its tasks."""
+        for prefix, domain in self._domains(dataset):
+            for setting in self.settings:
+                name = setting.name if domain is None else f"{domain}/{setting.name}"
+                yield f"{prefix}few_shot/{setting.name}", name, self.tasks(setting, dataset, domain)
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Draw tasks and classify one of each setting; raises ValueError where ways, shots or classes do not fit."""
+        """Draw tasks and classify one of each setting; raises ValueError where ways, shots or classes do not fit.
+
+        Or where the images of its own dataset are not of the shape that the encoder takes.
+        """
+        dataset = self.judged(splits)
         try:
-            first = [self.tasks(setting, splits.test)[:1] for setting in self.settings]
+            first = [tasks[:1] for _, _, tasks in self._every_tasks(dataset)]
         except ConfigError as error:
-            raise ConfigError([*error.problems, self._remedy(splits.test)]) from None
+            raise ConfigError([*error.problems, remedy(self.settings, self.n_query, dataset, self.option)]) from None
+        self._check_shape(dataset, splits)
         if algorithm is None:
             return
         with evaluating(algorithm):
             for task in first:
-                self._right(algorithm.classify, f"{type(algorithm).__name__}.classify", splits.test, task, device)
+                self._right(algorithm.classify, f"{type(algorithm).__name__}.classify", dataset, task, device)
                 for name, classify in algorithm.classifiers().items():
                     if classify != algorithm.classify:
-                        self._right(classify, name, splits.test, task, device)
+                        self._right(classify, name, dataset, task, device)
 
-    def _remedy(self, dataset: Dataset) -> str:
-        """Settings that a dataset has the classes and images for: those of ours that fit, else the nearest one."""
-        assert dataset.labels is not None, "told before"
-        classes, smallest = dataset.n_classes, int(dataset.labels.bincount(minlength=dataset.n_classes).min())
-        has = f"eval.few_shot: {dataset.name} has {classes} classes of at least {smallest} images"
-        if min(classes, smallest) < 2:
-            return f"{has}, too few for any task; leave few_shot out of eval=[...]"
-        asked = {one: one.k_shot + (1 if one.n_query == self.n_query else one.n_query) for one in self.settings}
-        fit = [one for one, least in asked.items() if one.n_way <= classes and least <= smallest]
-        fit = fit or [Setting.parse(f"{min(classes, self.settings[0].n_way)}w1s", self.n_query)]
-        n_query = min(self.n_query, smallest - max(one.k_shot for one in fit))
-        settings = ",".join(one.name for one in fit)
-        return f"{has}; what fits it is eval.few_shot.settings=[{settings}] eval.few_shot.n_query={n_query}"
+    def _check_shape(self, dataset: Dataset, splits: Splits) -> None:
+        got, takes = dataset.images.shape[1:], splits.train.images.shape[1:]
+        if got != takes:
+            made, wanted = (" x ".join(map(str, shape)) for shape in (got, takes))
+            node = f"eval.{self.option}.dataset"
+            raise ValueError(
+                f"{node} makes images of {made}, but the encoder takes {wanted}; set {node}.size={takes[1]} "
+                f"{node}.channels={takes[0]}"
+            )
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training."""
-        settings = {
-            setting.name: {
-                "n_way": setting.n_way,
-                "k_shot": setting.k_shot,
-                "n_query": setting.n_query,
-                "tasks": manifest(self.tasks(setting, splits.test), splits.test),
+        """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training.
+
+        Of a dataset of its own, they count as seen where the run was trained on any of its images.
+        """
+        dataset, settings = self.judged(splits), {}
+        trained = set(dataset.source.split("+")) & set(splits.train.source.split("+"))
+        for _, name, tasks in self._every_tasks(dataset):
+            settings[name] = {
+                "n_way": tasks.n_way,
+                "k_shot": tasks.support.shape[1] // tasks.n_way,
+                "n_query": tasks.query.shape[1] // tasks.n_way,
+                "tasks": manifest(tasks, dataset),
             }
-            for setting in self.settings
-        }
         return {
-            "source": splits.test.name,
-            "classes": "seen" if splits.by == "images" else "unseen",
+            "source": dataset.name,
+            **({} if self.target is None else {"fingerprint": dataset.fingerprint}),
+            "classes": "seen" if (splits.by == "images" if self.target is None else trained) else "unseen",
             "episodes": self.episodes,
             "seed": self.seed,
             "interval": "95%, " + ("1.96 std / sqrt(n)" if self.episodes >= 30 else "Student's t"),
@@ -154,20 +182,22 @@ class FewShot:
     def write_manifest(self, folder: Path, splits: Splits) -> None:
         """Write folder/tasks.safetensors: ``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images).
 
-        Numbers are places in the test split; the hashes in `protocol` are of them.
+        Numbers are places in the test split; the hashes in `protocol` are of them. Of a dataset of its own the file is
+        ``tasks_DATASET.safetensors``; where there are domains, their names stand before those of the settings.
         """
-        found = {}
-        for setting in self.settings:
-            tasks = self.tasks(setting, splits.test)
-            found[f"{setting.name}/support"], found[f"{setting.name}/query"] = tasks.support.int(), tasks.query.int()
-        described = {"source": splits.test.name, "fingerprint": splits.test.fingerprint, "seed": str(self.seed)}
-        write_atomically(folder / MANIFEST, lambda path: save_file(found, path, described))
+        found, dataset = {}, self.judged(splits)
+        for _, name, tasks in self._every_tasks(dataset):
+            found[f"{name}/support"], found[f"{name}/query"] = tasks.support.int(), tasks.query.int()
+        described = {"source": dataset.name, "fingerprint": dataset.fingerprint, "seed": str(self.seed)}
+        file = MANIFEST if self.target is None else MANIFEST.replace(".", f"_{self.target.source}.")
+        write_atomically(folder / file, lambda path: save_file(found, path, described))
 
-    def tasks(self, setting: Setting, dataset: Dataset) -> Tasks:
-        """All episodes of a setting."""
+    def tasks(self, setting: Setting, dataset: Dataset, domain: str | None = None) -> Tasks:
+        """All episodes of a setting, of one domain or of a dataset without any."""
         sampler = TaskSampler(
-            dataset, setting.n_way, setting.k_shot, setting.n_query, f"{{}} of '{setting.name}' in eval.few_shot"
+            dataset, setting.n_way, setting.k_shot, setting.n_query, f"{{}} of '{setting.name}' in eval.{self.option}"
         )
+        sampler = sampler if domain is None else sampler.within(domain)
         stream = f"few_shot/{setting.n_way}w{setting.k_shot}s{setting.n_query}q"
         return sampler(randomness.uniforms(self.seed, stream, 0, self.episodes, sampler.columns))
 

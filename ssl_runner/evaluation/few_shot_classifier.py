@@ -48,7 +48,7 @@ def few_shot_classifier(
     except ValueError as error:
         raise ValueError(
             f"{type(algorithm).__name__} of {run} cannot tell the {len(names)} classes of {support} apart: {error}. "
-            f"Give folders of as many classes as it was trained for, or a run trained for {len(names)}"
+            f"Give folders of at most as many classes as it was trained for, or a run trained for {len(names)}"
         ) from error
     return classifier
 

@@ -28,7 +28,7 @@ CHARTS = {
         "false negatives among all images": "panel/false_negative_base_rate",
     },
     "Adaptation": {"accuracy after inner steps, by shot": "inner_steps/"},
-    "Loss": {"loss": "train/loss"},
+    "Loss": {"loss": "train/loss", "training accuracy of each dataset": "train/accuracy/"},
     "Optimisation": {"learning rate": "train/lr", "norm of the gradient": "train/gradient_norm"},
     "Speed": {"images a second": "time/images_per_second", "share of time waiting for data": "time/data_share"},
 }

@@ -13,7 +13,8 @@ _ROWS = {"": "trained", "untrained": "untrained encoder", "raw_pixels": "raw pix
 def summarise(result: Result, console: Console) -> None:
     """The table of accuracies in per cent: the trained encoder beside the baselines.
 
-    Below an encoder stand the further ways to classify with it, where its algorithm has any.
+    Below an encoder stand the further ways to classify with it, where its algorithm has any. What few-shot tasks of
+    another dataset, or of one domain, gave has a table of its own.
     """
     metrics = result.metrics
     named = [name.removesuffix("/top1") for name in metrics if name.endswith("/top1") and not _baseline(name)]
@@ -21,12 +22,22 @@ def summarise(result: Result, console: Console) -> None:
     parents = {name: name.rpartition("/")[0] for name in named}
     columns = [name for name in named if parents[name] not in named]
     ways = dict.fromkeys("/" + name.rpartition("/")[2] for name in named if parents[name] in named)
-    if not columns:
-        return
-    table = Table(title="accuracy on test, %", title_justify="left")
+    for where in dict.fromkeys(_where(column) for column in columns):
+        _tabulate(metrics, [column for column in columns if _where(column) == where], list(ways), where, console)
+
+
+def _where(column: str) -> str:
+    """The dataset that stands before few_shot: ``cifar10``."""
+    before, found, _ = column.partition("/few_shot/")
+    return before if found else ""
+
+
+def _tabulate(metrics: dict[str, float], columns: list[str], ways: list[str], where: str, console: Console) -> None:
+    table = Table(title=f"accuracy on {where or 'test'}, %", title_justify="left")
     table.add_column("")
     for column in columns:
-        table.add_column(column.replace("few_shot/", "").replace("_", " ").replace("pct", "%"), justify="right")
+        name = column.rpartition("few_shot/")[2]
+        table.add_column(name.replace("_", " ").replace("pct", "%"), justify="right")
     for prefix, label in _ROWS.items():
         for way in ("", *ways):
             keys = [f"{prefix}/{column}{way}" if prefix else column + way for column in columns]

@@ -60,6 +60,7 @@ def _tags(run: Run) -> list[str]:
     panel = run.panel
     tags += [] if panel is None else [f"panel/{name}" for name in panel.names]
     if isinstance(run.batching, EpisodeBatching):
+        tags += [f"train/accuracy/{name}" for name in run.batching.domains]
         tags += adaptation.tags(run.algorithm, shown_split(run.splits), run.batching.ways[0])
     return tags
 

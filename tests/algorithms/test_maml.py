@@ -111,6 +111,31 @@ def test_classify_adapts_as_the_loop_does():
         torch.testing.assert_close(scores[task], expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("statistics", ["batch", "support"])
+def test_of_fewer_ways_than_outputs_the_first_outputs_are_the_labels_after_the_same_descent(statistics):
+    algorithm, batch = maml(2, statistics=statistics), episodes()
+    support, query = (labels < 2 for labels in (batch.support_labels[0], batch.query_labels[0]))
+    images, labels = batch.support_images[:, support], batch.support_labels[:, support]
+    queries = batch.query_images[:, query]
+    with torch.no_grad():
+        scores = algorithm.classify(images, labels, queries, 2)
+        steps = algorithm.trajectory(images, labels, queries, 2)
+    assert scores.shape == (4, 6, 2)
+    assert torch.equal(steps[-1], scores)
+    if statistics == "batch":
+        algorithm.train()
+        for task in range(4):
+            adapted = adapted_by_loop(algorithm.network, images[task], labels[task], 0.4, 2, second_order=False)
+            expected = functional_call(algorithm.network, adapted, (queries[task],))
+            torch.testing.assert_close(scores[task], expected[:, :2], rtol=1e-9, atol=1e-10)
+
+
+def test_more_ways_than_outputs_are_refused():
+    batch = episodes()
+    with pytest.raises(ValueError, match="the head has 3 outputs, so MAML classifies at most 3 ways, got 4"):
+        maml().classify(batch.support_images, batch.support_labels, batch.query_images, 4)
+
+
 @pytest.mark.parametrize(("statistics", "inductive"), [("batch", False), ("support", True), ("running", True)])
 def test_only_inductive_statistics_ignore_the_other_queries(statistics, inductive):
     algorithm, batch = maml(1, statistics=statistics), episodes()

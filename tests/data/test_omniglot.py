@@ -1,5 +1,6 @@
 """Omniglot."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,8 @@ def test_turned_images_are_those_of_numpy_under_labels_of_their_own(n, n_classes
     images = rng.integers(0, 256, (n, 1, 5, 5), dtype=np.uint8)
     labels = rng.integers(0, n_classes, n)
     names = tuple(f"a/{label}" for label in range(n_classes))
-    turned = with_rotations(Dataset("toy", torch.from_numpy(images), torch.from_numpy(labels), names, None, "f"))
+    source = Dataset("toy", torch.from_numpy(images), torch.from_numpy(labels), names, None, "f")
+    turned = with_rotations(source)
     seen = {}
     for image, label in zip(turned.images.numpy(), turned.labels.tolist(), strict=True):
         seen.setdefault(turned.class_names[label], []).append(image.tobytes())
@@ -134,6 +136,10 @@ def test_turned_images_are_those_of_numpy_under_labels_of_their_own(n, n_classes
         for turns in range(4):
             expected = [np.rot90(image[0], turns).tobytes() for image in images[labels == label]]
             assert seen.get(f"a/{label}/rot{90 * turns}", []) == expected
+    domains = tuple(f"domain of {name}" for name in names)
+    joined = with_rotations(replace(source, class_domains=domains))
+    assert turned.class_domains is None
+    assert joined.class_domains == tuple(f"domain of {name.rpartition('/')[0]}" for name in joined.class_names)
 
 
 def test_by_images_the_drawings_of_every_character_are_shared_out(tree):

@@ -16,6 +16,7 @@ from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.digits import digits
 from ssl_runner.data.tasks import TaskSampler, _sample
+from ssl_runner.evaluation.few_shot import manifest
 
 
 def dataset(counts: list[int], seed: int = 0) -> Dataset:
@@ -104,6 +105,75 @@ def test_a_task_depends_on_its_row_alone():
     whole, part = sampler(table), sampler(table[5:9])
     assert torch.equal(whole[5:9].support, part.support)
     assert torch.equal(whole[5:9].query, part.query)
+
+
+def joined(*sizes: int, each: int = 6) -> Dataset:
+    """Domains of so many classes, which take turns in the numbering as far as they go."""
+    turns = [[f"domain {number}"] * size for number, size in enumerate(sizes)]
+    domains = [names[turn] for turn in range(max(sizes)) for names in turns if turn < len(names)]
+    return replace(dataset([each] * sum(sizes)), class_domains=tuple(domains))
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (4, 9, 3), (5,)])
+def test_a_task_never_mixes_domains_and_every_domain_and_class_comes_equally_often(sizes):
+    source = joined(*sizes)
+    sampler = TaskSampler(source, 3, 1, 2)
+    table = randomness.uniforms(0, "tasks", 0, 30_000, sampler.columns)
+    tasks = sampler(table)
+    domain = torch.tensor([source.domains.index(name) for name in source.class_domains])
+    classes = torch.cat([source.labels[tasks.support], source.labels[tasks.query]], dim=1)
+    emitted = domain[classes]
+    assert (emitted == emitted[:, :1]).all()
+    assert emitted[:, 0].tolist() == sampler.drawn_domains(table).tolist()
+    assert len(sizes) == 1 or chisquare(emitted[:, 0].bincount().numpy()).pvalue > 0.001
+    for number, size in enumerate(sizes):
+        for label in range(3):
+            counts = classes[emitted[:, 0] == number, label].bincount(minlength=len(domain))[domain == number]
+            assert len(counts) == size
+            assert chisquare(counts.numpy()).pvalue > 0.001
+
+
+def test_tasks_within_a_domain_are_those_of_a_dataset_of_its_classes_alone():
+    source = joined(4, 6)
+    members = [label for label, name in enumerate(source.class_domains) if name == "domain 1"]
+    rows = torch.isin(source.labels, torch.tensor(members))
+    labels = torch.tensor([members.index(label) for label in source.labels[rows].tolist()])
+    alone = replace(source, labels=labels, class_names=("x",) * 6, class_domains=None)
+    within, sampler = TaskSampler(source, 3, 2, 1).within("domain 1"), TaskSampler(alone, 3, 2, 1)
+    assert within.columns == sampler.columns
+    found, expected = draw(within, 50), draw(sampler, 50)
+    assert torch.equal(found.support, rows.nonzero()[:, 0][expected.support])
+    assert torch.equal(found.query, rows.nonzero()[:, 0][expected.query])
+
+
+@pytest.mark.parametrize("extreme", [0.0, np.nextafter(np.float32(1), np.float32(0)), 1.0])
+def test_the_extreme_numbers_stay_within_the_domains(extreme):
+    sampler = TaskSampler(joined(3, 4, 5), 3, 1, 1)
+    table = np.full((1, sampler.columns), extreme, dtype=np.float32)
+    assert sampler.drawn_domains(table).item() == (0 if extreme == 0 else 2)
+    assert sampler(table).support.shape == (1, 3)
+
+
+def test_a_domain_of_too_few_classes_is_named():
+    with pytest.raises(ConfigError) as told:
+        TaskSampler(joined(5, 2, 3), 4, 1, 1)
+    assert told.value.problems == [
+        f"n_way=4, but domain 'domain {number}' of split 'train' of toys has {has} classes; lower batching.n_way"
+        for number, has in ((1, 2), (2, 3))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("split", "shape", "expected"),
+    [
+        ("classes", (5, 1, 15), "ec41d25c053216e24cfd44947a15a0276b9f68f5c4737cd58eb54f9ca8dd7a08"),
+        ("images", (3, 2, 4), "4ee4456cecdb737cca539dc865c8c8b20d35238e3808c1bf3dc2921c2fa20dec"),
+    ],
+)
+def test_tasks_of_a_dataset_without_domains_are_what_they_were_before_there_were_any(split, shape, expected):
+    test = digits(split, 0.1, 0.25, [5, 0, 5], split_seed=0, size=None, channels=None).test
+    sampler = TaskSampler(test, *shape)
+    assert manifest(sampler(randomness.uniforms(0, "pinned", 0, 200, sampler.columns)), test) == expected
 
 
 @pytest.mark.parametrize("extreme", [0.0, np.nextafter(np.float32(1), np.float32(0)), 1.0])

@@ -9,10 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import load_file
 from scipy import stats
 
 from ssl_runner.commandline import conf_folder
 from ssl_runner.config import ConfigError, build
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.evaluation.evaluator import evaluate, selecting
 from ssl_runner.evaluation.few_shot import FewShot, Setting, interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.misfits import check_selection
@@ -20,8 +23,8 @@ from ssl_runner.misfits import check_selection
 CPU = torch.device("cpu")
 
 
-def few_shot(settings=("3w2s",), n_query=4, episodes=40, seed=0, tasks_per_batch=7) -> FewShot:
-    return FewShot(list(settings), n_query, episodes, seed, tasks_per_batch)
+def few_shot(settings=("3w2s",), n_query=4, episodes=40, seed=0, tasks_per_batch=7, dataset=None) -> FewShot:
+    return FewShot(list(settings), n_query, episodes, seed, tasks_per_batch, dataset)
 
 
 class Recorder(RawPixels):
@@ -262,3 +265,129 @@ def test_a_model_may_be_selected_by_a_way_that_its_algorithm_has_and_by_no_other
     check_selection(trainer, {"few_shot": few_shot()}, TwoWays(), by_images)
     with pytest.raises(ConfigError, match="evaluation gives no such figure"):
         check_selection(trainer, {"few_shot": few_shot()}, Recorder(), by_images)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(by_images) -> Splits:
+    """Digits from 5 on, turned upside down, under another name: a dataset that is not the run's."""
+    test = by_images.test
+    rows = test.labels >= 5
+    images, labels, names = test.images[rows].flip(2, 3), test.labels[rows] - 5, tuple("abcde")
+    turned = Dataset("turned/test", images, labels, names, None, "turned")
+    return Splits(replace(turned, name="turned/train"), None, turned, "images")
+
+
+@pytest.fixture(scope="module")
+def two_domains(by_images) -> Splits:
+    """Digits as two domains, the even and the odd ones."""
+    domains = ("even", "odd") * 5
+    parts = (replace(part, class_domains=domains) for part in (by_images.train, by_images.test))
+    return Splits(next(parts), None, next(parts), "classes")
+
+
+def test_another_dataset_is_judged_as_it_would_be_if_it_were_the_runs_and_under_its_name(by_images, elsewhere):
+    own, other = few_shot(["5w1s", "3w2s"]), few_shot(["5w1s", "3w2s"], dataset=elsewhere)
+    expected = own(RawPixels((1, 8, 8)), elsewhere, CPU)
+    found = other(RawPixels((1, 8, 8)), by_images, CPU)
+    assert found == {f"turned/{key}": value for key, value in expected.items()}
+    assert list(found) == other.keys()
+    assert other.keys(TwoWays()) == [f"turned/{key}" for key in own.keys(TwoWays())]
+    assert own.tasks(own.settings[0], elsewhere.test).query.equal(other.tasks(own.settings[0], elsewhere.test).query)
+
+
+def test_a_run_may_be_judged_on_its_own_and_on_another_dataset_at_once(by_images, elsewhere, tmp_path):
+    own, other = few_shot(["5w1s"]), few_shot(["5w1s"], dataset=elsewhere)
+    scores = evaluate({"few_shot": own, "few_shot_turned": other}, RawPixels((1, 8, 8)), by_images, CPU)
+    assert {key.removesuffix("/top1") for key in scores} > {"few_shot/5w1s", "turned/few_shot/5w1s"}
+    for evaluator in (own, other):
+        evaluator.write_manifest(tmp_path, by_images)
+    assert {path.name for path in tmp_path.iterdir()} == {"tasks.safetensors", "tasks_turned.safetensors"}
+    tasks = other.tasks(other.settings[0], elsewhere.test)
+    assert load_file(tmp_path / "tasks_turned.safetensors")["5w1s/query"].equal(tasks.query.int())
+
+
+def test_what_was_never_trained_on_is_unseen_and_a_source_of_the_run_is_seen(by_images, elsewhere):
+    protocol = few_shot(dataset=elsewhere).protocol(by_images)
+    assert (protocol["source"], protocol["classes"], protocol["fingerprint"]) == ("turned/test", "unseen", "turned")
+    assert few_shot().protocol(elsewhere)["settings"] == protocol["settings"]
+    assert few_shot(dataset=elsewhere).protocol(elsewhere)["classes"] == "seen"
+    joined = replace(by_images, train=replace(by_images.train, name="mnist+turned/train"), by="classes")
+    assert few_shot(dataset=elsewhere).protocol(joined)["classes"] == "seen"
+
+
+def test_images_of_another_shape_than_the_encoder_takes_are_told_with_the_remedy(by_images, elsewhere):
+    wide = replace(elsewhere, test=replace(elsewhere.test, images=elsewhere.test.images.repeat(1, 3, 2, 2)))
+    message = (
+        r"^eval\.few_shot_turned\.dataset makes images of 3 x 16 x 16, but the encoder takes 1 x 8 x 8; "
+        r"set eval\.few_shot_turned\.dataset\.size=8 eval\.few_shot_turned\.dataset\.channels=1$"
+    )
+    for algorithm in (None, RawPixels((1, 8, 8))):
+        with pytest.raises(ValueError, match=message):
+            few_shot(dataset=wide).check(algorithm, by_images, CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episodes": 1}, r"eval\.few_shot_turned\.episodes=1"),
+        ({"settings": ["5w"]}, r"eval\.few_shot_turned\.settings has '5w'"),
+        ({"settings": []}, "leave few_shot_turned out of eval"),
+    ],
+)
+def test_a_wrong_value_beside_another_dataset_is_told_with_its_key(elsewhere, change, message):
+    with pytest.raises(ValueError, match=message):
+        few_shot(dataset=elsewhere, **change)
+
+
+def test_settings_that_do_not_fit_another_dataset_are_told_with_its_keys(by_images, elsewhere):
+    with pytest.raises(ConfigError) as told:
+        few_shot(["10w1s", "5w1s"], dataset=elsewhere).check(None, by_images, CPU)
+    lower, remedy = told.value.problems
+    assert lower.endswith("turned has 5 classes; lower n_way of '10w1s' in eval.few_shot_turned")
+    assert remedy.endswith("eval.few_shot_turned.settings=[5w1s] eval.few_shot_turned.n_query=4")
+
+
+def test_no_model_is_selected_by_the_test_images_of_another_dataset(by_images, elsewhere):
+    node = yaml.safe_load((conf_folder() / "trainer" / "default.yaml").read_text())
+    evaluators = {"few_shot": few_shot(), "few_shot_turned": few_shot(dataset=elsewhere)}
+    by_own = build(node | {"device": "cpu", "evaluate_every": 1, "select": "few_shot/3w2s/top1"})
+    check_selection(by_own, evaluators, RawPixels((1, 8, 8)), by_images)
+    by_other = build(node | {"device": "cpu", "evaluate_every": 1, "select": "turned/few_shot/3w2s/top1"})
+    with pytest.raises(ConfigError, match=r"select=turned/few_shot/3w2s/top1: evaluation gives no such figure"):
+        check_selection(by_other, evaluators, RawPixels((1, 8, 8)), by_images)
+    assert list(selecting(evaluators)) == ["few_shot"]
+
+
+def test_each_domain_is_judged_by_itself_on_tasks_of_its_classes_alone(two_domains, tmp_path):
+    evaluator, recorder, test = few_shot(["5w1s", "2w3s"]), Recorder(), two_domains.test
+    scores = evaluator(recorder, two_domains, CPU)
+    ways = [f"{domain}/few_shot/{setting}" for domain in ("even", "odd") for setting in ("5w1s", "2w3s")]
+    assert list(scores) == [f"{way}/{score}" for way in ways for score in ("top1", "ci95")]
+    settings = evaluator.protocol(two_domains)["settings"]
+    evaluator.write_manifest(tmp_path, two_domains)
+    written = load_file(tmp_path / "tasks.safetensors")
+    assert list(settings) == ["even/5w1s", "even/2w3s", "odd/5w1s", "odd/2w3s"]
+    for name, described in settings.items():
+        classes = test.labels[torch.cat([written[f"{name}/support"], written[f"{name}/query"]], dim=1).long()]
+        assert (classes % 2 == int(name.startswith("odd"))).all()
+        assert written[f"{name}/support"].shape == (40, described["n_way"] * described["k_shot"])
+    alone = Splits(two_domains.train, None, replace(test, class_domains=None), "classes")
+    tasks = evaluator.tasks(evaluator.settings[0], test, "odd")
+    expected = evaluator.accuracies(RawPixels((1, 8, 8)), alone.test, tasks, CPU)
+    assert scores["odd/few_shot/5w1s/top1"] == pytest.approx(expected.mean().item())
+    assert json.loads(json.dumps(settings)) == settings
+
+
+def test_a_domain_of_too_few_classes_is_told_and_what_fits_it(two_domains):
+    with pytest.raises(ConfigError) as told:
+        few_shot(["6w1s", "5w1s"]).check(None, two_domains, CPU)
+    assert "n_way=6, but domain 'odd' of split 'test' of digits has 5 classes; lower" in told.value.problems[1]
+    assert "digits/test has 5 classes in even of at least" in told.value.problems[-1]
+    assert "eval.few_shot.settings=[5w1s]" in told.value.problems[-1]
+
+
+def test_domains_of_another_dataset_stand_before_its_keys(by_images, two_domains):
+    other = few_shot(["5w1s"], dataset=two_domains)
+    found = other(RawPixels((1, 8, 8)), by_images, CPU)
+    assert list(found) == other.keys()
+    assert found == few_shot(["5w1s"])(RawPixels((1, 8, 8)), two_domains, CPU)

@@ -201,6 +201,26 @@ def test_the_table_has_further_ways_below_the_encoder_and_fits_a_terminal():
     assert [row for row in rows if len(row) > 1] == expected
 
 
+def test_each_dataset_that_was_judged_has_a_table_of_its_own():
+    names = ("few_shot/5w1s", "mnist/few_shot/2w1s", "cifar10/few_shot/5w1s", "cifar10/few_shot/5w5s")
+    metrics = {
+        f"{prefix}{name}/{score}": 0.5 for prefix in ("", "untrained/") for name in names for score in ("top1", "ci95")
+    }
+    console = Console(record=True, width=80, file=io.StringIO())
+    summarise(SimpleNamespace(metrics=metrics), console)
+    lines = console.export_text().splitlines()
+    assert [line.strip() for line in lines if line.startswith("accuracy")] == [
+        "accuracy on test, %",
+        "accuracy on mnist, %",
+        "accuracy on cifar10, %",
+    ]
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[0] in "│┃"]
+    assert rows[-3:] == [
+        ["", "5w1s", "5w5s"],
+        *([name, *["50.00 ± 50.00"] * 2] for name in ("trained", "untrained encoder")),
+    ]
+
+
 def test_a_range_of_ways_and_shots_is_announced_with_the_memory_of_the_largest():
     some = [*EPISODES, "batching.n_way=[2,5]", "batching.k_shot=[1,3]"]
     ranged, largest = (wiring.prepare(config(overrides)) for overrides in (some, [*EPISODES, "batching.k_shot=3"]))

@@ -1,0 +1,47 @@
+"""What a few-shot task asks, as its name says it: ``5w1s``."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ssl_runner.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``5w1s`` as numbers; ``5w1s1q`` says its own queries per class."""
+
+    name: str
+    n_way: int
+    k_shot: int
+    n_query: int
+
+    @classmethod
+    def parse(cls, name: str, n_query: int, option: str = "few_shot") -> "Setting":
+        match = re.fullmatch(r"(\d+)w(\d+)s(?:(\d+)q)?", name)
+        if match is None:
+            raise ValueError(f"eval.{option}.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q")
+        return cls(name, int(match[1]), int(match[2]), int(match[3] or n_query))
+
+
+def remedy(settings: Sequence[Setting], n_query: int, dataset: Dataset, option: str) -> str:
+    """Settings that a dataset has the classes and images for: those asked for that fit, else the nearest one.
+
+    Args:
+        settings: Asked for; not all of them fit.
+        n_query: Queries per class of a setting that does not say.
+        dataset: With labels. Where it has domains, that of the fewest classes counts.
+        option: Of the group eval, for the message.
+    """
+    assert dataset.labels is not None, "told before"
+    smallest = int(dataset.labels.bincount(minlength=dataset.n_classes).min())
+    domains = dataset.class_domains or ("",) * dataset.n_classes
+    classes, where = min((domains.count(name), f" in {name}" if name else "") for name in set(domains))
+    has = f"eval.{option}: {dataset.name} has {classes} classes{where} of at least {smallest} images"
+    if min(classes, smallest) < 2:
+        return f"{has}, too few for any task; leave {option} out of eval=[...]"
+    asked = {one: one.k_shot + (1 if one.n_query == n_query else one.n_query) for one in settings}
+    fit = [one for one, least in asked.items() if one.n_way <= classes and least <= smallest]
+    fit = fit or [Setting.parse(f"{min(classes, settings[0].n_way)}w1s", n_query)]
+    names, most = ",".join(one.name for one in fit), min(n_query, smallest - max(one.k_shot for one in fit))
+    return f"{has}; what fits it is eval.{option}.settings=[{names}] eval.{option}.n_query={most}"

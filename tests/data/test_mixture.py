@@ -1,0 +1,173 @@
+"""Several datasets as one: whose images are where, under which labels, and what is never trained on."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from ssl_runner import checks, commandline, randomness, wiring
+from ssl_runner.composition import Composer
+from ssl_runner.config import ConfigError, build
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.mixture import mixture
+from ssl_runner.data.roots import DataError, at_hand_only
+from ssl_runner.data.tasks import TaskSampler
+
+CONF = commandline.conf_folder()
+NAMES = {"a": tuple("0123"), "b": ("x", "y", "z")}
+
+
+def part(name: str, seed: int, n: int = 60, side: int = 4) -> Dataset:
+    """Random images of all classes of a source."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randperm(n, generator=generator) % len(NAMES[name])
+    images = torch.randint(256, (n, 1, side, side), generator=generator, dtype=torch.uint8)
+    return Dataset(f"{name}/{seed}", images, labels, NAMES[name], None, f"{name} {seed}")
+
+
+@pytest.fixture
+def sources() -> dict[str, Splits]:
+    return {
+        "a": Splits(part("a", 0), None, part("a", 1), "images"),
+        "b": Splits(part("b", 2), None, part("b", 3), "images"),
+    }
+
+
+def mixed(sources, held_out=2, mix=False, split_seed=0, size=None, channels=None) -> Splits:
+    return mixture(sources, held_out, mix, split_seed, size, channels)
+
+
+def by_name(dataset: Dataset) -> dict[str, set[bytes]]:
+    """The images of each class by its full name."""
+    return {
+        name: {image.numpy().tobytes() for image in dataset.images[dataset.labels == label]}
+        for label, name in enumerate(dataset.class_names)
+    }
+
+
+@pytest.mark.parametrize("held_out", [0, 1, 2])
+def test_train_and_test_have_the_sources_images_of_their_classes_and_no_others(sources, held_out):
+    found = mixed(sources, held_out)
+    train, test = by_name(found.train), by_name(found.test)
+    for name, splits in sources.items():
+        for label, class_name in enumerate(splits.train.class_names):
+            full = f"{name}/{class_name}"
+            for split, where in ((splits.train, train), (splits.test, test)):
+                images = {image.numpy().tobytes() for image in split.images[split.labels == label]}
+                assert full not in where or where[full] == images
+            assert (full in train) + (full in test) == (1 if held_out else 2)
+    assert sum(map(len, train.values())) == len(found.train)
+    assert len(test) == (2 * held_out or 7)
+    assert (found.by, found.validation) == ("classes" if held_out else "images", None)
+
+
+def test_each_class_has_the_domain_of_its_source(sources):
+    for dataset in (mixed(sources).train, mixed(sources).test):
+        assert dataset.class_domains == tuple(name.partition("/")[0] for name in dataset.class_names)
+        assert dataset.domains == ("a", "b")
+        assert dataset.labels.unique().tolist() == list(range(dataset.n_classes))
+
+
+def test_no_task_mixes_sources_unless_it_is_asked_to(sources):
+    def drawn(mix: bool) -> torch.Tensor:
+        train = mixed(sources, 1, mix).train
+        of_a = torch.tensor([name.startswith("a/") for name in train.class_names])
+        sampler = TaskSampler(train, 2, 1, 1)
+        tasks = sampler(randomness.uniforms(0, "tasks", 0, 2_000, sampler.columns))
+        return of_a[train.labels[torch.cat([tasks.support, tasks.query], dim=1)]]
+
+    apart, together = drawn(False), drawn(True)
+    assert (apart == apart[:, :1]).all()
+    assert 0.4 < (together != together[:, :1]).any(dim=1).float().mean() < 0.8  # 3 * 2 of 10 pairs
+
+
+def test_what_is_held_out_of_a_source_depends_on_the_seed_and_on_no_other_source(sources):
+    both, alone = mixed(sources).test, mixed(sources | {"a": None}).test
+    assert alone.class_names == tuple(name for name in both.class_names if name.startswith("b/"))
+    assert alone.name == "b/test" and both.name == "a+b/test"
+    held = {mixed(sources, split_seed=seed).test.class_names for seed in range(20)}
+    assert len(held) > 5
+
+
+def test_the_fingerprint_tells_sources_and_choices_apart(sources):
+    choices = [{}, {"held_out": 1}, {"split_seed": 2}, {"mix": True}]
+    found = [mixed(sources, **choice) for choice in choices] + [mixed({"b": sources["b"], "a": sources["a"]})]
+    prints = {part.fingerprint for splits in found for part in (splits.train, splits.test)}
+    assert len(prints) == 10
+    assert mixed(sources).train.fingerprint == found[0].train.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"held_out": 3},
+            r"held_out=3: b has 3 classes, of which at least one is trained on; give a number in \[0, 2\]",
+        ),
+        ({"held_out": -1}, r"dataset\.held_out=-1: a has 4 classes"),
+        ({"split_seed": -1}, r"dataset\.split_seed=-1: expected a number in"),
+        (
+            {"channels": 3},
+            r"datasets\.a makes images of 1 x 4 x 4, expected 3 x 4 x 4 .*set dataset\.datasets\.a\.size=4",
+        ),
+        ({"size": 8}, r"expected 1 x 8 x 8 .*datasets\.a\.size=8 dataset\.datasets\.a\.channels=1"),
+    ],
+)
+def test_an_impossible_choice_is_told_with_its_remedy(sources, change, message):
+    with pytest.raises(DataError, match=message):
+        mixed(sources, **change)
+
+
+def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
+    other = Splits(part("b", 2, side=5), None, part("b", 3, side=5), "images")
+    with pytest.raises(DataError, match=r"datasets\.b makes images of 1 x 5 x 5, expected 1 x 4 x 4 of every dataset"):
+        mixed(sources | {"b": other})
+    by_classes = Splits(part("b", 2), None, part("b", 3), "classes")
+    with pytest.raises(DataError, match=r"datasets\.b is split by classes, expected by images; set .*\.split=images"):
+        mixed(sources | {"b": by_classes})
+    unlabelled = Dataset("b/train", part("b", 2).images, None, (), None, "b")
+    with pytest.raises(DataError, match=r"datasets\.b has no labels.*datasets\.b=null"):
+        mixed(sources | {"b": Splits(unlabelled, None, unlabelled, "images")})
+    with pytest.raises(DataError, match="names no dataset"):
+        mixed({"a": None})
+
+
+@pytest.fixture(scope="module")
+def composed() -> Callable[..., dict]:
+    return lambda *words: checks.settled(Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words])[0]
+
+
+def test_the_option_is_grey_28_and_rgb_32_with_two_keys_and_has_the_official_images(composed, data_root):
+    grey = build(composed()["dataset"], "dataset")
+    assert grey.train.images.shape[1:] == (1, 28, 28)
+    assert grey.train.n_classes == 16 and grey.test.n_classes == 4
+    alone = build(composed("dataset.datasets.fashion_mnist=null", "dataset.held_out=0")["dataset"], "dataset")
+    single = build(checks.settled(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset")
+    for found, expected in ((alone.train, single.train), (alone.test, single.test)):
+        assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
+    rgb = build(composed("dataset.size=32", "dataset.channels=3")["dataset"], "dataset")
+    assert rgb.train.images.shape == (len(grey.train), 3, 32, 32)
+
+
+def test_without_the_data_it_is_blank_takes_no_memory_and_fits_a_run(composed, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path))
+    with at_hand_only() as absent:
+        splits = build(composed("dataset.size=100", "dataset.channels=3")["dataset"], "dataset")
+    assert absent == ["mnist", "fashion_mnist"]
+    assert splits.train.images.shape == (96_000, 3, 100, 100)
+    assert splits.train.images.untyped_storage().nbytes() < 100
+    with (
+        at_hand_only(),
+        pytest.raises(ConfigError, match=r"batch_size=100000, but mnist\+fashion_mnist/train has 96000"),
+    ):
+        wiring.wire(composed("batching.batch_size=100000"))
+
+
+def test_a_source_that_is_missing_names_its_own_root(composed, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    node = composed(f"dataset.datasets.mnist.root={tmp_path}")["dataset"]
+    with pytest.raises(DataError, match=r"mnist is missing.*\(or dataset\.datasets\.mnist\.root=FOLDER\)"):
+        build(node, "dataset")

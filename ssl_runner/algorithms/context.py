@@ -55,6 +55,7 @@ class Context(LabelReader):
             {},
         )
         for number, block in enumerate(self.blocks, start=1):
+            assert isinstance(block, Block)
             normed = block.attention_norm(tokens)
             weights = block.attention.weights(normed[:, n_support:], normed[:, :n_support])
             found[f"attention/block_{number}"] = Map(weights[0], QUERIES, SUPPORT)

@@ -11,6 +11,8 @@ from ssl_runner.models.batch_norm import BatchNorm2d
 class Conv4(nn.Module):
     """Four blocks of 3x3 convolution, batch normalisation, ReLU and a halving (Vinyals et al. 2016, arXiv:1606.04080).
 
+    Deviation: convolutions have no bias, which the normalisation that follows would take out.
+
     A block whose halving would leave a map smaller than ``grid`` keeps the map's size, so small images pass.
 
     Args:
@@ -64,7 +66,9 @@ class Conv4(nn.Module):
 
 def _block(in_channels: int, width: int, downsample: str | None) -> nn.Sequential:
     stride = 2 if downsample == "stride" else 1
-    layers = [nn.Conv2d(in_channels, width, 3, stride=stride, padding=1), BatchNorm2d(width), nn.ReLU(inplace=True)]
+    # no bias: batch normalisation takes it out, and Adam would make steps of the rounding errors of its gradient, 0
+    convolution = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+    layers = [convolution, BatchNorm2d(width), nn.ReLU(inplace=True)]
     if downsample == "max_pool":
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)

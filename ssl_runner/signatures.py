@@ -73,6 +73,9 @@ def _by_name(parameter: inspect.Parameter) -> bool:
 
 def check_value(path: str, value: Any, annotation: Any, default: Any = inspect.Parameter.empty) -> list[str]:
     """A problem if the value is certainly not of the annotated type, else nothing."""
+    if isinstance(value, dict) and "_target_" not in value and _maps_to(annotation) is not None:
+        items = {f"{path}.{key}": item for key, item in value.items()}
+        return [problem for key, item in items.items() for problem in check_value(key, item, _maps_to(annotation))]
     annotated = annotation is not Any and annotation is not inspect.Parameter.empty
     null_fits = default is None or (annotated and accepts(annotation, None))
     if value in ("None", "none", "Null", "NULL") and (null_fits or not accepts(annotation, value)):
@@ -83,6 +86,12 @@ def check_value(path: str, value: Any, annotation: Any, default: Any = inspect.P
         return [f"{path}: got {number}, expected a finite number" for number in endless]
     got = "a node" if isinstance(value, dict) else f"{value!r} ({'null' if value is None else type(value).__name__})"
     return [f"{path}: got {got}, expected {expected(annotation)}{_remedy(value, annotation)}"]
+
+
+def _maps_to(annotation: Any) -> Any:
+    """What a mapping's values are to be; None where the annotation is of no mapping."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    return arguments[1] if isinstance(origin, type) and issubclass(dict, origin) and len(arguments) == 2 else None
 
 
 def _endless(value: Any) -> bool:

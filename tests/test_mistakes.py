@@ -281,6 +281,54 @@ ABSENT = [
     ("dataset=image_folder dataset.root=nowhere", ["nowhere is missing or no folder; set dataset.root"]),
     ("experiment=maml_omniglot batching.n_way=5000", ["n_way=5000, but split 'train' of omniglot has 4400 classes"]),
     ("experiment=maml_omniglot batching.k_shot=20", ["need 21 images a class"]),
+    (
+        "dataset=mixture dataset.held_out=10 eval=[]",
+        ["dataset.held_out=10: mnist has 10 classes, of which at least one is trained on; give a number in [0, 9]"],
+    ),
+    ("dataset=mixture dataset.datasets.mnist.size=-3 eval=[]", ["dataset.datasets.mnist.size=-3: expected a number"]),
+    (
+        "dataset=mixture dataset.datasets.mnist=5 augmentation.transforms.crop=no",
+        [
+            "dataset.datasets.mnist: got 5 (int), expected Splits or null",
+            "augmentation.transforms.crop: got False (bool), expected Transform or null",
+        ],
+    ),
+    (
+        "dataset=mixture dataset.datasets.mnist.chanels=3 dataset.channels=2",
+        ["dataset.datasets.mnist.chanels: there is no such key; did you mean 'dataset.datasets.mnist.channels'?"],
+    ),
+    (
+        "dataset=mixture dataset.size=32 dataset.datasets.mnist.size=28 eval=[few_shot_omniglot]",
+        [
+            "dataset.datasets.mnist makes images of 1 x 28 x 28, expected 1 x 32 x 32 of every dataset",
+            "set dataset.datasets.mnist.size=32 dataset.datasets.mnist.channels=1",
+        ],
+    ),
+    (
+        "experiment=protonet_mnist_fashion_to_cifar10 batching.n_way=9 eval.few_shot.settings=[5w1s] "
+        "eval.few_shot_cifar10.dataset.size=32",
+        [
+            "n_way=9, but domain 'mnist' of split 'train' of mnist+fashion_mnist has 8 classes; lower batching.n_way",
+            "n_way=5, but domain 'fashion_mnist' of split 'test' of mnist+fashion_mnist has 2 classes",
+            "what fits it is eval.few_shot.settings=[2w1s]",
+            "eval.few_shot_cifar10.dataset makes images of 1 x 32 x 32, but the encoder takes 1 x 28 x 28; set "
+            "eval.few_shot_cifar10.dataset.size=28 eval.few_shot_cifar10.dataset.channels=1",
+        ],
+    ),
+    (
+        "experiment=maml_mnist_fashion_to_cifar10 batching.task_augmentation.colourisation=1.0 "
+        "eval.few_shot_omniglot.dataset.size=-1",
+        [
+            "task_augmentation.colourisation=1.0, but images of mnist+fashion_mnist/train are grey; set "
+            "batching.task_augmentation.colourisation=0 or dataset.channels=3",
+            "eval.few_shot_omniglot.dataset.size=-1: expected a number of pixels",
+        ],
+    ),
+    (
+        "experiment=simclr_mnist eval=[few_shot_cifar10] trainer.evaluate_every=5 "
+        "trainer.select=cifar10/few_shot/5w1s/top1",
+        ["evaluation gives no such figure"],
+    ),
 ]
 
 # what is told at once though it is found at different times: words, then types, then what is built, then what fits
@@ -458,7 +506,13 @@ WITH = {
     "algorithm/prototypes": ["loss=swav"],
     "batching/episodes_5w1s": [*EPISODES.split(), "algorithm=protonet"],
     "batching/episodes_20w5s": [*EPISODES.split(), "algorithm=protonet", "batching=episodes_20w5s"],
+    "batching/episodes_5w1s_augmented": [
+        *EPISODES.split(),
+        "algorithm=protonet",
+        "batching=episodes_5w1s_augmented",
+    ],
     "batching/labelled": ["loss=pairwise"],
+    "dataset/mixture": ["eval=[]"],
     "dataset/image_folder": ["dataset.root=."],
     "dataset/torchvision": ["dataset.name=USPS"],
     "dataset/omniglot": ["eval=[few_shot]"],
@@ -493,7 +547,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
         config = copy.deepcopy(plain)
         node = functools.reduce(dict.__getitem__, [*parents, place, *path[:-1]], config)
         node[path[-1]] = nonsense
-        if group == "dataset" and path[-1] in UNUSED:
+        if "dataset" in (group, *path) and path[-1] in UNUSED:
             node["split"] = UNUSED[path[-1]]
         with pytest.raises(ConfigError) as caught, contextlib.nullcontext() if before else roots.at_hand_only():
             wiring.wire(schema.check(OmegaConf.create(config)))

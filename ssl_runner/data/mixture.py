@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_runner import randomness
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.roots import DataError
-from ssl_runner.data.splitting import gathered
+from ssl_runner.data.splitting import check_split_seed, gathered
 
 
 def mixture(
@@ -37,8 +37,7 @@ def mixture(
     Raises:
         DataError: There is no source, or one does not fit.
     """
-    if not 0 <= split_seed < 2**63:
-        raise DataError(f"dataset.split_seed={split_seed}: expected a number in [0, 2**63).")
+    check_split_seed(split_seed)
     sources = {name: splits for name, splits in datasets.items() if splits is not None}
     if not sources:
         raise DataError("dataset.datasets names no dataset: expected at least one; set dataset=mnist for a single one.")

@@ -15,7 +15,7 @@ from ssl_runner.data.decoding import Decoding
 from ssl_runner.data.files import scan
 from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
 from ssl_runner.data.source import Source, blank, convert
-from ssl_runner.data.splitting import split_by_classes, split_source
+from ssl_runner.data.splitting import check_split_seed, split_by_classes, split_source
 
 FOLDER = "omniglot-py"
 PARTS = ("images_background", "images_evaluation")
@@ -58,6 +58,7 @@ def omniglot(
     Raises:
         DataError: It is missing and cannot be downloaded, or damaged.
     """
+    check_split_seed(split_seed)  # which vinyals does not use
     try:
         source = _source(absolute(root) / FOLDER, size, channels)
     except NotAtHand:

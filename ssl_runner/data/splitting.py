@@ -38,13 +38,18 @@ def split_source(
     Raises:
         DataError: The source cannot be split so.
     """
-    if not 0 <= split_seed < 2**63:
-        raise DataError(f"dataset.split_seed={split_seed}: expected a number in [0, 2**63).")
+    check_split_seed(split_seed)
     if split == "images":
         return split_by_images(source, validation, test, split_seed)
     if split == "classes":
         return split_by_classes(source, draw_classes(source, class_counts, split_seed))
     raise DataError(f"dataset.split={split!r}: expected 'images' or 'classes'.")
+
+
+def check_split_seed(split_seed: int) -> None:
+    """Raises DataError for what no draw takes."""
+    if not 0 <= split_seed < 2**63:
+        raise DataError(f"dataset.split_seed={split_seed}: expected a number in [0, 2**63).")
 
 
 def split_by_images(source: Source, validation: float, test: float, split_seed: int) -> Splits:

@@ -14,7 +14,7 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.evaluator import Evaluator, evaluate
+from ssl_runner.evaluation.evaluator import Evaluator, asked_again, evaluate
 from ssl_runner.evaluation.panel import Panel
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.trainer import Trainer
@@ -73,7 +73,7 @@ class Run:
         if self.trainer.evaluate_every is None:
             return None
         splits = self.splits.for_selection()
-        return lambda: evaluate(self.evaluators, self.algorithm, splits, self.device)
+        return lambda: evaluate(asked_again(self.evaluators), self.algorithm, splits, self.device)
 
     @property
     def watch(self) -> Callable[[], dict[str, float]] | None:

@@ -11,7 +11,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.roots import NotAtHand
-from ssl_runner.evaluation.evaluator import selecting
+from ssl_runner.evaluation.evaluator import Evaluator, selecting
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.spelling import did_you_mean
@@ -96,9 +96,14 @@ def check_evaluators(
     Raises:
         ConfigError: With every problem.
     """
-    attempt = Attempts()
-    for evaluator in evaluators.values():
+    attempt, given = Attempts(), dict[str, str]()
+    for name, evaluator in evaluators.items():
         attempt(lambda evaluator: evaluator.check(algorithm, splits, device), evaluator)
+        for key in [] if evaluator is REFUSED else evaluator.keys(algorithm):
+            if (first := given.setdefault(key, name)) != name:
+                problem = f"eval.{name} and eval.{first} both give {key}; leave one of them out of eval=[...]"
+                attempt.problems.append(problem)
+                break
     attempt.settle()
 
 
@@ -110,7 +115,8 @@ def check_selection(trainer: Trainer, evaluators: dict[str, Any], algorithm: Alg
     """
     if trainer.evaluate_every is None:
         return
-    made = selecting({name: one for name, one in evaluators.items() if one is not REFUSED})
+    evaluators = selecting(evaluators)
+    made: dict[str, Evaluator] = {name: one for name, one in evaluators.items() if one is not REFUSED}
     keys = [key for evaluator in made.values() for key in evaluator.keys(algorithm)]
     if REFUSED not in evaluators.values() and trainer.select not in keys:
         hint = did_you_mean(str(trainer.select), keys) or f"; it gives {', '.join(keys) or 'none, for eval=[]'}"

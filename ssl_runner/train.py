@@ -45,9 +45,10 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
 
     from ssl_runner import distributed, provenance, run_folder
     from ssl_runner.device import enough_memory
-    from ssl_runner.evaluation.evaluator import evaluate
+    from ssl_runner.evaluation.evaluator import asked_again, evaluate
     from ssl_runner.evaluation.few_shot import FewShot
     from ssl_runner.evaluation.raw_pixels import RawPixels
+    from ssl_runner.evaluation.verdict import Verdict
     from ssl_runner.interruption import how_to_go_on
     from ssl_runner.models.saving import save_encoder
     from ssl_runner.report import console as report
@@ -81,7 +82,7 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
         run_folder.write_config(config, folder)
         provenance.write_diff(folder)
         for evaluator in run.evaluators.values():
-            if isinstance(evaluator, FewShot):
+            if isinstance(evaluator, FewShot | Verdict):
                 evaluator.write_manifest(folder, run.splits)
         result.write()
         announce(run, folder, start, console)
@@ -101,12 +102,15 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
         for name in ["", *config["baselines"]]:
             activity = f"evaluating {name.replace('_', ' ') or 'the trained encoder'}"
             with console.status(activity), enough_memory(too_much):
-                result.add(name, evaluate(run.evaluators, subjects[name], run.splits, run.device))
+                evaluators = asked_again(run.evaluators) if name else run.evaluators
+                result.add(name, evaluate(evaluators, subjects[name], run.splits, run.device))
         with final_writer(folder) as writer:
-            log_final_metrics(writer, result.metrics, speed["steps"])
+            times = {f"time/{name}": value for name, value in result.times.items()}
+            log_final_metrics(writer, result.metrics | times, speed["steps"])
             exhibits.after(writer, run, speed["steps"])
         content = result.finish(**speed, seconds=time.perf_counter() - began)
     report.summarise(result, console)
+    report.judge(content, console)
     report.farewell(folder, console)
     return content
 

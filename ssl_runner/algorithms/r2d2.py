@@ -60,7 +60,7 @@ def ridge(inputs: Tensor, targets: Tensor, regularisation: Tensor) -> Tensor:
     Args:
         inputs: X, (T, S, D).
         targets: Y, (T, S, N).
-        regularisation: Lambda, a scalar above 0.
+        regularisation: Lambda above 0, a scalar or (T, 1, 1).
     """
     identity = torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
     gram = inputs @ inputs.transpose(1, 2) + regularisation * identity

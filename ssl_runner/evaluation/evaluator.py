@@ -1,7 +1,7 @@
 """What an evaluator is, and how several are run."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -9,13 +9,18 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.evaluation.features import remembered
 
+EvaluatorLike = TypeVar("EvaluatorLike")
+
 
 @runtime_checkable
 class Evaluator(Protocol):
     """Scores what an algorithm has learned, through its `eval_encoder` and `classify` alone.
 
     It has its own fixed seed, draws nothing from global generators and leaves the algorithm as it was: parameters,
-    buffers and modes.
+    buffers and modes. Scores whose keys begin with ``time/`` are a clock's: nothing that compares runs looks at them.
+
+    One with an attribute ``final`` that is true is asked once, of the trained algorithm, as it brings baselines of its
+    own and judges on images that nothing may select by: see `asked_again`.
     """
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
@@ -39,9 +44,14 @@ class Evaluator(Protocol):
         ...
 
 
-def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+def selecting(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorLike]:
     """Those by which a model may be selected: one with a dataset of its own judges test images, which steer nothing."""
-    return {name: one for name, one in evaluators.items() if getattr(one, "target", None) is None}
+    return {name: one for name, one in asked_again(evaluators).items() if getattr(one, "target", None) is None}
+
+
+def asked_again(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorLike]:
+    """Those that score the run's baselines, too: all that are not final."""
+    return {name: one for name, one in evaluators.items() if not getattr(one, "final", False)}
 
 
 def evaluate(

@@ -91,7 +91,7 @@ class FineTuning:
             ValueError: If a split has no labels, or training diverged.
         """
         sets = places(splits, self.labels)
-        with _own_generators(device):
+        with own_generators(device):
             encoder, head = self.train(algorithm.eval_encoder(), sets, splits.test.n_classes, device)
         with torch.no_grad():
             scores = head(features(encoder, rows_at(splits.test.images, sets.queries), device))
@@ -155,7 +155,7 @@ class FineTuning:
         Raises:
             ValueError: If training diverged.
         """
-        encoder, head = _copy(encoder), _zero_head(encoder.out_features, n_classes, device)
+        encoder, head = _copy(encoder), zero_head(encoder.out_features, n_classes, device)
         network = nn.Sequential(encoder, nn.Flatten(), head).train()
         optimizer = self.optimizer(encoder, head)
         images = [on_device(part, device) for part in sets.images()]
@@ -204,7 +204,7 @@ class FineTuning:
 
 
 @contextmanager
-def _own_generators(device: torch.device) -> Iterator[None]:
+def own_generators(device: torch.device) -> Iterator[None]:
     """Torch's global generators come back as they were."""
     before = torch.mps.get_rng_state() if device.type == "mps" else None
     try:
@@ -222,7 +222,8 @@ def _copy(encoder: Encoder) -> Encoder:
     return copied
 
 
-def _zero_head(in_features: int, n_classes: int, device: torch.device) -> nn.Linear:
+def zero_head(in_features: int, n_classes: int, device: torch.device) -> nn.Linear:
+    """A linear classifier that starts from zeros: it depends on no draw."""
     head = nn.Linear(in_features, n_classes, device=device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

@@ -1,10 +1,13 @@
 """What a person sees of a run at its end: a table and two lines."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ssl_runner.report import verdict
 from ssl_runner.report.result import Result
 
 _ROWS = {"": "trained", "untrained": "untrained encoder", "raw_pixels": "raw pixels"}
@@ -18,6 +21,7 @@ def summarise(result: Result, console: Console) -> None:
     """
     metrics = result.metrics
     named = [name.removesuffix("/top1") for name in metrics if name.endswith("/top1") and not _baseline(name)]
+    named = [name for name in named if not verdict.is_part(name, metrics)]
     # few_shot/5w1s/inductive is another way to come to few_shot/5w1s, and a row below it: as a column, it would not fit
     parents = {name: name.rpartition("/")[0] for name in named}
     columns = [name for name in named if parents[name] not in named]
@@ -47,6 +51,37 @@ def _tabulate(metrics: dict[str, float], columns: list[str], ways: list[str], wh
     console.print(table)
 
 
+def judge(content: Mapping[str, Any], console: Console) -> None:
+    """What result.json says of unseen datasets: a table of each, with what the algorithm is better by, and in words."""
+    for protocol in content["protocols"].values():
+        if "baselines" in protocol:
+            console.print(_against_baselines(content["metrics"], protocol))
+    for sentence in content.get("verdict", []):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _against_baselines(metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> Table:
+    """Accuracies, and by how much that of the trained algorithm is higher on the same episodes."""
+    name, settings = protocol["name"], list(protocol["settings"])
+    table = Table(title=f"accuracy on {protocol['source']}, never seen, %", title_justify="left")
+    table.add_column("")
+    for setting in settings:
+        table.add_column(setting, justify="right")
+        table.add_column("difference", justify="right")
+    further = [key.split("/")[3:-1] for key in metrics if key.startswith(f"{name}/few_shot/") and key.endswith("/top1")]
+    for way in dict.fromkeys("/".join(("", *parts)) for parts in further):
+        own = [_short(metrics, f"{name}/few_shot/{setting}{way}", "top1") for setting in settings]
+        row = f"  {way[1:].replace('_', ' ')}" if way else "trained"
+        table.add_row(row, *(cell for one in own for cell in (one, "")))
+    for baseline in protocol["baselines"]:
+        cells = []
+        for setting in settings:
+            cells.append(_short(metrics, f"{name}/verdict/{setting}/{baseline}", "top1"))
+            cells.append(_short(metrics, f"{name}/paired/{setting}/{baseline}", "difference", "+"))
+        table.add_row(baseline.replace("_", " "), *cells)
+    return table
+
+
 def farewell(folder: Path, console: Console) -> None:
     """How to look at the run, and where it is."""
     console.print(f"tensorboard --logdir {folder}", highlight=False, soft_wrap=True)
@@ -57,7 +92,12 @@ def _baseline(name: str) -> bool:
     return name.partition("/")[0] in _ROWS
 
 
-def _cell(metrics: dict[str, float], key: str) -> str:
+def _short(metrics: Mapping[str, float], key: str, score: str, sign: str = "") -> str:
+    """With one digit after the point: two settings fit into 80 columns."""
+    return " ± ".join(verdict.percent(metrics[f"{key}/{part}"], s, 1) for part, s in ((score, sign), ("ci95", "")))
+
+
+def _cell(metrics: Mapping[str, float], key: str) -> str:
     top1, interval = metrics.get(f"{key}/top1"), metrics.get(f"{key}/ci95")
     if top1 is None:
         return "-"

@@ -51,11 +51,11 @@ def log_final_metrics(writer: SummaryWriter, metrics: Mapping[str, float], step:
 
     Args:
         writer: Of the run's own folder; `events.final_writer`, so that they are never there twice.
-        metrics: Names without ``eval/``.
+        metrics: Names without ``eval/``; what a clock said stays under ``time/``.
         step: The run's last.
     """
     for name, value in metrics.items():
-        writer.add_scalar(f"eval/{name}", value, step)
+        writer.add_scalar(name if name.startswith("time/") else f"eval/{name}", value, step)
     info = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=time.time())
     _log(writer, metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info), step)
 

@@ -9,6 +9,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.evaluation.few_shot import FewShot
+from ssl_runner.evaluation.verdict import Verdict
 from ssl_runner.run import Run
 
 
@@ -94,4 +95,7 @@ def _size(n: int) -> str:
 def _evaluation(name: str, evaluator: object) -> str:
     if isinstance(evaluator, FewShot):
         return f"{name} {', '.join(setting.name for setting in evaluator.settings)} ({evaluator.episodes:,} episodes)"
+    if isinstance(evaluator, Verdict):
+        settings = ", ".join(setting.name for setting in evaluator.tasks.settings)
+        return f"{name} on {evaluator.name} {settings} ({evaluator.tasks.episodes:,} episodes, with baselines)"
     return name.replace("_", " ").replace("pct", "%")

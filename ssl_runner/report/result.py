@@ -6,6 +6,7 @@ from typing import Any
 
 from ssl_runner import provenance
 from ssl_runner.checkpoint import write_atomically
+from ssl_runner.report import verdict
 from ssl_runner.run import Run
 
 FILE = "result.json"
@@ -22,11 +23,13 @@ class Result:
     def __init__(self, folder: Path, run: Run) -> None:
         self.path = folder / FILE
         self.metrics: dict[str, float] = {}
+        self.times: dict[str, float] = {}
         splits = run.splits
         parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         self.content: dict[str, Any] = {
             "status": "running",
             "metrics": self.metrics,
+            "times": self.times,
             "command": provenance.command(),
             "config_hash": run.identity.config_hash,
             "seed": run.seed,
@@ -58,13 +61,18 @@ class Result:
         return same
 
     def add(self, prefix: str, metrics: dict[str, float]) -> None:
-        """Put metrics under a prefix, or under none."""
-        self.metrics.update({f"{prefix}/{name}" if prefix else name: value for name, value in metrics.items()})
+        """Put metrics under a prefix, or under none; what a clock says, ``time/...``, apart: runs differ in it."""
+        for name, value in metrics.items():
+            clock = name.startswith("time/")
+            part, name = (self.times, name.removeprefix("time/")) if clock else (self.metrics, name)
+            part[f"{prefix}/{name}" if prefix else name] = value
         self.write()
 
     def finish(self, **fields: Any) -> dict[str, Any]:
-        """Set the status to ``finished`` and the fields given."""
+        """Set the status to ``finished`` and the fields given, and say in words what the verdict is, if any."""
         self.content.update(status="finished", **fields)
+        if said := verdict.sentences(self.metrics, self.content["protocols"]):
+            self.content["verdict"] = said
         self.write()
         return self.content
 

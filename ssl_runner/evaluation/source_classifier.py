@@ -1,0 +1,100 @@
+"""An encoder trained as an ordinary classifier of the source's classes: what labels give without meta-learning."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_runner import randomness
+from ssl_runner.data.augmentation.transform import to_device
+from ssl_runner.data.batching import gather, on_device
+from ssl_runner.data.dataset import Dataset
+from ssl_runner.evaluation.bank import labels_of
+from ssl_runner.evaluation.features import features
+from ssl_runner.evaluation.fine_tuning import zero_head
+from ssl_runner.evaluation.linear_probe import standardise
+from ssl_runner.models.initialisation import initialised_anew
+from ssl_runner.models.network import Encoder
+from ssl_runner.optim.schedules import WarmupCosine
+
+LOOKED_AT = 10_000  # source images, for means and deviations of features
+COSINE = WarmupCosine(warmup_steps=0, final=0.0)
+
+
+class SourceClassifier:
+    """Trains encoder and linear classifier by cross-entropy on all classes of the source (the pre-training of
+    Chen et al. 2019, arXiv:1904.04232, "Baseline", and Tian et al. 2020, arXiv:2003.11539).
+
+    Adam, its rate falling to 0 along half a cosine, in float32; batches from shuffled passes, without their last,
+    smaller one; no augmentation, no weight decay, nothing chosen. The classifier starts from zeros.
+
+    Args:
+        steps: Of the optimizer, at least 1.
+        batch_size: Images in a step, at least 2.
+        lr: Of the first step, above 0.
+
+    Raises:
+        ValueError: One is out of its range.
+    """
+
+    def __init__(self, steps: int, batch_size: int, lr: float) -> None:
+        if steps < 1 or batch_size < 2 or not lr > 0:
+            raise ValueError(
+                f"supervised_steps={steps}, supervised_batch_size={batch_size}, supervised_lr={lr}; "
+                "give at least 1 step, at least 2 images, and a rate above 0"
+            )
+        self.steps, self.batch_size, self.lr = steps, batch_size, lr
+
+    def recipe(self, source: Dataset) -> str:
+        """In words, for the protocol."""
+        return (
+            f"the architecture anew, trained on {source.n_classes} classes of {source.name} by cross-entropy: "
+            f"{self.steps:,} steps of Adam, {self.batch_size} images each, learning rate {self.lr:g}, cosine to 0"
+        )
+
+    def train(self, encoder: Encoder, source: Dataset, seed: int, device: torch.device) -> Encoder:
+        """Another encoder of the same architecture, trained; in evaluation mode. Seeds torch's generators.
+
+        Raises:
+            ValueError: The source has no labels, or training diverged.
+        """
+        labels, images = labels_of(source).to(device), on_device(source.images, device)
+        fresh = initialised_anew(encoder, randomness.number(seed, "verdict/supervised/weights", 0))
+        fresh.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = nn.Sequential(fresh, nn.Flatten(), zero_head(fresh.out_features, source.n_classes, device)).train()
+        optimizer = torch.optim.Adam(network.parameters(), self.lr)
+        loss = torch.zeros(())
+        for step, rows in enumerate(self._rows(len(source), seed)):
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * COSINE(step, self.steps)
+            torch.manual_seed(randomness.number(seed, "verdict/supervised/network", step))  # of dropout
+            with torch.enable_grad():
+                loss = F.cross_entropy(network(gather(images, rows, device)), labels[to_device(rows, device)])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+            optimizer.step()
+        if not loss.isfinite():
+            raise ValueError(
+                f"the supervised baseline diverged: its loss is {float(loss)} after {self.steps} steps; "
+                f"lower eval.verdict.supervised_lr={self.lr:g}"
+            )
+        return fresh.eval()
+
+    def _rows(self, n: int, seed: int) -> Iterator[Tensor]:
+        """int64 (batch,), places in the source, one batch a step."""
+        batches, order = max(1, n // self.batch_size), torch.empty(0)
+        for step in range(self.steps):
+            epoch, place = divmod(step, batches)
+            if place == 0:
+                order = torch.from_numpy(randomness.permutation(seed, "verdict/supervised/order", epoch, n))
+            yield order[place * self.batch_size : (place + 1) * self.batch_size]
+
+
+def standardised(encoder: Encoder, judged: Dataset, source: Dataset, device: torch.device) -> Tensor:
+    """Features (N, D) of the judged images, with means and deviations of those of the source taken out.
+
+    Those of at most 10,000 evenly spread source images: neither labels nor other images of the judged dataset enter.
+    """
+    bank = features(encoder, source.images[:: -(-len(source) // LOOKED_AT)], device)
+    return standardise(bank, features(encoder, judged.images, device))[1]

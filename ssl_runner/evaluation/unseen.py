@@ -1,0 +1,49 @@
+"""Whether a dataset is one that a run has never seen, and one that its encoder can look at."""
+
+from ssl_runner.config import ConfigError
+from ssl_runner.data.dataset import Dataset, Splits
+
+
+def source_of(dataset: Dataset) -> str:
+    """``cifar10`` of ``cifar10/test``."""
+    return dataset.name.rpartition("/")[0] or dataset.name
+
+
+def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
+    """Raises ConfigError where images of the judged dataset's source may have been trained on, or selected by.
+
+    Args:
+        judged: Whose images nothing may have seen.
+        splits: What the run learns from.
+        where: Dotted key of the evaluator, for the message.
+    """
+    seen = [part for part in (splits.train, splits.validation) if part is not None]
+    # a mixture says of each class which dataset it comes from
+    sources = {source for part in seen for source in getattr(part, "class_domains", None) or [source_of(part)]}
+    same = [source for source in sorted(sources) if _letters(source) == _letters(source_of(judged))]
+    if same:
+        raise ConfigError(
+            [
+                f"{where}: it judges on {judged.name}, but this run trains on {same[0]}, so its images are not unseen; "
+                f"judge on another dataset ({where}.dataset), or leave it out of eval=[...]"
+            ]
+        )
+
+
+def refuse_shape(judged: Dataset, input_shape: tuple[int, ...], where: str) -> None:
+    """Raises ConfigError where the judged images have not the (C, H, W) that the encoder takes."""
+    shape = tuple(judged.images.shape[1:])
+    if shape != input_shape:
+        got, expected = ("x".join(map(str, one)) for one in (shape, input_shape))
+        channels, size, _ = input_shape
+        raise ConfigError(
+            [
+                f"{where}: {judged.name} has images of {got}, but the encoder takes {expected}; "
+                f"set {where}.dataset.size={size} {where}.dataset.channels={channels}"
+            ]
+        )
+
+
+def _letters(name: str) -> str:
+    """torchvision's ``FashionMNIST`` is our ``fashion_mnist``."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

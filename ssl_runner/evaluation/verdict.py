@@ -1,0 +1,240 @@
+"""Whether what was learned helps on images of a dataset that was never seen, beside what needs no learning to learn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_runner import randomness
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.batching import on_device
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.tasks import Tasks
+from ssl_runner.evaluation.bank import labels_of
+from ssl_runner.evaluation.baselines import (
+    Contender,
+    nearest_mean,
+    nearest_neighbour,
+    of_pixels,
+    ridge_regression,
+    ways_of,
+)
+from ssl_runner.evaluation.features import evaluating, features
+from ssl_runner.evaluation.few_shot import Setting
+from ssl_runner.evaluation.fine_tuning import own_generators
+from ssl_runner.evaluation.fixed_tasks import FixedTasks
+from ssl_runner.evaluation.from_scratch import FromScratch
+from ssl_runner.evaluation.paired import best_baseline, difference, keyed, mean
+from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
+from ssl_runner.evaluation.timing import adaptation_ms
+from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape, source_of
+from ssl_runner.models.initialisation import initialised_anew
+from ssl_runner.models.network import Encoder
+
+BASELINES = ("chance", "pixel_centroid", "pixel_neighbour", "pixel_ridge", "untrained", "supervised", "from_scratch")
+TIMED = 20  # tasks, of which the median is told
+
+
+class Verdict:
+    """Accuracy on fixed episodes of an unseen dataset's test images, beside baselines on the very same episodes.
+
+    The tasks are those of `FewShot` for the same dataset, setting and seed. Baselines, all of the same images:
+
+    - ``chance``: one over the ways.
+    - ``pixel_centroid``, ``pixel_neighbour``: nearest class mean, nearest image, by Euclidean distance of pixels.
+    - ``pixel_ridge``: ridge regression on pixels (`baselines.ridge_regression`).
+    - ``untrained``: nearest class mean on L2-normalised features of the encoder, its weights drawn anew.
+    - ``supervised``: an encoder trained as an ordinary classifier of the source (`SourceClassifier`), then frozen; in
+      each task ridge regression on its features, standardised by those of source images.
+    - ``from_scratch``: the encoder and a linear classifier trained on each support set (`FromScratch`), for the first
+      episodes only: it takes a second an episode.
+
+    The best of them (`paired.best_baseline`) is chosen by the very episodes on which it is compared, which is
+    conservative: its luck counts against the algorithm. Nothing is chosen by a label of the judged images otherwise.
+
+    Args:
+        dataset: The unseen one; of its test split all episodes are drawn.
+        settings: Ways and shots, ``5w1s``, or with queries per class, ``5w1s1q``.
+        n_query: Queries per class of a setting that does not say.
+        episodes: Tasks of each setting, at least 2.
+        seed: Of the tasks, and of what baselines draw.
+        tasks_per_batch: Tasks that are classified at once.
+        ridge: Of both ridge regressions, above 0: lambda as a share of the support's mean squared distance from its
+            mean.
+        supervised_steps: Of `SourceClassifier`.
+        supervised_batch_size: Likewise.
+        supervised_lr: Likewise.
+        scratch_episodes: Tasks of each setting that are learned from scratch, the first ones, at least 2.
+        scratch_steps: Of `FromScratch`.
+        scratch_lr: Likewise.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    final: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        dataset: Splits,
+        settings: Sequence[str],
+        n_query: int,
+        episodes: int,
+        seed: int,
+        tasks_per_batch: int,
+        ridge: float,
+        supervised_steps: int,
+        supervised_batch_size: int,
+        supervised_lr: float,
+        scratch_episodes: int,
+        scratch_steps: int,
+        scratch_lr: float,
+    ) -> None:
+        if min(episodes, scratch_episodes) < 2:
+            raise ValueError(f"episodes={episodes}, scratch_episodes={scratch_episodes}; an interval needs at least 2")
+        if not settings or len(set(settings)) < len(settings):
+            raise ValueError(f"settings={list(settings)}; name at least one, as in [5w1s], and each once")
+        if min(n_query, tasks_per_batch) < 1:
+            raise ValueError(f"n_query={n_query}, tasks_per_batch={tasks_per_batch}; both must be at least 1")
+        if not ridge > 0:
+            raise ValueError(f"ridge={ridge}; give a number above 0, say 0.3")
+        randomness.check_seed(seed)
+        self.judged = dataset.test
+        self.name = source_of(dataset.test)
+        parsed = [Setting.parse(setting, n_query) for setting in settings]
+        self.tasks = FixedTasks(dataset.test, parsed, episodes, seed, "eval.verdict")
+        self.tasks_per_batch = tasks_per_batch
+        self.scratch_episodes = min(scratch_episodes, episodes)
+        self.ridge = ridge
+        self.supervised = SourceClassifier(supervised_steps, supervised_batch_size, supervised_lr)
+        self.from_scratch = FromScratch(scratch_steps, scratch_lr)
+
+    def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
+        """Accuracies, paired differences and times, of dataset ``cifar10`` and setting ``5w1s``.
+
+        ``cifar10/few_shot/5w1s/top1`` and ``/ci95`` are the algorithm's (and of its further `classifiers`, by name, as
+        `FewShot` gives them), ``cifar10/verdict/5w1s/<baseline>/top1`` and ``/ci95`` a baseline's;
+        ``cifar10/paired/5w1s/<baseline>/difference`` and ``/ci95`` say by how much the algorithm is better,
+        ``cifar10/paired/5w1s/difference`` and ``/ci95`` the same of the best baseline;
+        ``time/cifar10/adaptation_ms/5w1s`` is how long it takes the algorithm to adapt to one task and to classify its
+        queries, ``time/cifar10/adaptation_ms/5w1s/from_scratch`` the same of a network that starts from nothing.
+
+        Raises:
+            ValueError: If the algorithm cannot be asked, or a baseline diverged.
+        """
+        scores, images = {}, self.judged.images
+        with own_generators(device), evaluating(algorithm):
+            encoder = algorithm.eval_encoder()
+            ways = ways_of(algorithm, self.judged, device)
+            baselines = self._baselines(encoder, splits.train, device)
+            for setting in self.tasks.settings:
+                tasks = self.tasks(setting)
+                own = self._asked(ways, tasks, device)
+                found = {"chance": torch.full((len(tasks),), 1 / setting.n_way, dtype=torch.float64)}
+                found |= self._asked(baselines, tasks, device)
+                few = tasks[: self.scratch_episodes]
+                found["from_scratch"], took = self.from_scratch.accuracies(
+                    encoder, images, few, self.tasks.seed, device
+                )
+                scores |= self._compared(setting.name, own, found)
+                times = f"time/{self.name}/adaptation_ms/{setting.name}"
+                scores[times] = adaptation_ms(algorithm, images, tasks[:TIMED], device)
+                scores[f"{times}/from_scratch"] = took
+        return scores
+
+    def keys(self, algorithm: Algorithm | None = None) -> list[str]:
+        """All scores; as it is `final`, none of them selects a model."""
+        keys, ways = [], [""] if algorithm is None else ["", *(f"/{name}" for name in algorithm.classifiers())]
+        for setting in (setting.name for setting in self.tasks.settings):
+            accuracies = [f"few_shot/{setting}{way}" for way in ways]
+            accuracies += [f"verdict/{setting}/{name}" for name in BASELINES]
+            differences = [f"paired/{setting}{name}" for name in ("", *(f"/{name}" for name in BASELINES))]
+            keys += [f"{self.name}/{key}/{score}" for key in accuracies for score in ("top1", "ci95")]
+            keys += [f"{self.name}/{key}/{score}" for key in differences for score in ("difference", "ci95")]
+            keys += [f"time/{self.name}/adaptation_ms/{setting}{name}" for name in ("", "/from_scratch")]
+        return keys
+
+    def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
+        """Refuse images that were seen or that the encoder cannot take, tasks that cannot be drawn or classified.
+
+        Raises:
+            ValueError: With the remedy.
+        """
+        refuse_seen(self.judged, splits, "eval.verdict")
+        encoder = None if algorithm is None else algorithm.eval_encoder()
+        shape = tuple(splits.train.images.shape[1:]) if encoder is None else encoder.input_shape
+        refuse_shape(self.judged, shape, "eval.verdict")
+        labels_of(splits.train)
+        first = [self.tasks(setting)[:1] for setting in self.tasks.settings]
+        if algorithm is None or encoder is None:
+            return
+        with own_generators(device), evaluating(algorithm):
+            initialised_anew(encoder, 0)
+            for classify in {"": algorithm.classify, **algorithm.classifiers()}.values():
+                for task in first:
+                    Contender(self.judged.images, classify).accuracies(task, 1, device)
+
+    def protocol(self, splits: Splits) -> dict[str, Any]:
+        """Source, tasks, and what the baselines are."""
+        scratch, heads = self.from_scratch, f"ridge regression, lambda {self.ridge:g} of the support's spread"
+        recipes = {
+            "chance": "one over the ways",
+            "pixel_centroid": "nearest class mean, Euclidean distance of pixels",
+            "pixel_neighbour": "nearest image, Euclidean distance of pixels",
+            "pixel_ridge": f"{heads}, on pixels",
+            "untrained": "the architecture anew; nearest class mean of L2-normalised features",
+            "supervised": f"{self.supervised.recipe(splits.train)}; frozen; {heads}, on features standardised by "
+            "source images",
+            "from_scratch": scratch.recipe(),
+        }
+        few = {"from_scratch": self.scratch_episodes}
+        return {
+            "name": self.name,
+            **self.tasks.described(),
+            "trained_on": splits.train.name,
+            "classes": "unseen",
+            "paired": "the algorithm's accuracy less the baseline's, episode by episode; the best baseline is that of "
+            "the highest mean on the episodes that all were asked, chosen by these episodes: conservative",
+            "baselines": {
+                name: {"recipe": recipe, "episodes": few.get(name, self.tasks.episodes)}
+                for name, recipe in recipes.items()
+            },
+        }
+
+    def write_manifest(self, folder: Path, splits: Splits) -> None:
+        """Write folder/tasks_cifar10.safetensors: the episodes, as `FewShot.write_manifest` does."""
+        self.tasks.write(folder / f"tasks_{self.name}.safetensors")
+
+    def _baselines(self, encoder: Encoder, source: Dataset, device: torch.device) -> dict[str, Contender]:
+        """Those that are asked all episodes, in order."""
+        images = on_device(self.judged.images, device)
+        untrained = initialised_anew(encoder, randomness.number(self.tasks.seed, "verdict/untrained", 0))
+        supervised = self.supervised.train(encoder, source, self.tasks.seed, device)
+        ridge = ridge_regression(self.ridge)
+        return {
+            "pixel_centroid": Contender(images, of_pixels(nearest_mean)),
+            "pixel_neighbour": Contender(images, of_pixels(nearest_neighbour)),
+            "pixel_ridge": Contender(images, of_pixels(ridge)),
+            "untrained": Contender(F.normalize(features(untrained, self.judged.images, device), dim=1), nearest_mean),
+            "supervised": Contender(standardised(supervised, self.judged, source, device), ridge),
+        }
+
+    def _asked(self, contenders: dict[str, Contender], tasks: Tasks, device: torch.device) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, one in contenders.items():
+            known = [found[other] for other in found if contenders[other] is one]  # the configured way, under its name
+            found[name] = known[0] if known else one.accuracies(tasks, self.tasks_per_batch, device)
+        return found
+
+    def _compared(self, setting: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, float]:
+        scores = {}
+        for way, values in own.items():
+            scores |= keyed(f"{self.name}/few_shot/{setting}{way}", mean(values))
+        for name, values in found.items():
+            scores |= keyed(f"{self.name}/verdict/{setting}/{name}", mean(values))
+        for name, values in {"": found[best_baseline(found)], **{f"/{name}": found[name] for name in found}}.items():
+            scores |= keyed(f"{self.name}/paired/{setting}{name}", difference(own[""], values))
+        return scores

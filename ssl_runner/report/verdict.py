@@ -1,0 +1,81 @@
+"""The verdict on a run in words: whether its adaptation to unseen images is worth anything."""
+
+from collections.abc import Mapping
+from typing import Any
+
+WORDS = {
+    "chance": "chance",
+    "pixel_centroid": "pixel centroid",
+    "pixel_neighbour": "pixel nearest neighbour",
+    "pixel_ridge": "ridge on pixels",
+    "untrained": "untrained encoder",
+    "supervised": "source-supervised encoder",
+    "from_scratch": "training from scratch",
+}
+
+Metrics = Mapping[str, float]
+Protocols = Mapping[str, Mapping[str, Any]]
+
+
+def sentences(metrics: Metrics, protocols: Protocols) -> list[str]:
+    """One of each unseen dataset and setting; none where the run had no verdict.
+
+    Args:
+        metrics: Of `ssl_runner.evaluation.verdict.Verdict`, among others.
+        protocols: Of the evaluators by name, of the algorithm under ``algorithm``.
+    """
+    transductive = protocols.get("algorithm", {}).get("transductive", False)
+    how = "; its queries were normalised together (transductive), the baselines' were not" if transductive else ""
+    verdicts = [protocol for protocol in protocols.values() if "baselines" in protocol]
+    return [
+        sentence(metrics, protocol, setting) + how
+        for protocol in verdicts
+        for setting in protocol["settings"]
+        if f"{protocol['name']}/paired/{setting}/difference" in metrics
+    ]
+
+
+def sentence(metrics: Metrics, protocol: Mapping[str, Any], setting: str) -> str:
+    """``cifar10 5w1s: 31.20 ± 0.52; the best baseline, pixel centroid, has 24.40; adaptation helped: ...``."""
+    name, best = protocol["name"], best_baseline(metrics, protocol, setting)
+    own, interval = (metrics[f"{name}/few_shot/{setting}/{score}"] for score in ("top1", "ci95"))
+    baseline = metrics[f"{name}/verdict/{setting}/{best}/top1"]
+    difference, half = (metrics[f"{name}/paired/{setting}/{score}"] for score in ("difference", "ci95"))
+    n = protocol["baselines"][best]["episodes"]
+    there = f" in the first {n:,} episodes" if n < protocol["episodes"] else ""
+    return (
+        f"{name} {setting}: {percent(own)} ± {percent(interval)}; the best baseline, {WORDS.get(best, best)}, has "
+        f"{percent(baseline)}{there}; {outcome(difference, half)} (paired, {n:,} episodes)"
+    )
+
+
+def best_baseline(metrics: Metrics, protocol: Mapping[str, Any], setting: str) -> str:
+    """The baseline that the difference is with: the first of which the very same is told."""
+    prefix = f"{protocol['name']}/paired/{setting}"
+    scores = ("difference", "ci95")
+    return next(
+        baseline
+        for baseline in protocol["baselines"]
+        if all(metrics[f"{prefix}/{baseline}/{score}"] == metrics[f"{prefix}/{score}"] for score in scores)
+    )
+
+
+def outcome(difference: float, half: float) -> str:
+    """Whether adaptation helped, by how much, given a paired difference and half its 95% interval."""
+    told = f"{percent(difference, '+')} ± {percent(half)}"
+    if difference - half > 0:
+        return f"adaptation helped: {told}"
+    if difference + half < 0:
+        return f"adaptation hurt: {told}"
+    return f"adaptation did not help: {told} is not distinguishable from 0"
+
+
+def percent(share: float, sign: str = "", digits: int = 2) -> str:
+    """In per cent, without the sign for it; what rounds to nothing is not below it."""
+    return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"
+
+
+def is_part(name: str, metrics: Metrics) -> bool:
+    """Whether a figure ``cifar10/few_shot/5w1s`` stands in a verdict's table: the algorithm's own, or a baseline's."""
+    dataset, kind, setting = (*name.split("/"), "", "")[:3]
+    return kind in ("few_shot", "verdict") and f"{dataset}/paired/{setting}/difference" in metrics

@@ -13,6 +13,7 @@ from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.tasks import TaskSampler
 from ssl_runner.device import enough_memory
 from ssl_runner.evaluation.features import evaluating, features
+from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.negatives import figures
 from ssl_runner.report import adaptation
 from ssl_runner.report.board import log_config, log_layout
@@ -80,13 +81,17 @@ def shown_split(splits: Splits) -> Dataset:
 
 
 def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
+    """A task with its predictions, of the run's own dataset and of each that an evaluator has."""
     batching = run.batching
     assert isinstance(batching, EpisodeBatching)
-    try:
-        episode, names = fixed_episode(shown_split(run.splits), batching)
-    except ValueError:  # trained on more ways than there are classes to show
-        return
-    writer.add_image("episode", episode_picture(episode, predicted(run.algorithm, episode, run.device), names), step)
+    targets = [made.target for made in run.evaluators.values() if isinstance(made, FewShot) and made.target is not None]
+    shown = {"episode": shown_split(run.splits)} | {f"episode/{target.source}": target for target in targets}
+    for tag, dataset in shown.items():
+        try:
+            episode, names = fixed_episode(dataset, batching)
+        except ValueError:  # trained on more ways than there are classes to show
+            continue
+        writer.add_image(tag, episode_picture(episode, predicted(run.algorithm, episode, run.device), names), step)
 
 
 def fixed_episode(dataset: Dataset, batching: EpisodeBatching) -> tuple[Episodes, list[str]]:

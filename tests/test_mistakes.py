@@ -290,7 +290,7 @@ ABSENT = [
         "dataset=mixture dataset.datasets.mnist=5 augmentation.transforms.crop=no",
         [
             "dataset.datasets.mnist: got 5 (int), expected Splits or null",
-            "augmentation.transforms.crop: got False (bool), expected Transform or null",
+            "augmentation.transforms.crop: got 'no' (str), expected Transform or null",
         ],
     ),
     (

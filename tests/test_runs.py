@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ssl_runner
 from ssl_runner import checks, commandline, train, wiring
@@ -96,6 +97,12 @@ def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_tha
     assert written == {"tasks.safetensors", "tasks_cifar10.safetensors", "tasks_omniglot.safetensors"}
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert any(key.startswith("train/accuracy/") for row in rows for key in row)
+    events = EventAccumulator(str(tmp_path), {"images": 0}).Reload()
+    assert set(events.Tags()["images"]) == {
+        "episode/cifar10",
+        "episode/omniglot",
+    }  # own classes are held out two by two
+    assert [image.step for image in events.Images("episode/cifar10")] == [0, 2]
 
 
 def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypatch):

@@ -4,11 +4,6 @@ from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
 
 
-def source_of(dataset: Dataset) -> str:
-    """``cifar10`` of ``cifar10/test``."""
-    return dataset.name.rpartition("/")[0] or dataset.name
-
-
 def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
     """Raises ConfigError where images of the judged dataset's source may have been trained on, or selected by.
 
@@ -18,9 +13,8 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
         where: Dotted key of the evaluator, for the message.
     """
     seen = [part for part in (splits.train, splits.validation) if part is not None]
-    # a mixture says of each class which dataset it comes from
-    sources = {source for part in seen for source in getattr(part, "class_domains", None) or [source_of(part)]}
-    same = [source for source in sorted(sources) if _letters(source) == _letters(source_of(judged))]
+    sources = {source for part in seen for source in part.domains or (part.source,)}
+    same = [source for source in sorted(sources) if _letters(source) == _letters(judged.source)]
     if same:
         raise ConfigError(
             [

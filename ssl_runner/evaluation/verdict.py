@@ -30,7 +30,7 @@ from ssl_runner.evaluation.from_scratch import FromScratch
 from ssl_runner.evaluation.paired import best_baseline, difference, keyed, mean
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.timing import adaptation_ms
-from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape, source_of
+from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
 
@@ -102,8 +102,8 @@ class Verdict:
         if not ridge > 0:
             raise ValueError(f"ridge={ridge}; give a number above 0, say 0.3")
         randomness.check_seed(seed)
-        self.judged = dataset.test
-        self.name = source_of(dataset.test)
+        self.target = dataset.test
+        self.name = dataset.test.source
         parsed = [Setting.parse(setting, n_query) for setting in settings]
         self.tasks = FixedTasks(dataset.test, parsed, episodes, seed, "eval.verdict")
         self.tasks_per_batch = tasks_per_batch
@@ -125,10 +125,10 @@ class Verdict:
         Raises:
             ValueError: If the algorithm cannot be asked, or a baseline diverged.
         """
-        scores, images = {}, self.judged.images
+        scores, images = {}, self.target.images
         with own_generators(device), evaluating(algorithm):
             encoder = algorithm.eval_encoder()
-            ways = ways_of(algorithm, self.judged, device)
+            ways = ways_of(algorithm, self.target, device)
             baselines = self._baselines(encoder, splits.train, device)
             for setting in self.tasks.settings:
                 tasks = self.tasks(setting)
@@ -163,10 +163,10 @@ class Verdict:
         Raises:
             ValueError: With the remedy.
         """
-        refuse_seen(self.judged, splits, "eval.verdict")
+        refuse_seen(self.target, splits, "eval.verdict")
         encoder = None if algorithm is None else algorithm.eval_encoder()
         shape = tuple(splits.train.images.shape[1:]) if encoder is None else encoder.input_shape
-        refuse_shape(self.judged, shape, "eval.verdict")
+        refuse_shape(self.target, shape, "eval.verdict")
         labels_of(splits.train)
         first = [self.tasks(setting)[:1] for setting in self.tasks.settings]
         if algorithm is None or encoder is None:
@@ -175,7 +175,7 @@ class Verdict:
             initialised_anew(encoder, 0)
             for classify in {"": algorithm.classify, **algorithm.classifiers()}.values():
                 for task in first:
-                    Contender(self.judged.images, classify).accuracies(task, 1, device)
+                    Contender(self.target.images, classify).accuracies(task, 1, device)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Source, tasks, and what the baselines are."""
@@ -210,7 +210,7 @@ class Verdict:
 
     def _baselines(self, encoder: Encoder, source: Dataset, device: torch.device) -> dict[str, Contender]:
         """Those that are asked all episodes, in order."""
-        images = on_device(self.judged.images, device)
+        images = on_device(self.target.images, device)
         untrained = initialised_anew(encoder, randomness.number(self.tasks.seed, "verdict/untrained", 0))
         supervised = self.supervised.train(encoder, source, self.tasks.seed, device)
         ridge = ridge_regression(self.ridge)
@@ -218,8 +218,8 @@ class Verdict:
             "pixel_centroid": Contender(images, of_pixels(nearest_mean)),
             "pixel_neighbour": Contender(images, of_pixels(nearest_neighbour)),
             "pixel_ridge": Contender(images, of_pixels(ridge)),
-            "untrained": Contender(F.normalize(features(untrained, self.judged.images, device), dim=1), nearest_mean),
-            "supervised": Contender(standardised(supervised, self.judged, source, device), ridge),
+            "untrained": Contender(F.normalize(features(untrained, self.target.images, device), dim=1), nearest_mean),
+            "supervised": Contender(standardised(supervised, self.target, source, device), ridge),
         }
 
     def _asked(self, contenders: dict[str, Contender], tasks: Tasks, device: torch.device) -> dict[str, Tensor]:

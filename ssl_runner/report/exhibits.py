@@ -81,15 +81,20 @@ def shown_split(splits: Splits) -> Dataset:
 
 
 def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
+    """A task with its predictions, of the run's own dataset and of each that an evaluator has."""
     batching = run.batching
     assert isinstance(batching, EpisodeBatching)
-    try:
-        episode, names = fixed_episode(shown_split(run.splits), batching)
-    except ValueError:  # trained on more ways than there are classes to show
-        return
-    writer.add_image("episode", episode_picture(episode, predicted(run.algorithm, episode, run.device), names), step)
-    for name, shown in looked_at(run.algorithm, episode, run.device).items():
-        writer.add_image(name, map_picture(shown), step)
+    targets = [target for made in run.evaluators.values() if (target := getattr(made, "target", None)) is not None]
+    shown = {"": shown_split(run.splits)} | {f"/{target.source}": target for target in targets}
+    for which, dataset in shown.items():
+        try:
+            episode, names = fixed_episode(dataset, batching)
+        except ValueError:  # trained on more ways than there are classes to show
+            continue
+        picture = episode_picture(episode, predicted(run.algorithm, episode, run.device), names)
+        writer.add_image(f"episode{which}", picture, step)
+        for name, found in looked_at(run.algorithm, episode, run.device).items():
+            writer.add_image(f"{name}{which}", map_picture(found), step)
 
 
 def fixed_episode(dataset: Dataset, batching: EpisodeBatching) -> tuple[Episodes, list[str]]:

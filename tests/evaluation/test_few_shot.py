@@ -9,12 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
 
+from ssl_runner import checks, wiring
 from ssl_runner.commandline import conf_folder
+from ssl_runner.composition import Composer
 from ssl_runner.config import ConfigError, build
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.roots import NotAtHand, at_hand_only
 from ssl_runner.evaluation.evaluator import evaluate, selecting
 from ssl_runner.evaluation.few_shot import FewShot, Setting, interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
@@ -391,3 +395,21 @@ def test_domains_of_another_dataset_stand_before_its_keys(by_images, two_domains
     found = other(RawPixels((1, 8, 8)), by_images, CPU)
     assert list(found) == other.keys()
     assert found == few_shot(["5w1s"])(RawPixels((1, 8, 8)), two_domains, CPU)
+
+
+def test_a_folder_that_is_yet_to_be_decoded_may_be_judged_and_is_decoded_when_nothing_else_is_wrong(tmp_path):
+    folder = tmp_path / "mine"
+    for number in range(12):
+        (folder / f"class{number % 3}").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 20), 20 * number).save(folder / f"class{number % 3}" / f"{number}.png")
+    node = (
+        f"{{_target_: ssl_runner.data.image_folder.image_folder, root: {folder}, split: images, class_split: null, "
+        "class_counts: null, validation: 0, test: 0.5, split_seed: 0, size: 16, channels: 1}"
+    )
+    words = ["eval=[few_shot]", f"eval.few_shot.dataset={node}", "eval.few_shot.n_query=1", "baselines=[]"]
+    config = checks.settled(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
+    with at_hand_only() as absent, pytest.raises(NotAtHand):
+        wiring.wire(config)
+    assert absent == ["image_folder"]
+    (evaluator,) = wiring.prepare(config).evaluators.values()
+    assert evaluator.keys() == ["mine/few_shot/3w1s/top1", "mine/few_shot/3w1s/ci95"]

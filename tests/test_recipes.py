@@ -11,7 +11,7 @@ from ssl_runner.config import ConfigError, build
 
 CONF = commandline.conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml")}
+ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml", "umtra")}
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10")])

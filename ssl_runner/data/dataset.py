@@ -17,6 +17,7 @@ class Dataset:
         class_names: One a class; empty without labels.
         class_groups: One a class (domain, alphabet), or None.
         fingerprint: Hash of the content.
+        class_domains: One a class, or None: all classes of a task are of one domain, which is drawn first.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Dataset:
     class_names: tuple[str, ...]
     class_groups: tuple[str, ...] | None
     fingerprint: str
+    class_domains: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)

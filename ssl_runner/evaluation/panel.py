@@ -166,6 +166,8 @@ def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
     if validation is None or validation.labels is None or splits.train.labels is None:
         return ()
     if splits.by == "images":
+        if splits.train.class_names != validation.class_names:  # clusters, say
+            return ()
         source, bank = splits.train, _draw(splits.train, "panel/bank", N_BANK)
         queries = _draw(validation, "panel/queries", N_QUERIES)
     else:  # classes that were not trained on; few, so that a class has several images

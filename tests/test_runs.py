@@ -26,6 +26,8 @@ def small(name: str) -> list[str]:
     overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
     overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
     config = checks.settled(Composer(CONF), [f"experiment={name}"])[0]
+    if "clusters" in config["dataset"]:
+        overrides += ["dataset.partitions=2", "dataset.clusters=12"]
     if "tasks_per_batch" in config["batching"]:
         return [*overrides, "batching.tasks_per_batch=2", "batching.n_way=5"]
     if name == "w_mse_cifar10":

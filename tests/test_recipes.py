@@ -51,3 +51,15 @@ def test_every_recipe_for_omniglot_fits_other_data_or_says_what_to_lower(name, d
         words += re.findall(r"eval\.few_shot\.\w+=\S+", text)
         assert wiring.wire(checks.settled(Composer(CONF), words)[0]).step_bytes is not None
         assert name not in ADAPTING  # their five ways fit
+
+
+@pytest.mark.parametrize("name", ["simclr", "umtra", "protoclr", "psco", "cactus"])
+def test_recipes_without_labels_are_scored_on_the_very_episodes_of_those_with(name):
+    """Tasks are a function of the test images and of these values (`FewShot.tasks`)."""
+    own, other = (checks.settled(Composer(CONF), [f"experiment={one}_omniglot"])[0] for one in (name, "protonet"))
+    dataset = own["dataset"]["dataset"] if name == "cactus" else own["dataset"]
+    assert dataset == other["dataset"]
+    ours, theirs = (config["eval"]["few_shot"] for config in (own, other))
+    assert all(ours[key] == theirs[key] for key in ("n_query", "episodes", "seed"))
+    adapting = checks.settled(Composer(CONF), ["experiment=maml_omniglot"])[0]["eval"]["few_shot"]["settings"]
+    assert set(adapting if name == "umtra" else theirs["settings"]) <= set(ours["settings"])

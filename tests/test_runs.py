@@ -119,18 +119,19 @@ def states(folder) -> dict[str, torch.Tensor]:
     return found
 
 
-WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, prototypes that wait, neighbours
+WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, prototypes that wait, neighbours, shots
     "moco_v2_cifar10": ["algorithm.queue_size=40", "algorithm.batch_norm_groups=4"],
     "byol_cifar10": [],
     "dino_cifar10": ["algorithm.freeze_share=0.4", "loss.warmup_share=0.5"],
     "swav_cifar10": ["algorithm.queue_size=40", "algorithm.freeze_share=0.4", "algorithm.queue_share=0.4"],
     "nnclr_cifar10": ["algorithm.queue_size=40"],
+    "psco_omniglot": ["algorithm.queue_size=40", "eval.few_shot.settings=[5w1s]"],
 }
 
 
 @pytest.mark.parametrize("name", ["simclr_digits", "maml_omniglot", "maml_pp_omniglot", *WITH_STATE])
 def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
-    if name.endswith("_omniglot"):
+    if name.endswith("_omniglot") and name not in WITH_STATE:
         request.getfixturevalue("data_root")
     overrides = [*small(name), "trainer.max_steps=6", "trainer.checkpoint_every=3"]
     if name in WITH_STATE:

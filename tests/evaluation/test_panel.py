@@ -114,6 +114,11 @@ def test_pairs_of_pseudo_tasks_without_labels_are_an_image_and_a_view_of_it(by_c
     assert panel.labels is None
 
 
+def test_where_train_has_other_classes_than_validation_there_is_no_online_knn(by_images, views):
+    clusters = replace(by_images.train, class_names=tuple(f"cluster {n}" for n in by_images.train.class_names))
+    assert Panel.of(replace(by_images, train=clusters), views, CPU).queries is None
+
+
 def test_online_knn_is_high_where_the_queries_are_in_the_bank_and_low_where_labels_are_wrong(small, by_images, views):
     panel, algorithm = Panel.of(by_images, views, CPU), small()
     alike = Panel(panel.first, panel.second, panel.bank, panel.bank_labels, panel.bank[:50], panel.bank_labels[:50])

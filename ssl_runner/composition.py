@@ -82,10 +82,12 @@ class Composer:
         found = self._loader.compute_defaults_list(self.name, list(overrides), RunMode.MULTIRUN)
         packages, several = {}, set()
         for default in found.defaults:
-            path = default.config_path or ""
-            if "/" in path and not path.startswith("hydra/"):
+            path, key = default.config_path or "", default.override_key
+            # an option within another option's node, dataset@dataset.dataset, comes and goes with that one
+            if "/" in path and not path.startswith("hydra/") and "@" not in (key or ""):
                 packages[path] = default.package or ""
-                if default.override_key is None:
+                # one with a defaults list of its own has no key either, but it is the one choice of its group
+                if key is None and path.rpartition("/")[0] not in found.overrides.known_choices:
                     several.add(path.rpartition("/")[0])
         known = {group for group in found.overrides.known_choices if not group.startswith("hydra/")}
         return Selection(packages, frozenset(several), frozenset(known | several))
@@ -240,8 +242,9 @@ def _without_experiment(composer: Composer, hydra: list[str], selected: Selectio
 
 
 def _is_value(override: Override, node: str) -> bool:
-    """Whether a word of the command line sets something inside this node."""
-    return "." in override.key_or_group and _within(override.key_or_group, node)
+    """Whether a word of the command line sets or selects something inside this node."""
+    place = override.package or override.key_or_group  # dataset@dataset.dataset=mnist
+    return "." in place and _within(place, node)
 
 
 def _within(key: str, node: str) -> bool:

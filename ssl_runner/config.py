@@ -28,6 +28,7 @@ OUTSIDE_THE_HASH = (
     "dataset.*.root",
     "eval.*.dataset.root",
     "eval.*.dataset.*.root",
+    "dataset.encoder",  # where it lies; what it is stands in the data's fingerprint
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.panel_every",

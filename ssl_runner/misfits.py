@@ -67,9 +67,11 @@ def refuse_baselines(names: list[str]) -> None:
         raise ConfigError([f"baselines: {name!r} is not one of {', '.join(BASELINES)}" for name in unknown])
 
 
-def refuse_unlabelled(loss: Loss | None, splits: Splits) -> None:
+def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> None:
     """Raises ConfigError for a loss of labels without any."""
-    if loss is not None and "labels" in loss.needs and splits.train.labels is None:
+    if loss is None or "labels" not in loss.needs or batching.makes_labels:
+        return
+    if splits.train.labels is None:
         raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
 
 

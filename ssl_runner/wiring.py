@@ -77,7 +77,7 @@ def wire(config: Config) -> Run:
     fits = attempt(refuse_misfits, method, loss, batching, trainer, config)
 
     splits = attempt(roles.part, config["dataset"], "dataset", Splits)
-    attempt(refuse_unlabelled, loss, splits)
+    attempt(refuse_unlabelled, loss, batching, splits)
     device = torch.device("cpu") if trainer is REFUSED else trainer.device
     batching = attempt(bind, batching, splits, seed, device)
     attempt(lambda trainer, batching: trainer.steps(batching), trainer, batching)  # no epochs of episodes

@@ -48,6 +48,7 @@ FITS: dict[str, tuple[set[str], bool]] = {
     "dino": (BRANCHES, True),
     "nnclr": (WITH_QUEUE, True),
     "mochi": (WITH_QUEUE, True),
+    "psco": (WITH_QUEUE, True),
     "swav": ({"prototypes", "prototypes, queue"}, True),
     "cross_entropy": ({"supervised"}, False),
     "relation_mse": ({"supervised"}, False),

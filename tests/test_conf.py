@@ -55,3 +55,11 @@ def test_no_interpolation_reaches_into_hydra_and_no_path_is_of_a_machine(path: P
     text = path.read_text()
     assert "${hydra:" not in text
     assert "/home" not in text
+
+
+def test_a_dataset_within_a_dataset_is_chosen_like_any_option_over_any_experiment():
+    for first in ("experiment=simclr_digits", "experiment=cactus_omniglot"):
+        assert settled(first, "dataset=clustered")["dataset"] == settled("dataset=clustered")["dataset"]
+        chosen = settled(first, "dataset=clustered", "dataset@dataset.dataset=mnist", "dataset.dataset.size=20")
+        assert chosen["dataset"]["dataset"] == settled("dataset=mnist", "dataset.size=20")["dataset"]
+    assert settled("experiment=cactus_omniglot", "dataset=mnist")["dataset"] == settled("dataset=mnist")["dataset"]

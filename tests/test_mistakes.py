@@ -516,6 +516,7 @@ WITH = {
     "dataset/image_folder": ["dataset.root=."],
     "dataset/torchvision": ["dataset.name=USPS"],
     "dataset/omniglot": ["eval=[few_shot]"],
+    "dataset/clustered": ["eval=[few_shot]"],
     "loss/cross_entropy": ["algorithm=supervised", "batching=labelled", "model/head=linear"],
 }
 # of a split that is not used, these are ignored

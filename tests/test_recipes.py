@@ -12,7 +12,7 @@ from ssl_runner.config import ConfigError, build
 CONF = commandline.conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ACROSS = [name for name in EXPERIMENTS if "_to_" in name]
-ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml")}
+ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml", "umtra")}
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10") and name not in ACROSS])
@@ -67,3 +67,15 @@ def test_every_recipe_for_omniglot_fits_other_data_or_says_what_to_lower(name, d
         words += re.findall(r"eval\.few_shot\.\w+=\S+", text)
         assert wiring.wire(checks.settled(Composer(CONF), words)[0]).step_bytes is not None
         assert name not in ADAPTING  # their five ways fit
+
+
+@pytest.mark.parametrize("name", ["simclr", "umtra", "protoclr", "psco", "cactus"])
+def test_recipes_without_labels_are_scored_on_the_very_episodes_of_those_with(name):
+    """Tasks are a function of the test images and of these values (`FewShot.tasks`)."""
+    own, other = (checks.settled(Composer(CONF), [f"experiment={one}_omniglot"])[0] for one in (name, "protonet"))
+    dataset = own["dataset"]["dataset"] if name == "cactus" else own["dataset"]
+    assert dataset == other["dataset"]
+    ours, theirs = (config["eval"]["few_shot"] for config in (own, other))
+    assert all(ours[key] == theirs[key] for key in ("n_query", "episodes", "seed"))
+    adapting = checks.settled(Composer(CONF), ["experiment=maml_omniglot"])[0]["eval"]["few_shot"]["settings"]
+    assert set(adapting if name == "umtra" else theirs["settings"]) <= set(ours["settings"])

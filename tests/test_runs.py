@@ -27,6 +27,8 @@ def small(name: str) -> list[str]:
     overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
     overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
     config = checks.settled(Composer(CONF), [f"experiment={name}"])[0]
+    if "clusters" in config["dataset"]:
+        overrides += ["dataset.partitions=2", "dataset.clusters=12"]
     if "tasks_per_batch" in config["batching"]:
         return [*overrides, "batching.tasks_per_batch=2", "batching.n_way=5"]
     if name == "w_mse_cifar10":
@@ -154,18 +156,19 @@ def states(folder) -> dict[str, torch.Tensor]:
     return found
 
 
-WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, prototypes that wait, neighbours
+WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, prototypes that wait, neighbours, shots
     "moco_v2_cifar10": ["algorithm.queue_size=40", "algorithm.batch_norm_groups=4"],
     "byol_cifar10": [],
     "dino_cifar10": ["algorithm.freeze_share=0.4", "loss.warmup_share=0.5"],
     "swav_cifar10": ["algorithm.queue_size=40", "algorithm.freeze_share=0.4", "algorithm.queue_share=0.4"],
     "nnclr_cifar10": ["algorithm.queue_size=40"],
+    "psco_omniglot": ["algorithm.queue_size=40", "eval.few_shot.settings=[5w1s]"],
 }
 
 
 @pytest.mark.parametrize("name", ["simclr_digits", "maml_omniglot", "maml_pp_omniglot", *WITH_STATE])
 def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
-    if name.endswith("_omniglot"):
+    if name.endswith("_omniglot") and name not in WITH_STATE:
         request.getfixturevalue("data_root")
     overrides = [*small(name), "trainer.max_steps=6", "trainer.checkpoint_every=3"]
     if name in WITH_STATE:

@@ -49,6 +49,8 @@ def cases() -> dict[str, list[str]]:
     found["small crops"] = [*VIEWS, *HEAD, "loss=sigreg", "batching=multi_crop"]
     found["dino's head"] = [*VIEWS, "algorithm=momentum", "loss=dino", "model/head=dino", "model.head.bottleneck=8"]
     found["protonet"] = TASKS
+    pseudo = ["batching=pseudo_episodes" if word == "batching=episodes_5w1s" else word for word in TASKS]
+    found["protonet, pseudo-tasks"] = pseudo
     found["matchingnet"] = [*TASKS, "algorithm=matchingnet"]
     found["matchingnet, full context"] = [*TASKS, "algorithm=matchingnet", "algorithm.read_steps=2"]
     found["relationnet"] = [*TASKS, "algorithm=relationnet", "loss=relation_mse", "algorithm.width=4"]

@@ -20,6 +20,7 @@ class Batching(ABC):
 
     Attributes:
         batch_type: What `batch` returns.
+        makes_labels: Whether the labels of its batches are its own, so that the dataset need not have any.
         images_per_step: Images that a step sends through the network; the mean, where steps differ.
         steps_per_epoch: None where an epoch has no meaning.
         n_outputs: Width of a classifying head on these batches, None without classes.
@@ -28,6 +29,7 @@ class Batching(ABC):
     """
 
     batch_type: ClassVar[type[Views] | type[Episodes]]
+    makes_labels: ClassVar[bool] = False
     images_per_step: int
     steps_per_epoch: int | None = None
     n_outputs: int | None = None

@@ -53,7 +53,7 @@ def places(splits: Splits, labels: float = 1.0) -> Places:
             so that what a probe chooses costs no label more.
 
     Raises:
-        ValueError: If a split has no labels.
+        ValueError: If a split has no labels, or by images train has other classes than test (clusters, say).
     """
     query_labels = labels_of(splits.test)
     queries = torch.arange(len(query_labels))
@@ -65,6 +65,11 @@ def places(splits: Splits, labels: float = 1.0) -> Places:
         parts = (splits.train,) if splits.validation is None else (splits.train, splits.validation)
         bank_labels = torch.cat([labels_of(part) for part in parts])
         bank = torch.arange(len(bank_labels))
+        if splits.train.class_names != splits.test.class_names:
+            raise ValueError(
+                f"{splits.train.name} has other classes than {splits.test.name}, so its labels teach nothing about "
+                "these; choose eval=[few_shot], or a dataset split by classes"
+            )
     if labels < 1:
         drawn = share(bank_labels, labels, "labels", spare=0)
         bank, bank_labels = bank[drawn], bank_labels[drawn]

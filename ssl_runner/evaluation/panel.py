@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.data.batches import Views
+from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.evaluation import negatives
@@ -36,7 +36,7 @@ class Panel:
 
     Attributes:
         first: (P, C, H, W); row i and row i of ``second`` are a positive pair: two views of a training image, or, in
-            episodes, two images of a class.
+            episodes, two images of a class, without labels support and query of a pseudo-task.
         second: (P, C, H, W).
         bank: uint8 (N, C, H, W) with bank_labels, for the online kNN, or None.
         queries: uint8 (M, C, H, W) with query_labels, of the validation split, or None.
@@ -151,6 +151,12 @@ def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor, Tensor |
         same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
         one, other = chosen[:-1][same][:N_PAIRS], chosen[1:][same][:N_PAIRS]
         return train.images[one], train.images[other], train.labels[one]
+    if isinstance(batch, Episodes):  # made without labels: a class is an image
+        support, query = (
+            images.unflatten(1, (batch.n_way, -1))[:, :, 0].flatten(0, 1)[:N_PAIRS]
+            for images in (batch.support_images, batch.query_images)
+        )
+        return support, query, None
     images = train.images[chosen[:N_PAIRS]]
     return images, images, None
 
@@ -160,6 +166,8 @@ def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
     if validation is None or validation.labels is None or splits.train.labels is None:
         return ()
     if splits.by == "images":
+        if splits.train.class_names != validation.class_names:  # clusters, say
+            return ()
         source, bank = splits.train, _draw(splits.train, "panel/bank", N_BANK)
         queries = _draw(validation, "panel/queries", N_QUERIES)
     else:  # classes that were not trained on; few, so that a class has several images

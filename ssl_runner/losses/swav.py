@@ -1,12 +1,11 @@
 """SwAV: swapped assignments between views."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.sinkhorn import refuse_sinkhorn, sinkhorn
 
 
 class SwAV(Loss):
@@ -30,11 +29,9 @@ class SwAV(Loss):
 
     def __init__(self, temperature: float, epsilon: float, sinkhorn_iterations: int) -> None:
         super().__init__()
-        for name, value, say in (("temperature", temperature, 0.1), ("epsilon", epsilon, 0.05)):
-            if not value > 0:
-                raise ValueError(f"{name}={value}, but it divides scores; give a number above 0, say {say}")
-        if not sinkhorn_iterations >= 1:
-            raise ValueError(f"sinkhorn_iterations={sinkhorn_iterations}; give a number of at least 1, say 3")
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}, but it divides scores; give a number above 0, say 0.1")
+        refuse_sinkhorn(epsilon, sinkhorn_iterations)
         self.temperature, self.epsilon, self.sinkhorn_iterations = temperature, epsilon, sinkhorn_iterations
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
@@ -60,12 +57,7 @@ class SwAV(Loss):
     @torch.no_grad()
     def codes(self, scores: Tensor, memory: Tensor | None) -> Tensor:
         """Codes (G, B, K), each summing to 1, of scores (G, B, K) shared out together with memory (M, K)."""
-        images, prototypes = scores.shape[1:]
+        images = scores.shape[1]
         if memory is not None:
             scores = torch.cat([scores, memory.to(scores.dtype).expand(len(scores), -1, -1)], dim=1)
-        log_codes = scores / self.epsilon
-        for _ in range(self.sinkhorn_iterations):
-            # every prototype gets the same total, then every image gives 1
-            log_codes = log_codes - log_codes.logsumexp(dim=1, keepdim=True) + math.log(log_codes.shape[1] / prototypes)
-            log_codes = log_codes - log_codes.logsumexp(dim=2, keepdim=True)
-        return log_codes[:, :images].exp()
+        return sinkhorn(scores / self.epsilon, self.sinkhorn_iterations)[:, :images].exp()

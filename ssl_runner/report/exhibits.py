@@ -1,5 +1,7 @@
 """What a run shows in TensorBoard beside its curves: before training, and after it."""
 
+import contextlib
+import copy
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from ssl_runner.algorithms.algorithm import Algorithm, Map
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.data.tasks import TaskSampler
 from ssl_runner.device import enough_memory
 from ssl_runner.evaluation.features import evaluating, features
@@ -46,7 +49,7 @@ def after(writer: SummaryWriter, run: Run, step: int) -> None:
     shown = shown_split(run.splits)
     if run.batching.batch_type is Episodes:
         _log_episode(writer, run, step)
-    if isinstance(run.batching, EpisodeBatching):
+    if isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching):
         adaptation.log_adaptation(writer, run.algorithm, shown, run.batching.ways[0], run.device)
     _log_negatives(writer, run, step)
     chosen = torch.from_numpy(randomness.permutation(0, "projector", 0, len(shown))[:N_PROJECTED])
@@ -61,6 +64,7 @@ def _tags(run: Run) -> list[str]:
     tags += [] if panel is None else [f"panel/{name}" for name in panel.names]
     if isinstance(run.batching, EpisodeBatching):
         tags += [f"train/accuracy/{name}" for name in run.batching.domains]
+    if isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching):
         tags += adaptation.tags(run.algorithm, shown_split(run.splits), run.batching.ways[0])
     return tags
 
@@ -81,23 +85,45 @@ def shown_split(splits: Splits) -> Dataset:
 
 
 def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
-    """A task with its predictions, of the run's own dataset and of each that an evaluator has."""
-    batching = run.batching
-    assert isinstance(batching, EpisodeBatching)
+    """Tasks with predictions, of the run's own dataset and of each that an evaluator has, and what goes on inside."""
+    assert isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching)
+    for tag, (episode, names) in fixed_episodes(shown_split(run.splits), run.batching).items():
+        _log_task(writer, run, tag, episode, names, step)
     targets = [target for made in run.evaluators.values() if (target := getattr(made, "target", None)) is not None]
-    shown = {"": shown_split(run.splits)} | {f"/{target.source}": target for target in targets}
-    for which, dataset in shown.items():
-        try:
-            episode, names = fixed_episode(dataset, batching)
-        except ValueError:  # trained on more ways than there are classes to show
-            continue
-        picture = episode_picture(episode, predicted(run.algorithm, episode, run.device), names)
-        writer.add_image(f"episode{which}", picture, step)
-        for name, found in looked_at(run.algorithm, episode, run.device).items():
-            writer.add_image(f"{name}{which}", map_picture(found), step)
+    for target in targets:
+        with contextlib.suppress(ValueError):  # trained on more ways than there are classes to show
+            _log_task(writer, run, f"episode/{target.source}", *fixed_episode(target, run.batching), step)
 
 
-def fixed_episode(dataset: Dataset, batching: EpisodeBatching) -> tuple[Episodes, list[str]]:
+def _log_task(writer: SummaryWriter, run: Run, tag: str, episode: Episodes, names: list[str] | None, step: int) -> None:
+    writer.add_image(tag, episode_picture(episode, predicted(run.algorithm, episode, run.device), names), step)
+    for name, shown in looked_at(run.algorithm, episode, run.device).items():
+        writer.add_image(f"{tag}/{name}", map_picture(shown), step)
+
+
+def fixed_episodes(
+    dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching
+) -> dict[str, tuple[Episodes, list[str] | None]]:
+    """By tag, a task with the names of its classes, and of a batching without labels one of its own kind before it.
+
+    What the dataset has too few images or classes for is left out, and so is what needs labels if it has none.
+    """
+    found = {}
+    if isinstance(batching, PseudoEpisodeBatching) and len(dataset) >= batching.n_way:
+        found["pseudo_episode"] = (fixed_pseudo_episode(dataset, batching), None)
+    with contextlib.suppress(ValueError):
+        found["episode"] = fixed_episode(dataset, batching)
+    return found
+
+
+def fixed_pseudo_episode(dataset: Dataset, batching: PseudoEpisodeBatching) -> Episodes:
+    """One task of images of a dataset, always the same: the batching's own views of them."""
+    of_this = copy.copy(batching)
+    of_this.bind(dataset, 0, torch.device("cpu"))
+    return of_this.batch(0).chunk(of_this.tasks_per_batch)[0]
+
+
+def fixed_episode(dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching) -> tuple[Episodes, list[str]]:
     """One task of the batching's least ways and shots, always the same, and the names of its classes."""
     n_way, k_shot = batching.ways[0], batching.shots[0]
     sampler = TaskSampler(dataset, n_way, k_shot, batching.n_query)

@@ -8,6 +8,7 @@ from ssl_runner import distributed
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.verdict import Verdict
 from ssl_runner.run import Run
@@ -69,6 +70,9 @@ def _batch(run: Run) -> str:
         shared = f", {own:,} on each of {processes} processes" if processes > 1 else ""
         return f"{own * processes:,} images, {batching.images_per_step:,} views of them{shared}"
     size = f"{batching.images_per_step:,} images"
+    if isinstance(batching, PseudoEpisodeBatching):
+        views = f"{batching.k_shot} support and {batching.n_query} query views of each"
+        return f"{batching.tasks_per_batch} pseudo-tasks of {batching.n_way} images, {views}: {size}"
     if not isinstance(batching, EpisodeBatching):
         return size
     ways, shots = (_span(numbers) for numbers in (batching.ways, batching.shots))

@@ -2,13 +2,15 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.augmentation import Augmentation, HorizontalFlip
 from ssl_runner.data.batching import EpisodeBatching, ViewBatching
+from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.evaluation.panel import COLLAPSED, Panel, alignment, rankme, spread, uniformity
 
 CPU = torch.device("cpu")
@@ -100,6 +102,21 @@ def test_pairs_of_episodes_are_two_images_of_a_class(by_classes, episodes):
     assert len(pairs) > 100
     assert all(one == other for one, other in pairs)
     assert "online_knn" not in panel.names  # no validation
+
+
+def test_pairs_of_pseudo_tasks_without_labels_are_an_image_and_a_view_of_it(by_classes):
+    train = replace(by_classes.train, labels=None, class_names=())
+    batching = PseudoEpisodeBatching(Augmentation({"flip": HorizontalFlip(1.0)}), 5, 1, 2, 3, None)
+    batching.bind(train, seed=0, device=CPU)
+    panel = Panel.of(replace(by_classes, train=train), batching, CPU)
+    assert torch.equal(panel.first, train.images[batching.sources(0).flatten()].float() / 255)
+    assert torch.equal(panel.second, panel.first.flip(-1))
+    assert panel.labels is None
+
+
+def test_where_train_has_other_classes_than_validation_there_is_no_online_knn(by_images, views):
+    clusters = replace(by_images.train, class_names=tuple(f"cluster {n}" for n in by_images.train.class_names))
+    assert Panel.of(replace(by_images, train=clusters), views, CPU).queries is None
 
 
 def test_online_knn_is_high_where_the_queries_are_in_the_bank_and_low_where_labels_are_wrong(small, by_images, views):

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ssl_runner import checks, commandline, train, wiring
 from ssl_runner.composition import Composer
+from ssl_runner.data.dataset import Splits
 from ssl_runner.data.tasks import Tasks
 from ssl_runner.evaluation.few_shot import MANIFEST, manifest
 from ssl_runner.report import adaptation
@@ -45,6 +46,17 @@ MAML = [
     "baselines=[untrained,raw_pixels]",
     "eval.few_shot.settings=[5w1s]",
     "batching.n_query=2",
+]
+UMTRA = [
+    "experiment=umtra_omniglot",
+    "dataset=digits",
+    "model.encoder.width=4",
+    "batching.tasks_per_batch=2",
+    "trainer.max_steps=2",
+    "trainer.panel_every=2",
+    "trainer.progress=false",
+    "eval=[]",
+    "baselines=[]",
 ]
 
 
@@ -167,6 +179,37 @@ def test_a_split_of_too_few_classes_has_no_tasks_to_show(adapted):
     assert [name for name, _ in adaptation.fixed_tasks(smaller, 5)] == ["5w1s"]
 
 
+def unlabelled(part):
+    """As `roles.part`, but a dataset comes without its labels."""
+
+    def make(node, path, role, **supplied):
+        made = part(node, path, role, **supplied)
+        if role is not Splits:
+            return made
+        bare = {
+            name: replace(getattr(made, name), labels=None, class_names=()) for name in ("train", "validation", "test")
+        }
+        return replace(made, **bare)
+
+    return make
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_pseudo_tasks_are_pictured_and_beside_them_what_labels_allow(labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptation, "N_TASKS", 4)
+    if not labelled:
+        monkeypatch.setattr(wiring.roles, "part", unlabelled(wiring.roles.part))
+    train.run(config(UMTRA), tmp_path)
+    events = EventAccumulator(str(tmp_path), {"images": 0, "scalars": 0}).Reload()
+    pictures = {"pseudo_episode", "episode"} if labelled else {"pseudo_episode"}
+    assert set(events.Tags()["images"]) == pictures
+    for tag in pictures:
+        assert [image.step for image in events.Images(tag)] == [0, 2]
+    curves = {tag for tag in events.Tags()["scalars"] if tag.startswith("inner_steps/")}
+    assert curves == ({"inner_steps/5w1s"} if labelled else set())  # validation has too few images for five shots
+    assert all(point.value > 0 for point in events.Scalars("panel/alignment"))  # two views of an image differ
+
+
 def test_both_ways_to_classify_stand_in_the_result_with_what_they_mean(adapted):
     _, result = adapted
     metrics = result["metrics"]
@@ -227,6 +270,11 @@ def test_a_range_of_ways_and_shots_is_announced_with_the_memory_of_the_largest()
     assert ranged.step_bytes == largest.step_bytes
     assert lines(ranged, None, 0)["batch"] == "2 tasks of 2 to 5 ways, 1 to 3 shots, 15 queries: 119 images in the mean"
     assert lines(largest, None, 0)["batch"] == "2 tasks of 5 ways, 3 shots, 15 queries: 180 images"
+
+
+def test_pseudo_tasks_are_announced_as_such():
+    said = lines(wiring.prepare(config(UMTRA)), None, 0)["batch"]
+    assert said == "2 pseudo-tasks of 5 images, 1 support and 1 query views of each: 20 images"
 
 
 @pytest.mark.parametrize("overrides", [CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])

@@ -1,0 +1,134 @@
+"""PsCo: contrast with pseudo-labelled entries of a queue."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.clock import Clock
+from ssl_runner.losses.info_nce import contrast, cross_entropy
+from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.negatives import Negatives, shares
+from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
+from ssl_runner.losses.sinkhorn import refuse_sinkhorn, sinkhorn
+
+
+class PsCo(Loss):
+    """Pseudo-supervised contrast (Jang et al. 2023, arXiv:2303.00996, sec. 3.2): ``L = L_MoCo + L_PsCo``.
+
+    Each batch of B images is a B-way K-shot task whose queries are the online views q_i. An image's shots are found in
+    the memory by its target z_i, a view of it by the teacher: the K entries m of greatest ``A~_im``, where A~ is what
+    Sinkhorn-Knopp makes of ``exp(z_i m / epsilon)``, every entry with the same total, every image with 1. With S the
+    shots of all images, one that two images share counted twice, and S_i an image's own,
+
+        L_PsCo = mean_i -1/K sum_{s in S_i} log(e^{q_i s / T'} / sum_{s in S} e^{q_i s / T'}),
+
+    and L_MoCo is `InfoNCE` of q_i against z_i, with the memory as negatives. No gradient passes through targets,
+    memory or assignment. Of a memory with fewer than K entries all are shots; while it has none, the loss is 0.
+
+    Deviations: the mean over all ordered pairs of an online view and the target of another view, where the authors take
+    one direction, of two kinds of augmentation (one online view and two targets give that); Sinkhorn-Knopp on
+    logarithms. They classify by projections and predictions; here, as for every encoder, features are compared.
+
+    Args:
+        temperature: T of L_MoCo, above 0; divides the cosine similarities.
+        shot_temperature: T' of L_PsCo, above 0.
+        shots: K, at least 1: 1 on Omniglot, 4 on miniImageNet in the authors' README.
+        epsilon: Above 0: of the assignment; greater is softer.
+        sinkhorn_iterations: At least 1.
+    """
+
+    needs = frozenset({"target", "memory"})
+    views = 2
+
+    def __init__(
+        self, temperature: float, shot_temperature: float, shots: int, epsilon: float, sinkhorn_iterations: int
+    ) -> None:
+        super().__init__()
+        refuse_temperature(temperature)
+        if not shot_temperature > 0:
+            raise ValueError(f"shot_temperature={shot_temperature}, but it divides similarities; give 1.0, say")
+        if shots < 1:
+            raise ValueError(f"shots={shots}, but every pseudo-class needs some; give at least 1")
+        refuse_sinkhorn(epsilon, sinkhorn_iterations)
+        self.temperature, self.shot_temperature, self.shots = temperature, shot_temperature, shots
+        self.epsilon, self.sinkhorn_iterations = epsilon, sinkhorn_iterations
+
+    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, D); target: (G, B, D); memory: (M, D), M >= 0; all unnormalised."""
+        online, target, memory = normalised(embeddings)
+        places = self.assign(target, memory)
+        pairs = different_views(len(online), len(target))
+        compared = [contrast(online[i], target[j], memory, self.temperature) for i, j in pairs]
+        positive = torch.cat([positive for positive, _ in compared])
+        negative = torch.cat([negative for _, negative in compared])
+        loss, metrics = cross_entropy(positive, negative), anchor_metrics(positive, negative, self.temperature)
+        if len(memory):
+            tasks = [supervised_contrast(online[i] / self.shot_temperature, memory[places[j]]) for i, j in pairs]
+            loss = loss + torch.stack(tasks).mean()
+            metrics |= shot_metrics(target, memory, places)
+        return loss, metrics
+
+    @torch.no_grad()
+    def assign(self, target: Tensor, memory: Tensor) -> Tensor:
+        """Places (G, B, K) in the memory (M, D) of the shots of targets (G, B, D), all normalised."""
+        if not len(memory):
+            return torch.empty(*target.shape[:2], 0, dtype=torch.int64, device=target.device)
+        assignment = sinkhorn(target @ memory.T / self.epsilon, self.sinkhorn_iterations)
+        return assignment.topk(min(self.shots, len(memory)), dim=-1).indices
+
+    @torch.no_grad()
+    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+        """The memory, whose entries show no image: an anchor's own shots repel it where L_MoCo outweighs L_PsCo."""
+        online, target, memory = normalised(embeddings)
+        places, similarity = self.assign(target, memory), online @ memory.T
+        slope, positive = torch.zeros_like(similarity), online.new_zeros(online.shape[:2])
+        pairs = different_views(len(online), len(target))
+        for i, j in pairs:
+            pair = (online[i] * target[j]).sum(dim=-1)
+            positive[i] += pair / sum(view == i for view, _ in pairs)
+            if len(memory):
+                slope[i] += self.slope(pair, similarity[i], places[j])
+        weight = shares(slope.clamp_min(0).flatten(0, 1))
+        return Negatives(similarity.flatten(0, 1), positive.flatten(), weight, remembered=len(memory))
+
+    def slope(self, positive: Tensor, similarity: Tensor, places: Tensor) -> Tensor:
+        """Derivative (B, M) of each anchor's loss by its cosines with the memory: above 0 for what repels it.
+
+        Args:
+            positive: (B,), cosines with the targets.
+            similarity: (B, M), with the memory.
+            places: (B, K), of the shots.
+        """
+        everything = torch.cat([positive[:, None], similarity], dim=1)
+        contrasted = (everything / self.temperature).softmax(dim=1)[:, 1:] / self.temperature
+        counts = similarity.new_zeros(similarity.shape[1])
+        counts = counts.index_add(0, places.flatten(), counts.new_ones(places.numel()))
+        supervised = (similarity / self.shot_temperature + counts.log()).softmax(dim=1)
+        own = torch.zeros_like(similarity).scatter(1, places, 1 / places.shape[1])
+        return contrasted + (supervised - own) / self.shot_temperature
+
+
+def normalised(embeddings: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
+    """Online views, targets and memory, of length 1, the last two without gradient."""
+    assert embeddings.target is not None and embeddings.memory is not None
+    return unit(embeddings.online), unit(embeddings.target.detach()), unit(embeddings.memory.detach())
+
+
+def supervised_contrast(queries: Tensor, shots: Tensor) -> Tensor:
+    """Mean over queries (B, D) of ``-1/K sum log softmax``: their products with their own among all shots (B, K, D)."""
+    everything = queries @ shots.flatten(0, 1).T  # (B, B K)
+    own = (queries * shots.mean(dim=1)).sum(dim=1)
+    return (everything.logsumexp(dim=1) - own).mean()
+
+
+@torch.no_grad()
+def shot_metrics(target: Tensor, memory: Tensor, places: Tensor) -> dict[str, Tensor]:
+    """How near the shots at (G, B, K) are to their targets; the share of them that are different entries of the memory.
+
+    The latter is 1 where no entry stands under two pseudo-labels.
+    """
+    chosen = places.flatten(1)
+    used = memory.new_zeros(len(target), len(memory)).scatter(1, chosen, 1.0)
+    return {
+        "shot_similarity": (target[:, :, None] * memory[places]).sum(dim=-1).mean(),
+        "distinct_shots": used.sum(dim=1).mean() / chosen.shape[1],
+    }

@@ -82,6 +82,11 @@ ROWS = {
     "mann": Row(ADAPTING, published="82.8 / 94.9 / - / -"),
     "cnp": Row(ADAPTING, published="95.3 / 98.5 / 89.9 / 96.8"),
     "attentive_cnp": Row(ADAPTING),
+    "simclr": Row(COMPARING, 30),
+    "umtra": Row(ADAPTING, 30, "83.8 / 95.4 / 74.3 / 92.1"),
+    "protoclr": Row(COMPARING, 30, "88.0 / 96.5 / 72.3 / 89.1"),
+    "cactus": Row(COMPARING, 30, "68.8 / 87.8 / 48.1 / 73.4"),
+    "psco": Row(COMPARING, 30, "96.4 / 99.1 / 89.6 / 97.1"),
 }
 FIRST = next(iter(ROWS))
 BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}  # measured with the first row

@@ -9,7 +9,7 @@ from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes
 from ssl_runner.data.batching import Batching, gather, on_device, own_draws
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.tasks import _sample
+from ssl_runner.data.tasks import sample
 
 
 class PseudoEpisodeBatching(Batching):
@@ -67,7 +67,7 @@ class PseudoEpisodeBatching(Batching):
         self.support_augmentation = Augmentation({}) if support_augmentation is None else support_augmentation
         self.n_way, self.k_shot, self.n_query, self.tasks_per_batch = n_way, k_shot, n_query, tasks_per_batch
         self.ways, self.shots = range(n_way, n_way + 1), range(k_shot, k_shot + 1)
-        self.n_outputs = n_way
+        self.n_outputs = self.most_ways = n_way
         self.images_per_step = tasks_per_batch * n_way * (k_shot + n_query)
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -94,7 +94,7 @@ class PseudoEpisodeBatching(Batching):
         """Places int64 (T, n_way) in the dataset: the images of this process's tasks, in the order of their labels."""
         draws = randomness.uniforms(self.seed, "pseudo-tasks", step, self.tasks_per_batch, self.n_way)
         own = draws[distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")]
-        return torch.from_numpy(_sample(own, np.array(len(self.images))))
+        return torch.from_numpy(sample(own, np.array(len(self.images))))
 
     def _views(self, sources: Tensor, views: int, augmentation: Augmentation, stream: str, step: int) -> Tensor:
         """(T, n_way * views, C, H, W), class-major."""

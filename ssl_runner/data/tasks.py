@@ -117,10 +117,10 @@ class TaskSampler:
         if table.ndim != 2 or table.shape[1] != self.columns:
             raise ValueError(f"the table has shape {table.shape}; expected (tasks, {self.columns})")
         domain = self.drawn_domains(table)[:, None]
-        classes = self._members[_sample(table[:, : self.n_way], self._sizes[domain]) + self._firsts[domain]]
+        classes = self._members[sample(table[:, : self.n_way], self._sizes[domain]) + self._firsts[domain]]
         of_images = slice(self.n_way, self.columns - bool(self.domains))
         numbers = table[:, of_images].reshape(len(table), self.n_way, -1)
-        places = _sample(numbers, self._counts[classes][..., None]) + self._starts[classes][..., None]
+        places = sample(numbers, self._counts[classes][..., None]) + self._starts[classes][..., None]
         images = torch.from_numpy(self._order[places])
         support, query = images[..., : self.k_shot], images[..., self.k_shot :]
         return Tasks(support.flatten(1), query.flatten(1), self.n_way)
@@ -159,7 +159,7 @@ def _labels(dataset: Dataset) -> np.ndarray:
     return dataset.labels.numpy()
 
 
-def _sample(numbers: np.ndarray, population: np.ndarray) -> np.ndarray:
+def sample(numbers: np.ndarray, population: np.ndarray) -> np.ndarray:
     """Ordered samples without replacement, int64 (..., k), from range(population); numbers (..., k) in [0, 1).
 
     The first k swaps of a Fisher-Yates shuffle, ``i <-> swaps[i]``, without the array that they shuffle: what ends at

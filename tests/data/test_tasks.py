@@ -15,7 +15,7 @@ from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.digits import digits
-from ssl_runner.data.tasks import TaskSampler, _sample
+from ssl_runner.data.tasks import TaskSampler, sample
 from ssl_runner.evaluation.few_shot import manifest
 
 
@@ -63,11 +63,11 @@ def test_a_sample_equals_that_of_a_whole_fisher_yates_shuffle(k, extra, seed):
     for step in range(k):
         other = step + int(float(numbers[step]) * (n - step))
         places[step], places[other] = places[other], places[step]
-    assert _sample(numbers[None], np.array(n))[0].tolist() == places[:k]
+    assert sample(numbers[None], np.array(n))[0].tolist() == places[:k]
 
 
 def test_every_ordered_sample_is_equally_likely():
-    drawn = _sample(randomness.uniforms(0, "sample", 0, 60_000, 3), np.array(5))
+    drawn = sample(randomness.uniforms(0, "sample", 0, 60_000, 3), np.array(5))
     counts = np.bincount(drawn @ [25, 5, 1], minlength=125)
     assert (counts > 0).sum() == 60  # 5 * 4 * 3
     assert chisquare(counts[counts > 0]).pvalue > 0.001
@@ -179,7 +179,7 @@ def test_tasks_of_a_dataset_without_domains_are_what_they_were_before_there_were
 @pytest.mark.parametrize("extreme", [0.0, np.nextafter(np.float32(1), np.float32(0)), 1.0])
 @pytest.mark.parametrize("n", [16, 20_000_003])
 def test_the_extreme_numbers_stay_within_the_population(extreme, n):
-    drawn = _sample(np.full((1, 16), extreme, dtype=np.float32), np.array(n))[0]
+    drawn = sample(np.full((1, 16), extreme, dtype=np.float32), np.array(n))[0]
     assert 0 <= drawn.min() <= drawn.max() < n
     assert len(set(drawn.tolist())) == 16
 

@@ -548,7 +548,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
         config = copy.deepcopy(plain)
         node = functools.reduce(dict.__getitem__, [*parents, place, *path[:-1]], config)
         node[path[-1]] = nonsense
-        if "dataset" in (group, *path) and path[-1] in UNUSED:
+        if path[-1] in UNUSED and "dataset" in (group, *path[:-1]):
             node["split"] = UNUSED[path[-1]]
         with pytest.raises(ConfigError) as caught, contextlib.nullcontext() if before else roots.at_hand_only():
             wiring.wire(schema.check(OmegaConf.create(config)))

@@ -75,6 +75,7 @@ class Verdict:
         ValueError: A number is out of its range.
     """
 
+    # baselines of the run are not asked again, and nothing is selected by it: see `asked_again`
     final: ClassVar[bool] = True
 
     def __init__(
@@ -103,7 +104,7 @@ class Verdict:
             raise ValueError(f"ridge={ridge}; give a number above 0, say 0.3")
         randomness.check_seed(seed)
         self.target = dataset.test
-        self.name = dataset.test.source
+        self.name = dataset.test.source.replace("/", "_")
         parsed = [Setting.parse(setting, n_query) for setting in settings]
         self.tasks = FixedTasks(dataset.test, parsed, episodes, seed, "eval.verdict")
         self.tasks_per_batch = tasks_per_batch

@@ -68,8 +68,9 @@ def _against_baselines(metrics: Mapping[str, float], protocol: Mapping[str, Any]
     for setting in settings:
         table.add_column(setting, justify="right")
         table.add_column("difference", justify="right")
-    further = [key.split("/")[3:-1] for key in metrics if key.startswith(f"{name}/few_shot/") and key.endswith("/top1")]
-    for way in dict.fromkeys("/".join(("", *parts)) for parts in further):
+    first = f"{name}/few_shot/{settings[0]}"
+    own = [key for key in metrics if key.startswith(f"{first}/") and key.endswith("/top1")]
+    for way in (key.removeprefix(first).removesuffix("/top1") for key in own):
         own = [_short(metrics, f"{name}/few_shot/{setting}{way}", "top1") for setting in settings]
         row = f"  {way[1:].replace('_', ' ')}" if way else "trained"
         table.add_row(row, *(cell for one in own for cell in (one, "")))

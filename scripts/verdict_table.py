@@ -1,0 +1,209 @@
+"""Whether meta-learners adapt to a dataset that they never saw, by `eval=verdict` over seeds, in docs/results/verdict/.
+
+    python scripts/verdict_table.py                          # what has no result yet, one run after the other
+    python scripts/verdict_table.py snail protonet           # of these
+    python scripts/verdict_table.py snail --seeds 0 1 2 3 4  # more seeds
+    python scripts/verdict_table.py snail --again            # anew
+    python scripts/verdict_table.py snail --steps 500        # where other work would bend the measurement
+    python scripts/verdict_table.py protonet --experiment {}_digits --results trial --minutes 0.1 \\
+        --words eval=[verdict] eval.verdict.episodes=20      # tried out, elsewhere
+    python scripts/verdict_table.py --table                  # only write the table anew
+
+A method gets as many steps as its first ones promise for its minutes of training, evaluation apart; a decay by steps is
+stretched to span them. Its first seed fixes them for all. The script goes on where it was stopped, also within a run.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hard_negatives import interval
+from meta_table import spanning
+from timed_runs import RESULTS, commit, keep, run, steps_in, steps_of_stopped, write_between
+
+from ssl_runner.report.verdict import WORDS, best_baseline, outcome, percent
+
+EXPERIMENT = "{}_mnist_fashion_to_cifar10"
+SEEDS = {"snail": [0, 1, 2], "context": [0, 1, 2], "mann": [0], "maml": [0], "protonet": [0]}
+COLUMNS = [
+    "method",
+    "setting",
+    "accuracy",
+    "best baseline",
+    "difference, paired within a run",
+    "over seeds",
+    "adaptation",
+    "ms to adapt (from scratch)",
+    "minutes of training",
+    "steps",
+    "commit",
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How runs are to be made.
+
+    Attributes:
+        results: Folder of the page; results stand in a folder of it.
+        experiment: Name of the experiment, ``{}`` for the method.
+        minutes: Of training.
+        steps: Of training, instead of what the first ones promise.
+        threads: None for torch's choice.
+        words: Further overrides.
+    """
+
+    results: Path
+    experiment: str
+    minutes: float
+    steps: int | None
+    threads: int | None
+    words: tuple[str, ...]
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Where a run is made: another for whatever would make it another run."""
+        parts = [self.experiment.format(name), f"{self.minutes:g}min", f"seed{seed}"]
+        parts += [] if self.threads is None else [f"{self.threads}threads"]
+        parts += [f"{zlib.crc32(' '.join(self.words).encode()):08x}"] if self.words else []
+        return Path("outputs") / "verdict" / "_".join(parts)
+
+    def kept(self, name: str, seed: int) -> Path:
+        return self.results / "verdict" / f"{name}_{seed}.json"
+
+    def overrides(self, name: str, seed: int) -> list[str]:
+        """What makes a run, but for its steps."""
+        threads = [] if self.threads is None else [f"trainer.threads={self.threads}"]
+        experiment = f"experiment={self.experiment.format(name)}"
+        return [experiment, *self.words, "baselines=[]", "trainer.max_epochs=null", *threads, f"seed={seed}"]
+
+
+def reproduce(name: str, seed: int, asked: Asked) -> None:
+    """One run, kept when it is done."""
+    words, folder = asked.overrides(name, seed), asked.folder(name, seed)
+    before = [result["steps"] for result in results(asked).get(name, {}).values()]
+    steps = steps_of_stopped(folder) or asked.steps or next(iter(before), None)
+    words += spanning(words, steps or steps_in(60 * asked.minutes, words, asked.threads))
+    run(words, folder, asked.threads)
+    keep(folder, words, asked.kept(name, seed))
+
+
+def results(asked: Asked) -> dict[str, dict[int, dict[str, Any]]]:
+    """What there is, by method and seed: those of `SEEDS` first, in its order."""
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in SEEDS}
+    for path in sorted((asked.results / "verdict").glob("*_*.json")):
+        name, _, seed = path.stem.rpartition("_")
+        found.setdefault(name, {})[int(seed)] = json.loads(path.read_text(encoding="utf-8"))
+    return {name: of_seeds for name, of_seeds in found.items() if of_seeds}
+
+
+def table(asked: Asked) -> str:
+    """The baselines of the first method, then every method that has a result, as Markdown."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+    for number, (name, of_seeds) in enumerate(results(asked).items()):
+        runs = list(of_seeds.values())
+        lines += [] if number else baselines(name, runs[0])
+        lines += [row(name, setting, runs) for setting in protocol(runs[0])["settings"]]
+    return "\n".join(lines)
+
+
+def protocol(result: dict[str, Any]) -> dict[str, Any]:
+    """What the verdict of a run says of itself."""
+    return next(protocol for protocol in result["protocols"].values() if "baselines" in protocol)
+
+
+def baselines(name: str, result: dict[str, Any]) -> list[str]:
+    """Rows of a run's baselines; those with an encoder have that method's architecture."""
+    told, lines = protocol(result), []
+    for setting in told["settings"]:
+        for baseline, how in told["baselines"].items():
+            accuracy = score([result], f"{told['name']}/verdict/{setting}/{baseline}")
+            few = f" ({how['episodes']:,} episodes)" if how["episodes"] < told["episodes"] else ""
+            encoder = f", as `{name}`" if baseline in ("untrained", "supervised", "from_scratch") else ""
+            cells = [f"*{WORDS[baseline]}*{encoder}{few}", setting, accuracy, *[""] * (len(COLUMNS) - 3)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def row(name: str, setting: str, of_seeds: list[dict[str, Any]]) -> str:
+    """A method in one setting, pooled over its seeds."""
+    dataset, several = protocol(of_seeds[0])["name"], len(of_seeds) > 1
+    best = [best_baseline(result["metrics"], protocol(result), setting) for result in of_seeds]
+    floors = [
+        result["metrics"][f"{dataset}/verdict/{setting}/{one}/top1"] for result, one in zip(of_seeds, best, strict=True)
+    ]
+    mean, within, over_seeds = pooled(of_seeds, f"{dataset}/paired/{setting}")
+    times = [
+        statistics.mean(result["times"][f"{dataset}/adaptation_ms/{setting}{way}"] for result in of_seeds)
+        for way in ("", "/from_scratch")
+    ]
+    cells = [
+        f"`{name}`, {len(of_seeds)} seed{'s' if several else ''}",
+        setting,
+        score(of_seeds, f"{dataset}/few_shot/{setting}"),
+        f"{' or '.join(WORDS[one] for one in dict.fromkeys(best))}, {percent(statistics.mean(floors))}",
+        f"{percent(mean, '+')} ± {percent(within)}",
+        f"{percent(mean, '+')} ± {percent(over_seeds)}" if several else "-",
+        outcome(mean, max(within, over_seeds)).partition(":")[0].removeprefix("adaptation "),
+        f"{times[0]:,.0f} ({times[1]:,.0f})",
+        f"{statistics.mean(result['training_seconds'] for result in of_seeds) / 60:.1f}",
+        f"{of_seeds[0]['steps']:,}",
+        ", ".join(dict.fromkeys(map(commit, of_seeds))),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def pooled(of_seeds: list[dict[str, Any]], key: str) -> tuple[float, float, float]:
+    """Mean of the seeds' differences, and half its 95% interval by two ways, of which the wider one gives the word.
+
+    Within a run: of its episodes, in the mean over seeds. All were asked the same ones, so more seeds do not narrow it.
+    Over seeds: Student's, of the seeds' differences; 0 for one seed, which has none.
+    """
+    mean, half = interval([result["metrics"][f"{key}/difference"] for result in of_seeds])
+    within = statistics.mean(result["metrics"][f"{key}/ci95"] for result in of_seeds)
+    return mean, within, half if len(of_seeds) > 1 else 0.0
+
+
+def score(results: list[dict[str, Any]], key: str) -> str:
+    """Mean over seeds of an accuracy and of its interval within a run, in per cent."""
+    parts = (f"{key}/top1", f"{key}/ci95")
+    return " ± ".join(percent(statistics.mean(result["metrics"][part] for result in results)) for part in parts)
+
+
+def write_table(asked: Asked) -> None:
+    """Put the table between its marks in the page."""
+    write_between(asked.results / "README.md", "verdict", lambda: table(asked))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of experiments; by default {', '.join(SEEDS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of each method's own")
+    parser.add_argument("--experiment", default=EXPERIMENT, help="its name, {} for the method")
+    parser.add_argument("--minutes", type=float, default=10, help="of training, a run")
+    parser.add_argument("--steps", type=int, help="of training, instead of what the first ones promise for the minutes")
+    parser.add_argument("--threads", type=int, help="of the CPU, for each run")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the page and the results go")
+    parser.add_argument("--words", nargs="+", default=[], help="further overrides")
+    parser.add_argument("--again", action="store_true", help="run anew what has a result, or was stopped")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    asked = Asked(given.results, given.experiment, given.minutes, given.steps, given.threads, tuple(given.words))
+    for name in [] if given.table else given.names or SEEDS:
+        for seed in given.seeds or SEEDS.get(name, [0]):
+            if asked.kept(name, seed).is_file() and not given.again:
+                print(f"{name}: {asked.kept(name, seed)} is there; --again runs it anew", flush=True)
+                continue
+            if given.again:
+                shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
+            reproduce(name, seed, asked)
+            write_table(asked)
+    write_table(asked)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,18 +1,38 @@
 """Every recipe fits other data and another encoder by that override alone, or says what to lower."""
 
+import json
 import re
 
 import pytest
 from PIL import Image
 
-from ssl_runner import checks, commandline, wiring
+from ssl_runner import checks, commandline, roles, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.config import ConfigError, build
+from ssl_runner.data.dataset import Splits
 
 CONF = commandline.conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ACROSS = [name for name in EXPERIMENTS if "_to_" in name]
 ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml", "umtra")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def each_dataset_is_read_once():
+    """Reading and splitting is most of the time that wiring takes."""
+    read, known = roles.part, {}
+
+    def part(node, path, role, **supplied):
+        if role is not Splits:
+            return read(node, path, role, **supplied)
+        key = json.dumps(node, sort_keys=True)
+        if key not in known:
+            known[key] = read(node, path, role)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roles, "part", part)
+        yield
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10") and name not in ACROSS])
@@ -30,9 +50,10 @@ def test_every_recipe_across_datasets_takes_another_shape_with_two_keys(name, sh
     run = wiring.wire(checks.settled(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0])
     assert run.step_bytes is not None
     images = {run.splits.train.images.shape[1:], run.algorithm.network.encoder.input_shape}
-    images |= {evaluator.judged(run.splits).images.shape[1:] for evaluator in run.evaluators.values()}
+    targets = [getattr(evaluator, "target", None) for evaluator in run.evaluators.values()]
+    images |= {target.images.shape[1:] for target in targets if target is not None}
     assert images == {(3, 32, 32) if shape else (1, 28, 28)}
-    assert {run.evaluators[target].target.source for target in ("few_shot_cifar10", "few_shot_omniglot")} == {
+    assert {run.evaluators[target].target.source for target in ("verdict", "few_shot_omniglot")} == {
         "cifar10",
         "omniglot",
     }

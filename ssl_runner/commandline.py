@@ -5,13 +5,14 @@ Torch is imported only by what the config names: help, completion and misspelled
 
 import argparse
 import sys
+import threading
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ssl_runner import help_page, launch
 from ssl_runner.config import ConfigError
-from ssl_runner.failures import JobFailed, tell
+from ssl_runner.failures import JobFailed, of_a_thread, tell
 from ssl_runner.program import Program, follow
 from ssl_runner.resuming import named_folder, resume
 
@@ -24,6 +25,7 @@ def main(program: Program) -> int:
     """
     arguments = sys.argv[1:]
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
+    threading.excepthook = of_a_thread
     try:
         if "--help" in arguments or "-h" in arguments:
             print(help_page.page(conf_folder()), end="")

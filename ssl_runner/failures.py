@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import threading
 import time
 import traceback
 
@@ -17,6 +18,15 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, e
 
 class JobFailed(RuntimeError):
     """A job of a sweep failed and has told why."""
+
+
+def of_a_thread(raised: threading.ExceptHookArgs) -> None:
+    """In the place of `threading.excepthook`: a disk that TensorBoard's thread cannot write to is told by `tell`.
+
+    The writer raises the same error again when it is next called.
+    """
+    if not (isinstance(raised.exc_value, OSError) and raised.exc_value.errno in _DISK):
+        threading.__excepthook__(raised)
 
 
 def tell(error: Exception) -> int:

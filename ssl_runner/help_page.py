@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-_WIDTH = 110
+_WIDTH = 120
 
 _PURPOSE = """\
 ssl-train trains an encoder by contrastive self-supervision or by meta-learning, and scores it.

@@ -1,11 +1,13 @@
 """One clear message for what is meant for the user, a traceback for the rest."""
 
 import errno
+import threading
 
 import pytest
 from small_program import Typed, fail
 
 from ssl_runner.config import ConfigError
+from ssl_runner.failures import of_a_thread
 from ssl_runner.program import FAILURE
 from ssl_runner.targets import locate
 
@@ -44,3 +46,17 @@ def test_a_full_disk_is_told_in_one_line_that_says_how_to_go_on(monkeypatch, cap
     assert err.startswith("cannot write run/last.pt: No space left on device.")
     assert "resume=RUN" in err
     assert err.count("\n") == 1
+
+
+def test_a_thread_says_nothing_of_a_full_disk_and_all_of_anything_else(capsys):
+    for error, told in ((OSError(errno.ENOSPC, "No space left on device"), False), (RuntimeError("unforeseen"), True)):
+
+        def fail(error=error):
+            raise error
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading, "excepthook", of_a_thread)
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+        assert ("unforeseen" in capsys.readouterr().err) is told

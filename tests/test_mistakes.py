@@ -306,13 +306,13 @@ ABSENT = [
     ),
     (
         "experiment=protonet_mnist_fashion_to_cifar10 batching.n_way=9 eval.few_shot.settings=[5w1s] "
-        "eval.few_shot_cifar10.dataset.size=32",
+        "eval.few_shot_omniglot.dataset.size=32",
         [
             "n_way=9, but domain 'mnist' of split 'train' of mnist+fashion_mnist has 8 classes; lower batching.n_way",
             "n_way=5, but domain 'fashion_mnist' of split 'test' of mnist+fashion_mnist has 2 classes",
             "what fits it is eval.few_shot.settings=[2w1s]",
-            "eval.few_shot_cifar10.dataset makes images of 1 x 32 x 32, but the encoder takes 1 x 28 x 28; set "
-            "eval.few_shot_cifar10.dataset.size=28 eval.few_shot_cifar10.dataset.channels=1",
+            "eval.few_shot_omniglot.dataset makes images of 1 x 32 x 32, but the encoder takes 1 x 28 x 28; set "
+            "eval.few_shot_omniglot.dataset.size=28 eval.few_shot_omniglot.dataset.channels=1",
         ],
     ),
     (
@@ -490,7 +490,7 @@ WITH = {
     },
     **{
         f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"]
-        for name in ("matchingnet", "r2d2", "relationnet")
+        for name in ("matchingnet", "r2d2", "relationnet", "cnp", "attentive_cnp", "context", "snail", "mann")
     },
     "algorithm/baseline_pp": ["batching=labelled", "loss=cross_entropy", "model/head=cosine"],
     "algorithm/reptile": [

@@ -81,6 +81,7 @@ def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_tha
     overrides = [
         word for word in small("protonet_mnist_fashion_to_cifar10") if word not in ("eval=[few_shot]", "baselines=[]")
     ]
+    overrides.append(f"eval=[{','.join(targets)}]")
     result = run(tmp_path, *overrides, *(f"eval.{target}.episodes=4" for target in targets))
     ways = [f"{domain}/few_shot/2w{shots}s" for domain in ("mnist", "fashion_mnist") for shots in (1, 5)]
     ways += [f"{target}/few_shot/5w{shots}s" for target in ("cifar10", "omniglot") for shots in (1, 5)]

@@ -7,7 +7,7 @@ from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
 from ssl_runner.algorithms.label_reader import LabelReader
 from ssl_runner.losses.loss import Loss
-from ssl_runner.models.attention import Attention, perceptron
+from ssl_runner.models.attention import Attention, perceptron, refuse_heads
 from ssl_runner.models.network import Network
 
 
@@ -36,6 +36,7 @@ class Context(LabelReader):
         super().__init__(network, loss, n_way)
         if depth < 1:
             raise ValueError(f"depth={depth}; give at least one block, say 4")
+        refuse_heads(width, heads)
         self.token = nn.Linear(self.in_features + n_way, width)
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.algorithm import encode_tasks
+from ssl_runner.algorithms.algorithm import class_means, encode_tasks
 from ssl_runner.algorithms.forward_learner import ForwardLearner
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import BatchNorm2d
@@ -14,10 +14,11 @@ from ssl_runner.models.network import Encoder, Network
 class RelationNet(ForwardLearner):
     """Relation Network (Sung et al. 2018, arXiv:1711.06025, eq. 1-2): a learned comparison of feature maps.
 
-    A class is the sum of its support's maps, and a module scores each pair of class and query. The score is before its
-    sigmoid, which ``loss=relation_mse`` takes; so ``cross_entropy`` over the classes is possible too. Support and query
-    are normalised in one forward pass in training. Evaluation uses running statistics, so a prediction does not depend
-    on the other queries (inductive).
+    A class is the mean of its support's maps, and a module scores each pair of class and query. Deviation: the
+    paper's is their sum, with which what was learned of one shot cannot judge five; of one shot they are the same.
+    The score is before its sigmoid, which ``loss=relation_mse`` takes; so ``cross_entropy`` over the classes is
+    possible too. Support and query are normalised in one forward pass in training. Evaluation uses running
+    statistics, so a prediction does not depend on the other queries (inductive).
 
     Args:
         network: Its encoder gives feature maps; its head is not used and has to be ``identity``.
@@ -44,7 +45,7 @@ class RelationNet(ForwardLearner):
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Of maps: support (T, S, C, h, w) and query (T, Q, C, h, w)."""
-        return self.relation(class_sums(support, support_labels, n_way), query)
+        return self.relation(class_maps(support, support_labels, n_way), query)
 
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         support, query = (encode_tasks(self.represent, images) for images in (support_images, query_images))
@@ -91,10 +92,9 @@ class Relation(nn.Module):
         return scores.view(pairs.shape[:3])
 
 
-def class_sums(maps: Tensor, labels: Tensor, n_way: int) -> Tensor:
-    """Sum over the shots of each class, (T, n_way, C, h, w), of maps (T, S, C, h, w) and labels (T, S)."""
-    members = F.one_hot(labels, n_way).to(maps.dtype)  # (T, S, n_way)
-    return (members.transpose(1, 2) @ maps.flatten(2)).unflatten(2, maps.shape[2:])
+def class_maps(maps: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Mean over the shots of each class, (T, n_way, C, h, w), of maps (T, S, C, h, w) and labels (T, S)."""
+    return class_means(maps.flatten(2), labels, n_way).unflatten(2, maps.shape[2:])
 
 
 def _halved(maps: Tensor) -> Tensor:

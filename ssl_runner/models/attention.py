@@ -21,10 +21,7 @@ class Attention(nn.Module):
 
     def __init__(self, key_features: int, value_features: int, width: int, heads: int) -> None:
         super().__init__()
-        if min(width, heads) < 1 or width % heads:
-            raise ValueError(
-                f"width={width}, heads={heads}; give a width that is a multiple of the heads, say 128 and 4"
-            )
+        refuse_heads(width, heads)
         self.heads = heads
         self.query = nn.Linear(key_features, width)
         self.key = nn.Linear(key_features, width)
@@ -45,6 +42,12 @@ class Attention(nn.Module):
     def _by_head(self, tokens: Tensor) -> Tensor:
         """(T, heads, S, width / heads)."""
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def refuse_heads(width: int, heads: int) -> None:
+    """Raises ValueError for heads that cannot share a width evenly."""
+    if min(width, heads) < 1 or width % heads:
+        raise ValueError(f"width={width}, heads={heads}; give a width that is a multiple of the heads, say 128 and 4")
 
 
 def perceptron(in_features: int, hidden_features: int, out_features: int, layers: int) -> nn.Sequential:

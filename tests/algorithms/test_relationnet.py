@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssl_runner.algorithms.relationnet import Relation, RelationNet, class_sums
+from ssl_runner.algorithms.relationnet import Relation, RelationNet, class_maps
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.data.digits import digits
@@ -75,13 +75,13 @@ def test_scores_and_gradients_are_those_of_concatenated_pairs_in_a_loop():
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)
 
 
-def test_a_class_is_the_sum_of_its_shots():
+def test_a_class_is_the_mean_of_its_shots():
     maps = torch.tensor([1.0, 10.0, 3.0, 20.0]).view(1, 4, 1, 1, 1).expand(1, 4, 2, 3, 3)
-    sums = class_sums(maps, torch.tensor([[0, 1, 0, 1]]), 2)
-    assert torch.equal(sums, torch.tensor([4.0, 30.0]).view(1, 2, 1, 1, 1).expand(1, 2, 2, 3, 3))
+    means = class_maps(maps, torch.tensor([[0, 1, 0, 1]]), 2)
+    assert torch.equal(means, torch.tensor([2.0, 15.0]).view(1, 2, 1, 1, 1).expand(1, 2, 2, 3, 3))
 
 
-def test_the_loss_is_that_of_summed_maps_and_sigmoid_scores():
+def test_the_loss_is_that_of_mean_maps_and_sigmoid_scores():
     algorithm, batch = relationnet().double(), episodes()
     same = copy.deepcopy(algorithm)
     step = algorithm.training_step(batch, CLOCK)
@@ -89,7 +89,7 @@ def test_the_loss_is_that_of_summed_maps_and_sigmoid_scores():
     maps = same.network.encoder.feature_map(images.flatten(0, 1)).unflatten(0, images.shape[:2])
     classes = torch.stack(
         [
-            torch.stack([maps[task, :6][batch.support_labels[task] == label].sum(0) for label in range(3)])
+            torch.stack([maps[task, :6][batch.support_labels[task] == label].mean(0) for label in range(3)])
             for task in range(2)
         ]
     )

@@ -120,7 +120,7 @@ def test_a_dataset_that_is_missing_is_told_before_anything_is_written(no_fashion
 
 def test_what_does_not_fit_is_told_without_the_images(no_fashion):
     with pytest.raises(
-        ConfigError, match=r"1x14x14, but the encoder takes 1x28x28; set eval\.verdict\.dataset\.size=28"
+        ConfigError, match=r"1 x 14 x 14, but the encoder takes 1 x 28 x 28; set eval\.verdict\.dataset\.size=28"
     ):
         wiring.prepare(settled(*line(no_fashion, "eval.verdict.dataset.size=14")))
     source = ["dataset=fashion_mnist", "dataset.split=classes", no_fashion.removeprefix("eval.verdict.")]

@@ -18,6 +18,7 @@ from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.tasks import Tasks, TaskSampler
 from ssl_runner.evaluation.features import dataset_features, evaluating
 from ssl_runner.evaluation.setting import Setting, remedy
+from ssl_runner.evaluation.unseen import refuse_shape
 
 MANIFEST = "tasks.safetensors"
 
@@ -135,7 +136,7 @@ class FewShot:
             first = [tasks[:1] for _, _, tasks in self._every_tasks(dataset)]
         except ConfigError as error:
             raise ConfigError([*error.problems, remedy(self.settings, self.n_query, dataset, self.option)]) from None
-        self._check_shape(dataset, splits)
+        refuse_shape(dataset, splits.train.images.shape[1:], f"eval.{self.option}")
         if algorithm is None:
             return
         with evaluating(algorithm):
@@ -144,16 +145,6 @@ class FewShot:
                 for name, classify in algorithm.classifiers().items():
                     if classify != algorithm.classify:
                         self._right(classify, name, dataset, task, device)
-
-    def _check_shape(self, dataset: Dataset, splits: Splits) -> None:
-        got, takes = dataset.images.shape[1:], splits.train.images.shape[1:]
-        if got != takes:
-            made, wanted = (" x ".join(map(str, shape)) for shape in (got, takes))
-            node = f"eval.{self.option}.dataset"
-            raise ValueError(
-                f"{node} makes images of {made}, but the encoder takes {wanted}; set {node}.size={takes[1]} "
-                f"{node}.channels={takes[0]}"
-            )
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training.

@@ -1,5 +1,7 @@
 """Whether a dataset is one that a run has never seen, and one that its encoder can look at."""
 
+from collections.abc import Sequence
+
 from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
 
@@ -24,15 +26,15 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
         )
 
 
-def refuse_shape(judged: Dataset, input_shape: tuple[int, ...], where: str) -> None:
+def refuse_shape(judged: Dataset, input_shape: Sequence[int], where: str) -> None:
     """Raises ConfigError where the judged images have not the (C, H, W) that the encoder takes."""
     shape = tuple(judged.images.shape[1:])
-    if shape != input_shape:
-        got, expected = ("x".join(map(str, one)) for one in (shape, input_shape))
+    if shape != tuple(input_shape):
+        got, expected = (" x ".join(map(str, one)) for one in (shape, input_shape))
         channels, size, _ = input_shape
         raise ConfigError(
             [
-                f"{where}: {judged.name} has images of {got}, but the encoder takes {expected}; "
+                f"{where}.dataset makes images of {got}, but the encoder takes {expected}; "
                 f"set {where}.dataset.size={size} {where}.dataset.channels={channels}"
             ]
         )

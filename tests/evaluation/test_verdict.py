@@ -321,7 +321,8 @@ def test_images_of_another_shape_are_refused_with_the_remedy(small, by_classes, 
     grey = unseen.test.images
     colour = replace(unseen, test=replace(unseen.test, images=F.pad(grey, (2, 2, 2, 2)).repeat(1, 3, 1, 1)))
     remedy = (
-        r"3x12x12, but the encoder takes 1x8x8; set eval\.verdict\.dataset\.size=8 eval\.verdict\.dataset\.channels=1"
+        r"3 x 12 x 12, but the encoder takes 1 x 8 x 8; "
+        r"set eval\.verdict\.dataset\.size=8 eval\.verdict\.dataset\.channels=1"
     )
     for algorithm in (None, small()):
         with pytest.raises(ConfigError, match=remedy):

@@ -37,7 +37,7 @@ SETTINGS = {
         "eval=[knn,linear_probe]",
         "eval.knn.k=20",
     ],
-    "cifar10": ["trainer.precision=bfloat16", "eval=[knn,linear_probe]"],
+    "cifar10": ["trainer.precision=bfloat16", "trainer.cudnn_benchmark=true", "eval=[knn,linear_probe]"],
 }
 METHODS = [
     "simclr",

@@ -37,6 +37,8 @@ class Trainer:
         threads: CPU threads, null for torch's choice.
         channels_last: Keep weights and maps in the memory format that convolutions run fastest in.
         keep_pages: Make the allocator keep freed memory (`ssl_runner.memory`).
+        cudnn_benchmark: On CUDA, time cuDNN's algorithms for each shape and take the fastest: quicker where shapes
+            repeat, and another run may take another algorithm, so that the last bits differ.
         gradient_clip: Largest norm of the gradient, or null.
         accumulate: Pieces a batch is cut into, each with its own backward pass; weighted by size, so the gradient is
             that of the whole where nothing spans it (MAML). Batch normalisation over a batch sees its pieces.
@@ -58,6 +60,7 @@ class Trainer:
         threads: int | None,
         channels_last: bool,
         keep_pages: bool,
+        cudnn_benchmark: bool,
         gradient_clip: float | None,
         accumulate: int,
         log_every: int,
@@ -94,6 +97,7 @@ class Trainer:
             warnings.warn("precision=bfloat16 is about eight times slower on this CPU than float32", stacklevel=2)
         self.precision, self.threads = precision, threads
         self.channels_last, self.keep_pages = channels_last, keep_pages
+        self.cudnn_benchmark = cudnn_benchmark
         self.gradient_clip, self.accumulate = gradient_clip, accumulate
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.panel_every, self.stop_on_collapse = panel_every, stop_on_collapse

@@ -111,9 +111,10 @@ def wire(config: Config) -> Run:
 
 
 def prepare_process(trainer: Trainer) -> None:
-    """Threads and allocator, before any tensor of size is made."""
+    """Threads, allocator and cuDNN, before any tensor of size is made."""
     if trainer.keep_pages:
         memory.keep_pages()
+    torch.backends.cudnn.benchmark = trainer.cudnn_benchmark
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
 

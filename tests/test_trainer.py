@@ -32,6 +32,7 @@ def trainer(**changes) -> Trainer:
         "threads": None,
         "channels_last": False,
         "keep_pages": False,
+        "cudnn_benchmark": False,
         "gradient_clip": None,
         "accumulate": 1,
         "log_every": 1,

@@ -148,14 +148,20 @@ class Algorithm(nn.Module):
         )
         return self.compare(support, support_labels, query, n_way)
 
-    def classifiers(self) -> dict[str, Classifier]:
-        """Further ways to `classify`, by name, which few-shot evaluation reports beside it; by default none.
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Names of further ways to `classify`, which few-shot evaluation reports beside it; by default none.
 
         Whose scores hang on how queries are normalised gives ``inductive`` (a prediction does not depend on the other
-        queries) and ``transductive``, and says in `protocol` what each means. The configured way is given as
-        ``self.classify`` itself, so that it is not computed twice.
+        queries) and ``transductive``, and says in `protocol` what each means.
         """
-        return {}
+        return ()
+
+    def classify_by_all(
+        self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int
+    ) -> dict[str, Tensor]:
+        """What `classify` gives, under the name "", and the scores of each of `classifiers`, from one adaptation."""
+        return {"": self.classify(support_images, support_labels, query_images, n_way)}
 
     def maps(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> dict[str, Map]:
         """What goes on inside the first task, by name: attention, memory; by default nothing. Arguments as `classify`.

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ssl_runner.algorithms.algorithm import Algorithm, Classifier, Step
+from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
@@ -166,30 +166,25 @@ class InnerLoop(Algorithm):
         """As `Algorithm.classify`. Of a task of fewer ways than the head has outputs, the first n_way are its labels:
         the inner loop sees all outputs, as in training, and the others' scores are left out.
         """
-        return self.classify_by(self.statistics, support_images, support_labels, query_images, n_way)
+        last, own = [self.eval_inner_steps], [self.statistics]
+        return self._scores_after(last, own, support_images, support_labels, query_images, n_way)[self.statistics][0]
 
-    def classifiers(self) -> dict[str, Classifier]:
-        return {
-            name: self.classify if statistics == self.statistics else partial(self.classify_by, statistics)
-            for name, statistics in self._named_statistics.items()
-        }
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        return tuple(self._named_statistics)
 
-    def classify_by(
-        self,
-        statistics: Statistics,
-        support_images: Tensor,
-        support_labels: Tensor,
-        query_images: Tensor,
-        n_way: int,
-    ) -> Tensor:
-        """As `classify`, with queries normalised by these statistics instead of the configured ones."""
-        last = [self.eval_inner_steps]
-        return self._scores_after(last, statistics, support_images, support_labels, query_images, n_way)[0]
+    def classify_by_all(
+        self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int
+    ) -> dict[str, Tensor]:
+        named = {"": self.statistics, **self._named_statistics}
+        last, different = [self.eval_inner_steps], list(dict.fromkeys(named.values()))
+        found = self._scores_after(last, different, support_images, support_labels, query_images, n_way)
+        return {name: found[statistics][0] for name, statistics in named.items()}
 
     def trajectory(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         """Scores (steps + 1, T, Q, n_way) of the queries, from before adaptation to after the last inner step."""
-        steps = range(self.eval_inner_steps + 1)
-        return self._scores_after(steps, self.statistics, support_images, support_labels, query_images, n_way)
+        steps, own = range(self.eval_inner_steps + 1), [self.statistics]
+        return self._scores_after(steps, own, support_images, support_labels, query_images, n_way)[self.statistics]
 
     @property
     def _named_statistics(self) -> dict[str, Statistics]:
@@ -199,30 +194,37 @@ class InnerLoop(Algorithm):
     def _scores_after(
         self,
         steps: Sequence[int],
-        statistics: Statistics,
+        statistics: Sequence[Statistics],
         support_images: Tensor,
         support_labels: Tensor,
         query_images: Tensor,
         n_way: int,
-    ) -> Tensor:
+    ) -> dict[Statistics, Tensor]:
+        """Scores (len(steps), T, Q, n_way) of the queries, for each of the statistics that may normalise them.
+
+        One descent serves those of the batch and of the support; by running averages it is another one.
+        """
         self._check_ways(n_way)
         clock = Clock(step=0, max_steps=1, seed=0, device=query_images.device)
+        found: dict[Statistics, Tensor] = {}
+        for descending in ("batch", "running"):
+            these = [one for one in statistics if (one == "running") == (descending == "running")]
+            if not these:
+                continue
 
-        def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor) -> Tensor:
-            support = self.begin(support_images)
-            descent = enumerate(self.descend(support, support_labels, max(steps), clock))
-            return torch.stack(
-                [
-                    self._of_queries(weights, support_images, query_images, step, statistics)
-                    for step, (weights, _) in descent
-                    if step in steps
-                ]
-            )
+            def task(
+                support_images: Tensor, support_labels: Tensor, query_images: Tensor, these: list[Statistics] = these
+            ) -> dict[Statistics, Tensor]:
+                support, scores = self.begin(support_images), {one: [] for one in these}
+                for step, (weights, _) in enumerate(self.descend(support, support_labels, max(steps), clock)):
+                    for one in these if step in steps else []:
+                        scores[one].append(self._of_queries(weights, support_images, query_images, step, one))
+                return {one: torch.stack(scores[one]) for one in these}
 
-        with normalised_by(self.network, "running" if statistics == "running" else "batch"):
-            found = vmap(task, out_dims=1, randomness="different")(support_images, support_labels, query_images)
-        forget_records(self.network)
-        return found.detach()[..., :n_way]
+            with normalised_by(self.network, descending):
+                found |= vmap(task, out_dims=1, randomness="different")(support_images, support_labels, query_images)
+            forget_records(self.network)
+        return {one: scores.detach()[..., :n_way] for one, scores in found.items()}
 
     def _of_queries(
         self, weights: Parameters, support_images: Tensor, query_images: Tensor, step: int, statistics: Statistics

@@ -61,12 +61,30 @@ def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device)
     key = (id(encoder), id(dataset))
     if memory is not None and key in memory:
         return memory[key][2]
-    result = features(encoder, dataset.images, device)
-    if not result.isfinite().all():
-        raise ValueError(f"features of {dataset.name} are not finite: training has diverged; lower optimizer.lr")
+    result = _finite(features(encoder, dataset.images, device), dataset)
     if memory is not None:
         memory[key] = (encoder, dataset, result)
     return result
+
+
+def features_at(encoder: nn.Module, dataset: Dataset, places: Tensor, device: torch.device) -> Tensor:
+    """`dataset_features` of which only the rows at these places (M,) are asked for; others may be 0.
+
+    Where they are less than half of the dataset, and not yet known, the others are not computed.
+
+    Raises:
+        ValueError: If a feature is not finite.
+    """
+    if 2 * len(places) > len(dataset) or (id(encoder), id(dataset)) in (_memory.get() or {}):
+        return dataset_features(encoder, dataset, device)
+    found = _finite(features(encoder, dataset.images[places], device), dataset)
+    return found.new_zeros(len(dataset), found.shape[1]).index_copy_(0, places.to(device), found)
+
+
+def _finite(found: Tensor, dataset: Dataset) -> Tensor:
+    if not found.isfinite().all():
+        raise ValueError(f"features of {dataset.name} are not finite: training has diverged; lower optimizer.lr")
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The episodes that every algorithm is asked: a function of dataset, setting, places and seed."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from ssl_runner import randomness
 from ssl_runner.checkpoint import write_atomically
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.tasks import Tasks, TaskSampler
-from ssl_runner.evaluation.few_shot import Setting, manifest
+from ssl_runner.evaluation.setting import Setting
 
 
 @dataclass(frozen=True)
 class FixedTasks:
-    """Episodes of one dataset; `FewShot` draws the same.
+    """Episodes of one dataset. Where its classes have domains, there are episodes of each.
 
     Attributes:
         dataset: Labelled, to draw from.
@@ -32,8 +33,8 @@ class FixedTasks:
     seed: int
     where: str
 
-    def __call__(self, setting: Setting) -> Tasks:
-        """All episodes of a setting.
+    def __call__(self, setting: Setting, domain: str | None = None) -> Tasks:
+        """All episodes of a setting, of one domain or of a dataset without any.
 
         Raises:
             ValueError: If the dataset has too few classes or images for it, or no labels.
@@ -41,19 +42,31 @@ class FixedTasks:
         sampler = TaskSampler(
             self.dataset, setting.n_way, setting.k_shot, setting.n_query, f"{{}} of '{setting.name}' in {self.where}"
         )
+        sampler = sampler if domain is None else sampler.within(domain)
         stream = f"few_shot/{setting.n_way}w{setting.k_shot}s{setting.n_query}q"
         return sampler(randomness.uniforms(self.seed, stream, 0, self.episodes, sampler.columns))
+
+    def every(self) -> Iterator[tuple[str | None, Setting, Tasks]]:
+        """Domain or None, setting, and the tasks of the two."""
+        for domain in self.dataset.domains or [None]:
+            for setting in self.settings:
+                yield domain, setting, self(setting, domain)
+
+    def _named(self) -> Iterator[tuple[str, Setting, Tasks]]:
+        """``5w1s``, or where there are domains ``mnist/5w1s``, with its setting and tasks."""
+        for domain, setting, tasks in self.every():
+            yield f"{domain}/{setting.name}" if domain else setting.name, setting, tasks
 
     def described(self) -> dict[str, Any]:
         """For a protocol: source, settings with the hashes of their tasks, episodes, seed, kind of interval."""
         settings = {
-            setting.name: {
+            name: {
                 "n_way": setting.n_way,
                 "k_shot": setting.k_shot,
                 "n_query": setting.n_query,
-                "tasks": manifest(self(setting), self.dataset),
+                "tasks": manifest(tasks, self.dataset),
             }
-            for setting in self.settings
+            for name, setting, tasks in self._named()
         }
         return {
             "source": self.dataset.name,
@@ -67,11 +80,20 @@ class FixedTasks:
     def write(self, path: Path) -> None:
         """``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images), into a safetensors file.
 
-        Numbers are places in the dataset; the hashes in `described` are of them.
+        Numbers are places in the dataset; the hashes in `described` are of them. Where there are domains, their names
+        stand before those of the settings.
         """
         found = {}
-        for setting in self.settings:
-            tasks = self(setting)
-            found[f"{setting.name}/support"], found[f"{setting.name}/query"] = tasks.support.int(), tasks.query.int()
+        for name, _, tasks in self._named():
+            found[f"{name}/support"], found[f"{name}/query"] = tasks.support.int(), tasks.query.int()
         described = {"source": self.dataset.name, "fingerprint": self.dataset.fingerprint, "seed": str(self.seed)}
         write_atomically(path, lambda temporary: save_file(found, temporary, described))
+
+
+def manifest(tasks: Tasks, dataset: Dataset) -> str:
+    """SHA-256 of the tasks and of the data that they point into."""
+    digest = hashlib.sha256(f"{dataset.name} {dataset.fingerprint} {tasks.n_way}".encode())
+    for places in (tasks.support, tasks.query):
+        digest.update(str(tuple(places.shape)).encode())
+        digest.update(places.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -12,22 +12,15 @@ from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching import on_device
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.data.tasks import Tasks
 from ssl_runner.evaluation.bank import labels_of
-from ssl_runner.evaluation.baselines import (
-    Contender,
-    nearest_mean,
-    nearest_neighbour,
-    of_pixels,
-    ridge_regression,
-    ways_of,
-)
+from ssl_runner.evaluation.baselines import nearest_mean, nearest_neighbour, of_pixels, ridge_regression
+from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.features import evaluating, features
-from ssl_runner.evaluation.few_shot import Setting
 from ssl_runner.evaluation.fine_tuning import own_generators
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.from_scratch import FromScratch
 from ssl_runner.evaluation.paired import best_baseline, difference, keyed, mean
+from ssl_runner.evaluation.setting import Setting
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.timing import adaptation_ms
 from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape
@@ -129,13 +122,14 @@ class Verdict:
         scores, images = {}, self.target.images
         with own_generators(device), evaluating(algorithm):
             encoder = algorithm.eval_encoder()
-            ways = ways_of(algorithm, self.target, device)
+            asked = {setting: self.tasks(setting) for setting in self.tasks.settings}
+            contender = Contender.of_algorithm(algorithm, self.target, list(asked.values()), device)
             baselines = self._baselines(encoder, splits.train, device)
-            for setting in self.tasks.settings:
-                tasks = self.tasks(setting)
-                own = self._asked(ways, tasks, device)
+            for setting, tasks in asked.items():
+                own = contender.accuracies(tasks, self.tasks_per_batch, device)
                 found = {"chance": torch.full((len(tasks),), 1 / setting.n_way, dtype=torch.float64)}
-                found |= self._asked(baselines, tasks, device)
+                for baseline in baselines:
+                    found[baseline.name] = baseline.accuracies(tasks, self.tasks_per_batch, device)[""]
                 few = tasks[: self.scratch_episodes]
                 found["from_scratch"], took = self.from_scratch.accuracies(
                     encoder, images, few, self.tasks.seed, device
@@ -148,7 +142,7 @@ class Verdict:
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """All scores; as it is `final`, none of them selects a model."""
-        keys, ways = [], [""] if algorithm is None else ["", *(f"/{name}" for name in algorithm.classifiers())]
+        keys, ways = [], [""] if algorithm is None else ["", *(f"/{name}" for name in algorithm.classifiers)]
         for setting in (setting.name for setting in self.tasks.settings):
             accuracies = [f"few_shot/{setting}{way}" for way in ways]
             accuracies += [f"verdict/{setting}/{name}" for name in BASELINES]
@@ -174,9 +168,9 @@ class Verdict:
             return
         with own_generators(device), evaluating(algorithm):
             initialised_anew(encoder, 0)
-            for classify in {"": algorithm.classify, **algorithm.classifiers()}.values():
-                for task in first:
-                    Contender(self.target.images, classify).accuracies(task, 1, device)
+            contender = Contender.of_algorithm(algorithm, self.target, first, device)
+            for task in first:
+                contender.accuracies(task, 1, device)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Source, tasks, and what the baselines are."""
@@ -209,31 +203,25 @@ class Verdict:
         """Write folder/tasks_cifar10.safetensors: the episodes, as `FewShot.write_manifest` does."""
         self.tasks.write(folder / f"tasks_{self.name}.safetensors")
 
-    def _baselines(self, encoder: Encoder, source: Dataset, device: torch.device) -> dict[str, Contender]:
+    def _baselines(self, encoder: Encoder, source: Dataset, device: torch.device) -> list[Contender]:
         """Those that are asked all episodes, in order."""
         images = on_device(self.target.images, device)
         untrained = initialised_anew(encoder, randomness.number(self.tasks.seed, "verdict/untrained", 0))
         supervised = self.supervised.train(encoder, source, self.tasks.seed, device)
         ridge = ridge_regression(self.ridge)
-        return {
-            "pixel_centroid": Contender(images, of_pixels(nearest_mean)),
-            "pixel_neighbour": Contender(images, of_pixels(nearest_neighbour)),
-            "pixel_ridge": Contender(images, of_pixels(ridge)),
-            "untrained": Contender(F.normalize(features(untrained, self.target.images, device), dim=1), nearest_mean),
-            "supervised": Contender(standardised(supervised, self.target, source, device), ridge),
+        found = {
+            "pixel_centroid": (images, of_pixels(nearest_mean)),
+            "pixel_neighbour": (images, of_pixels(nearest_neighbour)),
+            "pixel_ridge": (images, of_pixels(ridge)),
+            "untrained": (F.normalize(features(untrained, self.target.images, device), dim=1), nearest_mean),
+            "supervised": (standardised(supervised, self.target, source, device), ridge),
         }
-
-    def _asked(self, contenders: dict[str, Contender], tasks: Tasks, device: torch.device) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for name, one in contenders.items():
-            known = [found[other] for other in found if contenders[other] is one]  # the configured way, under its name
-            found[name] = known[0] if known else one.accuracies(tasks, self.tasks_per_batch, device)
-        return found
+        return [Contender.of_rule(name, values, rule) for name, (values, rule) in found.items()]
 
     def _compared(self, setting: str, own: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, float]:
         scores = {}
         for way, values in own.items():
-            scores |= keyed(f"{self.name}/few_shot/{setting}{way}", mean(values))
+            scores |= keyed(f"{self.name}/few_shot/{setting}" + (f"/{way}" if way else ""), mean(values))
         for name, values in found.items():
             scores |= keyed(f"{self.name}/verdict/{setting}/{name}", mean(values))
         for name, values in {"": found[best_baseline(found)], **{f"/{name}": found[name] for name in found}}.items():

@@ -194,12 +194,11 @@ def classified(algorithm: MAML, classify, batch: Episodes) -> torch.Tensor:
 def test_each_classifier_is_what_its_statistics_would_give_if_they_were_configured(configured, inductive):
     batch, algorithm = episodes(), maml(2, statistics=configured)
     expected = {"inductive": inductive, "transductive": "batch"}
-    ways = algorithm.classifiers()
-    assert list(ways) == list(expected)
-    for name, statistics in expected.items():
-        assert (ways[name] == algorithm.classify) == (statistics == configured)
+    assert algorithm.classifiers == tuple(expected)
+    found = classified(algorithm, algorithm.classify_by_all, batch)
+    for name, statistics in {"": configured, **expected}.items():
         alone = maml(2, statistics=statistics)
-        assert torch.equal(classified(algorithm, ways[name], batch), classified(alone, alone.classify, batch))
+        assert torch.equal(found[name], classified(alone, alone.classify, batch))
     assert algorithm.protocol()["classifiers"] == expected
 
 
@@ -207,9 +206,20 @@ def test_each_classifier_is_what_its_statistics_would_give_if_they_were_configur
 def test_only_the_transductive_classifier_sees_the_other_queries(configured):
     algorithm, batch = maml(1, statistics=configured), episodes()
     fewer = replace(batch, query_images=batch.query_images[:, :4])
-    for name, classify in algorithm.classifiers().items():
-        together, apart = (classified(algorithm, classify, each) for each in (batch, fewer))
-        assert torch.allclose(together[:, :4], apart, atol=1e-9) == (name == "inductive")
+    together, apart = (classified(algorithm, algorithm.classify_by_all, each) for each in (batch, fewer))
+    for name in algorithm.classifiers:
+        assert torch.allclose(together[name][:, :4], apart[name], atol=1e-9) == (name == "inductive")
+
+
+def test_one_descent_serves_all_that_do_not_ask_for_running_averages(monkeypatch):
+    for configured, descents in {"batch": 1, "support": 1, "running": 2}.items():
+        algorithm, begun = maml(1, statistics=configured), []
+        descend = algorithm.descend
+        monkeypatch.setattr(
+            algorithm, "descend", lambda *given, to=descend, told=begun: (told.append(1), to(*given))[1]
+        )
+        classified(algorithm, algorithm.classify_by_all, episodes())
+        assert len(begun) == descents
 
 
 @pytest.mark.parametrize("statistics", ["batch", "support", "running"])

@@ -16,7 +16,7 @@ from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.digits import digits
 from ssl_runner.data.tasks import TaskSampler, sample
-from ssl_runner.evaluation.few_shot import manifest
+from ssl_runner.evaluation.fixed_tasks import manifest
 
 
 def dataset(counts: list[int], seed: int = 0) -> Dataset:

@@ -9,13 +9,12 @@ from sklearn.linear_model import Ridge
 from ssl_runner import randomness
 from ssl_runner.data.tasks import TaskSampler
 from ssl_runner.evaluation.baselines import (
-    Contender,
     nearest_mean,
     nearest_neighbour,
     of_pixels,
     ridge_regression,
-    ways_of,
 )
+from ssl_runner.evaluation.contender import Contender
 
 CPU = torch.device("cpu")
 SHARE = 0.3
@@ -49,7 +48,7 @@ def by_ridge(support, labels, query, n_way):
 def test_accuracies_on_pixels_equal_a_naive_loop(rule, naive, shots, by_images):
     test = by_images.test
     tasks = tasks_of(test, 4, shots, 30)
-    found = Contender(test.images, of_pixels(rule)).accuracies(tasks, 7, CPU)
+    found = Contender.of_rule("rule", test.images, of_pixels(rule)).accuracies(tasks, 7, CPU)[""]
     pixels = test.images.flatten(1).double().numpy() / 255
     for task in range(30):
         support, labels = pixels[tasks.support[task]], tasks.support_labels[task].numpy()
@@ -82,15 +81,15 @@ def test_the_scale_of_the_features_does_not_matter_to_ridge_and_equal_images_giv
 def test_with_one_shot_the_nearest_image_is_the_nearest_mean(by_images):
     tasks, images = tasks_of(by_images.test, 5, 1, 40), by_images.test.images
     rules = (nearest_neighbour, nearest_mean)
-    first, second = (Contender(images, of_pixels(rule)).accuracies(tasks, 8, CPU) for rule in rules)
+    first, second = (Contender.of_rule("rule", images, of_pixels(rule)).accuracies(tasks, 8, CPU)[""] for rule in rules)
     assert torch.equal(first, second)
 
 
 def test_scores_of_the_wrong_shape_are_refused(by_images):
     tasks = tasks_of(by_images.test, 3, 1, 2)
-    contender = Contender(by_images.test.images, lambda support, labels, query, n_way: torch.zeros(2, 3, 12))
-    with pytest.raises(ValueError, match=r"got scores \(2, 3, 12\); expected \(T, Q, n_way\) = \(2, 12, 3\)"):
-        contender.accuracies(tasks, 8, CPU)
+    wrong = Contender.of_rule("wrong", by_images.test.images, lambda *task: torch.zeros(2, 3, 12))
+    with pytest.raises(ValueError, match=r"wrong gave \(2, 3, 12\); expected \(T, Q, n_way\) = \(2, 12, 3\)"):
+        wrong.accuracies(tasks, 8, CPU)
 
 
 def test_an_algorithm_that_looks_at_one_image_at_a_time_encodes_each_once(small, long_way, by_images):
@@ -98,7 +97,7 @@ def test_an_algorithm_that_looks_at_one_image_at_a_time_encodes_each_once(small,
     algorithm.eval_encoder().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     tasks = tasks_of(test, 5, 1, 60)
     with torch.no_grad():
-        short = ways_of(algorithm, test, CPU)[""].accuracies(tasks, 8, CPU)
+        short = Contender.of_algorithm(algorithm, test, [tasks], CPU).accuracies(tasks, 8, CPU)[""]
         assert sum(seen) == len(test)
-        long = ways_of(small(long_way).eval(), test, CPU)[""].accuracies(tasks, 8, CPU)
+        long = Contender.of_algorithm(small(long_way).eval(), test, [tasks], CPU).accuracies(tasks, 8, CPU)[""]
     assert short.mean().item() == pytest.approx(long.mean().item(), abs=2e-3)

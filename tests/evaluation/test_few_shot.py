@@ -19,9 +19,11 @@ from ssl_runner.composition import Composer
 from ssl_runner.config import ConfigError, build
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.roots import NotAtHand, at_hand_only
+from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.evaluator import evaluate, selecting
-from ssl_runner.evaluation.few_shot import FewShot, Setting, interval
+from ssl_runner.evaluation.few_shot import FewShot, interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
+from ssl_runner.evaluation.setting import Setting
 from ssl_runner.misfits import check_selection
 
 CPU = torch.device("cpu")
@@ -51,10 +53,15 @@ class Recorder(RawPixels):
 class TwoWays(Recorder):
     """Beside its own way, under the name of "own", knows one that always answers label 0."""
 
+    @property
     def classifiers(self):
-        return {"own": self.classify, "constant": self.constant}
+        return ("own", "constant")
 
-    def constant(self, support_images, support_labels, query_images, n_way):
+    def classify_by_all(self, support_images, support_labels, query_images, n_way):
+        own = self.classify(support_images, support_labels, query_images, n_way)
+        return {"": own, "own": own, "constant": self.constant(query_images, n_way)}
+
+    def constant(self, query_images, n_way):
         return F.one_hot(torch.zeros(query_images.shape[:2], dtype=torch.int64), n_way).float()
 
 
@@ -75,7 +82,7 @@ def test_a_malformed_setting_is_refused(name):
 
 def test_accuracy_and_interval_equal_a_naive_loop(by_images):
     evaluator, test = few_shot(), by_images.test
-    tasks = evaluator.tasks(evaluator.settings[0], test)
+    tasks = evaluator.tasks(test)(evaluator.settings[0])
     accuracies = []
     for task in range(40):
         support = F.normalize(test.images[tasks.support[task]].flatten(1).double(), dim=1)
@@ -111,7 +118,7 @@ def test_the_size_of_a_chunk_changes_nothing(by_images):
 def test_fewer_episodes_are_the_first_of_more(by_images):
     few, more = few_shot(episodes=10), few_shot(episodes=30)
     setting = few.settings[0]
-    assert torch.equal(few.tasks(setting, by_images.test).query, more.tasks(setting, by_images.test).query[:10])
+    assert torch.equal(few.tasks(by_images.test)(setting).query, more.tasks(by_images.test)(setting).query[:10])
 
 
 def test_classify_receives_uint8_images_of_the_test_split_with_their_labels(by_images):
@@ -258,8 +265,10 @@ def test_further_ways_to_classify_are_reported_and_the_configured_one_is_compute
 
 def test_a_further_way_that_does_not_work_is_told_before_training(by_images):
     several = TwoWays()
-    several.constant = lambda support, labels, query, n_way: torch.zeros(query.shape[:2])
-    with pytest.raises(ValueError, match=r"constant gave \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"):
+    several.constant = lambda query, n_way: torch.zeros(query.shape[:2])
+    with pytest.raises(
+        ValueError, match=r"TwoWays.classify, constant, gave \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"
+    ):
         few_shot().check(several, by_images, CPU)
 
 
@@ -296,7 +305,8 @@ def test_another_dataset_is_judged_as_it_would_be_if_it_were_the_runs_and_under_
     assert found == {f"turned/{key}": value for key, value in expected.items()}
     assert list(found) == other.keys()
     assert other.keys(TwoWays()) == [f"turned/{key}" for key in own.keys(TwoWays())]
-    assert own.tasks(own.settings[0], elsewhere.test).query.equal(other.tasks(own.settings[0], elsewhere.test).query)
+    setting = own.settings[0]
+    assert own.tasks(elsewhere.test)(setting).query.equal(other.tasks(elsewhere.test)(setting).query)
 
 
 def test_a_run_may_be_judged_on_its_own_and_on_another_dataset_at_once(by_images, elsewhere, tmp_path):
@@ -306,7 +316,7 @@ def test_a_run_may_be_judged_on_its_own_and_on_another_dataset_at_once(by_images
     for evaluator in (own, other):
         evaluator.write_manifest(tmp_path, by_images)
     assert {path.name for path in tmp_path.iterdir()} == {"tasks.safetensors", "tasks_turned.safetensors"}
-    tasks = other.tasks(other.settings[0], elsewhere.test)
+    tasks = other.tasks(elsewhere.test)(other.settings[0])
     assert load_file(tmp_path / "tasks_turned.safetensors")["5w1s/query"].equal(tasks.query.int())
 
 
@@ -376,8 +386,9 @@ def test_each_domain_is_judged_by_itself_on_tasks_of_its_classes_alone(two_domai
         assert (classes % 2 == int(name.startswith("odd"))).all()
         assert written[f"{name}/support"].shape == (40, described["n_way"] * described["k_shot"])
     alone = Splits(two_domains.train, None, replace(test, class_domains=None), "classes")
-    tasks = evaluator.tasks(evaluator.settings[0], test, "odd")
-    expected = evaluator.accuracies(RawPixels((1, 8, 8)), alone.test, tasks, CPU)
+    tasks = evaluator.tasks(test)(evaluator.settings[0], "odd")
+    contender = Contender.of_algorithm(RawPixels((1, 8, 8)), alone.test, [tasks], CPU)
+    expected = contender.accuracies(tasks, 7, CPU)[""]
     assert scores["odd/few_shot/5w1s/top1"] == pytest.approx(expected.mean().item())
     assert json.loads(json.dumps(settings)) == settings
 

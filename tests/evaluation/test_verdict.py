@@ -272,11 +272,14 @@ def test_further_ways_to_classify_are_scored_and_the_configured_one_is_asked_onc
             asked.append("configured")
             return super().classify(*arguments)
 
-        def constant(self, support, labels, query, n_way):
-            return F.one_hot(torch.zeros(query.shape[:2], dtype=torch.int64), n_way).float()
-
+        @property
         def classifiers(self):
-            return {"own": self.classify, "constant": self.constant}
+            return ("own", "constant")
+
+        def classify_by_all(self, support_images, support_labels, query_images, n_way):
+            own = self.classify(support_images, support_labels, query_images, n_way)
+            constant = F.one_hot(torch.zeros(query_images.shape[:2], dtype=torch.int64), n_way).float()
+            return {"": own, "own": own, "constant": constant}
 
     plain, several = (verdict(unseen)(small(kind), by_classes, CPU) for kind in (long_way, Ways))
     assert list(several) == verdict(unseen).keys(small(Ways))
@@ -329,7 +332,7 @@ def test_images_of_another_shape_are_refused_with_the_remedy(small, by_classes, 
             verdict(colour).check(algorithm, by_classes, CPU)
 
 
-def test_what_cannot_be_drawn_classified_or_made_anew_is_told_before_training(small, by_classes, unseen):
+def test_what_cannot_be_drawn_classified_or_made_anew_is_told_before_training(small, long_way, by_classes, unseen):
     with pytest.raises(
         ConfigError, match=r"n_way=11, but split 'test' of fashion_mnist has 10 classes; .*eval\.verdict"
     ):
@@ -337,13 +340,12 @@ def test_what_cannot_be_drawn_classified_or_made_anew_is_told_before_training(sm
     with pytest.raises(ValueError, match="digits/train has no labels"):
         verdict(unseen).check(None, replace(by_classes, train=replace(by_classes.train, labels=None)), CPU)
 
-    def five_outputs(support, labels, query, n_way):
-        return torch.zeros(*query.shape[:2], 5)
+    class FiveOutputs(long_way):
+        def classify(self, support, labels, query, n_way):
+            return torch.zeros(*query.shape[:2], 5)
 
-    algorithm = small()
-    algorithm.classify = five_outputs
-    with pytest.raises(ValueError, match=r"got scores \(1, 12, 5\); expected"):
-        verdict(unseen).check(algorithm, by_classes, CPU)
+    with pytest.raises(ValueError, match=r"FiveOutputs.classify gave \(1, 12, 5\); expected"):
+        verdict(unseen).check(small(FiveOutputs), by_classes, CPU)
     algorithm = small()
     algorithm.eval_encoder().backbone.scale = nn.Parameter(torch.ones(()))
     with pytest.raises(ValueError, match=r"backbone\.scale of the encoder belongs to a class without reset_parameters"):

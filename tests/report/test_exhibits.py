@@ -16,7 +16,8 @@ from ssl_runner import checks, commandline, train, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.tasks import Tasks
-from ssl_runner.evaluation.few_shot import MANIFEST, manifest
+from ssl_runner.evaluation.few_shot import MANIFEST
+from ssl_runner.evaluation.fixed_tasks import manifest
 from ssl_runner.report import adaptation
 from ssl_runner.report.console import summarise
 from ssl_runner.report.preflight import lines

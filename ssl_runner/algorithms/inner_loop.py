@@ -166,7 +166,8 @@ class InnerLoop(Algorithm):
         """As `Algorithm.classify`. Of a task of fewer ways than the head has outputs, the first n_way are its labels:
         the inner loop sees all outputs, as in training, and the others' scores are left out.
         """
-        last, own = [self.eval_inner_steps], [self.statistics]
+        own: list[Statistics] = [self.statistics]
+        last = [self.eval_inner_steps]
         return self._scores_after(last, own, support_images, support_labels, query_images, n_way)[self.statistics][0]
 
     @property
@@ -176,14 +177,15 @@ class InnerLoop(Algorithm):
     def classify_by_all(
         self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int
     ) -> dict[str, Tensor]:
-        named = {"": self.statistics, **self._named_statistics}
-        last, different = [self.eval_inner_steps], list(dict.fromkeys(named.values()))
+        named: dict[str, Statistics] = {"": self.statistics, **self._named_statistics}
+        different, last = list(dict.fromkeys(named.values())), [self.eval_inner_steps]
         found = self._scores_after(last, different, support_images, support_labels, query_images, n_way)
         return {name: found[statistics][0] for name, statistics in named.items()}
 
     def trajectory(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         """Scores (steps + 1, T, Q, n_way) of the queries, from before adaptation to after the last inner step."""
-        steps, own = range(self.eval_inner_steps + 1), [self.statistics]
+        steps = range(self.eval_inner_steps + 1)
+        own: list[Statistics] = [self.statistics]
         return self._scores_after(steps, own, support_images, support_labels, query_images, n_way)[self.statistics]
 
     @property
@@ -207,8 +209,11 @@ class InnerLoop(Algorithm):
         self._check_ways(n_way)
         clock = Clock(step=0, max_steps=1, seed=0, device=query_images.device)
         found: dict[Statistics, Tensor] = {}
-        for descending in ("batch", "running"):
-            these = [one for one in statistics if (one == "running") == (descending == "running")]
+        asked: dict[Literal["batch", "running"], list[Statistics]] = {
+            "batch": [one for one in statistics if one != "running"],
+            "running": [one for one in statistics if one == "running"],
+        }
+        for descending, these in asked.items():
             if not these:
                 continue
 

@@ -21,7 +21,7 @@ ANCHORS, HARDEST = 8, 6
 def log_negatives(
     writer: SummaryWriter, panel: Panel, algorithm: Algorithm, class_names: Sequence[str], step: int
 ) -> Negatives | None:
-    """The gallery of the panel's first anchors, and histograms of the similarity of all its positives and negatives.
+    """The gallery of some of the panel's anchors, and histograms of the similarity of all its positives and negatives.
 
     The panel is the same at every step, so that one sees its negatives move. Where none of them is an image, as in a
     queue, there is no gallery.
@@ -55,7 +55,8 @@ def negatives_picture(
 
     Args:
         images: (V, B, C, H, W), V at least 2, in [0, 1]; view v of image b is row and column v B + b of ``found``.
-        found: Of these alone (`Negatives.pictured`). Anchors are the first rows; the second view shows their positives.
+        found: Of these alone (`Negatives.pictured`). Anchors are spread evenly
+            over the first view, which may be sorted by class; the second view shows their positives.
         labels: int64 (B,), or None: then nothing is framed.
         class_names: Of the labels, to stand before the anchors, or None.
 
@@ -64,18 +65,19 @@ def negatives_picture(
     """
     flat, n_images = images.flatten(0, 1), images.shape[1]
     false = torch.zeros_like(found.weight, dtype=torch.bool) if labels is None else kinship(found, labels)[0]
-    names = [""] * min(ANCHORS, n_images)
+    anchors = [place * n_images // min(ANCHORS, n_images) for place in range(min(ANCHORS, n_images))]
+    names = [""] * len(anchors)
     if labels is not None and class_names is not None:
-        names = [pictures.shortened(class_names[int(label)]) for label in labels[: len(names)]]
+        names = [pictures.shortened(class_names[int(labels[anchor])]) for anchor in anchors]
     sheet = _Sheet(images.shape[-2:], names, framed=labels is not None)
-    for row in range(len(names)):
-        sheet.put(row, 0, flat[row], "")
-        sheet.put(row, 1, flat[n_images + row], f"{float(found.positive[row]):.2f}")
-        if not found.weight[row].any():
+    for row, anchor in enumerate(anchors):
+        sheet.put(row, 0, flat[anchor], "")
+        sheet.put(row, 1, flat[n_images + anchor], f"{float(found.positive[anchor]):.2f}")
+        if not found.weight[anchor].any():
             sheet.remark(row, "nothing repels it")
-        for column, place in enumerate(hardest(found, row), start=2):
-            text = f"{float(found.similarity[row, place]):.2f}  {_percent(float(found.weight[row, place]))}"
-            sheet.put(row, column, flat[place], text, WRONG if false[row, place] else INK)
+        for column, place in enumerate(hardest(found, anchor), start=2):
+            text = f"{float(found.similarity[anchor, place]):.2f}  {_percent(float(found.weight[anchor, place]))}"
+            sheet.put(row, column, flat[place], text, WRONG if false[anchor, place] else INK)
     return pictures.tensor_of(sheet.paper)
 
 

@@ -33,7 +33,10 @@ def data_root(tmp_path_factory, session_environment) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def session_environment(tmp_path_factory):
-    """Decoded images are kept for this session only, never in the user's cache."""
+    """Decoded images are kept for this session only, for all of its workers, and never in the user's cache."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_RUNNER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SSL_RUNNER_CACHE", str(cache))
         yield patch

@@ -78,7 +78,7 @@ ROWS = {
     "r2d2": Row(COMPARING),
     "baseline_pp": Row(COMPARING),
     "context": Row(ADAPTING, 30),
-    "snail": Row(ADAPTING, 30, "99.07 / 99.78 / 97.64 / 99.36"),
+    "snail": Row("[5w1s,5w1s1q]", 30, "99.07 / 99.78 / 97.64 / 99.36"),
     "mann": Row(ADAPTING, published="82.8 / 94.9 / - / -"),
     "cnp": Row(ADAPTING, published="95.3 / 98.5 / 89.9 / 96.8"),
     "attentive_cnp": Row(ADAPTING),

@@ -26,7 +26,7 @@ from hard_negatives import interval
 from meta_table import spanning
 from timed_runs import RESULTS, commit, keep, run, steps_in, steps_of_stopped, write_between
 
-from ssl_runner.report.verdict import WORDS, best_baseline, outcome, percent
+from ssl_runner.report.verdict import WORDS, outcome, percent, strongest_baseline
 
 EXPERIMENT = "{}_mnist_fashion_to_cifar10"
 SEEDS = {"snail": [0, 1, 2], "context": [0, 1, 2], "mann": [0], "maml": [0], "protonet": [0]}
@@ -34,7 +34,7 @@ COLUMNS = [
     "method",
     "setting",
     "accuracy",
-    "best baseline",
+    "strongest baseline",
     "difference, paired within a run",
     "over seeds",
     "adaptation",
@@ -132,10 +132,13 @@ def baselines(name: str, result: dict[str, Any]) -> list[str]:
 def row(name: str, setting: str, of_seeds: list[dict[str, Any]]) -> str:
     """A method in one setting, pooled over its seeds."""
     dataset, several = protocol(of_seeds[0])["name"], len(of_seeds) > 1
-    best = [best_baseline(result["metrics"], protocol(result), setting) for result in of_seeds]
+    best = [strongest_baseline(result["metrics"], protocol(result), setting) for result in of_seeds]
     floors = [
         result["metrics"][f"{dataset}/verdict/{setting}/{one}/top1"] for result, one in zip(of_seeds, best, strict=True)
     ]
+    told = protocol(of_seeds[0])
+    asked = {told["baselines"][one]["episodes"] for one in best} - {told["episodes"]}
+    few = "".join(f" ({number:,} episodes)" for number in sorted(asked))
     mean, within, over_seeds = pooled(of_seeds, f"{dataset}/paired/{setting}")
     times = [
         statistics.mean(result["times"][f"{dataset}/adaptation_ms/{setting}{way}"] for result in of_seeds)
@@ -145,13 +148,13 @@ def row(name: str, setting: str, of_seeds: list[dict[str, Any]]) -> str:
         f"`{name}`, {len(of_seeds)} seed{'s' if several else ''}",
         setting,
         score(of_seeds, f"{dataset}/few_shot/{setting}"),
-        f"{' or '.join(WORDS[one] for one in dict.fromkeys(best))}, {percent(statistics.mean(floors))}",
+        f"{' or '.join(WORDS[one] for one in dict.fromkeys(best))}, {percent(statistics.mean(floors))}{few}",
         f"{percent(mean, '+')} ± {percent(within)}",
         f"{percent(mean, '+')} ± {percent(over_seeds)}" if several else "-",
         outcome(mean, max(within, over_seeds)).partition(":")[0].removeprefix("adaptation "),
         f"{times[0]:,.0f} ({times[1]:,.0f})",
         f"{statistics.mean(result['training_seconds'] for result in of_seeds) / 60:.1f}",
-        f"{of_seeds[0]['steps']:,}",
+        ", ".join(f"{steps:,}" for steps in dict.fromkeys(result["steps"] for result in of_seeds)),
         ", ".join(dict.fromkeys(map(commit, of_seeds))),
     ]
     return f"| {' | '.join(cells)} |"
@@ -194,12 +197,14 @@ def main() -> None:
     given = parser.parse_args()
     asked = Asked(given.results, given.experiment, given.minutes, given.steps, given.threads, tuple(given.words))
     for name in [] if given.table else given.names or SEEDS:
-        for seed in given.seeds or SEEDS.get(name, [0]):
-            if asked.kept(name, seed).is_file() and not given.again:
+        seeds = given.seeds or SEEDS.get(name, [0])
+        for seed in seeds if given.again else []:
+            shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
+            asked.kept(name, seed).unlink(missing_ok=True)  # its steps are no longer the method's
+        for seed in seeds:
+            if asked.kept(name, seed).is_file():
                 print(f"{name}: {asked.kept(name, seed)} is there; --again runs it anew", flush=True)
                 continue
-            if given.again:
-                shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
             reproduce(name, seed, asked)
             write_table(asked)
     write_table(asked)

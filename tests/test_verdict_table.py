@@ -54,7 +54,7 @@ def test_seeds_are_pooled_by_hand(script, tmp_path):
         "`snail`, 3 seeds",
         "5w1s",
         "33.00 ± 0.50",
-        "training from scratch, 30.00",
+        "training from scratch, 30.00 (100 episodes)",
         "+3.00 ± 1.20",
         "+3.00 ± 2.48",
         "helped",

@@ -9,6 +9,7 @@ from torch import Tensor
 from ssl_runner import randomness
 from ssl_runner.algorithms.forward_learner import ForwardLearner
 from ssl_runner.clock import Clock
+from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network, out_features
 
@@ -71,4 +72,5 @@ class SequenceReader(LabelReader):
     def order(self, support: Tensor) -> Tensor:
         """Places (S,) of the support in the order in which it is read."""
         # tasks come class after class, which an order drawn at random would hardly ever be
-        return torch.from_numpy(randomness.permutation(0, "support order", 0, support.shape[1])).to(support.device)
+        order = torch.from_numpy(randomness.permutation(0, "support order", 0, support.shape[1]))
+        return to_device(order, support.device)

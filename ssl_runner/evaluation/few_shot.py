@@ -17,7 +17,7 @@ from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.features import evaluating
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.setting import Setting, remedy
-from ssl_runner.evaluation.unseen import refuse_shape
+from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 
 MANIFEST = "tasks.safetensors"
 
@@ -142,11 +142,10 @@ class FewShot:
         Of a dataset of its own, they count as seen where the run was trained on any of its images.
         """
         dataset = self.judged(splits)
-        trained = set(dataset.source.split("+")) & set(splits.train.source.split("+"))
         described = self.tasks(dataset).described()
         if self.target is None:  # stands in the result already
             del described["fingerprint"]
-        seen = splits.by == "images" if self.target is None else trained
+        seen = splits.by == "images" if self.target is None else shares_images(dataset, splits.train)
         return described | {"classes": "seen" if seen else "unseen"}
 
     def write_manifest(self, folder: Path, splits: Splits) -> None:

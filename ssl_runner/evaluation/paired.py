@@ -7,24 +7,23 @@ from torch import Tensor
 from ssl_runner.evaluation.few_shot import interval
 
 
-def best_baseline(found: Mapping[str, Tensor]) -> str:
-    """Name of the baseline of highest mean accuracy.
+def strongest_baseline(own: Tensor, found: Mapping[str, Tensor]) -> str:
+    """Name of the baseline that speaks most against the algorithm.
 
-    One that was asked fewer episodes, the first ones, is the best if it is better there than each of the others; the
-    algorithm is then compared with it there. To take the best by the episodes on which it is compared is conservative
-    for the algorithm: the baseline's luck counts for the baseline.
+    If it is worse than any, so that the whole 95% interval of the paired difference lies below 0, then the one whose
+    interval ends lowest; else the one whose interval begins lowest. So "better" means better than each of them, and
+    "worse" worse than one, whether a baseline was asked all episodes or the first of them only. To choose it by the
+    episodes on which it is compared is conservative: the baseline's luck counts for the baseline.
 
     Args:
-        found: Accuracies (n,) of each; at least one is of all episodes.
+        own: float64 (T,), the algorithm's accuracies.
+        found: Accuracies (n,) of each baseline, of the first n <= T of the same episodes.
     """
-    episodes = max(map(len, found.values()))
-    whole = [name for name, values in found.items() if len(values) == episodes]
-    best = max(whole, key=lambda name: found[name].mean().item())
-    for name in sorted(found, key=lambda name: found[name].mean().item()):
-        values = found[name]
-        if name not in whole and all(values.mean() > found[other][: len(values)].mean() for other in whole):
-            best = name
-    return best
+    told = {name: difference(own, values) for name, values in found.items()}
+    ends = {name: one["difference"] + one["ci95"] for name, one in told.items()}
+    begins = {name: one["difference"] - one["ci95"] for name, one in told.items()}
+    worst = min(ends, key=ends.__getitem__)
+    return worst if ends[worst] < 0 else min(begins, key=begins.__getitem__)
 
 
 def difference(own: Tensor, baseline: Tensor) -> dict[str, float]:

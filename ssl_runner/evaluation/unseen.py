@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
 
+CLUSTERED = " clustered by "  # as `ssl_runner.data.clustered` names them
+
 
 def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
     """Raises ConfigError where images of the judged dataset's source may have been trained on, or selected by.
@@ -15,8 +17,8 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
         where: Dotted key of the evaluator, for the message.
     """
     seen = [part for part in (splits.train, splits.validation) if part is not None]
-    sources = {source for part in seen for source in part.domains or (part.source,)}
-    same = [source for source in sorted(sources) if _letters(source) == _letters(judged.source)]
+    asked = {_letters(source) for source in sources(judged)}
+    same = [source for source in sorted(set().union(*map(sources, seen))) if _letters(source) in asked]
     if same:
         raise ConfigError(
             [
@@ -24,6 +26,16 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
                 f"judge on another dataset ({where}.dataset), or leave it out of eval=[...]"
             ]
         )
+
+
+def sources(dataset: Dataset) -> set[str]:
+    """What a dataset was made of: of a mixture each of its datasets, of clusters the one whose images they are."""
+    return {*dataset.source.partition(CLUSTERED)[0].split("+"), *dataset.domains}
+
+
+def shares_images(judged: Dataset, trained: Dataset) -> bool:
+    """Whether two datasets have a source in common."""
+    return not {*map(_letters, sources(judged))}.isdisjoint(map(_letters, sources(trained)))
 
 
 def refuse_shape(judged: Dataset, input_shape: Sequence[int], where: str) -> None:

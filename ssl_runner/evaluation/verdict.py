@@ -19,7 +19,7 @@ from ssl_runner.evaluation.features import evaluating, features
 from ssl_runner.evaluation.fine_tuning import own_generators
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.from_scratch import FromScratch
-from ssl_runner.evaluation.paired import best_baseline, difference, keyed, mean
+from ssl_runner.evaluation.paired import difference, keyed, mean, strongest_baseline
 from ssl_runner.evaluation.setting import Setting
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.timing import adaptation_ms
@@ -45,8 +45,10 @@ class Verdict:
     - ``from_scratch``: the encoder and a linear classifier trained on each support set (`FromScratch`), for the first
       episodes only: it takes a second an episode.
 
-    The best of them (`paired.best_baseline`) is chosen by the very episodes on which it is compared, which is
-    conservative: its luck counts against the algorithm. Nothing is chosen by a label of the judged images otherwise.
+    What counts is the difference to the strongest of them, the one that speaks most against the algorithm
+    (`paired.strongest_baseline`): "helped" means better than each. It is chosen by the very episodes on which it is
+    compared, which is conservative: its luck counts against the algorithm. Nothing is chosen by a label of the judged
+    images otherwise.
 
     Args:
         dataset: The unseen one; of its test split all episodes are drawn.
@@ -112,7 +114,7 @@ class Verdict:
         ``cifar10/few_shot/5w1s/top1`` and ``/ci95`` are the algorithm's (and of its further `classifiers`, by name, as
         `FewShot` gives them), ``cifar10/verdict/5w1s/<baseline>/top1`` and ``/ci95`` a baseline's;
         ``cifar10/paired/5w1s/<baseline>/difference`` and ``/ci95`` say by how much the algorithm is better,
-        ``cifar10/paired/5w1s/difference`` and ``/ci95`` the same of the best baseline;
+        ``cifar10/paired/5w1s/difference`` and ``/ci95`` the same of the strongest baseline;
         ``time/cifar10/adaptation_ms/5w1s`` is how long it takes the algorithm to adapt to one task and to classify its
         queries, ``time/cifar10/adaptation_ms/5w1s/from_scratch`` the same of a network that starts from nothing.
 
@@ -191,8 +193,8 @@ class Verdict:
             **self.tasks.described(),
             "trained_on": splits.train.name,
             "classes": "unseen",
-            "paired": "the algorithm's accuracy less the baseline's, episode by episode; the best baseline is that of "
-            "the highest mean on the episodes that all were asked, chosen by these episodes: conservative",
+            "paired": "the algorithm's accuracy less the baseline's, episode by episode; the strongest baseline is "
+            "the one whose interval speaks most against the algorithm, chosen by these episodes: conservative",
             "baselines": {
                 name: {"recipe": recipe, "episodes": few.get(name, self.tasks.episodes)}
                 for name, recipe in recipes.items()
@@ -224,6 +226,9 @@ class Verdict:
             scores |= keyed(f"{self.name}/few_shot/{setting}" + (f"/{way}" if way else ""), mean(values))
         for name, values in found.items():
             scores |= keyed(f"{self.name}/verdict/{setting}/{name}", mean(values))
-        for name, values in {"": found[best_baseline(found)], **{f"/{name}": found[name] for name in found}}.items():
+        for name, values in {
+            "": found[strongest_baseline(own[""], found)],
+            **{f"/{name}": found[name] for name in found},
+        }.items():
             scores |= keyed(f"{self.name}/paired/{setting}{name}", difference(own[""], values))
         return scores

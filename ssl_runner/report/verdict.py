@@ -36,20 +36,20 @@ def sentences(metrics: Metrics, protocols: Protocols) -> list[str]:
 
 
 def sentence(metrics: Metrics, protocol: Mapping[str, Any], setting: str) -> str:
-    """``cifar10 5w1s: 31.20 ± 0.52; the best baseline, pixel centroid, has 24.40; adaptation helped: ...``."""
-    name, best = protocol["name"], best_baseline(metrics, protocol, setting)
+    """``cifar10 5w1s: 31.20 ± 0.52; the strongest baseline, pixel centroid, has 24.40; adaptation helped: ...``."""
+    name, best = protocol["name"], strongest_baseline(metrics, protocol, setting)
     own, interval = (metrics[f"{name}/few_shot/{setting}/{score}"] for score in ("top1", "ci95"))
     baseline = metrics[f"{name}/verdict/{setting}/{best}/top1"]
     difference, half = (metrics[f"{name}/paired/{setting}/{score}"] for score in ("difference", "ci95"))
     n = protocol["baselines"][best]["episodes"]
     there = f" in the first {n:,} episodes" if n < protocol["episodes"] else ""
     return (
-        f"{name} {setting}: {percent(own)} ± {percent(interval)}; the best baseline, {WORDS.get(best, best)}, has "
+        f"{name} {setting}: {percent(own)} ± {percent(interval)}; the strongest baseline, {WORDS.get(best, best)}, has "
         f"{percent(baseline)}{there}; {outcome(difference, half)} (paired, {n:,} episodes)"
     )
 
 
-def best_baseline(metrics: Metrics, protocol: Mapping[str, Any], setting: str) -> str:
+def strongest_baseline(metrics: Metrics, protocol: Mapping[str, Any], setting: str) -> str:
     """The baseline that the difference is with: the first of which the very same is told."""
     prefix = f"{protocol['name']}/paired/{setting}"
     scores = ("difference", "ci95")

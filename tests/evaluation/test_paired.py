@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ssl_runner.evaluation.paired import best_baseline, difference, mean
+from ssl_runner.evaluation.paired import difference, mean, strongest_baseline
 
 
 def accuracies(*values: float) -> torch.Tensor:
@@ -28,23 +28,37 @@ def test_the_interval_is_that_of_a_paired_t_test_and_narrower_than_of_two_means(
     assert found["ci95"] < 0.2 * (mean(own)["ci95"] ** 2 + mean(baseline)["ci95"] ** 2) ** 0.5
 
 
-def test_the_best_baseline_has_the_highest_mean_of_all_episodes():
-    found = {"chance": accuracies(0.2, 0.2, 0.2), "low": accuracies(0.6, 0.1, 0.1), "high": accuracies(0.1, 0.5, 0.5)}
-    assert best_baseline(found) == "high"
-    assert best_baseline({"first": accuracies(0.3, 0.5), "second": accuracies(0.5, 0.3)}) == "first"
+def spread(mean: float, half: float, episodes: int = 1000) -> torch.Tensor:
+    """Accuracies whose mean has this 95% interval."""
+    ends = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(episodes // 2)
+    return mean + ends * half * episodes**0.5 / 1.96 * ((episodes - 1) / episodes) ** 0.5
+
+
+OWN = torch.full((1000,), 0.5, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("shorter", "best"),
+    ("baselines", "strongest"),
     [
-        ((0.7, 0.4), "shorter"),  # better than each of the others there, worse than one everywhere
-        ((0.45, 0.45), "high"),  # worse there than one that is not the best everywhere
-        ((0.5, 0.5), "high"),  # equal there
+        # better than all: the one that it is least surely better than
+        ({"low": spread(0.2, 0.01), "near": spread(0.48, 0.01), "unsure": spread(0.45, 0.045)}, "unsure"),
+        # better than one everywhere, which another one of few episodes makes doubtful
+        ({"whole": spread(0.47, 0.01), "few": spread(0.48, 0.03, 100)}, "few"),
+        # better than one of few episodes, where it was lucky, and worse than one everywhere
+        ({"whole": spread(0.51, 0.005), "few": spread(0.47, 0.02, 100)}, "whole"),
+        # surely worse than one, perhaps worse than another whose mean is higher
+        ({"whole": spread(0.51, 0.005), "few": spread(0.511, 0.016, 100)}, "whole"),
+        # worse than both: the one that it is most surely worse than
+        ({"whole": spread(0.53, 0.005), "few": spread(0.55, 0.015, 100)}, "few"),
     ],
 )
-def test_one_that_was_asked_less_is_the_best_if_it_is_better_where_it_was_asked(shorter, best):
-    whole = {"early": accuracies(0.5, 0.5, 0.0, 0.0), "high": accuracies(0.4, 0.4, 0.9, 0.9)}
-    assert best_baseline({**whole, "shorter": accuracies(*shorter)}) == best
+def test_the_strongest_baseline_is_the_one_that_speaks_most_against_the_algorithm(baselines, strongest):
+    assert strongest_baseline(OWN, baselines) == strongest
+    told = {name: difference(OWN, values) for name, values in baselines.items()}
+    ends = {name: one["difference"] + one["ci95"] for name, one in told.items()}
+    begins = {name: one["difference"] - one["ci95"] for name, one in told.items()}
+    assert (begins[strongest] > 0) == all(value > 0 for value in begins.values())
+    assert (ends[strongest] < 0) == any(value < 0 for value in ends.values())
 
 
 def test_the_difference_to_one_that_was_asked_less_is_of_the_episodes_that_it_was_asked():

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ssl_runner import launch, provenance
@@ -46,6 +48,11 @@ def write_atomically(path: Path, write) -> None:
         if "inline_container" not in str(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+    except SafetensorError as error:  # which wraps what the system said
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

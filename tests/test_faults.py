@@ -1,6 +1,7 @@
 """Faults, one test a row of docs/results/faults.md: what is said, that nothing saved is lost, and that it goes on."""
 
 import contextlib
+import errno
 import functools
 import shutil
 import signal
@@ -16,7 +17,9 @@ import waiting
 from children import until
 from PIL import Image
 from run_folders import CONTRASTIVE, MAML, PAIRWISE, PROTONET, VIEWS, assert_as_unbroken, checkpoint, rows, settled
+from safetensors.torch import save_file
 
+from ssl_runner.checkpoint import write_atomically
 from ssl_runner.evaluation.panel import COLLAPSED
 
 
@@ -78,6 +81,14 @@ def test_a_full_disk_ends_a_run_whose_checkpoints_stay_whole(deed, step, unbroke
         again = children.command(tmp_path / "2", [f"resume={folder}"])
         assert again.code == 0, again.err
         assert_as_unbroken(folder, unbroken)
+
+
+def test_a_full_disk_is_the_same_error_where_safetensors_wraps_it(tmp_path):
+    with small_disk(tmp_path / "disk", 1) as disk:
+        with pytest.raises(OSError, match="No space left on device") as full:
+            write_atomically(disk / "large", lambda path: save_file({"large": torch.zeros(2**20)}, path))
+        assert full.value.errno == errno.ENOSPC
+        assert list(disk.iterdir()) == []
 
 
 def test_an_output_folder_that_cannot_be_written_is_told_before_training(tmp_path):

@@ -13,13 +13,14 @@ def initialised_anew(module: Module, seed: int) -> Module:
     """A copy in evaluation mode with first weights of its own, all of them to be trained; nothing else changes.
 
     Each part draws as its class does (``reset_parameters``; ``init_weights`` for what timm's models own themselves),
-    and running averages begin anew. Buffers that no class resets stay: pixel statistics are no weights. Seeds torch's
-    generators; device and memory format are the module's.
+    and running averages begin anew. Buffers that no class resets stay: pixel statistics are no weights. Drawn on the
+    CPU, so that a GPU gets the same weights; seeds torch's generators. Device and memory format are the module's.
 
     Raises:
         ValueError: Some weights belong to a class that says of neither how to draw them: trained ones would stay.
     """
-    fresh = copy.deepcopy(module).requires_grad_(True).eval()
+    device = next(module.parameters(), torch.empty(0)).device
+    fresh = copy.deepcopy(module).cpu().requires_grad_(True).eval()
     fresh.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -35,4 +36,4 @@ def initialised_anew(module: Module, seed: int) -> Module:
             f"{left[0]} of the encoder belongs to a class without reset_parameters, so it cannot be made anew for the "
             "baselines; choose model/encoder=conv4, resnet18 or vit_tiny, or leave verdict out of eval=[...]"
         )
-    return fresh
+    return fresh.to(device)

@@ -13,9 +13,6 @@ from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 
 
-STRENGTH = 10.0  # that keys begin with: at 1 or 2, a match weighs 4% among 128 rows, and nothing is ever read
-
-
 class State(NamedTuple):
     """Of B sequences: the controller's (B, hidden) each, memory (B, M, W), usage (B, M), read weights (B, heads, M),
     and what was read (B, heads * W)."""
@@ -77,7 +74,6 @@ class MANN(SequenceReader):
         self.controller = nn.LSTMCell(self.in_features + n_way + heads * row_width, hidden_features)
         self.key = nn.Linear(hidden_features, heads * row_width)
         self.strength = nn.Linear(hidden_features, heads)
-        nn.init.constant_(self.strength.bias, STRENGTH)
         self.gate = nn.Linear(hidden_features, heads)
         self.score = nn.Linear(hidden_features + heads * row_width, n_way)
 

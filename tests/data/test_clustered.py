@@ -22,6 +22,7 @@ from ssl_runner.data.partitions import kept_partition, partition
 from ssl_runner.data.roots import DataError, NotAtHand, at_hand_only
 from ssl_runner.data.tasks import TaskSampler
 from ssl_runner.evaluation.bank import places
+from ssl_runner.evaluation.unseen import sources
 
 needs_domains = pytest.mark.skipif(
     "class_domains" not in inspect.getsource(tasks), reason="tasks do not keep to one domain yet"
@@ -126,11 +127,13 @@ def test_training_labels_are_never_looked_at_and_the_others_are_left_alone(split
         assert (found.class_names, found.fingerprint) == (expected.train.class_names, expected.train.fingerprint)
     assert expected.test is splits.test and expected.validation is splits.validation
     assert expected.train.name == "digits clustered by pixels/train"
+    assert "digits" in sources(expected.train)  # whose images nothing may then be judged on as unseen
 
 
 def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_its_weights(splits, run, tmp_path):
     pixels, found = made(splits), made(splits, run)
     assert found.train.name == "digits clustered by features/train"
+    assert "digits" in sources(found.train)  # whose images nothing may then be judged on as unseen
     assert found.train.fingerprint != pixels.train.fingerprint
     encoder, _ = read_encoder(str(run), splits.train)
     features = torch.nn.functional.normalize(encoder(splits.train.images), dim=1).numpy()

@@ -6,6 +6,7 @@
     python scripts/meta_table.py protonet --threads 1       # so that another row can run beside it
     python scripts/meta_table.py maml --processes 2 --threads 1   # one process a core: twice the steps of two threads
     python scripts/meta_table.py maml --steps 5000          # where other work would bend the measurement
+    python scripts/meta_table.py cactus --encoder outputs/meta_omniglot/simclr_30min   # clusters of simclr's features
     python scripts/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
     python scripts/meta_table.py --table                    # only write the table anew
 
@@ -103,6 +104,7 @@ class Asked:
         threads: None for torch's choice; of each process.
         processes: That share the tasks of a step.
         episodes: Of each setting, instead of the experiment's.
+        encoder: Folder of the run whose features are clustered, where classes are clusters; None for the pixels.
     """
 
     results: Path
@@ -111,6 +113,7 @@ class Asked:
     threads: int | None
     processes: int
     episodes: int | None
+    encoder: Path | None
 
     def folder(self, name: str) -> Path:
         """Where a row runs: another for whatever would make it another run."""
@@ -118,6 +121,7 @@ class Asked:
         parts += [] if self.threads is None else [f"{self.threads}threads"]
         parts += [] if self.processes == 1 else [f"{self.processes}processes"]
         parts += [] if self.episodes is None else [f"{self.episodes}episodes"]
+        parts += [] if self.encoder is None else [f"of_{self.encoder.name}"]
         return Path("outputs") / "meta_omniglot" / "_".join(parts)
 
     def minutes_of(self, name: str) -> float:
@@ -145,6 +149,7 @@ def overrides(name: str, asked: Asked) -> list[str]:
     words.append("baselines=[untrained,raw_pixels]" if name == FIRST else "baselines=[]")
     words += [] if asked.threads is None else [f"trainer.threads={asked.threads}"]
     words += [] if asked.episodes is None else [f"eval.few_shot.episodes={asked.episodes}"]
+    words += [] if asked.encoder is None else [f"dataset.encoder={asked.encoder}"]
     return words
 
 
@@ -240,12 +245,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the CPU, for each row")
     parser.add_argument("--processes", type=int, default=1, help="of each row, which share the tasks of a step")
     parser.add_argument("--episodes", type=int, help="of each setting, instead of 1,000")
+    parser.add_argument("--encoder", type=Path, help="folder of a run whose features cactus clusters (else the pixels)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the page and the results go")
     parser.add_argument("--again", action="store_true", help="run rows anew that have a result, or were stopped")
     parser.add_argument("--trial", action="store_true")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    asked = Asked(given.results, given.minutes, given.steps, given.threads, given.processes, given.episodes)
+    asked = Asked(
+        given.results, given.minutes, given.steps, given.threads, given.processes, given.episodes, given.encoder
+    )
     for name in [] if given.table else given.names or ROWS:
         if not is_there(name):
             print(f"{name}: there is no experiment={experiment(name)}; left out", flush=True)

@@ -185,11 +185,11 @@ def encode_tasks(module: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return module(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-def by_domain(batch: Episodes, scores: Tensor) -> dict[str, Tensor]:
-    """Training accuracy of each domain to log, of scores (T, Q, n_way) of the queries; nothing without domains."""
+def by_domain(batch: Episodes, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Training accuracy of each domain to log, of scores (T, Q, n_way) and labels (T, Q); nothing without domains."""
     if not batch.domains:
         return {}
-    return batch.by_domain((scores.detach().argmax(dim=2) == batch.query_labels).float().mean(dim=1))
+    return batch.by_domain((scores.detach().argmax(dim=2) == labels).float().mean(dim=1))
 
 
 def class_means(features: Tensor, labels: Tensor, n_way: int) -> Tensor:

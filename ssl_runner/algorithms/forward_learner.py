@@ -43,7 +43,7 @@ class ForwardLearner(Algorithm):
         loss, metrics = self.loss(
             Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
         )
-        return Step(loss, metrics | by_domain(batch, scores) | self.figures())
+        return Step(loss, metrics | by_domain(batch, scores, batch.query_labels) | self.figures())
 
     def represent(self, images: Tensor) -> Tensor:
         """What `compare` sees of images (B, C, H, W); by default the network's output (B, E)."""

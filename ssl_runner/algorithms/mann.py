@@ -6,11 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.algorithm import Map
+from ssl_runner.algorithms.algorithm import Map, Step, by_domain, encode_tasks
 from ssl_runner.algorithms.forward_learner import QUERIES
 from ssl_runner.algorithms.label_reader import SequenceReader
-from ssl_runner.losses.loss import Loss
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
+from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
+
+# Of the first weights; without them 5 ways stay at chance for thousands of steps.
+LABELS = 10  # times as large as of the image's features, which are dozens
+FORGETTING = 1  # added to the forget gate's bias, so that it is open
+STRENGTH = 10  # of the keys
+
+INSTANCES = {1: "1st", 2: "2nd", 5: "5th"}
 
 
 class State(NamedTuple):
@@ -30,11 +39,13 @@ class MANN(SequenceReader):
 
     An LSTM sees an image together with the label of the image before, so that it has to keep what it saw until it
     learns what it was. By Least Recently Used Access a key is written either to what was last read or over the least
-    used row, which is emptied first, and memory is read by the cosine with the key. Each query is the next image after
-    the support, so queries do not see each other. Deviations: the key has a learned strength, as in the Neural Turing
-    Machine (arXiv:1410.5401, eq. 5), of which the cosine's softmax would else be nearly even; of several heads, each
-    writes to a row of its own; images come through the run's encoder; and the loss is of the queries, where the
-    paper's is of every image of the sequence.
+    used row, which is emptied first, and memory is read by the cosine with the key. Training shows support and query of
+    a task in an order of their own and asks for every image, as the paper does; in evaluation each query is the next
+    image after the support, so queries do not see each other.
+
+    Deviations: memory is read before it is written, because a key would else find itself; the key has a learned
+    strength, as in the Neural Turing Machine (arXiv:1410.5401, eq. 5), of which the cosine's softmax would else be
+    nearly even; of several heads, each writes to a row of its own; images come through the run's encoder.
 
     Args:
         network: Encoder and head, whose outputs with the labels are the sequence.
@@ -76,10 +87,30 @@ class MANN(SequenceReader):
         self.strength = nn.Linear(hidden_features, heads)
         self.gate = nn.Linear(hidden_features, heads)
         self.score = nn.Linear(hidden_features + heads * row_width, n_way)
+        with torch.no_grad():  # begun so that it can tell rows and labels apart, and keep an image for a step
+            self.controller.weight_ih[:, self.in_features : self.in_features + n_way] *= LABELS
+            self.controller.bias_hh[hidden_features : 2 * hidden_features] += FORGETTING
+            self.strength.bias.fill_(STRENGTH)
+
+    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+        embedded = encode_tasks(self.represent, torch.cat([batch.support_images, batch.query_images], dim=1))
+        labels = torch.cat([batch.support_labels, batch.query_labels], dim=1)
+        draws = torch.rand(labels.shape, generator=clock.generator("support order"), device=clock.device)
+        order = draws.argsort(dim=1)
+        labels = labels.gather(1, order)
+        shown = embedded.gather(1, order[..., None].expand_as(embedded))
+        given = self.one_hot(labels, shown)
+        scores = torch.stack([self.scores(state) for state in self.walk(shown, given)], dim=1)
+        loss, metrics = self.loss(Embeddings(online=scores.flatten(0, 1)[None], labels=labels.flatten()), clock)
+        return Step(loss, metrics | by_domain(batch, scores, labels) | _by_instance(scores, labels, given, batch.n_way))
 
     def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         after = self._queried(self.walk(support, labels)[-1], labels, query)
-        return self.score(torch.cat([after.hidden, after.read], dim=1)).unflatten(0, query.shape[:2])
+        return self.scores(after).unflatten(0, query.shape[:2])
+
+    def scores(self, state: State) -> Tensor:
+        """(B, `n_way`) of the image that was seen last."""
+        return self.score(torch.cat([state.hidden, state.read], dim=1))
 
     def _queried(self, state: State, labels: Tensor, query: Tensor) -> State:
         """The states after each query (T, Q, E), which all come next: of T * Q sequences."""
@@ -114,15 +145,15 @@ class MANN(SequenceReader):
         hidden, cell = self.controller(torch.cat([inputs, state.read], dim=1), (state.hidden, state.cell))
         keys = self.key(hidden).tanh().unflatten(1, (self.heads, self.row_width))
         gate = self.gate(hidden).sigmoid()[..., None]
+        cosines = F.normalize(keys, dim=2) @ F.normalize(state.memory, dim=2).transpose(1, 2)  # eq. 2
+        strength = 1 + F.softplus(self.strength(hidden))[..., None]
+        weights = (strength * cosines).softmax(dim=2)  # eq. 3
+        read = (weights @ state.memory).flatten(1)  # eq. 4
         # eq. 6: the rows of least usage, the first of them for the first head
         least = F.one_hot(state.usage.argsort(dim=1, stable=True)[:, : self.heads], self.rows).to(inputs.dtype)
         write = gate * state.read_weights + (1 - gate) * least  # eq. 7
         emptied = state.memory * (1 - least.sum(dim=1))[..., None]
         memory = emptied + write.transpose(1, 2) @ keys  # eq. 8
-        cosines = F.normalize(keys, dim=2) @ F.normalize(memory, dim=2).transpose(1, 2)  # eq. 2
-        strength = 1 + F.softplus(self.strength(hidden))[..., None]
-        weights = (strength * cosines).softmax(dim=2)  # eq. 3
-        read = (weights @ memory).flatten(1)  # eq. 4
         usage = self.usage_decay * state.usage + weights.sum(dim=1) + write.sum(dim=1)  # eq. 5
         return State(hidden, cell, memory, usage.detach(), weights, read)
 
@@ -136,3 +167,19 @@ class MANN(SequenceReader):
             read_weights=support.new_zeros(tasks, self.heads, self.rows),
             read=support.new_zeros(tasks, self.heads * self.row_width),
         )
+
+
+def _by_instance(scores: Tensor, labels: Tensor, given: Tensor, n_way: int) -> dict[str, Tensor]:
+    """Accuracy on the 1st, 2nd and 5th image of a class, as in the paper's table 1: of the 1st it can but guess.
+
+    Args:
+        scores: (T, L, outputs).
+        labels: (T, L), of as many images of each class.
+        given: (T, L, outputs), the same one-hot.
+        n_way: Classes.
+    """
+    right = (scores.detach().argmax(dim=2) == labels).float()
+    instance = given.cumsum(dim=1).gather(2, labels[..., None])[..., 0]
+    named = {number: name for number, name in INSTANCES.items() if number * n_way <= labels.shape[1]}
+    shown = labels.shape[0] * n_way  # of each number, one image a class and task
+    return {f"accuracy/{name}": (right * (instance == number)).sum() / shown for number, name in named.items()}

@@ -128,7 +128,9 @@ class EpisodeBatching(Batching):
     """N-way K-shot tasks, drawn anew every step: classes, images and label numbers.
 
     Where ways or shots are a range, one number of each is drawn a step, the same on all processes, so that the tasks of
-    a batch share a shape; ``images_per_step`` is then the mean, which is what rates of images a second need.
+    a batch share a shape; ``images_per_step`` is then the mean, which is what rates of images a second need. Ways may also
+    grow through their range, for learners that stay at chance where they begin with the most (curriculum learning,
+    Bengio et al. 2009); ``images_per_step`` is then that of the most.
 
     Args:
         augmentation: Of support and query images, each with its own draws.
@@ -136,6 +138,7 @@ class EpisodeBatching(Batching):
         k_shot: Support images a class, or ``[least, most]``.
         n_query: Query images a class.
         tasks_per_batch: Tasks in a step.
+        ways_grow_every: Steps after which tasks have one class more, from the least on; None where ways are drawn.
         task_augmentation: Of whole tasks, after that of their images, or None.
 
     Attributes:
@@ -152,6 +155,7 @@ class EpisodeBatching(Batching):
         k_shot: int | list[int],
         n_query: int,
         tasks_per_batch: int,
+        ways_grow_every: int | None = None,
         task_augmentation: TaskAugmentation | None = None,
     ) -> None:
         for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
@@ -159,10 +163,16 @@ class EpisodeBatching(Batching):
                 raise ValueError(f"{name}={value}; it must be at least 1")
         self.augmentation, self.task_augmentation = augmentation, task_augmentation
         self.ways, self.shots = inclusive("n_way", n_way), inclusive("k_shot", k_shot)
-        self.n_query, self.tasks_per_batch = n_query, tasks_per_batch
+        if ways_grow_every is not None and (ways_grow_every < 1 or len(self.ways) == 1):
+            raise ValueError(
+                f"ways_grow_every={ways_grow_every} with n_way={n_way}; give a number of steps of at least 1, and the "
+                "ways as [least, most], or null"
+            )
+        self.n_query, self.tasks_per_batch, self.ways_grow_every = n_query, tasks_per_batch, ways_grow_every
         self.n_outputs, self.most_ways = self.ways[0] if len(self.ways) == 1 else None, self.ways[-1]
         # ways and shots are independent, so the mean of the product is the product of the means
         ways, shots = ((numbers[0] + numbers[-1]) / 2 for numbers in (self.ways, self.shots))
+        ways = ways if ways_grow_every is None else self.ways[-1]
         self.images_per_step = round(tasks_per_batch * ways * (shots + n_query))
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -183,7 +193,10 @@ class EpisodeBatching(Batching):
         """Ways and shots of a step."""
         way, shot = randomness.uniforms(self.seed, "ways and shots", step, 1, 2)[0].tolist()
         # as Python's floats, in which a product with a number below 1 stays below
-        return self.ways[int(way * len(self.ways))], self.shots[int(shot * len(self.shots))]
+        place = int(way * len(self.ways))
+        if self.ways_grow_every is not None:
+            place = min(step // self.ways_grow_every, len(self.ways) - 1)
+        return self.ways[place], self.shots[int(shot * len(self.shots))]
 
     def _batch(self, step: int, n_way: int, k_shot: int) -> Episodes:
         sampler = self.sampler.sized(n_way, k_shot)

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from small_readers import WAYS, reader, task
 
 from ssl_runner.algorithms.mann import MANN
+from ssl_runner.clock import Clock
+from ssl_runner.data.batches import Episodes
 
 SIZES = {"hidden_features": 12, "rows": 9, "row_width": 5, "heads": 2, "usage_decay": 0.9}
 
@@ -20,6 +22,11 @@ def walked(algorithm: MANN, support: torch.Tensor, labels: torch.Tensor, query: 
         hidden, cell = algorithm.controller(inputs, (hidden, cell))
         keys = torch.tanh(algorithm.key(hidden))[0].view(heads, width)
         gates, strengths = torch.sigmoid(algorithm.gate(hidden))[0], 1 + F.softplus(algorithm.strength(hidden))[0]
+        weights, found = [], []
+        for head in range(heads):
+            cosines = torch.stack([F.cosine_similarity(keys[head], row, dim=0, eps=1e-12) for row in memory])
+            weights.append((strengths[head] * cosines).softmax(dim=0))
+            found.append(weights[-1] @ memory)
         least = sorted(range(rows), key=lambda row: (usage[row], row))[:heads]
         memory = memory.clone()
         memory[least] = 0
@@ -29,11 +36,6 @@ def walked(algorithm: MANN, support: torch.Tensor, labels: torch.Tensor, query: 
                 fresh = 1.0 if row == least[head] else 0.0
                 written[head, row] = gates[head] * read_weights[head, row] + (1 - gates[head]) * fresh
         memory = memory + sum(torch.outer(written[head], keys[head]) for head in range(heads))
-        weights, found = [], []
-        for head in range(heads):
-            cosines = torch.stack([F.cosine_similarity(keys[head], row, dim=0, eps=1e-12) for row in memory])
-            weights.append((strengths[head] * cosines).softmax(dim=0))
-            found.append(weights[-1] @ memory)
         read_weights, read = torch.stack(weights), torch.cat(found)
         usage = [
             algorithm.usage_decay * usage[row] + float((read_weights[:, row].sum() + written[:, row].sum()).detach())
@@ -81,6 +83,29 @@ def test_a_write_without_a_gate_goes_to_the_least_used_row_which_is_emptied_firs
         memory[least] = algorithm.key(state.hidden)[0].tanh()
         torch.testing.assert_close(state.memory[0], memory, rtol=1e-10, atol=1e-10)
         usage = state.usage[0]
+
+
+def test_training_asks_for_every_image_of_each_task_in_an_order_of_its_own():
+    algorithm = reader(MANN, **SIZES).train()
+    torch.manual_seed(1)
+    images = torch.rand(2, WAYS * 3, 1, 2, 2, dtype=torch.float64)
+    labels = torch.arange(WAYS).repeat(3).expand(2, -1)
+    batch = Episodes(images[:, :WAYS], labels[:, :WAYS], images[:, WAYS:], labels[:, WAYS:], WAYS, {})
+    clock = Clock(step=4, max_steps=9, seed=0, device=torch.device("cpu"))
+    step = algorithm.training_step(batch, clock)
+    orders = torch.rand(labels.shape, generator=clock.generator("support order")).argsort(dim=1)
+    assert not torch.equal(*orders)
+    losses, right = [], {instance: [] for instance in range(1, 4)}
+    for number, order in enumerate(orders):
+        shown, given = algorithm.network(images[number, order]), labels[number, order]
+        for place in range(len(order)):
+            scores = walked(algorithm, shown[:place], given[:place], shown[place])
+            losses.append(F.cross_entropy(scores, given[place][None]))
+            right[int((given[: place + 1] == given[place]).sum())].append(scores.argmax() == given[place])
+    torch.testing.assert_close(step.loss, torch.stack(losses).mean(), rtol=1e-8, atol=1e-8)
+    for name, instance in (("1st", 1), ("2nd", 2)):
+        assert step.metrics[f"accuracy/{name}"].item() == pytest.approx(sum(right[instance]) / len(right[instance]))
+    assert "accuracy/5th" not in step.metrics
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ class EpisodeBatching(Batching):
     """N-way K-shot tasks, drawn anew every step: classes, images and label numbers.
 
     Where ways or shots are a range, one number of each is drawn a step, the same on all processes, so that the tasks of
-    a batch share a shape; ``images_per_step`` is then the mean, which is what rates of images a second need. Ways may also
-    grow through their range, for learners that stay at chance where they begin with the most (curriculum learning,
-    Bengio et al. 2009); ``images_per_step`` is then that of the most.
+    a batch share a shape; ``images_per_step`` is then the mean, which is what rates of images a second need. Ways may
+    grow through their range instead, for learners that stay at chance where they begin with the most (curriculum
+    learning, Bengio et al. 2009); ``images_per_step`` is then of the most ways.
 
     Args:
         augmentation: Of support and query images, each with its own draws.

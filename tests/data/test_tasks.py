@@ -1,5 +1,6 @@
 """Episodes as places: distinct, disjoint, of the right classes, and uniform."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -229,10 +230,26 @@ def by_classes() -> Splits:
     return digits("classes", 0.0, 0.0, [5, 0, 5], split_seed=0, size=None, channels=None)
 
 
-def episodes(splits: Splits, n_way, k_shot, tasks: int = 4, seed: int = 0) -> EpisodeBatching:
-    made = EpisodeBatching(Augmentation({}), n_way, k_shot, n_query=3, tasks_per_batch=tasks)
+def episodes(splits: Splits, n_way, k_shot, tasks: int = 4, seed: int = 0, grow: int | None = None) -> EpisodeBatching:
+    made = EpisodeBatching(Augmentation({}), n_way, k_shot, n_query=3, tasks_per_batch=tasks, ways_grow_every=grow)
     made.bind(splits.train, seed, torch.device("cpu"))
     return made
+
+
+def test_ways_grow_one_by_one_to_the_most_while_shots_are_drawn_as_ever(by_classes):
+    growing, drawn = episodes(by_classes, [2, 5], [1, 3], grow=40), episodes(by_classes, [2, 5], [1, 3])
+    shapes = [growing.shape(step) for step in range(400)]
+    assert [ways for ways, _ in shapes] == [2] * 40 + [3] * 40 + [4] * 40 + [5] * 280
+    assert [shots for _, shots in shapes] == [drawn.shape(step)[1] for step in range(400)]
+    assert growing.batch(79).support_labels.max() == 2
+    assert growing.batch(80).support_labels.max() == 3
+    assert growing.images_per_step == 4 * 5 * (2 + 3)  # of the most ways, in the mean of the shots
+
+
+@pytest.mark.parametrize(("ways", "grow"), [(5, 100), ([5, 5], 100), ([2, 5], 0)])
+def test_ways_that_cannot_grow_are_refused(by_classes, ways, grow):
+    with pytest.raises(ValueError, match=rf"ways_grow_every={grow} with n_way={re.escape(str(ways))}"):
+        episodes(by_classes, ways, 1, grow=grow)
 
 
 def test_a_range_draws_every_number_of_ways_and_shots_equally_often_and_apart(by_classes):

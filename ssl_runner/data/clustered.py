@@ -1,6 +1,7 @@
 """Clusters of an encoder's features in the place of classes."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -55,7 +56,7 @@ def clustered(
     train = dataset.train
     if clusters > len(train):
         raise DataError(f"dataset.clusters={clusters}, but {train.name} has {len(train)} images; lower it.")
-    source, weights = (None, "") if encoder is None else read_encoder(encoder, train)
+    source, weights, seen = (None, "", ()) if encoder is None else read_encoder(encoder, train)
     made_of = (_content(train), weights)  # labels have no part in it
     try:
         found = kept_partition(lambda: points(train, source), partitions, clusters, seed, *made_of)
@@ -63,11 +64,12 @@ def clustered(
         train = replace(train, images=torch.zeros_like(train.images[:1]).expand_as(train.images))
         found = (torch.arange(len(train)) % max(1, min(clusters, len(train) // min_images))).expand(partitions, -1)
     kind = "pixels" if source is None else "features"
-    return replace(dataset, train=as_classes(train, found, min_images, f"clustered by {kind}", *made_of))
+    classes = as_classes(train, found, min_images, f"clustered by {kind}", *made_of)
+    return replace(dataset, train=replace(classes, seen=seen))
 
 
-def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str]:
-    """The encoder of a run, and the hash of its file.
+def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...]]:
+    """The encoder of a run, the hash of its file, and the names of the datasets that it was trained on.
 
     Raises:
         DataError: It is not there, not finished, or takes other images.
@@ -88,7 +90,10 @@ def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str]:
             f"{who} takes images of {wanted}, but those of {train.name} are {given}; set dataset.dataset.size and "
             "dataset.dataset.channels, or give another run"
         )
-    return encoder, hashlib.sha256(file.read_bytes()).hexdigest()
+    metadata = saving.read_metadata(file)
+    # files of before 2026-11-26 have the name of the training split alone
+    seen = json.loads(metadata.get("sources", json.dumps([metadata["dataset"].rpartition("/")[0]])))
+    return encoder, hashlib.sha256(file.read_bytes()).hexdigest(), tuple(seen)
 
 
 def points(train: Dataset, encoder: Encoder | None) -> np.ndarray:

@@ -19,6 +19,8 @@ class Dataset:
         fingerprint: Hash of the content.
         class_domains: One a class where the set joins several datasets, or several partitions of one: a task has
             classes of one domain only. None where a task may have any classes.
+        seen: Names of datasets that are in it beside what its own name tells: a mixture's sources, and what the encoder
+            was trained on that clustered it.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Dataset:
     class_groups: tuple[str, ...] | None
     fingerprint: str
     class_domains: tuple[str, ...] | None = None
+    seen: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -74,6 +74,7 @@ def _joined(parts: Mapping[str, Dataset], classes: Mapping[str, list[int]], mix:
         class_groups=None,
         fingerprint=hashlib.sha256(repr((content, mix)).encode()).hexdigest()[:16],
         class_domains=None if mix else tuple(domains),
+        seen=tuple(dict.fromkeys(name for part in parts.values() for name in (part.source, *part.seen))),
     )
 
 

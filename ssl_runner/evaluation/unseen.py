@@ -17,8 +17,7 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
         where: Dotted key of the evaluator, for the message.
     """
     seen = [part for part in (splits.train, splits.validation) if part is not None]
-    asked = {_letters(source) for source in sources(judged)}
-    same = [source for source in sorted(set().union(*map(sources, seen))) if _letters(source) in asked]
+    same = sorted(set().union(*(_common(judged, part) for part in seen)))
     if same:
         raise ConfigError(
             [
@@ -29,13 +28,15 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
 
 
 def sources(dataset: Dataset) -> set[str]:
-    """What a dataset was made of: of a mixture each of its datasets, of clusters the one whose images they are."""
-    return {*dataset.source.partition(CLUSTERED)[0].split("+"), *dataset.domains}
+    """What a dataset was made of: of a mixture each of its datasets, of clusters the one whose images they are, and
+    those that the encoder behind them was trained on."""
+    names = (dataset.source, *dataset.seen)
+    return {part for name in names for part in name.partition(CLUSTERED)[0].split("+")} | {*dataset.domains}
 
 
 def shares_images(judged: Dataset, trained: Dataset) -> bool:
     """Whether two datasets have a source in common."""
-    return not {*map(_letters, sources(judged))}.isdisjoint(map(_letters, sources(trained)))
+    return bool(_common(judged, trained))
 
 
 def refuse_shape(judged: Dataset, input_shape: Sequence[int], where: str) -> None:
@@ -50,6 +51,12 @@ def refuse_shape(judged: Dataset, input_shape: Sequence[int], where: str) -> Non
                 f"set {where}.dataset.size={size} {where}.dataset.channels={channels}"
             ]
         )
+
+
+def _common(judged: Dataset, trained: Dataset) -> set[str]:
+    """Sources of the second that the first has too."""
+    asked = {_letters(source) for source in sources(judged)}
+    return {source for source in sources(trained) if _letters(source) in asked}
 
 
 def _letters(name: str) -> str:

@@ -135,7 +135,9 @@ def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_i
     assert found.train.name == "digits clustered by features/train"
     assert "digits" in sources(found.train)  # whose images nothing may then be judged on as unseen
     assert found.train.fingerprint != pixels.train.fingerprint
-    encoder, _ = read_encoder(str(run), splits.train)
+    encoder, _, seen = read_encoder(str(run), splits.train)
+    assert seen == found.train.seen == ("digits",)
+    assert pixels.train.seen == ()
     features = torch.nn.functional.normalize(encoder(splits.train.images), dim=1).numpy()
     again = as_classes(splits.train, partition(features, 2, 8, 0), 5, "clustered")
     assert torch.equal(found.train.labels, again.labels)

@@ -1,6 +1,7 @@
 """Several datasets as one: whose images are where, under which labels, and what is never trained on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,6 +67,13 @@ def test_each_class_has_the_domain_of_its_source(sources):
         assert dataset.class_domains == tuple(name.partition("/")[0] for name in dataset.class_names)
         assert dataset.domains == ("a", "b")
         assert dataset.labels.unique().tolist() == list(range(dataset.n_classes))
+
+
+def test_it_tells_what_it_was_made_of_by_whatever_name(sources):
+    clusters = replace(sources["b"].train, name="c clustered by features/train", seen=("d",))
+    found = mixed({"one": sources["a"], "two": replace(sources["b"], train=clusters)}, held_out=0)
+    assert found.train.domains == ("one", "two")
+    assert found.train.seen == ("a", "c clustered by features", "d")
 
 
 def test_no_task_mixes_sources_unless_it_is_asked_to(sources):

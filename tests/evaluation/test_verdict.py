@@ -328,6 +328,14 @@ def test_so_is_what_is_mixed_within_tasks_and_what_was_clustered(name, by_classe
     assert few_shot_protocol(unseen, by_classes)["classes"] == "unseen"
 
 
+def test_so_is_what_the_encoder_behind_the_clusters_was_trained_on(by_classes, unseen):
+    clusters = replace(by_classes.train, name="digits clustered by features/train", seen=("mnist", "fashion_mnist"))
+    splits = replace(by_classes, train=clusters)
+    with pytest.raises(ConfigError, match="this run trains on fashion_mnist"):
+        verdict(unseen).check(None, splits, CPU)
+    assert few_shot_protocol(unseen, splits)["classes"] == "seen"
+
+
 def few_shot_protocol(unseen: Splits, splits: Splits):
     return FewShot(["5w1s"], 5, 4, 0, 2, unseen).protocol(splits)
 

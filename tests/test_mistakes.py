@@ -227,7 +227,10 @@ MISFITS = [
     (f"algorithm=protonet {EPISODES} batching.k_shot=300", ["k_shot=300", "lower batching.k_shot"]),
     (f"algorithm=protonet {EPISODES} batching.n_way=[2,6]", ["n_way=6, but split 'train' of digits has 5 classes"]),
     (f"algorithm=protonet {EPISODES} batching.n_way=[5,2]", ["n_way=[5, 2] is a range from more to less"]),
-    (f"algorithm=protonet {EPISODES} batching.ways_grow_every=100", ["ways_grow_every=100 with n_way=5"]),
+    (
+        f"algorithm=protonet {EPISODES} batching.ways_grow_every=0",
+        ["ways_grow_every=0; give steps, at least 1, or null"],
+    ),
     (
         f"algorithm=protonet {EPISODES} batching.n_way=[2,x] batching.k_shot=1.5",
         ["n_way: got [2, 'x'] (list), expected int or list[int]", "k_shot: got 1.5 (float), expected int or list[int]"],

@@ -138,7 +138,8 @@ class EpisodeBatching(Batching):
         k_shot: Support images a class, or ``[least, most]``.
         n_query: Query images a class.
         tasks_per_batch: Tasks in a step.
-        ways_grow_every: Steps after which tasks have one class more, from the least on; None where ways are drawn.
+        ways_grow_every: Steps after which tasks of a range of ways have one class more, from the least on; None where
+            ways are drawn.
         task_augmentation: Of whole tasks, after that of their images, or None.
 
     Attributes:
@@ -163,11 +164,8 @@ class EpisodeBatching(Batching):
                 raise ValueError(f"{name}={value}; it must be at least 1")
         self.augmentation, self.task_augmentation = augmentation, task_augmentation
         self.ways, self.shots = inclusive("n_way", n_way), inclusive("k_shot", k_shot)
-        if ways_grow_every is not None and (ways_grow_every < 1 or len(self.ways) == 1):
-            raise ValueError(
-                f"ways_grow_every={ways_grow_every} with n_way={n_way}; give a number of steps of at least 1, and the "
-                "ways as [least, most], or null"
-            )
+        if ways_grow_every is not None and ways_grow_every < 1:
+            raise ValueError(f"ways_grow_every={ways_grow_every}; give steps, at least 1, or null to draw the ways")
         self.n_query, self.tasks_per_batch, self.ways_grow_every = n_query, tasks_per_batch, ways_grow_every
         self.n_outputs, self.most_ways = self.ways[0] if len(self.ways) == 1 else None, self.ways[-1]
         # ways and shots are independent, so the mean of the product is the product of the means

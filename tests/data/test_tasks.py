@@ -1,6 +1,5 @@
 """Episodes as places: distinct, disjoint, of the right classes, and uniform."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -246,10 +245,8 @@ def test_ways_grow_one_by_one_to_the_most_while_shots_are_drawn_as_ever(by_class
     assert growing.images_per_step == 4 * 5 * (2 + 3)  # of the most ways, in the mean of the shots
 
 
-@pytest.mark.parametrize(("ways", "grow"), [(5, 100), ([5, 5], 100), ([2, 5], 0)])
-def test_ways_that_cannot_grow_are_refused(by_classes, ways, grow):
-    with pytest.raises(ValueError, match=rf"ways_grow_every={grow} with n_way={re.escape(str(ways))}"):
-        episodes(by_classes, ways, 1, grow=grow)
+def test_one_number_of_ways_has_nowhere_to_grow(by_classes):
+    assert {episodes(by_classes, 4, 1, grow=10).shape(step) for step in range(50)} == {(4, 1)}
 
 
 def test_a_range_draws_every_number_of_ways_and_shots_equally_often_and_apart(by_classes):

@@ -124,8 +124,13 @@ def fixed_pseudo_episode(dataset: Dataset, batching: PseudoEpisodeBatching) -> E
 
 
 def fixed_episode(dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching) -> tuple[Episodes, list[str]]:
-    """One task of the batching's least ways and shots, always the same, and the names of its classes."""
-    n_way, k_shot = batching.ways[0], batching.shots[0]
+    """One task of the most shots, and the most ways that there are classes for, always the same, and their names.
+
+    Raises:
+        ValueError: The dataset has too few classes, or images of them.
+    """
+    n_way = max(batching.ways[0], min(batching.ways[-1], dataset.n_classes))
+    k_shot = batching.shots[-1]
     sampler = TaskSampler(dataset, n_way, k_shot, batching.n_query)
     task = sampler(randomness.uniforms(0, "exhibit", 0, 1, sampler.columns))
     assert dataset.labels is not None

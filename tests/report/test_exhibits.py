@@ -18,7 +18,7 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.data.tasks import Tasks
 from ssl_runner.evaluation.few_shot import MANIFEST
 from ssl_runner.evaluation.fixed_tasks import manifest
-from ssl_runner.report import adaptation
+from ssl_runner.report import adaptation, exhibits
 from ssl_runner.report.console import summarise
 from ssl_runner.report.preflight import lines
 
@@ -178,6 +178,23 @@ def test_a_split_of_too_few_classes_has_no_tasks_to_show(adapted):
     sixteen = torch.cat([order[test.labels[order] == label][:16] for label in range(5)])
     smaller = replace(test, images=test.images[sixteen], labels=test.labels[sixteen])
     assert [name for name, _ in adaptation.fixed_tasks(smaller, 5)] == ["5w1s"]
+
+
+@pytest.mark.parametrize(("classes", "ways"), [(5, 4), (3, 3), (2, 2)])
+def test_the_task_to_be_shown_is_the_largest_that_there_are_classes_for(classes, ways):
+    run = wiring.prepare(config([*EPISODES, "batching.n_way=[2,4]", "batching.k_shot=[1,3]"]))
+    test = run.splits.test
+    few = replace(test, labels=test.labels.clamp(max=classes - 1), class_names=test.class_names[:classes])
+    episode, names = exhibits.fixed_episode(few, run.batching)
+    assert episode.n_way == len(set(names)) == ways
+    assert episode.support_labels.shape == (1, ways * 3)
+
+
+def test_a_task_of_more_ways_than_there_are_classes_is_not_shown():
+    run = wiring.prepare(config([*EPISODES, "batching.n_way=[3,4]"]))
+    test = run.splits.test
+    two = replace(test, labels=test.labels.clamp(max=1), class_names=test.class_names[:2])
+    assert exhibits.fixed_episodes(two, run.batching) == {}
 
 
 def unlabelled(part):

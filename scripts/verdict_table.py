@@ -82,10 +82,10 @@ class Asked:
         return [experiment, *self.words, "baselines=[]", "trainer.max_epochs=null", *threads, f"seed={seed}"]
 
 
-def reproduce(name: str, seed: int, asked: Asked, stale: set[int]) -> None:
-    """One run, kept when it is done; the results of stale seeds do not say how many steps the method has."""
+def reproduce(name: str, seed: int, asked: Asked) -> None:
+    """One run, kept when it is done."""
     words, folder = asked.overrides(name, seed), asked.folder(name, seed)
-    before = [result["steps"] for known, result in results(asked).get(name, {}).items() if known not in stale]
+    before = [result["steps"] for result in results(asked).get(name, {}).values()]
     steps = steps_of_stopped(folder) or asked.steps or next(iter(before), None)
     words += spanning(words, steps or steps_in(60 * asked.minutes, words, asked.threads))
     run(words, folder, asked.threads)
@@ -198,15 +198,14 @@ def main() -> None:
     asked = Asked(given.results, given.experiment, given.minutes, given.steps, given.threads, tuple(given.words))
     for name in [] if given.table else given.names or SEEDS:
         seeds = given.seeds or SEEDS.get(name, [0])
-        stale = set(seeds) if given.again else set()
+        for seed in seeds if given.again else []:
+            shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
+            asked.kept(name, seed).unlink(missing_ok=True)  # its steps are no longer the method's
         for seed in seeds:
-            if asked.kept(name, seed).is_file() and not given.again:
+            if asked.kept(name, seed).is_file():
                 print(f"{name}: {asked.kept(name, seed)} is there; --again runs it anew", flush=True)
                 continue
-            if given.again:
-                shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
-            reproduce(name, seed, asked, stale)  # its files stay till then, so that a clean checkout is told as one
-            stale.discard(seed)
+            reproduce(name, seed, asked)
             write_table(asked)
     write_table(asked)
 

@@ -81,7 +81,7 @@ def test_what_has_a_result_is_not_run_again_and_the_page_keeps_the_rest(script, 
     (tmp_path / "README.md").write_text("before\n<!-- verdict -->\nold\n<!-- end of verdict -->\nafter\n")
     made = []
 
-    def reproduce(name, seed, asked, stale):
+    def reproduce(name, seed, asked):
         made.append((name, seed))
         (tmp_path / "verdict" / f"{name}_{seed}.json").write_text(json.dumps(result(0.03, 0.01)))
 
@@ -102,29 +102,6 @@ def test_seeds_after_the_first_take_its_steps(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "run", lambda words, folder, threads: ran.append(words))
     monkeypatch.setattr(script, "keep", lambda *given: None)
     monkeypatch.chdir(tmp_path)
-    script.reproduce("snail", 1, asked(script, tmp_path), set())
+    script.reproduce("snail", 1, asked(script, tmp_path))
     assert ran[0][0] == "experiment=snail_mnist_fashion_to_cifar10"
     assert {"seed=1", "trainer.max_steps=1200", "baselines=[]"} <= set(ran[0])
-
-
-def test_what_is_run_anew_has_steps_of_its_own_and_leaves_the_old_files_until_then(script, tmp_path, monkeypatch):
-    keep(tmp_path, snail_0=result(0.02, 0.01), snail_1=result(0.03, 0.01))
-    ran = []
-
-    def kept(folder, words, path, *_):
-        path.write_text(json.dumps(result(0.04, 0.01) | {"steps": 77}))
-
-    def run(words, folder, threads):
-        assert (tmp_path / "verdict" / "snail_0.json").is_file() and (tmp_path / "verdict" / "snail_1.json").is_file()
-        ran.append(words[-1])
-
-    monkeypatch.setattr(script, "spanning", lambda words, steps: [f"trainer.max_steps={steps}"])
-    monkeypatch.setattr(script, "steps_in", lambda *_: 77)
-    monkeypatch.setattr(script, "run", run)
-    monkeypatch.setattr(script, "keep", kept)
-    monkeypatch.setattr(script, "write_table", lambda asked: None)
-    monkeypatch.chdir(tmp_path)
-    words = ["verdict_table.py", "snail", "--again", "--seeds", "0", "1", "--results", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", words)
-    script.main()
-    assert ran == ["trainer.max_steps=77"] * 2

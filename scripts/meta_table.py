@@ -11,8 +11,8 @@
     python scripts/meta_table.py --table                    # only write the table anew
 
 A row gets as many steps as its first ones promise for its minutes of training, evaluation apart, and schedules are
-stretched to span these. The script goes on where it was stopped, also within a row. Rows whose experiment is not there
-are left out.
+stretched to span these, but for ways that grow, which take the steps that they take. The script goes on where it was
+stopped, also within a row. Rows whose experiment is not there are left out.
 """
 
 import argparse

@@ -52,6 +52,7 @@ def train(images: Tensor, epochs: int, workers: int, device: str) -> nn.Module:
     """The encoder (B, 3, 32, 32) to (B, 512)."""
     encoder = models.resnet18()
     encoder.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     encoder.maxpool = encoder.fc = nn.Identity()  # type: ignore[assignment]
     head = nn.Sequential(
         nn.Linear(512, 512, bias=False),
@@ -64,13 +65,17 @@ def train(images: Tensor, epochs: int, workers: int, device: str) -> nn.Module:
     loader = DataLoader(
         Pairs(images), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
     )
-    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim < 2]  # which do not decay
+    groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=RATE, momentum=0.9)
     step, steps, began = 0, epochs * len(loader), time.perf_counter()
     target = torch.arange(2 * BATCH, device=device).roll(BATCH)
     for epoch in range(epochs):
         for views in loader:
             cosine = 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
-            optimizer.param_groups[0]["lr"] = RATE * ((step + 1) / WARM_UP if step < WARM_UP else cosine)
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * ((step + 1) / WARM_UP if step < WARM_UP else cosine)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 embedded = network(torch.cat(views).to(device, memory_format=torch.channels_last))
             unit = F.normalize(embedded.float(), dim=1)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ssl_runner import randomness
 from ssl_runner.algorithms.forward_learner import ForwardLearner
-from ssl_runner.clock import Clock
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network, out_features
@@ -57,13 +56,9 @@ class LabelReader(ForwardLearner):
 class SequenceReader(LabelReader):
     """Base of those that read the support one image after another, so that its order matters.
 
-    Training shows another order at each step; evaluation has one for all tasks of a size, drawn once, so that a task's
+    Training shows other orders at each step; evaluation has one for all tasks of a size, drawn once, so that a task's
     scores depend on nothing but the task.
     """
-
-    def arranged(self, support: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(labels.shape[1], generator=clock.generator("support order"), device=clock.device)
-        return support[:, order], labels[:, order]
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         order = self.order(support)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_runner import distributed
 from ssl_runner.algorithms.algorithm import Map, Step, by_domain, encode_tasks
 from ssl_runner.algorithms.forward_learner import QUERIES
 from ssl_runner.algorithms.label_reader import SequenceReader
@@ -39,17 +40,18 @@ class MANN(SequenceReader):
 
     An LSTM sees an image together with the label of the image before, so that it has to keep what it saw until it
     learns what it was. By Least Recently Used Access a key is written either to what was last read or over the least
-    used row, which is emptied first, and memory is read by the cosine with the key. Training shows support and query of
-    a task in an order of their own and asks for every image, as the paper does; in evaluation each query is the next
-    image after the support, so queries do not see each other.
+    used row, which is emptied first, and memory is read by the cosine with the key. Training shows support and query
+    images of a task shuffled together, and asks for every one of them, as the paper does; in evaluation each query is
+    the next image after the support, so queries do not see each other.
 
     Deviations: memory is read before it is written, because a key would else find itself; the key has a learned
     strength, as in the Neural Turing Machine (arXiv:1410.5401, eq. 5), of which the cosine's softmax would else be
-    nearly even; of several heads, each writes to a row of its own; images come through the run's encoder.
+    nearly even; of several heads, each writes to a row of its own; images come through the run's encoder. In training
+    the outputs that a task of few ways has no class for compete as well.
 
     Args:
         network: Encoder and head, whose outputs with the labels are the sequence.
-        loss: Of the scores of the queries.
+        loss: Of the scores: of all images in training.
         n_way: See `LabelReader`.
         hidden_features: Width of the controller (200 in the paper), at least 1.
         rows: Of the memory (128), at least heads.
@@ -95,8 +97,9 @@ class MANN(SequenceReader):
     def training_step(self, batch: Episodes, clock: Clock) -> Step:
         embedded = encode_tasks(self.represent, torch.cat([batch.support_images, batch.query_images], dim=1))
         labels = torch.cat([batch.support_labels, batch.query_labels], dim=1)
-        draws = torch.rand(labels.shape, generator=clock.generator("support order"), device=clock.device)
-        order = draws.argsort(dim=1)
+        whole = (len(labels) * distributed.size(), labels.shape[1])
+        draws = torch.rand(whole, generator=clock.generator("support order"), device=clock.device)
+        order = draws[distributed.rows(whole[0], "batching.tasks_per_batch")].argsort(dim=1)
         labels = labels.gather(1, order)
         shown = embedded.gather(1, order[..., None].expand_as(embedded))
         given = self.one_hot(labels, shown)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
 from ssl_runner.algorithms.label_reader import SequenceReader
+from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 
@@ -49,6 +50,10 @@ class SNAIL(SequenceReader):
                 width += FILTERS
         self.blocks = nn.ModuleList(blocks)
         self.score = nn.Linear(width, n_way)
+
+    def arranged(self, support: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(labels.shape[1], generator=clock.generator("support order"), device=clock.device)
+        return support[:, order], labels[:, order]
 
     def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         support, query = self._sequence(support, labels, query)

@@ -138,9 +138,9 @@ class EpisodeBatching(Batching):
         k_shot: Support images a class, or ``[least, most]``.
         n_query: Query images a class.
         tasks_per_batch: Tasks in a step.
+        task_augmentation: Of whole tasks, after that of their images, or None.
         ways_grow_every: Steps after which tasks of a range of ways have one class more, from the least on; None where
             ways are drawn.
-        task_augmentation: Of whole tasks, after that of their images, or None.
 
     Attributes:
         ways: The numbers of classes that a task may have.
@@ -156,8 +156,8 @@ class EpisodeBatching(Batching):
         k_shot: int | list[int],
         n_query: int,
         tasks_per_batch: int,
-        ways_grow_every: int | None = None,
         task_augmentation: TaskAugmentation | None = None,
+        ways_grow_every: int | None = None,
     ) -> None:
         for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
             if value < 1:

@@ -65,7 +65,7 @@ def clustered(
         found = (torch.arange(len(train)) % max(1, min(clusters, len(train) // min_images))).expand(partitions, -1)
     kind = "pixels" if source is None else "features"
     classes = as_classes(train, found, min_images, f"clustered by {kind}", *made_of)
-    return replace(dataset, train=replace(classes, seen=seen))
+    return replace(dataset, train=replace(classes, seen=tuple(dict.fromkeys((*train.seen, *seen)))))
 
 
 def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...]]:

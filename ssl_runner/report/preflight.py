@@ -76,8 +76,12 @@ def _batch(run: Run) -> str:
     if not isinstance(batching, EpisodeBatching):
         return size
     ways, shots = (_span(numbers) for numbers in (batching.ways, batching.shots))
-    size += " in the mean" if len(batching.ways) * len(batching.shots) > 1 else ""
-    return f"{batching.tasks_per_batch} tasks of {ways} ways, {shots} shots, {batching.n_query} queries: {size}"
+    growing = batching.ways_grow_every is not None and len(batching.ways) > 1
+    growth = f" (one more every {batching.ways_grow_every:,} steps)" if growing else ""
+    size += " in the mean" if len(batching.shots) * (1 if growing else len(batching.ways)) > 1 else ""
+    size += " of the most ways" if growing else ""
+    asked = f"{shots} shots, {batching.n_query} queries"
+    return f"{batching.tasks_per_batch} tasks of {ways} ways{growth}, {asked}: {size}"
 
 
 def _span(numbers: range) -> str:

@@ -288,6 +288,11 @@ def test_a_range_of_ways_and_shots_is_announced_with_the_memory_of_the_largest()
     assert ranged.step_bytes == largest.step_bytes
     assert lines(ranged, None, 0)["batch"] == "2 tasks of 2 to 5 ways, 1 to 3 shots, 15 queries: 119 images in the mean"
     assert lines(largest, None, 0)["batch"] == "2 tasks of 5 ways, 3 shots, 15 queries: 180 images"
+    growing = wiring.prepare(config([*some, "batching.ways_grow_every=1000"]))
+    assert lines(growing, None, 0)["batch"] == (
+        "2 tasks of 2 to 5 ways (one more every 1,000 steps), 1 to 3 shots, 15 queries: "
+        "170 images in the mean of the most ways"
+    )
 
 
 def test_pseudo_tasks_are_announced_as_such():

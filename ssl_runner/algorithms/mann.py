@@ -46,8 +46,7 @@ class MANN(SequenceReader):
 
     Deviations: memory is read before it is written, because a key would else find itself; the key has a learned
     strength, as in the Neural Turing Machine (arXiv:1410.5401, eq. 5), of which the cosine's softmax would else be
-    nearly even; of several heads, each writes to a row of its own; images come through the run's encoder. In training
-    the outputs that a task of few ways has no class for compete as well.
+    nearly even; of several heads, each writes to a row of its own; images come through the run's encoder.
 
     Args:
         network: Encoder and head, whose outputs with the labels are the sequence.
@@ -103,7 +102,7 @@ class MANN(SequenceReader):
         labels = labels.gather(1, order)
         shown = embedded.gather(1, order[..., None].expand_as(embedded))
         given = self.one_hot(labels, shown)
-        scores = torch.stack([self.scores(state) for state in self.walk(shown, given)], dim=1)
+        scores = torch.stack([self.scores(state) for state in self.walk(shown, given)], dim=1)[..., : batch.n_way]
         loss, metrics = self.loss(Embeddings(online=scores.flatten(0, 1)[None], labels=labels.flatten()), clock)
         return Step(loss, metrics | by_domain(batch, scores, labels) | _by_instance(scores, labels, given, batch.n_way))
 

@@ -65,7 +65,7 @@ def clustered(
         found = (torch.arange(len(train)) % max(1, min(clusters, len(train) // min_images))).expand(partitions, -1)
     kind = "pixels" if source is None else "features"
     classes = as_classes(train, found, min_images, f"clustered by {kind}", *made_of)
-    return replace(dataset, train=replace(classes, seen=tuple(dict.fromkeys((*train.seen, *seen)))))
+    return replace(dataset, train=replace(classes, seen=tuple(dict.fromkeys((train.source, *train.seen, *seen)))))
 
 
 def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...]]:
@@ -90,10 +90,10 @@ def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...
             f"{who} takes images of {wanted}, but those of {train.name} are {given}; set dataset.dataset.size and "
             "dataset.dataset.channels, or give another run"
         )
-    metadata = saving.read_metadata(file)
-    # files of before 2026-11-26 have the name of the training split alone
-    seen = json.loads(metadata.get("sources", json.dumps([metadata["dataset"].rpartition("/")[0]])))
-    return encoder, hashlib.sha256(file.read_bytes()).hexdigest(), tuple(seen)
+    seen = saving.read_metadata(file).get("sources")
+    if seen is None:
+        raise DataError(f"{who} does not say what it was trained on, as an earlier version wrote it; run it again")
+    return encoder, hashlib.sha256(file.read_bytes()).hexdigest(), tuple(json.loads(seen))
 
 
 def points(train: Dataset, encoder: Encoder | None) -> np.ndarray:

@@ -19,8 +19,8 @@ class Dataset:
         fingerprint: Hash of the content.
         class_domains: One a class where the set joins several datasets, or several partitions of one: a task has
             classes of one domain only. None where a task may have any classes.
-        seen: Names of datasets that are in it beside what its own name tells: a mixture's sources, and what the encoder
-            was trained on that clustered it.
+        seen: Names of the datasets that it was made of: a mixture's, the one whose images are clustered, and those that
+            the encoder behind the clusters was trained on. Empty for one that is its own.
     """
 
     name: str

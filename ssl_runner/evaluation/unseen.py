@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
 
-CLUSTERED = " clustered by "  # as `ssl_runner.data.clustered` names them
-
 
 def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
     """Raises ConfigError where images of the judged dataset's source may have been trained on, or selected by.
@@ -28,10 +26,8 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
 
 
 def sources(dataset: Dataset) -> set[str]:
-    """What a dataset was made of: of a mixture each of its datasets, of clusters the one whose images they are, and
-    those that the encoder behind them was trained on."""
-    names = (dataset.source, *dataset.seen)
-    return {part for name in names for part in name.partition(CLUSTERED)[0].split("+")} | {*dataset.domains}
+    """What a dataset was made of, by whatever name: itself, where that is nothing else."""
+    return set(dataset.seen) or {dataset.source}
 
 
 def shares_images(judged: Dataset, trained: Dataset) -> bool:

@@ -136,11 +136,9 @@ def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_i
     assert "digits" in sources(found.train)  # whose images nothing may then be judged on as unseen
     assert found.train.fingerprint != pixels.train.fingerprint
     encoder, _, seen = read_encoder(str(run), splits.train)
-    assert seen == found.train.seen == ("digits",)
-    assert pixels.train.seen == ()
+    assert seen == found.train.seen == pixels.train.seen == ("digits",)
     known = replace(splits, train=replace(splits.train, seen=("cifar10",)))
-    assert made(known, run).train.seen == ("cifar10", "digits")
-    assert made(known).train.seen == ("cifar10",)
+    assert made(known, run).train.seen == made(known).train.seen == ("digits", "cifar10")
     features = torch.nn.functional.normalize(encoder(splits.train.images), dim=1).numpy()
     again = as_classes(splits.train, partition(features, 2, 8, 0), 5, "clustered")
     assert torch.equal(found.train.labels, again.labels)
@@ -151,8 +149,15 @@ def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_i
     changed = {name: value * 1.5 if value.ndim > 1 else value for name, value in weights.items()}
     from ssl_runner.models.saving import read_metadata
 
-    save_file(changed, tmp_path / "moved" / "encoder.safetensors", read_metadata(run / "encoder.safetensors"))
-    assert made(splits, tmp_path / "moved").train.fingerprint != found.train.fingerprint
+    file, metadata = tmp_path / "moved" / "encoder.safetensors", read_metadata(run / "encoder.safetensors")
+    save_file(changed, file, metadata | {"sources": '["mnist"]'})
+    another = made(splits, tmp_path / "moved").train
+    assert another.fingerprint != found.train.fingerprint
+    assert another.seen == ("digits", "mnist")  # which nothing may be judged on as unseen either
+    del metadata["sources"]
+    save_file(changed, file, metadata)
+    with pytest.raises(DataError, match="does not say what it was trained on"):
+        made(splits, tmp_path / "moved")
 
 
 def test_where_the_encoder_lies_is_outside_the_hash_and_a_resumed_run_may_say_it_anew():

@@ -13,6 +13,7 @@ from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.mixture import mixture
 from ssl_runner.data.roots import DataError, at_hand_only
 from ssl_runner.data.tasks import TaskSampler
+from ssl_runner.evaluation.unseen import shares_images
 
 CONF = commandline.conf_folder()
 NAMES = {"a": tuple("0123"), "b": ("x", "y", "z")}
@@ -74,6 +75,9 @@ def test_it_tells_what_it_was_made_of_by_whatever_name(sources):
     found = mixed({"one": sources["a"], "two": replace(sources["b"], train=clusters)}, held_out=0)
     assert found.train.domains == ("one", "two")
     assert found.train.seen == ("a", "c clustered by features", "d")
+    d = replace(sources["b"].test, name="D/test")
+    assert shares_images(sources["a"].test, found.train) and shares_images(d, found.train)
+    assert not shares_images(sources["b"].test, mixed({"b": sources["a"]}, held_out=0).train)  # b by name, a by images
 
 
 def test_no_task_mixes_sources_unless_it_is_asked_to(sources):

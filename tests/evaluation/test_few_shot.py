@@ -325,7 +325,8 @@ def test_what_was_never_trained_on_is_unseen_and_a_source_of_the_run_is_seen(by_
     assert (protocol["source"], protocol["classes"], protocol["fingerprint"]) == ("turned/test", "unseen", "turned")
     assert few_shot().protocol(elsewhere)["settings"] == protocol["settings"]
     assert few_shot(dataset=elsewhere).protocol(elsewhere)["classes"] == "seen"
-    joined = replace(by_images, train=replace(by_images.train, name="mnist+turned/train"), by="classes")
+    train = replace(by_images.train, name="one+two/train", seen=("mnist", "turned"))
+    joined = replace(by_images, train=train, by="classes")
     assert few_shot(dataset=elsewhere).protocol(joined)["classes"] == "seen"
 
 

@@ -313,15 +313,15 @@ def test_images_that_may_have_been_trained_on_are_refused(by_classes, unseen):
 
 
 def test_a_source_of_a_mixture_is_refused_too(by_classes, unseen):
-    domains = ("mnist", "fashion_mnist", "mnist", "mnist", "mnist")
-    splits = replace(by_classes, train=replace(by_classes.train, name="mixture/train", class_domains=domains))
+    seen = ("mnist", "fashion_mnist")
+    splits = replace(by_classes, train=replace(by_classes.train, name="one+two/train", seen=seen))
     with pytest.raises(ConfigError, match="this run trains on fashion_mnist"):
         verdict(unseen).check(None, splits, CPU)
 
 
-@pytest.mark.parametrize("name", ["mnist+fashion_mnist/train", "fashion_mnist clustered by features/train"])
-def test_so_is_what_is_mixed_within_tasks_and_what_was_clustered(name, by_classes, unseen):
-    splits = replace(by_classes, train=replace(by_classes.train, name=name))
+def test_so_is_what_was_clustered_and_episodes_of_it_say_so(by_classes, unseen):
+    clusters = replace(by_classes.train, name="fashion_mnist clustered by features/train", seen=("fashion_mnist",))
+    splits = replace(by_classes, train=clusters)
     with pytest.raises(ConfigError, match="this run trains on fashion_mnist"):
         verdict(unseen).check(None, splits, CPU)
     assert few_shot_protocol(unseen, splits)["classes"] == "seen"

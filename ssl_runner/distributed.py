@@ -5,6 +5,7 @@ of all processes, on each of them: the gather's backward gives the own slice tim
 gradients are averaged, so that a parameter's gradient is that of one process with the whole batch.
 """
 
+import atexit
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,11 +29,17 @@ def join() -> None:
     """Meet the other processes; gloo on CPUs, NCCL between GPUs."""
     if launch.size() == 1 or dist.is_initialized():
         return
+    # The defaults of its functions hold whatever group there is when it is imported, as optimizers do in passing. A
+    # group that is held keeps gloo's threads, and a thread that lets go of a tensor while the interpreter ends aborts
+    # the process (pytorch #190489): so it is imported before there is a group.
+    import torch.distributed.nn.functional
+
     if torch.cuda.is_available():
         torch.cuda.set_device(launch.local_rank())
         dist.init_process_group("cpu:gloo,cuda:nccl")
     else:
         dist.init_process_group("gloo")
+        atexit.register(_part)  # for ends without `leave`: a mistake, Ctrl-C
 
 
 def leave() -> None:
@@ -40,6 +47,11 @@ def leave() -> None:
     if dist.is_initialized():
         with _talking():
             dist.barrier()
+        _part()
+
+
+def _part() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -132,19 +132,15 @@ def _train_along(run: "Run", folder: Path) -> None:
 
 def rehearse(wired: "Run") -> None:
     """Say what a run would do, do one step of it and say how long all would take; nothing is written."""
-    from ssl_runner import distributed
-
-    if distributed.rank() > 0:
-        return
-    with distributed.alone():
-        _rehearse(wired)
-
-
-def _rehearse(wired: "Run") -> None:
     from rich.console import Console
 
+    from ssl_runner import distributed
     from ssl_runner.report.preflight import announce
 
+    first = distributed.rank() == 0
+    distributed.leave()
+    if not first:
+        return
     console = Console()
     announce(wired, None, 0, console)
     seconds, metrics = wired.one_step()

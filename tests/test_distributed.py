@@ -86,6 +86,36 @@ METHODS = {
 }
 
 
+# what an optimizer's first step imports; who is left at the very end, when all that was registered later has run
+PARTING = """
+import atexit, pathlib, torch
+def left():
+    names = {path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")}
+    print(sorted(name for name in names if "gloo" in name))
+atexit.register(left)
+from ssl_runner import distributed
+distributed.join()
+import torch._dynamo
+distributed.total(torch.ones(2))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("end", ["distributed.leave()", "raise SystemExit(0)"])
+def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_its_end(end):
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PARTING + end],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(RANK=rank, LOCAL_RANK=rank, **meeting),
+        )
+        for rank in ("0", "1")
+    ]
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["[]\n", "[]\n"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_after_8_steps_are_those_of_one_process_and_only_one_speaks(method, tmp_path):
     words = [*SMALL, *METHODS[method]]

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -81,6 +83,15 @@ def test_a_run_that_goes_on_twice_has_each_step_once(tmp_path):
             for step in range(start + 1, end + 1):
                 writer.add_scalar("train/loss", 0, step)
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_goes_on_within_a_second_is_read_after_what_was_there(tmp_path):
+    write(tmp_path, [1])
+    (tmp_path / only_file(tmp_path).name).rename(tmp_path / f"events.out.tfevents.{int(time.time()):010d}.z.1.0")
+    with resumed_writer(tmp_path, 1) as writer:
+        writer.add_scalar("train/loss", 2, 2)
+    first, second = (EventFileLoader(str(path)).Load() for path in sorted(tmp_path.iterdir()))
+    assert [{event.step for event in events if event.summary.value} for events in (first, second)] == [{1}, {2}]
 
 
 def test_final_events_are_replaced_and_cut_when_the_run_goes_on(tmp_path):

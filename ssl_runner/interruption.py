@@ -19,7 +19,17 @@ class RunStopped(RuntimeError):
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run does not answer."""
+    """Another process of the run does not answer.
+
+    Args:
+        reason: What the network told.
+        when: In training, the step, as words.
+        remedy: What to do.
+    """
+
+    def __init__(self, reason: str, when: str = "", remedy: str = "go on with resume=RUN, or start it again") -> None:
+        super().__init__(f"another process of this run is gone{when} ({reason}). {remedy}")
+        self.reason = reason
 
 
 def how_to_go_on(folder: Path) -> str:

@@ -14,19 +14,18 @@ from ssl_runner.interruption import ProcessLost, RunStopped, how_to_go_on
 
 @contextmanager
 def all_there(folder: Path, step: int) -> Iterator[None]:
-    """Inside, the loss of another process ends the run with what is left of it.
+    """Inside, the loss of another process is told with what is left of the run.
 
     Raises:
-        RunStopped: A process did not answer in the step after so many.
+        ProcessLost: A process did not answer in the step after so many.
     """
     try:
         yield
     except ProcessLost as error:
         left = f"The last good checkpoint is in {folder / 'checkpoints'}; {how_to_go_on(folder)}"
-        raise RunStopped(
-            f"another process of this run is gone at step {step + 1} ({error}). "
-            + (left if (folder / "checkpoints" / LAST).exists() else "There was no checkpoint yet: start it again")
-        ) from None
+        nothing = "There was no checkpoint yet: start it again"
+        remedy = left if (folder / "checkpoints" / LAST).exists() else nothing
+        raise ProcessLost(error.reason, f" at step {step + 1}", remedy) from None
 
 
 def check_finite(name: str, value: Tensor, step: int, checkpoints: Path) -> None:

@@ -152,6 +152,7 @@ class Trainer:
 
         Raises:
             RunStopped: The loss is no longer finite, the embedding has collapsed, or memory was not enough.
+            ProcessLost: Another process does not answer.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint; the message says how to go on.
         """
         from ssl_runner.tracking import Meter  # imports TensorBoard, which a mistake need not wait for
@@ -170,8 +171,8 @@ class Trainer:
                 clock = Clock(step, max_steps, seed, self.device)
                 with all_there(folder, step):
                     metrics = self._next_step(algorithm, batching, optimizer, schedule, clock, meter, logging)
-                # read once, for all processes: a signal from here on is the next step's
-                stopping = distributed.any_of(stop.requested)
+                    # read once, for all processes: a signal from here on is the next step's
+                    stopping = distributed.any_of(stop.requested)
                 saving = self._due(self.checkpoint_every, done, max_steps) or stopping
                 if logging or saving or looking:
                     check_finite("loss", metrics["loss"], done, keeper.folder)

@@ -149,7 +149,7 @@ def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_go_on_fr
     os.kill(victim, signal.SIGKILL)
     _, told = running.communicate(timeout=120)
     assert running.returncode == 1
-    assert "another process of this run is gone at step" in told
+    assert "another process of this run is gone at step" in told, told
     assert f"-m ssl_runner.train resume={folder}" in told
     step = torch.load(last, weights_only=True)["step"]
     refused = subprocess.run(

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssl_runner import checkpoint
+from ssl_runner import checkpoint, distributed
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.clock import Clock
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching import EpisodeBatching, ViewBatching
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.interruption import RunStopped
+from ssl_runner.interruption import ProcessLost, RunStopped
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.optim.schedules import Constant, WarmupCosine
 from ssl_runner.tracking import Tracker
@@ -183,6 +183,22 @@ def test_clipping_bounds_the_update(tmp_path):
     fit(after, tmp_path, gradient_clip=1e-3, max_steps=1, lr=1.0)
     moved = torch.cat([(a - b).flatten() for a, b in zip(before.parameters(), after.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("function", ["any_of", "average_gradients"])
+def test_another_process_that_is_lost_anywhere_in_a_step_is_told_with_how_to_go_on(function, tmp_path, monkeypatch):
+    seen = []
+
+    def talk(*_):
+        seen.append(function)
+        if len(seen) > 3:
+            raise ProcessLost("no answer")
+        return False
+
+    monkeypatch.setattr(distributed, function, talk)
+    told = r"another process of this run is gone at step 4 \(no answer\)\. The last good .*resume="
+    with pytest.raises(ProcessLost, match=told):
+        fit(Classifier(), tmp_path, checkpoint_every=2)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

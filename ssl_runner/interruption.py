@@ -27,7 +27,7 @@ class ProcessLost(RuntimeError):
         remedy: What to do.
     """
 
-    def __init__(self, reason: str, when: str = "", remedy: str = "go on with resume=RUN, or start it again") -> None:
+    def __init__(self, reason: str, when: str = "", remedy: str = "Go on with resume=RUN, or start it again") -> None:
         super().__init__(f"another process of this run is gone{when} ({reason}). {remedy}")
         self.reason = reason
 

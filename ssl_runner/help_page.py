@@ -11,11 +11,29 @@ import yaml
 _WIDTH = 120
 
 _PURPOSE = """\
-ssl-train trains an encoder by contrastive self-supervision or by meta-learning, and scores it.
-A run is an experiment (a complete recipe) or a choice of one option per group; every value can be set
-on the command line, and is checked before anything starts.
+ssl-train trains an encoder, a network that turns an image into a vector, with few labels or none, and measures what
+the vectors are good for. There are two ways to train one:
+
+  contrastive self-supervision  It learns to give two random views of an image similar vectors, and other images others.
+                                Labels only score the result. SimCLR, MoCo, BYOL, DINO and more.
+  meta-learning                 It learns from many small tasks, each with new classes and a few labelled images of
+                                each, so that the next task needs only as few. MAML, ProtoNet, SNAIL and more.
+
+Begin with:
+  ssl-train                                         SimCLR on small digits: no download, about a minute on a CPU
+  ssl-train experiment=simclr_mnist                 another recipe, of those below; downloads what is missing
+  ssl-train experiment=simclr_mnist dry_run=true    what it would do and how long that would take
+  ssl-train dataset=image_folder dataset.root=PATH dataset.size=64 augmentation=simclr        your own images
+  tensorboard --logdir outputs                      curves, images and features of your runs
+
+A run ends with a table of test accuracies in percent: of the trained encoder, the untrained one, and raw pixels.
+  kNN           an image gets the class that its nearest labelled neighbours vote for
+  linear probe  a linear classifier on the frozen vectors
+  5w1s          five classes ("ways") with one labelled image ("shot") of each, the mean over many such tasks
 
 Usage: ssl-train [experiment=NAME] [group=option ...] [key=value ...] [-m]
+A run is an experiment (a complete recipe) or a choice of one option per group. Any value can be set on the command
+line, and all are checked before anything starts.
 """
 
 _ROOT = {
@@ -35,13 +53,11 @@ Flags:
   -sc install=bash  completion for the shell: eval "$(ssl-train -sc install=bash)"; also zsh, fish
   --hydra-help      Hydra's other flags (--info, --config-dir, ...)
 
-Examples:
+More examples:
   ssl-train                                              {default}
-  ssl-train experiment=simclr_mnist                      a recipe
   ssl-train experiment=simclr_mnist optimizer=adam optimizer.lr=3e-4 trainer.max_epochs=2
   ssl-train experiment=maml_omniglot algorithm.second_order=false
   ssl-train -m loss.temperature=0.1,0.2 seed=0,1,2       six runs
-  ssl-train experiment=simclr_cifar10 dry_run=true       what it would do, and how long it would take
   ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
   ssl-train reproduce=outputs/simclr_mnist/RUN           run it again and compare the figures
 
@@ -64,7 +80,7 @@ def page(folder: Path) -> str:
         "Experiments (experiment=NAME, * the default):",
         *_table({_mark(name, chosen.get("experiment")): _comment(folder / "experiment", name) for name in experiments}),
         "",
-        "Groups (group=option, * the default; [a,b] chooses several):",
+        "Groups (group=option, * without an experiment; [a,b] chooses several):",
         *_table({group: _marked(options, chosen.get(group)) for group, options in groups.items() if options}),
         "",
         "Root keys:",

@@ -11,6 +11,8 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.data.source import Source, content_hash, convert, resize
 from ssl_runner.data.splitting import split_source
 
+CLASS_NAMES = tuple(str(digit) for digit in range(10))
+
 
 def digits(
     split: Literal["images", "classes"],
@@ -32,17 +34,22 @@ def digits(
         size: Height and width after resizing; None leaves 8.
         channels: 1 or 3; None leaves 1.
     """
-    shades, labels = _read()
-    pixels = np.round(shades * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    pixels, labels = pixels_and_labels()
     source = Source(
         name="digits",
         images=resize(convert(torch.from_numpy(pixels), channels), size),
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        class_names=tuple(str(digit) for digit in range(10)),
+        labels=torch.from_numpy(labels),
+        class_names=CLASS_NAMES,
         class_groups=None,
         content=content_hash(pixels, size, channels),
     )
     return split_source(source, split, validation, class_counts, split_seed, test)
+
+
+def pixels_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """All images, uint8 (1797, 1, 8, 8), 255 the most ink, and their labels, int64 (1797,)."""
+    shades, labels = _read()
+    return np.round(shades * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.int64)
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from ssl_runner.config import ConfigError, build, check_config
 from ssl_runner.interruption import how_to_go_on
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models import saving
-from ssl_runner.models.network import Network
+from ssl_runner.models.network import Encoder, Network
 from ssl_runner.report import result
 from ssl_runner.resuming import read_config
 from ssl_runner.schema import ROOT_KEYS, SUPPLIED
@@ -49,6 +49,9 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, and overwritten
         made_for = (json.loads(metadata.get(name, "null")) for name in ("n_outputs", "n_way"))
         algorithm = _bare(config, json.loads(metadata["input_shape"]), *made_for)
+    for part in algorithm.modules():
+        if isinstance(part, Encoder):  # a teacher has one, too
+            part.decoding = json.loads(metadata.get("decoding", "{}"))
     state = checkpoint.product(folder / "checkpoints", product)
     try:
         algorithm.load_state_dict(state)

@@ -19,7 +19,9 @@ def begin_network(config: Config, splits: Splits, seed: int) -> Encoder:
     torch.manual_seed(randomness.number(seed, "weights", 0))
     channels, height, width = splits.train.images.shape[1:]
     backbone = build(config, "model.encoder")(channels, height)
-    return Encoder(backbone, (channels, height, width), *pixel_statistics(splits.train))
+    encoder = Encoder(backbone, (channels, height, width), *pixel_statistics(splits.train))
+    encoder.decoding = dict(splits.decoding)
+    return encoder
 
 
 def finish_network(encoder: Encoder, config: Config, batching: Batching) -> Network:

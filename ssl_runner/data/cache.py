@@ -5,21 +5,41 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import PIL
 import torch
 from torch import Tensor
 
-from ssl_runner.data.decoding import Decoding, decode_all
-from ssl_runner.data.files import ImageFile
+from ssl_runner.data.decoding import Damage, Decoding, Findings, decode_dataset, refuse
+from ssl_runner.data.files import ImageFile, Scan, printable
 from ssl_runner.data.lock import locked
-from ssl_runner.data.roots import require_at_hand
+from ssl_runner.data.roots import DataError, require_at_hand
 
-FORMAT = 1  # goes up when what is stored changes
+FORMAT = 2  # goes up when what is stored changes
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Decoded images.
+
+    Attributes:
+        images: uint8 (N, C, H, W), of the whole files in their order.
+        content: Hash of the pixels, and of what was left out.
+        files: Those that the images are of.
+        damaged: Those that were left out, with the reason.
+        findings: What was met on the way.
+    """
+
+    images: Tensor
+    content: str
+    files: list[ImageFile]
+    damaged: list[tuple[Path, Damage]]
+    findings: Findings
 
 
 def cache_folder() -> Path:
@@ -30,8 +50,8 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "ssl_runner"
 
 
-def load_images(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> tuple[Tensor, str]:
-    """Images uint8 (N, C, H, W) of the files in their order, and the hash of their pixels.
+def load_images(name: str, folder: Path, found: Scan, decoding: Decoding, damaged: str | None = None) -> Loaded:
+    """The images of a folder's files in their order.
 
     They are decoded once; from then on the array is memory-mapped, private to the process that writes to it. An entry
     is keyed by the files' names, sizes and times and by the decoding, so a changed, added or removed file is noticed,
@@ -40,10 +60,29 @@ def load_images(name: str, folder: Path, files: Sequence[ImageFile], decoding: D
     Args:
         name: Of the entry, one per dataset and selection of files.
         folder: What the files' paths are relative to.
+        found: Its files, or a selection of them.
+        damaged: ``refuse`` or ``skip`` files that cannot be read and links that lead nowhere; None for a dataset that
+            has no such key and refuses.
 
     Raises:
-        DataError: A file is damaged, or sizes differ.
+        DataError: Files are damaged and not to be skipped (names them), no file is whole, or sizes differ.
     """
+    if damaged not in (None, "refuse", "skip"):
+        raise DataError(f"dataset.damaged={damaged!r}: expected 'refuse' or 'skip'.")
+    images, content, findings = _stored(name, folder, found.files, decoding)
+    broken = [(folder.joinpath(*path), Damage(reason, "mend or delete it")) for path, reason in found.broken]
+    bad = [(folder.joinpath(*found.files[place].path), damage) for place, damage in sorted(findings.damaged.items())]
+    if damaged != "skip" or len(findings.damaged) == len(found.files):
+        refuse([*bad, *broken], len(found.files) + len(broken), may_skip=damaged == "refuse")
+    whole = [file for place, file in enumerate(found.files) if place not in findings.damaged]
+    if bad or broken:
+        left_out = [printable(str(path.relative_to(folder))) for path, _ in (*bad, *broken)]
+        content = f"{content} without {_short_hash(left_out)}"
+    return Loaded(images, content, whole, [*bad, *broken], findings)
+
+
+def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> tuple[Tensor, str, Findings]:
+    """What is in the cache for these files, put there if it was not."""
     # the Pillow version decodes; the folder is in the key because archives unpack different files with equal times
     owner = _short_hash([name, str(folder.resolve()), asdict(decoding), PIL.__version__, FORMAT])
     try:
@@ -61,33 +100,43 @@ def load_images(name: str, folder: Path, files: Sequence[ImageFile], decoding: D
             stacklevel=2,
         )
     require_at_hand(name)
-    images = np.concatenate(list(decode_all([folder.joinpath(*file.path) for file in files], decoding)))
-    return torch.from_numpy(images), hashlib.sha256(images.data).hexdigest()
+    chunks, findings = decode_dataset([folder.joinpath(*file.path) for file in files], decoding, list)
+    images = np.concatenate(chunks) if chunks else np.empty((0, decoding.channels, 1, 1), np.uint8)
+    return torch.from_numpy(images), hashlib.sha256(images.data).hexdigest(), findings
 
 
 def _short_hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _read(entry: Path) -> tuple[Tensor, str] | None:
+def _read(entry: Path) -> tuple[Tensor, str, Findings] | None:
     """An entry, or None where there is none that is whole."""
     try:
         images = np.load(entry / "images.npy", mmap_mode="c")
-        return torch.from_numpy(images), (entry / "sha256").read_text()
-    except (FileNotFoundError, NotADirectoryError, EOFError, ValueError):
+        told = json.loads((entry / "findings.json").read_text(encoding="utf-8"))
+        told["damaged"] = {int(place): Damage(*damage) for place, damage in told["damaged"].items()}
+        return torch.from_numpy(images), told.pop("content"), Findings(**told)
+    except (FileNotFoundError, NotADirectoryError, EOFError, ValueError, TypeError, KeyError):
         return None
 
 
 def _write(
     entry: Path, prefix: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding
-) -> tuple[Tensor, str]:
+) -> tuple[Tensor, str, Findings]:
     """Decodes into an entry, which appears whole or not at all; to be called under the lock of its prefix."""
     unfinished = entry.with_name(f"{prefix}.unfinished")  # one name a lock: what a killed writer left is overwritten
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        digest = _write_array(unfinished / "images.npy", folder, files, decoding)
-        (unfinished / "sha256").write_text(digest)
+        paths = [folder.joinpath(*file.path) for file in files]
+        content, findings = decode_dataset(
+            paths, decoding, lambda chunks: _write_array(unfinished / "images.npy", chunks, decoding)
+        )
+        if len(findings.damaged) == len(files):  # an array of no rows cannot be mapped
+            shutil.rmtree(unfinished)
+            return torch.empty(0, decoding.channels, 1, 1, dtype=torch.uint8), content, findings
+        told = json.dumps({"content": content, **asdict(findings)})
+        (unfinished / "findings.json").write_text(told, encoding="utf-8")
         for stale in entry.parent.glob(f"{prefix}-*"):  # who has mapped one keeps its pages
             shutil.rmtree(stale, ignore_errors=True)
         unfinished.rename(entry)
@@ -100,18 +149,24 @@ def _write(
     return stored
 
 
-def _write_array(path: Path, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> str:
+def _write_array(path: Path, chunks: Iterator[np.ndarray], decoding: Decoding) -> str:
     """Streams the pixels into a .npy file and gives back their hash."""
-    digest = hashlib.sha256()
+    digest, n, shape = hashlib.sha256(), 0, (decoding.channels, 1, 1)
     # written, not mapped: a full disk is an error here, and a fatal signal on a mapped page
     with path.open("wb") as file:
-        for chunk in decode_all([folder.joinpath(*file.path) for file in files], decoding):
-            if file.tell() == 0:
-                shape = (len(files), *chunk.shape[1:])
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            if n == 0:
+                shape = chunk.shape[1:]
+                _write_head(file, (0, *shape))
             file.write(chunk.data)
             digest.update(chunk.data)
+            n += len(chunk)
+        file.seek(0)
+        _write_head(file, (n, *shape))  # as long as before: numpy leaves room for the number of rows
         file.flush()
         os.fsync(file.fileno())  # else a power cut may leave zeros under the final name
     return digest.hexdigest()
+
+
+def _write_head(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})

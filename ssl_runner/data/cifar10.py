@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ssl_runner.data.cache import load_images
+from ssl_runner.data.copies import Duplicates
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.decoding import Decoding
 from ssl_runner.data.files import scan
@@ -26,6 +27,7 @@ def cifar10(
     split_seed: int,
     size: int | None,
     channels: int | None,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """60,000 photographs of 32 x 32 pixels (Krizhevsky 2009).
 
@@ -40,6 +42,7 @@ def cifar10(
         split_seed: Of the split.
         size: Height and width after resizing; None leaves 32.
         channels: 1 or 3; None leaves 3.
+        duplicates: `ssl_runner.data.copies.without_copies` says what happens to images that stand in two parts.
 
     Raises:
         DataError: It is missing and cannot be downloaded, or damaged.
@@ -52,7 +55,7 @@ def cifar10(
             source = _from_pickles(absolute(root), size, channels)
     except NotAtHand:
         source = blank("cifar10", {"train": 50_000, "test": 10_000}, (3, 32, 32), CLASSES, size, channels)
-    return split_source(source, split, validation, class_counts, split_seed)
+    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
 
 def _from_pickles(root: Path, size: int | None, channels: int | None) -> Source:
@@ -75,20 +78,21 @@ def _fetch(root: str) -> None:
 
 
 def _from_jpegs(folder: Path, size: int | None, channels: int | None) -> Source:
-    files = [file for file in scan(folder) if len(file.path) == 3]
+    found = scan(folder)
+    found.files = files = [file for file in found.files if len(file.path) == 3]
     parts = np.array([file.path[0] for file in files])
     missing = [
         f"{part}/{name}" for part in ("train", "test") for name in CLASSES if not (folder / part / name).is_dir()
     ]
     if missing:
         raise DataError(f"{folder} is not whole: {missing[0]} is missing; unpack it again.")
-    images, content = load_images("cifar10", folder, files, Decoding(size=None, channels=3))
+    loaded = load_images("cifar10", folder, found, Decoding(size=None, channels=3))
     return Source(
         name="cifar10",
-        images=resize(convert(images, channels), size),
+        images=resize(convert(loaded.images, channels), size),
         labels=torch.tensor([CLASSES.index(file.path[1]) for file in files]),
         class_names=CLASSES,
         class_groups=None,
-        content=f"{content} {size} {channels}",
+        content=f"{loaded.content} {size} {channels}",
         official={part: torch.from_numpy(np.flatnonzero(parts == part)) for part in ("train", "test")},
     )

@@ -1,7 +1,8 @@
 """What a dataset is: images and labels, nothing else."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -50,18 +51,37 @@ class Dataset:
         return tuple(dict.fromkeys(self.class_domains or ()))
 
 
+class Note(NamedTuple):
+    """What a reader of the result should know of how a dataset came to be.
+
+    Attributes:
+        key: In result.json, under ``dataset``.
+        value: Plain JSON data.
+        text: A sentence for the console, without its full stop.
+        warning: Whether it throws doubt on the figures.
+    """
+
+    key: str
+    value: Any
+    text: str
+    warning: bool = False
+
+
 @dataclass(frozen=True)
 class Splits:
     """Train, validation and test of one dataset.
 
     ``by`` says what separates them: ``images`` (the same classes everywhere) or ``classes`` (disjoint classes, and
-    labels count from 0 within each split).
+    labels count from 0 within each split). ``notes`` tell what was left out or is doubtful. ``decoding`` says by what
+    rules a user's own files became pixels: keys of `ssl_runner.data.decoding.Decoding`.
     """
 
     train: Dataset
     validation: Dataset | None
     test: Dataset
     by: Literal["images", "classes"]
+    notes: tuple[Note, ...] = ()
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
     def for_selection(self) -> "Splits":
         """The splits on which a model may be selected: validation stands as test, and test is out of reach."""

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ssl_runner.data.copies import Duplicates
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.source import Source, content_hash, convert, resize
 from ssl_runner.data.splitting import split_source
@@ -22,6 +23,7 @@ def digits(
     split_seed: int,
     size: int | None,
     channels: int | None,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998), 8 x 8 pixels in 17 shades.
 
@@ -33,6 +35,7 @@ def digits(
         split_seed: Of the split.
         size: Height and width after resizing; None leaves 8.
         channels: 1 or 3; None leaves 1.
+        duplicates: `ssl_runner.data.copies.without_copies` says what happens to images that stand in two parts.
     """
     pixels, labels = pixels_and_labels()
     source = Source(
@@ -43,7 +46,7 @@ def digits(
         class_groups=None,
         content=content_hash(pixels, size, channels),
     )
-    return split_source(source, split, validation, class_counts, split_seed, test)
+    return split_source(source, split, validation, class_counts, split_seed, test, duplicates)
 
 
 def pixels_and_labels() -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,13 @@ def mixture(
         held[name], kept[name] = sorted(order[:held_out]), sorted(order[held_out:])
     train = _joined({name: splits.train for name, splits in sources.items()}, kept, mix, "train")
     test = _joined({name: splits.test for name, splits in sources.items()}, held if held_out else kept, mix, "test")
-    return Splits(train, None, test, "classes" if held_out else "images")
+    notes = [
+        note._replace(key=f"{name}/{note.key}", text=f"{name}: {note.text}")
+        for name, splits in sources.items()
+        for note in splits.notes
+        if note.key != "validation"  # here there is none of any source
+    ]
+    return Splits(train, None, test, "classes" if held_out else "images", tuple(notes))
 
 
 def _joined(parts: Mapping[str, Dataset], classes: Mapping[str, list[int]], mix: bool, split: str) -> Dataset:

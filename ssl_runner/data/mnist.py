@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from ssl_runner.data.copies import Duplicates
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
 from ssl_runner.data.source import Source, blank, train_and_test
@@ -23,6 +24,7 @@ def mnist(
     split_seed: int,
     size: int | None,
     channels: int | None,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """70,000 handwritten digits of 28 x 28 pixels (LeCun et al. 1998), in ``root/MNIST/raw``.
 
@@ -34,12 +36,13 @@ def mnist(
         split_seed: Of the split.
         size: Height and width after resizing; None leaves 28.
         channels: 1 or 3; None leaves 1.
+        duplicates: `ssl_runner.data.copies.without_copies` says what happens to images that stand in two parts.
 
     Raises:
         DataError: It is missing and cannot be downloaded, or damaged.
     """
     source = _source("mnist", "MNIST", root, tuple(str(digit) for digit in range(10)), size, channels)
-    return split_source(source, split, validation, class_counts, split_seed)
+    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
 
 def fashion_mnist(
@@ -50,10 +53,11 @@ def fashion_mnist(
     split_seed: int,
     size: int | None,
     channels: int | None,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """70,000 pictures of clothes (Xiao et al. 2017, arXiv:1708.07747), in ``root/FashionMNIST/raw``; as `mnist`."""
     source = _source("fashion_mnist", "FashionMNIST", root, CLOTHES, size, channels)
-    return split_source(source, split, validation, class_counts, split_seed)
+    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
 
 def read_idx(path: Path) -> np.ndarray:

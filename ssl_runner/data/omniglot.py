@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.data.cache import load_images
+from ssl_runner.data.copies import Duplicates
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.decoding import Decoding
 from ssl_runner.data.files import scan
@@ -34,6 +35,7 @@ def omniglot(
     rotations: bool,
     size: int | None,
     channels: int | None,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """Omniglot (Lake et al. 2015), white ink on black, in ``root/omniglot-py/images_{background,evaluation}``.
 
@@ -54,6 +56,7 @@ def omniglot(
             arXiv:1605.06065). They are made after the split, so no character crosses it.
         size: Height and width after resizing; None leaves 105.
         channels: 1 or 3; None leaves 1.
+        duplicates: `ssl_runner.data.copies.without_copies` says what happens to images that stand in two parts.
 
     Raises:
         DataError: It is missing and cannot be downloaded, or damaged.
@@ -64,9 +67,9 @@ def omniglot(
     except NotAtHand:
         source = _blank(size, channels)
     if split == "classes" and class_split == "vinyals":
-        splits = split_by_classes(source, vinyals_classes(source.class_groups or ()))
+        splits = split_by_classes(source, vinyals_classes(source.class_groups or ()), duplicates)
     elif class_split in ("random", "vinyals"):
-        splits = split_source(source, split, validation, class_counts, split_seed, test)
+        splits = split_source(source, split, validation, class_counts, split_seed, test, duplicates)
     else:
         raise DataError(f"dataset.class_split={class_split!r}: expected 'random' or 'vinyals'.")
     if not rotations:
@@ -112,17 +115,18 @@ def _source(folder: Path, size: int | None, channels: int | None) -> Source:
     trees = [folder / part for part in PARTS]
     if not all(tree.is_dir() for tree in trees):
         download("omniglot", folder.parent, trees, _fetch)
-    files = [file for file in scan(folder) if len(file.path) == 4 and file.path[0] in PARTS]
+    found = scan(folder)
+    found.files = files = [file for file in found.files if len(file.path) == 4 and file.path[0] in PARTS]
     characters = sorted({file.path[:3] for file in files})  # images_background sorts before images_evaluation
     number = {character: label for label, character in enumerate(characters)}
-    images, content = load_images("omniglot", folder, files, Decoding(size=size, channels=1, invert=True))
+    loaded = load_images("omniglot", folder, found, Decoding(size=size, channels=1, invert=True))
     return Source(
         name="omniglot",
-        images=convert(images, channels),
+        images=convert(loaded.images, channels),
         labels=torch.tensor([number[file.path[:3]] for file in files]),
         class_names=tuple(f"{alphabet}/{character}" for _, alphabet, character in characters),
         class_groups=tuple(alphabet for _, alphabet, _ in characters),
-        content=f"{content} {channels}",
+        content=f"{loaded.content} {channels}",
     )
 
 

@@ -4,12 +4,14 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.data.dataset import Note
 from ssl_runner.data.roots import DataError
 
 PARTS = ("train", "validation", "test")
@@ -27,6 +29,9 @@ class Source:
         class_groups: One a class, or None.
         content: Hash of the images.
         official: Indices of the parts (``train``, ``validation``, ``test``) that the publisher made, or none.
+        notes: On how it was read.
+        decoding: By what rules, see `Splits`.
+        file_names: One an image, where each has a file of its own.
     """
 
     name: str
@@ -36,6 +41,9 @@ class Source:
     class_groups: tuple[str, ...] | None
     content: str
     official: dict[str, Tensor] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    file_names: Sequence[str] | None = None
 
 
 def train_and_test(

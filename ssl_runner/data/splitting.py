@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ssl_runner import randomness
-from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.copies import Duplicates, all_alike, without_copies
+from ssl_runner.data.dataset import Dataset, Note, Splits
 from ssl_runner.data.roots import DataError
 from ssl_runner.data.source import PARTS, Source
 
@@ -20,11 +21,12 @@ def split_source(
     class_counts: Sequence[int] | None,
     split_seed: int,
     test: float = 0,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """Splits a source as a dataset's YAML says.
 
     By ``images``: a published test part stays test, and a published validation part validation; what is missing is a
-    stratified draw.
+    stratified draw that leaves each class an image to learn from.
     By ``classes``: all images of a class, of every published part, go where the class goes. So an image of the
     official test part may be trained on, and an accuracy on held-out classes is not one on the official test part.
 
@@ -34,15 +36,16 @@ def split_source(
         class_counts: Classes of train, validation and test; None for shares of 64, 16 and 20%.
         split_seed: Of the draws; independent of the run's seed.
         test: Like ``validation``; used where no test part is published.
+        duplicates: What happens to images that stand in two parts, see `without_copies`.
 
     Raises:
         DataError: The source cannot be split so.
     """
     check_split_seed(split_seed)
     if split == "images":
-        return split_by_images(source, validation, test, split_seed)
+        return split_by_images(source, validation, test, split_seed, duplicates)
     if split == "classes":
-        return split_by_classes(source, draw_classes(source, class_counts, split_seed))
+        return split_by_classes(source, draw_classes(source, class_counts, split_seed), duplicates)
     raise DataError(f"dataset.split={split!r}: expected 'images' or 'classes'.")
 
 
@@ -52,7 +55,9 @@ def check_split_seed(split_seed: int) -> None:
         raise DataError(f"dataset.split_seed={split_seed}: expected a number in [0, 2**63).")
 
 
-def split_by_images(source: Source, validation: float, test: float, split_seed: int) -> Splits:
+def split_by_images(
+    source: Source, validation: float, test: float, split_seed: int, duplicates: Duplicates = "warn"
+) -> Splits:
     """The same classes everywhere; see `split_source`."""
     indices = dict(source.official) or {"train": torch.arange(len(source.images))}
     remaining = indices["train"]  # what shares refer to
@@ -64,8 +69,12 @@ def split_by_images(source: Source, validation: float, test: float, split_seed: 
         indices[part] = indices["train"][drawn]
         indices["train"] = indices["train"][~drawn]
     if not len(indices["test"]) or not len(indices["train"]):
-        raise DataError(f"{source.name} by images has no train or no test images: set dataset.test between 0 and 1.")
-    return _splits(source, indices, dict.fromkeys(PARTS), "images")
+        single = "" if source.labels is None or int(source.labels.bincount().max()) > 1 else ", one image a class"
+        raise DataError(
+            f"{source.name} by images has no train or no test images: of {len(source.images):,} images{single}, each "
+            "class keeps one in train; set dataset.test between 0 and 1, or give more images."
+        )
+    return _splits(source, indices, dict.fromkeys(PARTS), "images", duplicates)
 
 
 def draw_classes(source: Source, class_counts: Sequence[int] | None, split_seed: int) -> dict[str, list[int]]:
@@ -86,7 +95,7 @@ def draw_classes(source: Source, class_counts: Sequence[int] | None, split_seed:
     return {part: sorted(order[start:stop]) for part, (start, stop) in bounds.items()}
 
 
-def split_by_classes(source: Source, classes: Mapping[str, Sequence[int]]) -> Splits:
+def split_by_classes(source: Source, classes: Mapping[str, Sequence[int]], duplicates: Duplicates = "warn") -> Splits:
     """Disjoint classes, with labels from 0 within each part in the order of ``classes``.
 
     Raises:
@@ -103,7 +112,7 @@ def split_by_classes(source: Source, classes: Mapping[str, Sequence[int]]) -> Sp
         wanted = torch.zeros(len(source.class_names), dtype=torch.bool)
         wanted[list(classes[part])] = True
         indices[part] = wanted[source.labels].nonzero().squeeze(1)
-    return _splits(source, indices, classes, "classes")
+    return _splits(source, indices, classes, "classes", duplicates)
 
 
 def _count(source: Source, part: str, amount: float, n: int) -> int:
@@ -116,13 +125,17 @@ def _count(source: Source, part: str, amount: float, n: int) -> int:
 
 
 def _stratified(source: Source, candidates: Tensor, n: int, split_seed: int, stream: str) -> Tensor:
-    """Mask over candidates with n of them, every class as near its share as whole images allow."""
+    """Mask over candidates with n of them, every class as near its share as whole images allow.
+
+    One of each class is left, so that what is judged can be learned; then there may be fewer than n.
+    """
     labels = torch.zeros_like(candidates) if source.labels is None else source.labels[candidates]
     sizes = labels.bincount()
     quotas = n * sizes.double() / max(1, len(candidates))
     takes = quotas.floor().long()
     # largest remainders, so that the parts sum to n
     takes[(quotas - takes).argsort(descending=True, stable=True)[: n - int(takes.sum())]] += 1
+    takes = takes.minimum((sizes - 1).clamp(min=0))
     order = torch.from_numpy(randomness.permutation(split_seed, stream, 0, len(candidates)))
     order = order[labels[order].argsort(stable=True)]  # by class, at random within
     rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[labels[order]]
@@ -136,10 +149,20 @@ def _splits(
     indices: Mapping[str, Tensor],
     classes: Mapping[str, Sequence[int] | None],
     by: Literal["images", "classes"],
+    duplicates: Duplicates,
 ) -> Splits:
-    parts = {part: _part(source, part, indices[part], classes[part]) for part in PARTS}
+    left, notes = without_copies(source, indices, duplicates)
+    if not len(left["train"]):
+        raise DataError(f"every image of {source.name}/train stands in test or validation too: nothing is left.")
+    parts = {part: _part(source, part, left[part], classes[part]) for part in PARTS}
+    if all_alike(parts["train"].images):
+        n, said = len(parts["train"]), "so there is nothing to learn; look at how the files are read"
+        notes = (Note("all_alike", n, f"all {n:,} images of {source.name}/train are the same, {said}", True), *notes)
     validation = parts["validation"] if len(parts["validation"]) else None
-    return Splits(parts["train"], validation, parts["test"], by)
+    if validation is None and by == "images":
+        said = f"none: all {len(parts['train']):,} training images are learned from, and nothing can be selected by"
+        notes = (*notes, Note("validation", "none", f"validation: {said}"))
+    return Splits(parts["train"], validation, parts["test"], by, (*source.notes, *notes), source.decoding)
 
 
 def gathered(images: Tensor, indices: Tensor) -> Tensor:

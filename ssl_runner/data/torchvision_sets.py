@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ssl_runner.data.copies import Duplicates
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
 from ssl_runner.data.source import Source, blank, train_and_test
@@ -71,6 +72,7 @@ def torchvision_set(
     split_seed: int,
     size: int | None,
     channels: int | None,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """A dataset of torchvision, laid out under ``root`` as torchvision does.
 
@@ -83,6 +85,7 @@ def torchvision_set(
         split_seed: Of the split.
         size: Height and width after resizing; None leaves the dataset's.
         channels: 1 or 3; None leaves the dataset's.
+        duplicates: `ssl_runner.data.copies.without_copies` says what happens to images that stand in two parts.
 
     Raises:
         DataError: The name is unknown, or the dataset is missing and cannot be downloaded, or damaged.
@@ -96,7 +99,7 @@ def torchvision_set(
         counts = {"train": opening.counts[0], "test": opening.counts[1]}
         class_names = [str(number) for number in range(opening.n_classes)]
         source = blank(name.lower(), counts, opening.shape, class_names, size, channels)
-    return split_source(source, split, validation, class_counts, split_seed)
+    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
 
 def _source(name: str, root: Path, size: int | None, channels: int | None) -> Source:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner import randomness
+from ssl_runner.data.copies import Duplicates
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.digits import CLASS_NAMES, pixels_and_labels
 from ssl_runner.data.roots import DataError
@@ -25,6 +26,7 @@ def translated_digits(
     size: int,
     digit_size: int,
     channels: int | None,
+    duplicates: Duplicates = "warn",
 ) -> Splits:
     """Each of the 1,797 digits of `ssl_runner.data.digits.digits` at a random place on a black canvas.
 
@@ -40,6 +42,7 @@ def translated_digits(
         size: Height and width of the canvas.
         digit_size: Height and width of the digit, at most ``size``.
         channels: 1 or 3; None for 1.
+        duplicates: `ssl_runner.data.copies.without_copies` says what happens to images that stand in two parts.
 
     Raises:
         DataError: A size is out of bounds.
@@ -59,7 +62,7 @@ def translated_digits(
         class_groups=None,
         content=content_hash(canvas.numpy(), channels),
     )
-    return split_source(source, split, validation, class_counts, split_seed, test)
+    return split_source(source, split, validation, class_counts, split_seed, test, duplicates)
 
 
 def _placed(digits: Tensor, size: int) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.data.files import IMAGE_SUFFIXES, scan
-from ssl_runner.data.image_folder import PART_FOLDERS
+from ssl_runner.data.decoding import Damage, refuse
+from ssl_runner.data.files import LITTER, image_suffixes, printable, scan
+from ssl_runner.data.folder_layout import PART_FOLDERS
 from ssl_runner.data.roots import DataError, absolute
 from ssl_runner.evaluation.features import BATCH_SIZE, evaluating
 from ssl_runner.loading import load_algorithm
@@ -146,24 +147,31 @@ def _labelled_files(folder: Path) -> tuple[list[str], list[Path], list[int]]:
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{folder} {what}; give a folder of one folder of images a class, PATH/CLASS/*.png")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    shown = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in LITTER)
+    # a link that leads nowhere may have been to a class
+    names = sorted(path.name for path in shown if path.is_dir() or (path.is_symlink() and not path.exists()))
     if len(names) < 2:
         found = ", ".join(map(repr, names)) or "none"
         raise DataError(
             f"{folder} has {len(names)} class folders ({found}), expected at least 2; lay the images out as "
             "PATH/CLASS/*.png"
         )
-    if set(names) <= PART_FOLDERS.keys():
+    if {name.lower() for name in names} <= PART_FOLDERS.keys():
         raise DataError(
             f"{folder} has {', '.join(map(repr, names))}, which are parts of a dataset, expected classes; give "
             f"{folder / names[-1]}"
         )
-    loose = sorted(path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_SUFFIXES) and path.is_file())
+    loose = sorted(path for path in folder.iterdir() if path.name.lower().endswith(image_suffixes()) and path.is_file())
     if loose:
         raise DataError(f"{loose[0]} lies beside the folders of the classes: of which is it? Move it into one.")
-    files, labels = [], []
+    files, labels, broken = [], [], []
     for label, name in enumerate(names):
-        found = [folder.joinpath(name, *file.path) for file in scan(folder / name)]
-        files += found
-        labels += [label] * len(found)
-    return names, files, labels
+        if not (folder / name).exists():
+            broken.append((folder / name, Damage("a link that leads nowhere", "mend or delete it")))
+            continue
+        found = scan(folder / name)
+        files += [folder.joinpath(name, *file.path) for file in found.files]
+        labels += [label] * len(found.files)
+        broken += [(folder.joinpath(name, *path), Damage(why, "mend or delete it")) for path, why in found.broken]
+    refuse(broken, len(files) + len(broken), may_skip=False)
+    return [printable(name) for name in names], files, labels

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ class Encoder(nn.Module):
     Attributes:
         out_features: Width of the features.
         input_shape: (C, H, W) it was made for.
+        decoding: By what rules files become pixels, where training images were a user's own files: keys of `Decoding`.
     """
 
     mean: Tensor
@@ -24,6 +27,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.input_shape = tuple(input_shape)
+        self.decoding: dict[str, Any] = {}
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
@@ -32,7 +36,15 @@ class Encoder(nn.Module):
         return self.backbone.out_features  # type: ignore[return-value]
 
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 or float in [0, 1], (B, C, H, W), to normalised floats."""
+        """uint8 or float in [0, 1], (B, C, H, W), to normalised floats.
+
+        Raises:
+            ValueError: It is no batch.
+        """
+        if images.dim() != 4:
+            raise ValueError(
+                f"got images of shape {tuple(images.shape)}, expected (B, C, H, W); of one, give image[None]"
+            )
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         return (images - self.mean) / self.std
@@ -41,17 +53,20 @@ class Encoder(nn.Module):
         """Image files as the uint8 batch (B, C, H, W) that this encoder takes: upright, resized, middle cut out.
 
         Args:
-            paths: Files in any format that Pillow reads.
+            paths: Files in any format that Pillow reads; of none, the batch is empty.
             invert: For ink on paper, where the encoder learned light on dark (Omniglot).
 
         Raises:
-            DataError: A file is damaged; names it.
+            ValueError: A single path is given, or (DataError) files are damaged; names them.
         """
-        from ssl_runner.data.decoding import Decoding, decode
+        from ssl_runner.data.decoding import Decoding, decode_files
 
-        channels, height, _ = self.input_shape
-        decoding = Decoding(size=height, channels=1 if channels == 1 else 3, invert=invert)
-        return torch.stack([torch.tensor(decode(Path(path), decoding)) for path in paths])
+        if isinstance(paths, str | Path):
+            raise ValueError(f"got the path {str(paths)!r}, expected a list of files; give [{str(paths)!r}]")
+        channels, height, width = self.input_shape
+        decoding = Decoding(size=height, channels=1 if channels == 1 else 3, invert=invert, **self.decoding)
+        pixels = decode_files([Path(path) for path in paths], decoding)
+        return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0, channels, height, width).byte()
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, out_features) of images (B, C, H, W), uint8 or float in [0, 1]."""

@@ -35,6 +35,7 @@ def save_encoder(
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     described = {"encoder": node, "input_shape": encoder.input_shape, "n_outputs": n_outputs, "n_way": n_way}
+    described["decoding"] = encoder.decoding
     described = {name: json.dumps(value) for name, value in described.items()} | metadata
     write_atomically(folder / FILE, lambda path: save_file(tensors, path, described))
 
@@ -56,6 +57,7 @@ def load_encoder(run: str | Path, device: str = "cpu") -> Encoder:
     path = path / FILE if path.is_dir() else path
     metadata = read_metadata(path)
     encoder = bare_encoder(json.loads(metadata["encoder"]), json.loads(metadata["input_shape"]))
+    encoder.decoding = json.loads(metadata.get("decoding", "{}"))  # earlier versions had none
     encoder.load_state_dict(load_file(path))
     return encoder.to(device).eval().requires_grad_(False)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from ssl_runner import distributed
 from ssl_runner.data.batches import Views
@@ -22,7 +23,10 @@ def announce(run: Run, folder: Path | None, start_step: int, console: Console) -
         start_step: Steps done before.
     """
     for name, text in lines(run, folder, start_step).items():
-        console.print(f"[bold]{name:>12}[/bold]  {text}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:>12}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)
+    for note in run.splits.notes:
+        if note.warning:
+            console.print(f"[yellow]warning[/yellow]: {escape(note.text)}.", highlight=False, soft_wrap=True)
 
 
 def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
@@ -39,7 +43,11 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
         f"{network.encoder.out_features:,} features of {'x'.join(map(str, network.encoder.input_shape))} images",
         "data": f"{splits.train.name.rpartition('/')[0] or splits.train.name} by {splits.by}, "
         f"fingerprint {splits.train.fingerprint}",
-        "": "; ".join(f"{name} {_counts(part)}" for name, part in parts.items()),
+        "": "; ".join(f"{name} {_counts(part)}{_named(part, name)}" for name, part in parts.items()),
+    }
+    if told := [note.text for note in splits.notes if not note.warning]:
+        found["notes"] = "; ".join(told)
+    return found | {
         "batch": _batch(run),
         "steps": f"{steps:,}{epochs}" + (f", from step {start_step:,}" if start_step else ""),
         "optimizer": f"{type(run.optimizer).__name__}, learning rate {run.optimizer.param_groups[0]['initial_lr']:g}, "
@@ -49,7 +57,6 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
         "evaluation": "; ".join(_evaluation(name, made) for name, made in run.evaluators.items()) or "none",
         "run folder": "none: a rehearsal" if folder is None else str(folder),
     }
-    return found
 
 
 def _loss(run: Run) -> str:
@@ -61,6 +68,14 @@ def _counts(part: Dataset | None) -> str:
     if part is None:
         return "none"
     return f"{len(part):,} images" + (f" of {part.n_classes} classes" if part.n_classes else ", no labels")
+
+
+def _named(part: Dataset | None, name: str) -> str:
+    """The first classes of train by their names, which show whether folders were understood."""
+    if name != "train" or part is None or not part.class_names:
+        return ""
+    few = part.class_names if part.n_classes <= 5 else (*part.class_names[:3], "...")
+    return f" ({', '.join(few)})"
 
 
 def _batch(run: Run) -> str:

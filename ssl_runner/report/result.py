@@ -39,6 +39,7 @@ class Result:
                 "split_by": splits.by,
                 "images": {name: 0 if part is None else len(part) for name, part in parts.items()},
                 "classes": {name: 0 if part is None else part.n_classes for name, part in parts.items()},
+                **{note.key: note.value for note in splits.notes},
             },
             "protocols": {name: evaluator.protocol(splits) for name, evaluator in run.evaluators.items()}
             | {"algorithm": run.algorithm.protocol()},

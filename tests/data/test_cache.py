@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_runner.data import cache
+from ssl_runner.data import cache, decoding
 from ssl_runner.data.decoding import Decoding
 from ssl_runner.data.files import scan
 from ssl_runner.data.roots import DataError
@@ -38,12 +38,17 @@ def paint(path, shade):
     Image.new("L", (4, 4), shade).save(path)
 
 
-def load(folder, **decoding):
-    return cache.load_images("toy", folder, scan(folder), Decoding(**{"size": None, "channels": 1, **decoding}))
+def load(folder, damaged=None, **how):
+    return cache.load_images("toy", folder, scan(folder), Decoding(**{"size": None, "channels": 1, **how}), damaged)
+
+
+def pixels(folder):
+    loaded = load(folder)
+    return loaded.images, loaded.content
 
 
 def shades(folder):
-    return load(folder)[0][:, 0, 0, 0].tolist()
+    return load(folder).images[:, 0, 0, 0].tolist()
 
 
 def entries(store):
@@ -55,9 +60,9 @@ def refuse(*arguments):
 
 
 def test_a_second_load_decodes_nothing_and_equals_the_first(folder, store, monkeypatch):
-    images, content = load(folder)
-    monkeypatch.setattr(cache, "decode_all", refuse)
-    again, content_again = load(folder)
+    images, content = pixels(folder)
+    monkeypatch.setattr(decoding, "decode_all", refuse)
+    again, content_again = pixels(folder)
     assert torch.equal(images, again)
     assert content == content_again
     assert images.dtype == torch.uint8
@@ -67,7 +72,7 @@ def test_a_second_load_decodes_nothing_and_equals_the_first(folder, store, monke
 def test_loaded_images_are_as_good_as_any_tensor(folder, store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of memory that cannot be written
-        images, _ = load(folder)
+        images = load(folder).images
     images[0] = 99  # private to this process
     assert shades(folder) == [0, 1, 2, 3, 4, 5]
 
@@ -89,11 +94,11 @@ def test_a_change_in_the_folder_is_noticed_and_the_old_entry_deleted(folder, sto
 
 
 def test_a_rewrite_of_equal_length_is_noticed_by_its_time(folder, store):
-    before = load(folder)[1]
+    before = load(folder).content
     content = (folder / "4.png").read_bytes()
     paint(folder / "3.png", 4)
     assert len(content) == (folder / "3.png").stat().st_size
-    assert load(folder)[1] != before
+    assert load(folder).content != before
 
 
 def test_a_rewrite_that_keeps_its_time_is_noticed_by_its_length(folder, store):
@@ -115,7 +120,14 @@ def test_other_decodings_and_other_folders_have_entries_of_their_own(folder, sto
 
 
 @pytest.mark.parametrize(
-    ("file", "damage"), [("images.npy", "gone"), ("images.npy", "empty"), ("images.npy", "cut"), ("sha256", "gone")]
+    ("file", "damage"),
+    [
+        ("images.npy", "gone"),
+        ("images.npy", "empty"),
+        ("images.npy", "cut"),
+        ("findings.json", "gone"),
+        ("findings.json", "cut"),
+    ],
 )
 def test_a_broken_entry_is_made_anew(folder, store, file, damage):
     load(folder)
@@ -131,9 +143,9 @@ def test_a_broken_entry_is_made_anew(folder, store, file, damage):
 def test_a_cache_that_is_no_folder_costs_a_warning_not_the_run(folder, store):
     store.write_text("in the way")
     with pytest.warns(RuntimeWarning, match=r"toy are not kept.*SSL_RUNNER_CACHE"):
-        images, content = load(folder)
+        images, content = pixels(folder)
     store.unlink()
-    kept, kept_content = load(folder)
+    kept, kept_content = pixels(folder)
     assert torch.equal(images, kept)
     assert content == kept_content
 
@@ -160,27 +172,68 @@ def test_a_folder_that_may_only_be_read_still_serves_what_is_in_it(folder, store
         assert shades(folder) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_damaged_image_leaves_no_entry(folder, store):
+def test_a_damaged_image_is_told_again_without_decoding(folder, store, monkeypatch):
     (folder / "3.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"3\.png cannot be decoded"):
         load(folder)
-    assert entries(store) == []
+    monkeypatch.setattr(decoding, "decode_all", refuse)
+    with pytest.raises(DataError, match=r"3\.png cannot be decoded"):
+        load(folder)
+    skipping = load(folder, "skip")
+    assert skipping.images[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 5]
+    assert [file.path for file in skipping.files] == [(f"{shade}.png",) for shade in (0, 1, 2, 4, 5)]
+
+
+def test_what_was_skipped_stands_in_the_content(folder, store):
+    (folder / "3.png").write_bytes(b"broken")
+    skipping = load(folder, "skip").content
+    (folder / "3.png").unlink()
+    assert load(folder).content != skipping
+
+
+def test_all_damaged_files_are_named_at_once_twenty_and_then_counted(folder, store):
+    for number in range(30):
+        (folder / f"broken{number:02}.png").write_bytes(b"")
+    with pytest.raises(DataError) as raised:
+        load(folder, "refuse")
+    message = str(raised.value)
+    assert "30 of 36 image files cannot be decoded" in message
+    assert sum(f"broken{number:02}.png: the file is empty" in message for number in range(30)) == 20
+    assert "and 10 more" in message
+    assert "dataset.damaged=skip" in message
+
+
+@pytest.mark.parametrize("damaged", ["refuse", "skip"])
+def test_a_folder_of_damaged_files_alone_is_refused(folder, store, damaged):
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="6 of 6 image files cannot be decoded"):
+        load(folder, damaged)
+
+
+def test_sixteen_bit_files_are_read_by_the_bits_that_all_of_them_need(folder, store):
+    for path, greatest in zip(sorted(folder.iterdir()), (255, 4095, 255, 255, 255, 255), strict=True):
+        Image.fromarray(np.full((4, 4), greatest, np.uint16)).save(path)
+    loaded = load(folder)
+    assert loaded.images[:, 0, 0, 0].tolist() == [15, 255, 15, 15, 15, 15]
+    assert (loaded.findings.bits, loaded.findings.deepest) == (12, 4095)
+    assert load(folder, value_range=[0, 255]).images[:, 0, 0, 0].tolist() == [255] * 6
 
 
 def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(folder, store, tmp_path, monkeypatch):
-    decode_all, log, barrier, results = cache.decode_all, tmp_path / "log", FORK.Barrier(4), FORK.SimpleQueue()
+    decode_all, log, barrier, results = decoding.decode_all, tmp_path / "log", FORK.Barrier(4), FORK.SimpleQueue()
 
-    def logged(files, decoding):
+    def logged(files, how, findings):
         with log.open("a") as file:
             file.write("decoding\n")
         time.sleep(0.2)
-        return decode_all(files, decoding)
+        return decode_all(files, how, findings)
 
     def start():
         barrier.wait()
         results.put(shades(folder))
 
-    monkeypatch.setattr(cache, "decode_all", logged)
+    monkeypatch.setattr(decoding, "decode_all", logged)
     processes = [FORK.Process(target=start) for _ in range(4)]
     for process in processes:
         process.start()
@@ -191,21 +244,21 @@ def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(fol
 
 
 def test_a_killed_writer_blocks_nobody_and_leaves_nothing_broken(folder, store, monkeypatch):
-    decode_all, begun = cache.decode_all, FORK.Event()
+    decode_all, begun = decoding.decode_all, FORK.Event()
 
-    def endless(files, decoding):
+    def endless(files, how, findings):
         yield np.zeros((1, 1, 4, 4), np.uint8)
         begun.set()
         time.sleep(60)
 
-    monkeypatch.setattr(cache, "decode_all", endless)
+    monkeypatch.setattr(decoding, "decode_all", endless)
     writer = FORK.Process(target=load, args=(folder,))
     writer.start()
     assert begun.wait(30)
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
     assert len(entries(store)) == 1  # what it left
-    monkeypatch.setattr(cache, "decode_all", decode_all)
+    monkeypatch.setattr(decoding, "decode_all", decode_all)
     assert shades(folder) == [0, 1, 2, 3, 4, 5]
     assert len(entries(store)) == 1
 

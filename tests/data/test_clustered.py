@@ -45,7 +45,14 @@ def cache(tmp_path, monkeypatch) -> Path:
 def run(tmp_path_factory) -> Path:
     """Of a small encoder of 16 x 16 digits."""
     folder = tmp_path_factory.mktemp("run")
-    words = ["model.encoder.width=4", "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.progress=false"]
+    words = [
+        "dataset=digits",
+        "dataset.size=16",
+        "model.encoder.width=4",
+        "trainer.max_epochs=null",
+        "trainer.max_steps=2",
+        "trainer.progress=false",
+    ]
     train.run(checks.settled(Composer(commandline.conf_folder()), [*words, "eval=[]", "baselines=[]"])[0], folder)
     return folder
 

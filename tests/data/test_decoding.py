@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_runner.data.decoding import CHUNK, Decoding, decode, decode_all
+from ssl_runner.data.decoding import CHUNK, Decoding, Findings, decode, decode_all
 from ssl_runner.data.roots import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
@@ -84,7 +84,7 @@ def test_all_files_come_in_their_order_over_chunks(tmp_path):
         Image.new("L", (2, 2), shade).save(tmp_path / f"{shade}.png")
         paths.append(tmp_path / f"{shade}.png")
     order = [(5 * i) % 7 for i in range(CHUNK + 3)]
-    chunks = list(decode_all([paths[i] for i in order], Decoding(None, 1)))
+    chunks = list(decode_all([paths[i] for i in order], Decoding(None, 1), Findings()))
     assert [len(chunk) for chunk in chunks] == [CHUNK, 3]
     assert np.concatenate(chunks)[:, 0, 0, 0].tolist() == order
 
@@ -92,7 +92,7 @@ def test_all_files_come_in_their_order_over_chunks(tmp_path):
 def test_different_sizes_without_a_size_name_the_file(tmp_path, picture):
     Image.new("RGB", (5, 4)).save(tmp_path / "other.png")
     with pytest.raises(DataError, match=r"other\.png is 5 x 4 pixels, and .*picture\.png 8 x 12; set dataset\.size"):
-        list(decode_all([picture, tmp_path / "other.png"], Decoding(None, 3)))
+        list(decode_all([picture, tmp_path / "other.png"], Decoding(None, 3), Findings()))
 
 
 def test_impossible_decodings_are_refused():

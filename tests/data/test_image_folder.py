@@ -235,3 +235,193 @@ def test_a_file_that_is_no_image_changes_nothing(classes):
     (classes / "ant" / "notes.txt").write_text("hello")
     (classes / ".hidden.png").write_text("hello")
     assert load(classes).train.fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("Training", "Testing"), (8, None, 8)),
+        (("TRAIN", "Val", "Test"), (8, 8, 8)),
+        (("train", "dev", "test"), (8, 8, 8)),
+        (("train", "eval"), (8, None, 8)),
+        (("train", "evaluation", "testing"), (8, 8, 8)),
+    ],
+)
+def test_parts_are_known_by_all_their_names(tmp_path, names, expected):
+    for number, part in enumerate(names):
+        for name, shade in CLASSES.items():
+            paint(tmp_path / part / name, shade + number, 2)
+    splits = load(tmp_path, validation=0, size=6)
+    assert splits.train.class_names == tuple(CLASSES)
+    sizes = (len(splits.train), splits.validation and len(splits.validation), len(splits.test))
+    assert sizes == expected
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "car", "train"):
+        paint(tmp_path / name, 50, 10)
+    splits = load(tmp_path)
+    assert splits.train.class_names == ("bus", "car", "train")
+    assert sum(map(len, parts_of(splits))) == 30
+
+
+def test_what_lies_beside_the_parts_is_left_out_and_told_with_its_number(parts):
+    paint(parts / "extra", 5, 7)
+    paint(parts, 5, 1, stem="logo")
+    splits = load(parts)
+    assert [part.labels.bincount().tolist() for part in parts_of(splits)] == [[8] * 4, [2] * 4, [3] * 4]
+    note = next(note for note in splits.notes if note.key == "beside_the_parts")
+    assert note.value == {"extra": 7, "logo00.png": 1}
+    assert note.warning
+    assert "extra (7 images)" in note.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("train/a", "train/b", "bus"), "has train with folders of classes in it, beside bus .*part or a class"),
+        (("train", "test", "bus"), "has the folders test, train, which look like parts .* beside bus"),
+        (("val/a", "test/a"), "has the parts test, val, but none of training images"),
+        (("train/a", "Training/a", "test/a"), "folders Training and train, which are both the train part"),
+        (("train/a", "val/a", "dev/a", "test/a"), "folders dev and val, which are both the validation part"),
+        (("inner/train/a", "inner/test/a"), r"holds the one folder inner.*set dataset\.root=.*/inner"),
+    ],
+)
+def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path, folders, said):
+    for folder in folders:
+        paint(tmp_path / folder, 50, 3)
+    with pytest.raises(DataError, match=said):
+        load(tmp_path)
+
+
+def test_each_class_keeps_an_image_to_learn_from(tmp_path):
+    for number in range(20):
+        paint(tmp_path / f"class{number:02}", number, 1 if number < 10 else 3)
+    splits = load(tmp_path, test=0.5, validation=0.3)
+    assert splits.train.labels.bincount(minlength=20).min() == 1
+    assert 10 < len(splits.test) + len(splits.validation) <= 20
+    for number in range(10, 20):
+        for path in sorted((tmp_path / f"class{number:02}").iterdir())[1:]:
+            path.unlink()
+    with pytest.raises(DataError, match="of 20 images, one image a class, each class keeps one in train"):
+        load(tmp_path)
+
+
+def test_parts_that_share_a_class_are_refused_by_classes(tmp_path):
+    for folder in ("train/a", "train/b", "train/c", "test/c", "test/d"):
+        paint(tmp_path / "zoo" / folder, 50, 3)
+    with pytest.raises(DataError, match="class 'c' of zoo stands in train and in test"):
+        load(tmp_path / "zoo", split="classes")
+
+
+@pytest.mark.parametrize("damaged", ["refuse", "skip"])
+def test_links_and_damaged_files_are_refused_or_skipped_and_told(classes, damaged):
+    (classes / "bee" / "03.png").write_bytes(b"")
+    (classes / "eel").symlink_to(classes / "nowhere")
+    if damaged == "refuse":
+        with pytest.raises(DataError, match=r"(?s)2 of 41 image files.*bee/03\.png: the file is empty.*eel: a link to"):
+            load(classes)
+        return
+    splits = load(classes, damaged="skip")
+    note = next(note for note in splits.notes if note.key == "skipped")
+    assert note.value["files"] == 2
+    assert set(note.value["first"]) == {"bee/03.png", "eel"}
+    assert sum(map(len, parts_of(splits))) == 39
+    assert_shades_fit_labels(splits)
+    (classes / "bee" / "03.png").unlink()
+    (classes / "eel").unlink()
+    assert load(classes).train.fingerprint != splits.train.fingerprint
+
+
+def test_files_that_are_no_images_are_counted(classes):
+    for name in ("a.svg", "b.svg", "c.txt"):
+        (classes / "ant" / name).write_text("hello")
+    (note,) = [note for note in load(classes).notes if note.key == "no_images"]
+    assert note.value == {".svg": 2, ".txt": 1}
+    assert "left out, no images that Pillow reads: 2 .svg, 1 .txt" in note.text
+
+
+def test_nearly_black_sets_and_several_frames_are_told(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            frames = [Image.fromarray(np.full((4, 4), number + frame, np.uint8)) for frame in (0, 3)]
+            frames[0].save(tmp_path / name / f"{number}.tif", save_all=True, append_images=frames[1:])
+    notes = {note.key: note for note in load(tmp_path).notes}
+    assert notes["several_frames"].value == 16
+    assert notes["greatest_value"].value == 7
+    assert "dataset.value_range=[0,7]" in notes["greatest_value"].text
+    scaled = load(tmp_path, value_range=[0, 7])
+    assert max(int(part.images.max()) for part in parts_of(scaled)) == 255
+    assert "greatest_value" not in {note.key for note in scaled.notes}
+
+
+def test_names_that_are_no_utf8_are_escaped(tmp_path):
+    paint(tmp_path / "plain", 50, 8)
+    (tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")).mkdir()
+    paint(tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape"), 60, 8)
+    splits = load(tmp_path)
+    assert splits.train.class_names == (r"caf\xe9", "plain")
+    json.dumps(splits.train.class_names).encode()
+
+
+SPREADSHEETS = {
+    "byte-order mark": ("\ufefffilename,label\n{}/00.png,{}\n", "utf-8"),
+    "semicolons": ("filename;label\n{}/00.png;{}\n", "utf-8"),
+    "tabs": ("filename\tlabel\n{}/00.png\t{}\n", "utf-8"),
+    "utf-16": ("filename,label\n{}/00.png,{}\n", "utf-16"),
+    "windows": ("filename,label\r\n{}\\00.png,{}\r\n\r\n", "utf-8"),
+    "spaces and capitals": ("Filename , Label\n ./{}/00.png , {} \n", "utf-8"),
+    "quotes": ('"filename","label","comment"\n"{}/00.png","{}","a, b"\n', "utf-8-sig"),
+}
+
+
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+def test_tables_are_read_as_spreadsheets_write_them(classes, tmp_path, kind):
+    form, encoding = SPREADSHEETS[kind]
+    (tmp_path / "tables").mkdir()
+    for part, name in (("train", "ant"), ("test", "bee")):
+        (tmp_path / "tables" / f"{part}.csv").write_bytes(form.format(name, name).encode(encoding))
+    splits = load(classes, split="classes", class_split=str(tmp_path / "tables"))
+    assert [part.class_names for part in parts_of(splits)] == [("ant",), ("bee",)]
+
+
+def test_a_backslash_may_be_a_letter_of_a_name(tmp_path):
+    paint(tmp_path / "root" / "a\\b", 10, 1)
+    paint(tmp_path / "root" / "c", 20, 1)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "train.csv").write_text("filename,label\na\\b/00.png,a\\b\n")
+    (tmp_path / "tables" / "test.csv").write_text("filename,label\nc/00.png,c\n")
+    splits = load(tmp_path / "root", split="classes", class_split=str(tmp_path / "tables"))
+    assert splits.train.class_names == ("a\\b",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name,class\nant/00.png,ant\n", "begins with 'name,class'; expected lines of filename,label"),
+        ("filename,label\nant/00.png,\u00e4nt\n".encode("latin-1"), "another encoding than UTF-8 .*save it as UTF-8"),
+        (b"", "begins with ''"),
+    ],
+)
+def test_tables_of_another_kind_are_refused_with_what_is_expected(classes, tmp_path, content, said):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "train.csv").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        load(classes, split="classes", class_split=str(tmp_path / "tables"))
+
+
+def test_names_in_a_list_of_classes_are_strings(tmp_path):
+    names = ["yes", "no", "01", "1e3", "null", "2026-11-27", "~", "0x10"]
+    for name in names:
+        paint(tmp_path / "root" / name, 50, 2)
+    (tmp_path / "split.yaml").write_bytes(
+        "\ufefftrain: [yes, no, 01, 1e3]\ntest: [null, 2026-11-27, ~, 0x10]\n".encode()
+    )
+    splits = load(tmp_path / "root", split="classes", class_split=str(tmp_path / "split.yaml"))
+    assert splits.train.class_names == tuple(names[:4])
+    assert splits.test.class_names == tuple(names[4:])
+    (tmp_path / "split.json").write_text('{"train": ["yes", 10], "test": ["no"]}')
+    paint(tmp_path / "root" / "10", 50, 2)
+    splits = load(tmp_path / "root", split="classes", class_split=str(tmp_path / "split.json"))
+    assert splits.train.class_names == ("yes", "10")

@@ -1,0 +1,101 @@
+"""The same picture in two parts of a dataset, pixel by pixel."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_runner.data.dataset import Note
+from ssl_runner.data.roots import DataError
+from ssl_runner.data.source import Source
+
+Duplicates = Literal["warn", "drop", "refuse"]
+
+# what is judged stays whole: of two equal images, that of the later part goes
+ORDER = ("test", "validation", "train")
+
+
+def without_copies(
+    source: Source, indices: Mapping[str, Tensor], duplicates: Duplicates
+) -> tuple[dict[str, Tensor], tuple[Note, ...]]:
+    """The indices of each part, and what was found: images that stand in two parts.
+
+    Two images are the same where all their pixels are, as they were decoded and resized.
+
+    Args:
+        source: All images; blank ones are not looked at.
+        indices: Of train, validation and test.
+        duplicates: ``warn`` of them; ``drop`` them from the part that learns, so that test stays as it was; ``refuse``.
+
+    Raises:
+        DataError: There are some, and they are refused.
+    """
+    if duplicates not in ("warn", "drop", "refuse"):
+        raise DataError(f"dataset.duplicates={duplicates!r}: expected 'warn', 'drop' or 'refuse'.")
+    if source.images.stride(0) == 0 or not len(source.images):
+        return dict(indices), ()
+    twins = _twins(source.images, indices)
+    counts = {f"{first} in {part}": len(found) for (first, part), found in twins.items() if found}
+    if not counts:
+        return dict(indices), ()
+    text = _told(source, indices, twins)
+    if duplicates == "refuse":
+        raise DataError(f"{text}; take them out of the part that learns with dataset.duplicates=drop.")
+    if duplicates == "warn":
+        doubt = any(pair.startswith("test") for pair in counts)
+        text = f"{text}; dataset.duplicates=drop takes them out of the part that learns"
+        return dict(indices), (Note("duplicates", counts, text, doubt),)
+    left = dict(indices)
+    for part in ORDER[1:]:
+        gone = {place for (_, learner), found in twins.items() if learner == part for _, place in found}
+        keep = torch.tensor([place not in gone for place in range(len(indices[part]))], dtype=torch.bool)
+        left[part] = indices[part][keep]
+    dropped = {part: len(indices[part]) - len(left[part]) for part in ORDER[1:]}
+    said = " and ".join(f"{n:,} of {part}" for part, n in dropped.items() if n)
+    return left, (Note("dropped_duplicates", dropped, f"dropped {said}: {text}"),)
+
+
+def all_alike(images: Tensor) -> bool:
+    """Whether two images or more, uint8 (N, C, H, W), are all the same; of others, the first that differs ends it."""
+    if len(images) < 2 or images.stride(0) == 0:
+        return False
+    return all(bool((chunk == images[0]).all()) for chunk in images.split(256))
+
+
+def _twins(images: Tensor, indices: Mapping[str, Tensor]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """By two parts, places in the first and in the second of images that are the same.
+
+    Each image of the second stands there once, beside the first of its twins.
+    """
+    digests = {part: _digests(images, indices[part]) for part in ORDER}
+    found = {}
+    for number, part in enumerate(ORDER):
+        for first in ORDER[:number]:
+            places = {digest: place for place, digest in reversed(list(enumerate(digests[first])))}
+            pairs = ((places.get(digest), place) for place, digest in enumerate(digests[part]))
+            found[first, part] = [(twin, place) for twin, place in pairs if twin is not None]
+    return found
+
+
+def _digests(images: Tensor, indices: Tensor) -> list[bytes]:
+    rows = images.flatten(1).numpy()
+    return [blake2b(rows[place], digest_size=16).digest() for place in indices.tolist()]
+
+
+def _told(source: Source, indices: Mapping[str, Tensor], twins: Mapping[tuple[str, str], list[tuple[int, int]]]) -> str:
+    said = []
+    for (first, part), found in twins.items():
+        if found:
+            twin, place = found[0]
+            example = f"{_name(source, indices, part, place)} is {_name(source, indices, first, twin)}"
+            n = len({twin for twin, _ in found})
+            said.append(f"{n:,} of {len(indices[first]):,} {first} images stand in {part} too ({example})")
+    return "; ".join(said)
+
+
+def _name(source: Source, indices: Mapping[str, Tensor], part: str, place: int) -> str:
+    if source.file_names is not None:
+        return source.file_names[int(indices[part][place])]
+    return f"{part}[{place}]"

@@ -6,12 +6,15 @@ import sys
 import time
 from typing import Any
 
+from omegaconf import DictConfig
+
 from ssl_runner import launch
-from ssl_runner.composition import Composer, jobs, settle
+from ssl_runner.composition import Composer, as_job, jobs, settle, shared_folders
 from ssl_runner.composition_errors import COMPOSITION_ERRORS, explain
 from ssl_runner.config import ConfigError
 from ssl_runner.data.roots import NotAtHand, at_hand_only
 from ssl_runner.mistakes import Misspelled, every_problem, values_behind
+from ssl_runner.option_files import complaints
 from ssl_runner.program import Config, Program
 from ssl_runner.schema import check
 
@@ -19,8 +22,14 @@ MOST_JOBS_CHECKED = 256
 SECONDS_OF_PREPARING = 5.0
 
 
-def settled(composer: Composer, overrides: list[str]) -> tuple[Config, list[str]]:
+def settled(
+    composer: Composer, overrides: list[str], job: DictConfig | None = None, number: int = 0
+) -> tuple[Config, list[str]]:
     """The checked config of a command line, and a line for every value that was dropped.
+
+    Args:
+        job: Hydra's node of the job at hand; None before there is one.
+        number: Of the job in its sweep.
 
     Raises:
         ConfigError: With all problems.
@@ -29,7 +38,8 @@ def settled(composer: Composer, overrides: list[str]) -> tuple[Config, list[str]
         config, messages = settle(composer, overrides)
     except COMPOSITION_ERRORS as error:
         raise explain(composer, overrides, error) from error
-    return check(config), messages
+    with as_job(config, job, number):
+        return check(config), messages
 
 
 def checked(program: Program, composer: Composer, overrides: list[str], multirun: bool) -> tuple[list[Config], Any]:
@@ -66,23 +76,38 @@ def _fit(program: Program, composer: Composer, multirun: bool, overrides: list[s
 
 def _settle_all(composer: Composer, multirun: bool, overrides: list[str]) -> tuple[list[Config], bool, list[str]]:
     """Configs of all jobs, whether it is a sweep, and a line for every value that was dropped."""
+    if problems := complaints(composer, overrides):
+        raise ConfigError(problems)
     try:
         sweep = jobs(composer, overrides, multirun)
     except COMPOSITION_ERRORS as error:
         raise explain(composer, overrides, error) from error
     every = [overrides] if sweep is None else sweep if len(sweep) <= MOST_JOBS_CHECKED else sweep[:1]
     found, problems = [], []
-    for job in every:
+    for number, job in enumerate(every):
         try:
-            found.append(settled(composer, job))
+            found.append(settled(composer, job, number=number))
         except Misspelled:  # of which only this knows the rest of the line
             raise
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(dict.fromkeys(problems))
+    if sweep is not None:
+        refuse_shared_folders(composer, every)
     dropped = dict.fromkeys(message for _, messages in found for message in messages)
     return [config for config, _ in found], sweep is not None, list(dropped)
+
+
+def refuse_shared_folders(composer: Composer, every: list[list[str]]) -> None:
+    """Raises ConfigError for jobs of a sweep that would work in one folder."""
+    for folder, numbers in shared_folders(composer, every).items():
+        raise ConfigError(
+            [
+                f"hydra.sweep.subdir: {len(numbers)} of the {len(every)} jobs would work in the folder {folder}; name "
+                "each its own, as hydra.sweep.subdir='${hydra.job.num}' or '${hydra.job.override_dirname}' does"
+            ]
+        )
 
 
 def _prepare_all(program: Program, configs: list[Config]) -> Any:

@@ -3,14 +3,13 @@
 Torch is imported only by what the config names: help, completion and misspelled options do without it.
 """
 
-import argparse
 import sys
 import threading
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ssl_runner import help_page, launch
+from ssl_runner import flags, help_page, homes, launch
 from ssl_runner.config import ConfigError
 from ssl_runner.failures import JobFailed, of_a_thread, tell
 from ssl_runner.program import Program, follow
@@ -26,6 +25,7 @@ def main(program: Program) -> int:
     arguments = sys.argv[1:]
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
     threading.excepthook = of_a_thread
+    homes.settle_environment()
     try:
         if "--help" in arguments or "-h" in arguments:
             print(help_page.page(conf_folder()), end="")
@@ -62,40 +62,36 @@ def _version() -> str:
 
 
 def _serve(program: Program, arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--multirun", "-m", action="store_true")
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    parser.add_argument("--config-name", "-cn", default="config")
-    asked, others = parser.parse_known_intermixed_args(arguments)
+    asked = flags.read(arguments)
+    overrides = homes.with_homes(asked.overrides)
     # with Hydra, which help does without
     from ssl_runner.checks import checked
     from ssl_runner.composition import Composer
     from ssl_runner.handover import hand_over
 
-    extra = None if asked.config_dir is None else asked.config_dir.absolute()
+    extra = None if asked.config_dir is None else asked.config_dir.expanduser().absolute()
     if extra is not None and not extra.is_dir():
         raise ConfigError([f"--config-dir: {extra} is no folder; give one with experiment/NAME.yaml or the like in it"])
     if launch.size() > 1 and asked.multirun:
         raise ConfigError(["-m under torchrun: processes share one run; start torchrun once for each job"])
-    composer = Composer(conf_folder(), extra, asked.config_name.removesuffix(".yaml"))
+    composer = Composer(conf_folder(), extra, asked.config_name)
+    if composer.file("", asked.config_name) is None:
+        raise ConfigError([f"--config-name: there is no {asked.config_name}.yaml in {composer.folder}; leave it out"])
     prepared = None
-    if not others:
-        code = _serve_named(program, asked.overrides, asked.multirun)
+    if not asked.for_hydra:
+        code = _serve_named(program, overrides, asked.multirun)
         if code is not None:
             return code
-        configs, prepared = checked(program, composer, asked.overrides, asked.multirun)
+        configs, prepared = checked(program, composer, overrides, asked.multirun)
         if configs and configs[0].get("dry_run"):  # none: a sweeper that chooses as it goes
             return 0
         if launch.rank() > 0:
             follow(program, configs[0], prepared)
             return 0
-    elif any(argument.startswith(("--config-path", "-cp")) for argument in others):
-        raise ConfigError(["--config-path: the conf folder is the program's own; --config-dir adds one of yours"])
-    # Hydra's own parser does not read flags between overrides
-    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    rest = [argument for argument in arguments if argument not in flags]
-    return hand_over(program, composer, [*flags, *rest], prepared)
+    own = ["--config-name", asked.config_name] if asked.config_name != "config" else []
+    own += [] if extra is None else ["--config-dir", str(extra)]
+    own += ["--multirun"] if asked.multirun else []
+    return hand_over(program, composer, [*own, *asked.for_hydra, *overrides], prepared)
 
 
 def _serve_named(program: Program, overrides: list[str], multirun: bool) -> int | None:

@@ -1,7 +1,8 @@
 """From a command line to a composed config: Hydra's composition, less what a deselected option left behind."""
 
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,11 +13,13 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.core.utils import setup_globals
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.config import flatten
@@ -72,9 +75,12 @@ class Composer:
         """
         running, key = mode is RunMode.RUN, (tuple(overrides), mode)
         if key not in self._composed:
-            self._composed[key] = self._loader.load_configuration(
-                self.name, list(overrides), mode, from_shell=running, validate_sweep_overrides=running
-            )
+            try:
+                self._composed[key] = self._loader.load_configuration(
+                    self.name, list(overrides), mode, from_shell=running, validate_sweep_overrides=running
+                )
+            except (AssertionError, AttributeError, TypeError) as error:  # of a file that is no mapping
+                raise ConfigCompositionException(f"a config file cannot be read: {error}") from error
         return self._composed[key].copy()
 
     def selection(self, overrides: Sequence[str]) -> Selection:
@@ -103,6 +109,18 @@ class Composer:
         """Names of a group's options."""
         return self._loader.get_group_options(group)
 
+    def file(self, group: str, option: str) -> Path | None:
+        """Where an option stands; None where there is none, or none that is a file."""
+        for folder in (self.extra_folder, self.folder):
+            path = None if folder is None else folder / group / f"{option.removesuffix('.yaml')}.yaml"
+            if path is not None and path.is_file():
+                return path
+        return None
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Hydra's reading of ``key=value``; ``glob(*)`` knows the options."""
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
     def is_group(self, name: str) -> bool:
         """Whether options or further groups lie under this name."""
         return self._loader.repository.group_exists(name)
@@ -114,6 +132,7 @@ class Composer:
     @cached_property
     def _loader(self) -> ConfigLoaderImpl:
         version.setbase("1.3")
+        setup_globals()  # ${now:} and ${hydra:}
         path = create_config_search_path(str(self.folder))
         if self.extra_folder is not None:
             extra = f"file://{self.extra_folder}"
@@ -127,11 +146,9 @@ def _selection(composer: Composer, overrides: tuple[str, ...]) -> Selection:
 
 
 def settle(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
-    """The application's config for a command line, and a line for every value that was dropped on the way."""
+    """The config for a command line, with the node ``hydra``, and a line for every value that was dropped."""
     config = composer.compose(overrides)
-    with open_dict(config):
-        del config["hydra"]
-    parsed = parse(overrides)
+    parsed = composer.parse(overrides)
     keys = {override.key_or_group for override in parsed} - {EXPERIMENT}
     if not any(composer.is_group(key) for key in keys):  # nothing can be deselected: save a tenth of a second
         return config, []
@@ -204,13 +221,59 @@ def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[l
     if not str(base.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
         return []
     asked = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-    hydra = list(base.hydra.overrides.hydra)
-    batches = BasicSweeper.split_arguments(parse([*asked, *base.hydra.overrides.task]), max_batch_size=None)
+    given = as_written(base.hydra.overrides)
+    hydra = given["hydra"]
+    batches = BasicSweeper.split_arguments(composer.parse([*asked, *given["task"]]), max_batch_size=None)
     return [[*hydra, *job] for job in batches[0]]
 
 
+@contextlib.contextmanager
+def as_job(config: DictConfig, job: DictConfig | None, number: int) -> Iterator[None]:
+    """Inside, what a config says of ``${hydra:...}`` and ``${hydra....}`` leads to its job.
+
+    Args:
+        config: With the node ``hydra``.
+        job: The node of the job at hand; None before there is one.
+        number: Of the job that it will be.
+    """
+    with read_write(config), open_dict(config):
+        if job is not None:
+            config.hydra = job
+        else:
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+            config.hydra.runtime.output_dir = "."
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def as_written(overrides: DictConfig) -> dict[str, list[str]]:
+    """Hydra's node of overrides, ``hydra`` and ``task``: an interpolation in a word is the word's own affair."""
+    found: Any = OmegaConf.to_container(overrides, resolve=False)
+    return found
+
+
+def shared_folders(composer: Composer, jobs: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Folders of a sweep that several of its jobs would work in, with these jobs' numbers."""
+    found: dict[str, list[int]] = {}
+    first = None
+    for number, job in enumerate(jobs):
+        config = composer.compose(job)
+        with read_write(config), open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+        if first is not None:  # one time of day and one random name for all
+            OmegaConf.copy_cache(from_config=first, to_config=config)
+        folder = os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
+        found.setdefault(os.path.normpath(folder), []).append(number)
+        first = first or config
+    return {folder: numbers for folder, numbers in found.items() if len(numbers) > 1}
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's reading of ``key=value``."""
+    """Hydra's reading of ``key=value``, without the options that there are."""
     return OverridesParser.create().parse_overrides(list(overrides))
 
 

@@ -1,5 +1,6 @@
 """Hydra's complaints about a command line, as one sentence each with the nearest valid spelling."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 
@@ -10,11 +11,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_runner.composition import Composer, parse, settle
+from ssl_runner.composition import Composer, settle
 from ssl_runner.config import flatten
 from ssl_runner.mistakes import Misspelled
+from ssl_runner.option_files import all_complaints
 from ssl_runner.spelling import did_you_mean, nearest
 
+LISTS = ("eval",)  # groups of which a list is selected
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
@@ -23,6 +26,9 @@ def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> M
 
     Overrides at fault are taken away one by one until the rest composes; that rest then says what there is.
     """
+    unexplained = not isinstance(error, OverrideParseException) and _culprit(composer, error, overrides) is None
+    if unexplained and (files := all_complaints(composer)):
+        return Misspelled(files, overrides)
     rest, found = list(overrides), []
     while True:
         culprit = _culprit(composer, error, rest)
@@ -44,10 +50,15 @@ def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> 
     """The override that Hydra stumbled over, if it is one."""
     if isinstance(error, OverrideParseException):
         return error.override if error.override in overrides else None
-    parsed = parse(overrides)
+    parsed = composer.parse(overrides)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         fits = [entry for entry in parsed if entry.key_or_group == group and option in _options(entry)]
+    elif several := re.match(r"Multiple values for (\S+?)\.|(\S+) appears more than once", str(error)):
+        group = several[1] or several[2]
+        fits = [entry for entry in parsed if entry.is_add() and entry.get_key_element().lstrip("+") == group]
+    elif several := re.match(r"Could not delete '(\S+)=", str(error)):
+        fits = [entry for entry in parsed if entry.is_delete() and entry.key_or_group == several[1]]
     elif str(error).startswith("Config group override"):
         fits = [entry for entry in parsed if composer.is_group(entry.key_or_group) and _options(entry) == []]
     else:
@@ -97,8 +108,7 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
     if isinstance(error, MissingConfigException):
         return _missing_option(composer, error, culprit)
     if isinstance(error, OverrideParseException):
-        detail = "" if text.startswith("Error parsing") else f" ({text.splitlines()[0]})"
-        return f"{error.override}: cannot be read{detail}; write key=value, and quote what has special characters"
+        return _unreadable(composer, error.override or "")
     if text.startswith("You must specify"):
         return " ".join(text.split())
     if culprit is None:
@@ -108,15 +118,35 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
         return f"{culprit}: several values; add -m to run once for each, or write {key}=[...] for a list"
     if text.startswith("Could not override"):
         return f"{key}: {_no_such_key(composer, key, value, keys, groups)}"
+    if "appears more than once" in text or text.startswith("Multiple values for") or "force-add of config" in text:
+        return f"{culprit}: an option of {key} is selected already; write {key}={value}, without the +"
     if text.startswith("Config group override"):
         options = ", ".join(composer.options(key))
-        return f"{culprit}: {key} is a group; choose {f'of {options}, or ~{key} for none' if options else 'within it'}"
+        none = f"{key}=[]" if key in LISTS else f"~{key}"
+        return f"{culprit}: {key} is a group; choose {f'of {options}, or {none} for none' if options else 'within it'}"
+    if text.startswith("Could not delete") and key in LISTS:
+        return f"{culprit}: {key} is a list of options; write {key}=[] for none, or {key}=[...] with those that stay"
     if text.startswith("Could not delete"):
         return f"{culprit}: there is nothing to take away{did_you_mean(key, [*keys, *groups])}"
     if text.startswith("Could not append"):
         return f"{culprit}: {key} is there already; leave the + out"
     cause = str(error.__cause__).splitlines()[0] if error.__cause__ is not None else ""
     return f"{culprit}: {' '.join(text.split())}{f' ({cause})' if cause and cause not in text else ''}"
+
+
+def _unreadable(composer: Composer, word: str) -> str:
+    """A word that Hydra's grammar has no use for, and how to write it."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"{word}: cannot be read; write key=value"
+    quote = '"' if "'" in value else "'"
+    if not set(value) & {quote} and value:
+        outer = "'" if quote == '"' else '"'
+        quoted = f"{key}={quote}{value}{quote}"
+        with contextlib.suppress(HydraException):
+            composer.parse([quoted])
+            return f"{word}: cannot be read; the value has special characters, so quote it: {outer}{quoted}{outer}"
+    return f"{word}: cannot be read; write key=value, and quote what has special characters"
 
 
 def _missing_option(composer: Composer, error: MissingConfigException, culprit: str | None) -> str:

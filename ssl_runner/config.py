@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.data.roots import DataError
-from ssl_runner.signatures import UNKNOWN, check_arguments, check_value
+from ssl_runner.signatures import UNKNOWN, accepts, check_arguments, check_value
 from ssl_runner.spelling import did_you_mean
 from ssl_runner.targets import locate
 
@@ -104,6 +104,9 @@ def check_config(
     for pattern in annotations:
         if pattern.endswith(".*"):
             plain.setdefault(pattern[:-2], {})  # none selected: eval=[]
+    for key, annotation in annotations.items() if isinstance(root_keys, Mapping) else ():
+        if not set("*.") & set(key) and accepts(annotation, None):
+            plain.setdefault(key, None)  # taken away: ~loss
     problems += _check_root(plain, annotations, required=isinstance(root_keys, Mapping))
     problems += _check_nodes(plain, "", supplied or {})
     if problems:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ssl_runner.checks import settled
-from ssl_runner.composition import Composer
+from ssl_runner.composition import Composer, as_written
 from ssl_runner.failures import JobFailed, tell
 from ssl_runner.program import FAILURE, Program, run_in
 
@@ -36,7 +36,8 @@ def hand_over(program: Program, composer: Composer, arguments: list[str], prepar
         mine = HydraConfig.get()
         folder = Path(mine.runtime.output_dir)
         try:
-            config, _ = settled(composer, [*mine.overrides.hydra, *mine.overrides.task])
+            given = as_written(mine.overrides)
+            config, _ = settled(composer, [*given["hydra"], *given["task"]], job=mine)
             run_in(folder, program, config, prepared)
         except Exception as error:  # told, and left in the job's folder; the sweep's other jobs go on
             failures.append(tell(error))

@@ -15,7 +15,7 @@ from ssl_runner.losses.loss import Loss
 from ssl_runner.models import saving
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.report import result
-from ssl_runner.resuming import read_config
+from ssl_runner.resuming import read_config, run_around
 from ssl_runner.schema import ROOT_KEYS, SUPPLIED
 
 # of a config, what an algorithm is made of
@@ -65,6 +65,8 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
 
 def _product(folder: Path) -> str:
     """Which checkpoint a finished run says is its product."""
+    if (run := run_around(folder)) is not None:
+        raise ValueError(f"{folder} lies in a run; give the run's folder, {run}")
     path = folder / result.FILE
     if not path.is_file():
         lack = f"has no {result.FILE}, so it is no run folder" if folder.is_dir() else "does not exist"

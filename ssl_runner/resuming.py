@@ -1,5 +1,6 @@
 """A command line with ``resume=RUN`` or ``reproduce=RUN``: the config is the run's own."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
     if multirun:
         raise ConfigError([f"{who}: it is about one run; leave -m out"])
     overrides = [override for override in overrides if not override.startswith(f"{word}=")]
+    if (run := run_around(folder)) is not None:
+        raise ConfigError([f"{who}: that lies in a run; give the run's folder: {word}={run}"])
     if not path.is_file():
         lack = "has no config.yaml, so it is no run folder" if folder.is_dir() else "does not exist"
         raise ConfigError([f"{who}: {folder.absolute()} {lack}; give outputs/NAME/RUN"])
@@ -67,15 +70,43 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
     return after | {"resume": str(folder) if word == "resume" else None}
 
 
+def run_around(path: Path) -> Path | None:
+    """The run in whose folder a file or a folder lies, a checkpoint for example; None where that is no run's."""
+    if (path / "config.yaml").is_file() or not path.exists():
+        return None
+    above = list(path.absolute().parents)[:2]  # RUN/checkpoints/last.pt
+    return next((folder for folder in above if (folder / "config.yaml").is_file()), None)
+
+
 def read_config(path: Path, who: str) -> DictConfig:
-    """The config.yaml of a run, as it stands; raises ConfigError, beginning with ``who``, where it is none."""
+    """The config.yaml of a run, every value as it was.
+
+    It was written resolved, by PyYAML, and is read by PyYAML: OmegaConf has another rule for what looks like a number,
+    and would follow a ``${oc.env:NAME}`` of a stranger's run into the reader's environment.
+
+    Raises:
+        ConfigError: Beginning with ``who``, where it is none.
+    """
     try:
-        config = OmegaConf.load(path)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise ConfigError([f"{who}: {path} cannot be read ({' '.join(str(error).split())})"]) from None
-    if not isinstance(config, DictConfig):
+    if not isinstance(content, dict):
         raise ConfigError([f"{who}: {path} is not the config of a run"])
-    return config
+    return OmegaConf.create(_literal(content))
+
+
+def _literal(value: Any) -> Any:
+    """A plain value with all that OmegaConf would take for an interpolation escaped."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    # a backslash before ${ escapes it, and one before that stands for itself
+    escaped = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    return escaped
 
 
 def _override(config: Any, overrides: Sequence[str], who: str) -> None:

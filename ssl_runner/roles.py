@@ -152,7 +152,7 @@ def loss_for(method: type[Algorithm], loss: Any) -> None:
     """Raises ConfigError where the algorithm takes a loss and there is none, or the other way round."""
     parameter = inspect.signature(method).parameters.get("loss")
     if parameter is None and loss is not None:
-        raise ConfigError([f"algorithm {method.__name__} takes no loss; set loss=null"])
+        raise ConfigError([f"algorithm {method.__name__} takes no loss; take it away with ~loss"])
     if loss is None and parameter is not None and parameter.default is inspect.Parameter.empty:
         raise ConfigError(
             [f"algorithm {method.__name__} needs a loss, and there is none; choose loss=nt_xent or another"]

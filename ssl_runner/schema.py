@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ssl_runner.config import check_config
+from ssl_runner.homes import with_absolute_paths
 from ssl_runner.signatures import Factory, Node
 
 ROOT_KEYS: Mapping[str, Any] = {
@@ -39,9 +40,9 @@ SUPPLIED: Mapping[str, Set[str]] = {
 
 
 def check(config: DictConfig) -> dict[str, Any]:
-    """The plain form of a run's config.
+    """The plain form of a run's config, its paths absolute.
 
     Raises:
         ConfigError: With every problem at once.
     """
-    return check_config(config, ROOT_KEYS, SUPPLIED)
+    return with_absolute_paths(check_config(config, ROOT_KEYS, SUPPLIED))

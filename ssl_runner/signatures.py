@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from ssl_runner.spelling import did_you_mean
 
 SPECIAL_KEYS = ("_target_", "_partial_", "_args_")
+PathText = Annotated[str, "path"]  # of what lies on this machine: kept absolute in a run's config
 UNKNOWN: Any = object()  # stands for a value that could not be resolved; reported elsewhere
 
 
@@ -58,6 +59,16 @@ def check_arguments(node: Mapping[str, Any], target: Callable[..., Any], path: s
 def _alternatives(key: str, named: Mapping[str, inspect.Parameter], supplied: Set[str]) -> str:
     names = [name for name in named if name not in supplied]
     return did_you_mean(key, names) or f"; it has {', '.join(names) or 'none'}"
+
+
+def paths_of(target: Callable[..., Any]) -> list[str]:
+    """Names of the parameters that are annotated as `PathText`, or as that or null."""
+    try:
+        parameters = _parameters(target)
+    except ValueError:  # some built-in callables have no signature
+        return []
+    wanted = (PathText, PathText | None)
+    return [name for name, parameter in parameters.items() if parameter.annotation in wanted]
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

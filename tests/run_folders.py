@@ -13,6 +13,8 @@ from ssl_runner import checks, commandline
 from ssl_runner.composition import Composer
 
 SMALL = [
+    "dataset=digits",
+    "dataset.size=16",
     "model.encoder.width=8",
     "trainer.max_epochs=null",
     "trainer.max_steps=6",

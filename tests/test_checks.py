@@ -106,7 +106,7 @@ def test_leftovers_are_dropped_job_by_job(monkeypatch, capsys):
         ("trainer.max_steps=None", "trainer.max_steps: got the string 'None'; null is null in YAML: "),
         ("seed=1,2", "seed=1,2: several values; add -m to run once for each, or write seed=[...] for a list"),
         ("optimizer=3", "optimizer=3: optimizer is a group; choose of adam, sgd, or ~optimizer for none"),
-        ("seed", "seed: cannot be read; write key=value, and quote what has special characters"),
+        ("seed", "seed: cannot be read; write key=value"),
         ("seed=[1", "seed=[1: cannot be read"),
         ("~optimizer", "optimizer: it is missing; set optimizer=..."),
         ("experiment=misspelled", "optimizer.weight_decya: SGD() has no such parameter; it has lr, momentum"),

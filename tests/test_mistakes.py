@@ -168,7 +168,7 @@ VALUES = [
         [
             "optimizer.lr=0; give a number above 0",
             "loss: temperature=0",
-            "batch_size=5000, but digits/train has",
+            "batch_size=5000, but translated_digits/train has",
             "width=0",
             "eval.knn needs k >= 1",
             "'raw_pixel' is not one of raw_pixels, untrained",
@@ -189,8 +189,8 @@ VALUES = [
         "optimizer=sgd optimizer.momentum=1 model.encoder.grid=100 eval.few_shot.settings=[11w1s] trainer.max_steps=5",
         [
             "optimizer.momentum=1; give a number in [0, 1)",
-            "grid=100, but images have 16 pixels a side; give 1 to 16, or null",
-            "n_way=11, but split 'test' of digits has 10 classes; lower",
+            "grid=100, but images have 20 pixels a side; give 1 to 20, or null",
+            "n_way=11, but split 'test' of translated_digits has 10 classes; lower",
             "max_steps=5, max_epochs=60; give exactly one and set the other to null",
         ],
     ),
@@ -198,7 +198,7 @@ VALUES = [
         "augmentation.transforms.crop.size=8 model.encoder.grid=null eval.few_shot.settings=[5w500s] "
         "trainer.max_epochs=null",
         [
-            "it makes 1 x 8 x 8 of images of 1 x 16 x 16",
+            "it makes 1 x 8 x 8 of images of 1 x 20 x 20",
             "k_shot=500",
             "max_steps=None, max_epochs=None; give exactly one",
         ],

@@ -1,12 +1,17 @@
 """A command line with resume=RUN."""
 
+import string
+
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from small_program import Typed, fail, made
 
 from ssl_runner.config import ConfigError
 from ssl_runner.program import FAILURE
-from ssl_runner.resuming import resumed_config
+from ssl_runner.resuming import read_config, resumed_config
 
 pytestmark = pytest.mark.usefixtures("small_program")
 
@@ -68,3 +73,46 @@ def test_the_traceback_of_an_earlier_attempt_is_gone_after_a_good_one(monkeypatc
     assert (stopped_run / FAILURE).exists()
     Typed(monkeypatch, [f"resume={stopped_run}"])
     assert not (stopped_run / FAILURE).exists()
+
+
+def test_a_part_of_a_run_is_answered_with_the_run(monkeypatch, capsys, stopped_run):
+    (stopped_run / "checkpoints").mkdir()
+    (stopped_run / "checkpoints" / "last.pt").write_bytes(b"")
+    for part in ("checkpoints/last.pt", "checkpoints", "config.yaml"):
+        assert Typed(monkeypatch, [f"resume={stopped_run / part}"]).code == 2
+        assert f"give the run's folder: resume={stopped_run}\n" in capsys.readouterr().err
+
+
+STRINGS = ["12e4", "1e3", "0x1f", "017", "1_000", "yes", "No", "on", "~", "null", "2026-11-27", "12:30:45", ".inf"]
+STRINGS += [
+    "${oc.env:HOME}",
+    "a${b}c",
+    r"\${x}",
+    r"\\${x}",
+    "$${x}",
+    "${",
+    "}",
+    "\\",
+    " a ",
+    "'q'",
+    "caf\u00e9",
+    "x\ny",
+]
+
+
+@given(
+    st.one_of(st.sampled_from(STRINGS), st.text(r"\${}ab:.'?1e", max_size=12), st.text(string.printable, max_size=9))
+)
+@example("12e4")
+def test_every_string_of_a_run_comes_back_as_it_was(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("run") / "config.yaml"
+    path.write_text(yaml.safe_dump({"name": text, "listed": [text]}), encoding="utf-8")
+    assert OmegaConf.to_container(read_config(path, "who"), resolve=True) == {"name": text, "listed": [text]}
+
+
+def test_the_environment_of_the_reader_stays_unread(monkeypatch, stopped_run):
+    monkeypatch.setenv("SECRET", "hunter2")
+    path = stopped_run / "config.yaml"
+    path.write_text(path.read_text().replace("name: simclr_mnist", "name: ${oc.env:SECRET}"))
+    ((config, _),) = Typed(monkeypatch, [f"resume={stopped_run}"]).jobs
+    assert config["name"] == "${oc.env:SECRET}"

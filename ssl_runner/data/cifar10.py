@@ -14,13 +14,14 @@ from ssl_runner.data.files import scan
 from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
 from ssl_runner.data.source import Source, blank, convert, resize, train_and_test
 from ssl_runner.data.splitting import split_source
+from ssl_runner.signatures import PathText
 
 PICKLES, JPEGS = "cifar-10-batches-py", "cifar10-jpg"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def cifar10(
-    root: str,
+    root: PathText,
     split: Literal["images", "classes"],
     validation: float,
     class_counts: list[int] | None,

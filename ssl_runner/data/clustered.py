@@ -18,10 +18,11 @@ from ssl_runner.evaluation.features import features
 from ssl_runner.interruption import how_to_go_on
 from ssl_runner.models import saving
 from ssl_runner.models.network import Encoder
+from ssl_runner.signatures import PathText
 
 
 def clustered(
-    dataset: Splits, encoder: str | None, partitions: int, clusters: int, min_images: int, seed: int
+    dataset: Splits, encoder: PathText | None, partitions: int, clusters: int, min_images: int, seed: int
 ) -> Splits:
     """CACTUs (Hsu et al. 2019, arXiv:1810.02334, sec. 2.2 and alg. 1): a dataset whose training classes are clusters.
 

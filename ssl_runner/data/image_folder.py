@@ -17,14 +17,15 @@ from ssl_runner.data.folder_layout import Layout, layout_of
 from ssl_runner.data.roots import DataError, absolute
 from ssl_runner.data.source import PARTS, Source
 from ssl_runner.data.splitting import split_by_classes, split_source
+from ssl_runner.signatures import PathText
 
 DARK = 64  # a set whose greatest value is below uses less than a quarter of its format's range
 
 
 def image_folder(
-    root: str,
+    root: PathText,
     split: Literal["images", "classes"],
-    class_split: str | None,
+    class_split: PathText | None,
     class_counts: list[int] | None,
     validation: float,
     test: float,

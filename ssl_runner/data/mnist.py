@@ -12,12 +12,13 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
 from ssl_runner.data.source import Source, blank, train_and_test
 from ssl_runner.data.splitting import split_source
+from ssl_runner.signatures import PathText
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def mnist(
-    root: str,
+    root: PathText,
     split: Literal["images", "classes"],
     validation: float,
     class_counts: list[int] | None,
@@ -46,7 +47,7 @@ def mnist(
 
 
 def fashion_mnist(
-    root: str,
+    root: PathText,
     split: Literal["images", "classes"],
     validation: float,
     class_counts: list[int] | None,

@@ -17,6 +17,7 @@ from ssl_runner.data.files import scan
 from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
 from ssl_runner.data.source import Source, blank, convert
 from ssl_runner.data.splitting import check_split_seed, split_by_classes, split_source
+from ssl_runner.signatures import PathText
 
 FOLDER = "omniglot-py"
 PARTS = ("images_background", "images_evaluation")
@@ -25,7 +26,7 @@ VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhed
 
 
 def omniglot(
-    root: str,
+    root: PathText,
     split: Literal["images", "classes"],
     class_split: Literal["random", "vinyals"],
     class_counts: list[int] | None,

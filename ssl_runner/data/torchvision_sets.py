@@ -11,6 +11,7 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.data.roots import DataError, NotAtHand, absolute, download
 from ssl_runner.data.source import Source, blank, train_and_test
 from ssl_runner.data.splitting import split_source
+from ssl_runner.signatures import PathText
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ OPENINGS = {
 
 def torchvision_set(
     name: str,
-    root: str,
+    root: PathText,
     split: Literal["images", "classes"],
     validation: float,
     class_counts: list[int] | None,

@@ -173,11 +173,11 @@ def test_a_file_that_is_no_experiment_is_named_with_the_reason(monkeypatch, caps
 def test_a_faulty_file_that_another_one_names_is_told_too(monkeypatch, capsys, tmp_path):
     for folder in ("experiment", "optimizer"):
         (tmp_path / "mine" / folder).mkdir(parents=True)
-    (tmp_path / "mine" / "optimizer" / "broken.yaml").write_text("- 1\n")
+    (tmp_path / "mine" / "optimizer" / "broken.yaml").write_bytes(b"_target_: caf\xe9\n")
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(
         "# @package _global_\ndefaults: [override /optimizer: broken]\n"
     )
-    assert "optimizer/broken.yaml is a list" in problems(monkeypatch, capsys, "--config-dir mine experiment=own")
+    assert "optimizer/broken.yaml is not UTF-8" in problems(monkeypatch, capsys, "--config-dir mine experiment=own")
 
 
 def test_the_help_page_lists_what_the_conf_folder_holds(small_conf):

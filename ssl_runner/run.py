@@ -1,6 +1,7 @@
 """What a run is made of, and what it can do."""
 
 import functools
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
 from ssl_runner.evaluation.evaluator import Evaluator, evaluate, selecting
 from ssl_runner.evaluation.panel import Panel
+from ssl_runner.evaluation.unseen import sources
+from ssl_runner.models import saving
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.trainer import Trainer
 
@@ -57,6 +60,27 @@ class Run:
             tracker,
             resumed,
         )
+
+    def save(self, node: dict[str, Any], folder: Path) -> None:
+        """Write the encoder, the product of the run, into its folder.
+
+        Args:
+            node: Of the config, which builds its backbone.
+        """
+        made_for = self.batching.n_outputs, self.batching.most_ways
+        saving.save_encoder(self.algorithm.eval_encoder(), node, *made_for, folder, self._origin())
+
+    def rehearse_saving(self, node: dict[str, Any]) -> None:
+        """Try, before the first step, what is written after the last one; raises ValueError."""
+        made_for = self.batching.n_outputs, self.batching.most_ways
+        saving.rehearse_saving(self.algorithm.eval_encoder(), node, *made_for, self._origin())
+        checkpoint.rehearse(self.algorithm, self.optimizer, self.identity)
+
+    def _origin(self) -> dict[str, str]:
+        """What stands in an encoder's file of where it comes from."""
+        trained = self.splits.train
+        known = {"config_hash": self.identity.config_hash, "dataset": trained.name}
+        return known | {"sources": json.dumps(sorted(sources(trained)))}
 
     def one_step(self) -> tuple[float, dict[str, float]]:
         """Take the first step; gives its seconds and its metrics."""

@@ -46,7 +46,9 @@ TOO_LARGE |= {"deepseek_vit_412m", "inception_resnet_v2", "inception_v4"}
 
 
 def members(table: str) -> dict[str, str]:
-    return dict(word.split("=") for word in table.split())
+    """Names by family, of those that the installed timm has."""
+    pairs = dict(word.split("=") for word in table.split())
+    return {family: name for family, name in pairs.items() if timm.is_model(name)}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -74,7 +76,7 @@ def test_any_model_of_timm_by_name():
 
 def test_the_tables_have_every_family_of_timm():
     tables = members(SMALL) | members(LARGE)
-    assert sorted(tables) == sorted(timm.list_modules())
+    assert set(timm.list_modules()) <= set(tables), "a newer timm has more: add their smallest members"
     for family, name in tables.items():
         assert name in timm.list_models(module=family)
 

@@ -15,7 +15,7 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.evaluator import Evaluator, evaluate, selecting
+from ssl_runner.evaluation.evaluator import Evaluator, evaluate, merits, selecting
 from ssl_runner.evaluation.panel import Panel
 from ssl_runner.evaluation.unseen import sources
 from ssl_runner.models import saving
@@ -97,7 +97,12 @@ class Run:
         if self.trainer.evaluate_every is None:
             return None
         splits = self.splits.for_selection()
-        return lambda: evaluate(selecting(self.evaluators), self.algorithm, splits, self.device)
+
+        def validate() -> dict[str, float]:
+            scores = evaluate(selecting(self.evaluators), self.algorithm, splits, self.device)
+            return {name: scores[name] for name in merits(scores)}
+
+        return validate
 
     @property
     def watch(self) -> Callable[[], dict[str, float]] | None:

@@ -45,7 +45,7 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
 
     from ssl_runner import distributed, provenance, run_folder
     from ssl_runner.device import enough_memory
-    from ssl_runner.evaluation.evaluator import asked_again, evaluate
+    from ssl_runner.evaluation.evaluator import asked_again, evaluate, merits
     from ssl_runner.evaluation.few_shot import FewShot
     from ssl_runner.evaluation.raw_pixels import RawPixels
     from ssl_runner.evaluation.verdict import Verdict
@@ -103,7 +103,8 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
                 result.add(name, evaluate(evaluators, subjects[name], run.splits, run.device))
         with final_writer(folder) as writer:
             times = {f"time/{name}": value for name, value in result.times.items()}
-            log_final_metrics(writer, result.metrics | times, speed["steps"])
+            scores = {name: result.metrics[name] for name in merits(result.metrics)}
+            log_final_metrics(writer, scores | times, speed["steps"])
             exhibits.after(writer, run, speed["steps"])
         content = result.finish(**speed, seconds=time.perf_counter() - began)
     report.summarise(result, console)

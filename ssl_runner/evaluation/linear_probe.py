@@ -1,5 +1,6 @@
 """Multinomial logistic regression on frozen features, solved to convergence."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import by_share, describe, labels_of
+from ssl_runner.evaluation.bank import by_share
 from ssl_runner.evaluation.features import bank_and_queries, evaluating
+from ssl_runner.evaluation.labelled import Labelled
 
 # Converged: no entry of the preconditioned gradient is larger. Its squared norm is about the excess of the mean loss.
 TOLERANCE = 1e-4
 
 
-class LinearProbe:
+class LinearProbe(Labelled):
     """Accuracy of a linear classifier on standardised features, its regularisation chosen on validation.
 
     It minimises mean cross-entropy + r / 2 ||W||^2, the bias free, by L-BFGS. Fitted on train for each r from strong to
@@ -32,43 +34,47 @@ class LinearProbe:
         max_iterations: Of L-BFGS per fit; a fit that has not converged by then warns.
         labels: Share of the labels of train and validation together, in (0, 1]: at random within each class, at least
             one image a class, the same ones as for fine-tuning and in every run.
+        dataset: Another one than the run's, see `Labelled`.
     """
 
-    def __init__(self, regularisations: Sequence[float], max_iterations: int, labels: float) -> None:
-        if not regularisations or min(regularisations) <= 0:
-            raise ValueError(f"eval.linear_probe.regularisations={list(regularisations)}; give positive numbers")
+    def __init__(
+        self, regularisations: Sequence[float], max_iterations: int, labels: float, dataset: Splits | None = None
+    ) -> None:
+        super().__init__(by_share("linear_probe", labels), dataset, labels)
+        if not regularisations or not all(0 < value < math.inf for value in regularisations):
+            raise ValueError(f"eval.{self.option}.regularisations={list(regularisations)}; give positive numbers")
         if max_iterations < 1:
-            raise ValueError(f"eval.linear_probe.max_iterations={max_iterations}; give at least 1, say 500")
+            raise ValueError(f"eval.{self.option}.max_iterations={max_iterations}; give at least 1, say 500")
         self.regularisations = sorted(regularisations, reverse=True)
         self.max_iterations = max_iterations
-        self.labels = labels
-        self.name = by_share("linear_probe", labels)
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``; of 1%, ``linear_probe_1pct/...``."""
+        """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``.
+
+        Of 1% they are ``linear_probe_1pct/...``, of a dataset of its own ``cifar10/linear_probe/...``.
+        """
         with evaluating(algorithm):
-            sets = bank_and_queries(algorithm.eval_encoder(), splits, device, self.labels)
+            sets = bank_and_queries(algorithm.eval_encoder(), self.judged(splits), device, self.labels)
             chosen, start = self.choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
             bank, queries = standardise(sets.bank, sets.queries)
             regression = Regression(bank, sets.bank_labels, sets.n_classes, self.max_iterations)
             weights = regression.fit(chosen, start)
             accuracy = _accuracy(weights, queries, sets.query_labels)
-        return {f"{self.name}/top1": accuracy, f"{self.name}/regularisation": chosen}
+        return {self.key("top1"): accuracy, self.key("regularisation"): chosen}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``linear_probe/top1`` and what was chosen for it."""
-        return [f"{self.name}/top1", f"{self.name}/regularisation"]
+        return [self.key("top1"), self.key("regularisation")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Raises ValueError where there are no labels."""
-        labels_of(splits.train)
-        labels_of(splits.test)
+        """Raises ValueError for what `Labelled.checked` refuses."""
+        self.checked(algorithm, splits)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Solver, grid, bank, validation and queries."""
         solver = f"L-BFGS, at most {self.max_iterations} iterations, largest gradient entry {TOLERANCE}"
         grid = {"solver": solver, "regularisations": self.regularisations, "chosen_on": "validation"}
-        return {"features": "standardised by the bank", **grid, **describe(splits, self.labels)}
+        return {"features": "standardised by the bank", **grid, **self.described(splits)}
 
     def choose(self, bank: Tensor, labels: Tensor, validation: Tensor, n_classes: int) -> tuple[float, Tensor | None]:
         """The best regularisation on the rows of the bank (N, D) that validation (N,) names, and its weights."""

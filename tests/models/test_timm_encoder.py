@@ -1,6 +1,7 @@
 """timm's encoders on the images of this house."""
 
 import warnings
+from typing import Any
 
 import pytest
 import timm
@@ -131,7 +132,8 @@ def test_the_width_is_what_the_model_gives_where_timm_names_another(name):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_weights_hang_on_the_seed_alone_and_the_look_at_the_width_leaves_no_trace(name):
     torch.manual_seed(0)
-    expected = timm.create_model(name, in_chans=3, num_classes=0, **({"img_size": 32} if name == "test_vit" else {}))
+    sized: dict[str, Any] = {"img_size": 32} if name == "test_vit" else {}
+    expected = timm.create_model(name, in_chans=3, num_classes=0, **sized)
     state = torch.get_rng_state()
     torch.manual_seed(0)
     found = Timm(3, 32, name, False, {"drop_rate": 0.0}).body

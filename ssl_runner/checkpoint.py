@@ -1,6 +1,7 @@
 """What a run needs to go on exactly: written whole or not at all, read without running code."""
 
 import errno
+import io
 import os
 import re
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from ssl_runner import launch, provenance
 
@@ -75,7 +77,48 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     for abandoned in folder.glob(f".{LAST}.*"):  # by a process that was killed while it wrote
         abandoned.unlink()
-    state = {
+    state = _state(step, algorithm, optimizer, identity, best, seconds)
+
+    def write(temporary: Path) -> None:
+        torch.save(state, temporary)
+        if (folder / LAST).exists():
+            (folder / LAST).replace(folder / PREVIOUS)
+
+    write_atomically(folder / LAST, write)
+
+
+def rehearse(algorithm: nn.Module, optimizer: torch.optim.Optimizer, identity: Identity) -> None:
+    """Make the bytes of a checkpoint of step 0, read them as a resumed run would, and throw them away.
+
+    Weights are on the meta device, where a tensor is its type and shape, so this takes milliseconds for any size.
+    What an optimizer keeps from its first step on is not there yet, and the disk is not asked.
+
+    Raises:
+        ValueError: No checkpoint could be written, or none could be read.
+    """
+    state, stream = _state(0, algorithm, optimizer, identity, None, 0.0), io.BytesIO()
+    light = tree_map(lambda value: value.to("meta") if isinstance(value, torch.Tensor) else value, state)
+    try:
+        torch.save(light, stream)
+        stream.seek(0)
+        torch.load(stream, weights_only=True)
+    except Exception as error:  # pickle's, or the reader's, who runs no code and so knows few classes
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"a checkpoint of {type(algorithm).__name__} with {type(optimizer).__name__} could not be written and read "
+            f"again ({reason}); let their state_dict() hold tensors, numbers, text and containers of these alone"
+        ) from error
+
+
+def _state(
+    step: int,
+    algorithm: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: Identity,
+    best: dict[str, float | int] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
         "step": step,
         "algorithm": algorithm.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -84,13 +127,6 @@ def save(
         "best": best,
         "seconds": seconds,
     }
-
-    def write(temporary: Path) -> None:
-        torch.save(state, temporary)
-        if (folder / LAST).exists():
-            (folder / LAST).replace(folder / PREVIOUS)
-
-    write_atomically(folder / LAST, write)
 
 
 def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] | None:

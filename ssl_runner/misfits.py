@@ -11,7 +11,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.roots import NotAtHand
-from ssl_runner.evaluation.evaluator import Evaluator, selecting
+from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.spelling import did_you_mean
@@ -119,7 +119,7 @@ def check_selection(trainer: Trainer, evaluators: dict[str, Any], algorithm: Alg
         return
     evaluators = selecting(evaluators)
     made: dict[str, Evaluator] = {name: one for name, one in evaluators.items() if one is not REFUSED}
-    keys = [key for evaluator in made.values() for key in evaluator.keys(algorithm)]
+    keys = merits(key for evaluator in made.values() for key in evaluator.keys(algorithm))
     if REFUSED not in evaluators.values() and trainer.select not in keys:
         hint = did_you_mean(str(trainer.select), keys) or f"; it gives {', '.join(keys) or 'none, for eval=[]'}"
         raise ConfigError([f"trainer.select={trainer.select}: evaluation gives no such figure{hint}"])

@@ -139,8 +139,8 @@ def _forward(network: Network, images: Tensor, who: str) -> None:
     try:
         with evaluating(network):
             network(images)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:  # timm asserts the size of images
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError([f"{who}: the network cannot take images of {_pixels(images)} ({reason})"]) from None
 
 

@@ -1,6 +1,7 @@
 """What a run is made of, and what it can do."""
 
 import functools
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.clock import Clock
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.evaluator import Evaluator, evaluate, selecting
+from ssl_runner.evaluation.evaluator import Evaluator, evaluate, merits, selecting
 from ssl_runner.evaluation.panel import Panel
+from ssl_runner.evaluation.unseen import sources
+from ssl_runner.models import saving
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.trainer import Trainer
 
@@ -58,6 +61,27 @@ class Run:
             resumed,
         )
 
+    def save(self, node: dict[str, Any], folder: Path) -> None:
+        """Write the encoder, the product of the run, into its folder.
+
+        Args:
+            node: Of the config, which builds its backbone.
+        """
+        made_for = self.batching.n_outputs, self.batching.most_ways
+        saving.save_encoder(self.algorithm.eval_encoder(), node, *made_for, folder, self._origin())
+
+    def rehearse_saving(self, node: dict[str, Any]) -> None:
+        """Try, before the first step, what is written after the last one; raises ValueError."""
+        made_for = self.batching.n_outputs, self.batching.most_ways
+        saving.rehearse_saving(self.algorithm.eval_encoder(), node, *made_for, self._origin())
+        checkpoint.rehearse(self.algorithm, self.optimizer, self.identity)
+
+    def _origin(self) -> dict[str, str]:
+        """What stands in an encoder's file of where it comes from."""
+        trained = self.splits.train
+        known = {"config_hash": self.identity.config_hash, "dataset": trained.name}
+        return known | {"sources": json.dumps(sorted(sources(trained)))}
+
     def one_step(self) -> tuple[float, dict[str, float]]:
         """Take the first step; gives its seconds and its metrics."""
         clock = Clock(0, self.trainer.steps(self.batching), self.seed, self.device)
@@ -73,7 +97,12 @@ class Run:
         if self.trainer.evaluate_every is None:
             return None
         splits = self.splits.for_selection()
-        return lambda: evaluate(selecting(self.evaluators), self.algorithm, splits, self.device)
+
+        def validate() -> dict[str, float]:
+            scores = evaluate(selecting(self.evaluators), self.algorithm, splits, self.device)
+            return {name: scores[name] for name in merits(scores)}
+
+        return validate
 
     @property
     def watch(self) -> Callable[[], dict[str, float]] | None:

@@ -1,7 +1,6 @@
 """The entry: compose -> check -> wire -> fit -> evaluate."""
 
 import copy
-import json
 import sys
 import time
 from pathlib import Path
@@ -46,13 +45,11 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
 
     from ssl_runner import distributed, provenance, run_folder
     from ssl_runner.device import enough_memory
-    from ssl_runner.evaluation.evaluator import asked_again, evaluate
+    from ssl_runner.evaluation.evaluator import asked_again, evaluate, merits
     from ssl_runner.evaluation.few_shot import FewShot
     from ssl_runner.evaluation.raw_pixels import RawPixels
-    from ssl_runner.evaluation.unseen import sources
     from ssl_runner.evaluation.verdict import Verdict
     from ssl_runner.interruption import how_to_go_on
-    from ssl_runner.models.saving import save_encoder
     from ssl_runner.report import console as report
     from ssl_runner.report import exhibits
     from ssl_runner.report.events import final_writer
@@ -95,11 +92,7 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
                 exhibits.before(tracker.writer, run, config)
             speed = run.fit(folder, tracker, resumed)
         distributed.leave()
-        trained = run.splits.train
-        metadata = {"config_hash": run.identity.config_hash, "dataset": trained.name}
-        metadata["sources"] = json.dumps(sorted(sources(trained)))
-        encoder, made_for = run.algorithm.eval_encoder(), (run.batching.n_outputs, run.batching.most_ways)
-        save_encoder(encoder, config["model"]["encoder"], *made_for, folder, metadata)
+        run.save(config["model"]["encoder"], folder)
         pixels = RawPixels(run.splits.train.images.shape[1:]).to(run.device)
         subjects = {"": run.algorithm, "untrained": untrained, "raw_pixels": pixels}
         too_much = f"evaluation takes more than there is; with more at hand, {how_to_go_on(folder)}"
@@ -110,7 +103,8 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
                 result.add(name, evaluate(evaluators, subjects[name], run.splits, run.device))
         with final_writer(folder) as writer:
             times = {f"time/{name}": value for name, value in result.times.items()}
-            log_final_metrics(writer, result.metrics | times, speed["steps"])
+            scores = {name: result.metrics[name] for name in merits(result.metrics)}
+            log_final_metrics(writer, scores | times, speed["steps"])
             exhibits.after(writer, run, speed["steps"])
         content = result.finish(**speed, seconds=time.perf_counter() - began)
     report.summarise(result, console)

@@ -107,7 +107,10 @@ def wire(config: Config) -> Run:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     identity = checkpoint.Identity.of_this_process(config_hash(config), splits.train.fingerprint)
-    return Run(seed, trainer, splits, batching, algorithm, optimizer, schedule, evaluators, identity, step_bytes)
+    run = Run(seed, trainer, splits, batching, algorithm, optimizer, schedule, evaluators, identity, step_bytes)
+    attempt(run.rehearse_saving, config["model"]["encoder"])
+    attempt.settle()
+    return run
 
 
 def prepare_process(trainer: Trainer) -> None:

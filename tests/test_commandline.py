@@ -110,9 +110,7 @@ def test_a_sweep_may_be_asked_for_anywhere(monkeypatch, line):
     assert [config["seed"] for config, _ in Typed(monkeypatch, line).jobs] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "line", ["--info", "--info seed=1", "seed=1 --info defaults", "--hydra-help", "-i searchpath seed=1"]
-)
+@pytest.mark.parametrize("line", ["--info", "--info seed=1", "seed=1 --info defaults", "-i searchpath seed=1"])
 def test_hydra_serves_what_it_is_asked_for(monkeypatch, line):
     typed = Typed(monkeypatch, line)
     assert (typed.code, typed.jobs, made()) == (0, [], [])

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -74,6 +75,25 @@ def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
     for prefix in ("", "raw_pixels/", "untrained/"):
         for name in ("knn/top1", "linear_probe/top1", "few_shot/5w1s/top1", "few_shot/5w1s/ci95"):
             assert prefix + name in metrics
+
+
+def test_a_run_on_images_without_labels_is_judged_on_a_dataset_that_has_some(tmp_path, data_root):
+    for number in range(40):
+        noise = np.random.default_rng(number).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / "images" / f"{number}.png")
+    overrides = [*SMALL, "model.encoder.width=4", "batching.batch_size=8", "baselines=[untrained]"]
+    overrides += [
+        "dataset=image_folder",
+        f"dataset.root={tmp_path / 'images'}",
+        "dataset.size=12",
+        "eval=[knn_cifar10]",
+    ]
+    overrides += [f"eval.knn_cifar10.dataset.{key}" for key in ("size=12", "channels=3", "validation=0")]
+    result = run(tmp_path / "run", *overrides)
+    assert list(result["metrics"]) == ["cifar10/knn/top1", "untrained/cifar10/knn/top1"]
+    assert result["metrics"]["cifar10/knn/top1"] > 0.15  # of ten classes
+    assert result["protocols"]["knn_cifar10"]["bank"] == "cifar10/train"
 
 
 def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_that_it_never_saw(tmp_path, data_root):

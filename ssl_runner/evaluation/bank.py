@@ -145,7 +145,10 @@ def labels_of(dataset: Dataset) -> Tensor:
         ValueError: If it has none.
     """
     if dataset.labels is None:
-        raise ValueError(f"{dataset.name} has no labels, and without them nothing can be scored; run with eval=[]")
+        raise ValueError(
+            f"{dataset.name} has no labels, and without them nothing can be scored; judge on a dataset that has some, "
+            "say eval=[knn_cifar10], or run with eval=[]"
+        )
     return dataset.labels
 
 

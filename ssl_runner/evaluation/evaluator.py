@@ -1,6 +1,6 @@
 """What an evaluator is, and how several are run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -10,6 +10,9 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.evaluation.features import remembered
 
 EvaluatorLike = TypeVar("EvaluatorLike")
+
+# What an evaluator chose on its way to a score, by the last part of its key: no figure of merit.
+CHOICES = ("regularisation",)
 
 
 @runtime_checkable
@@ -42,6 +45,11 @@ class Evaluator(Protocol):
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """What the scores are, as plain JSON data: settings, sizes, seeds, whether the classes were seen."""
         ...
+
+
+def merits(keys: Iterable[str]) -> list[str]:
+    """Those keys that say how good something is: neither what was chosen for it, nor a clock's."""
+    return [key for key in keys if key.rpartition("/")[2] not in CHOICES and not key.startswith("time/")]
 
 
 def selecting(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorLike]:

@@ -1,6 +1,7 @@
 """Fine-tuning: how good a start the encoder is, with all labels or a few of them."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,9 @@ from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batching import on_device
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import SEED, Places, by_share, describe, places, rows_at, rows_of
+from ssl_runner.evaluation.bank import SEED, Places, by_share, places, rows_at, rows_of
 from ssl_runner.evaluation.features import features
+from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.network import Encoder
 from ssl_runner.optim.schedules import WarmupCosine
 
@@ -24,7 +26,7 @@ MOMENTUM = 0.9
 COSINE = WarmupCosine(warmup_steps=0, final=0.0)
 
 
-class FineTuning:
+class FineTuning(Labelled):
     """Accuracy of a copy of the encoder with a linear classifier, both trained on labelled images.
 
     As SimCLR with 1% and 10% of the labels (Chen et al. 2020, arXiv:2002.05709, app. B.5): all weights are trained by
@@ -50,6 +52,7 @@ class FineTuning:
         head_lr_factor: Of the classifier's rate over the encoder's.
         weight_decay: Of matrices and kernels.
         augmentation: Of the labelled images; it keeps their size.
+        dataset: Another one than the run's, see `Labelled`.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -64,75 +67,77 @@ class FineTuning:
         head_lr_factor: float,
         weight_decay: float,
         augmentation: Augmentation,
+        dataset: Splits | None = None,
     ) -> None:
-        self.name = by_share("fine_tuning", labels)
+        super().__init__(by_share("fine_tuning", labels), dataset, labels)
         if epochs < 1:
             raise ValueError(f"epochs={epochs}; give at least 1, say 30")
         if batch_size < 3:
             raise ValueError(f"batch_size={batch_size}; give at least 3, so that no batch has a single image, say 64")
         for name, value in {"lr": lr, "head_lr_factor": head_lr_factor}.items():
-            if not value > 0:
+            if not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}; give a number above 0")
-        if weight_decay < 0:
+        if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay={weight_decay}; give at least 0, which switches it off")
         if not isinstance(augmentation, Augmentation):
             raise ValueError(
                 f"augmentation is a {type(augmentation).__name__}, expected an Augmentation; without transforms, "
                 "{_target_: ssl_runner.data.augmentation.Augmentation, transforms: {}} changes nothing"
             )
-        self.labels, self.epochs, self.batch_size = labels, epochs, batch_size
+        self.epochs, self.batch_size = epochs, batch_size
         self.lr, self.head_lr_factor, self.weight_decay = lr, head_lr_factor, weight_decay
         self.augmentation = augmentation
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``fine_tuning/top1``; with 1% of the labels, ``fine_tuning_1pct/top1``.
+        """``fine_tuning/top1``; with 1% of the labels, ``fine_tuning_1pct/top1``; ``cifar10/...`` of its own dataset.
 
         Raises:
             ValueError: If a split has no labels, or training diverged.
         """
-        sets = places(splits, self.labels)
+        judged = self.judged(splits)
+        sets, test = places(judged, self.labels), judged.test
         with own_generators(device):
-            encoder, head = self.train(algorithm.eval_encoder(), sets, splits.test.n_classes, device)
+            encoder, head = self.train(algorithm.eval_encoder(), sets, test.n_classes, device)
         with torch.no_grad():
-            scores = head(features(encoder, rows_at(splits.test.images, sets.queries), device))
+            scores = head(features(encoder, rows_at(test.images, sets.queries), device))
         self._check_finite(scores.sum(), "last")
-        return {f"{self.name}/top1": (scores.argmax(dim=1).cpu() == sets.query_labels).float().mean().item()}
+        return {self.key("top1"): (scores.argmax(dim=1).cpu() == sets.query_labels).float().mean().item()}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``fine_tuning/top1``."""
-        return [f"{self.name}/top1"]
+        return [self.key("top1")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Refuse missing labels, an encoder without weights, and an augmentation that changes the images' size.
+        """Refuse what `Labelled.checked` does, an encoder without weights, and an augmentation that changes sizes.
 
         A share is never too small: one image a class is always taken.
 
         Raises:
             ValueError: With the remedy.
         """
-        sets = places(splits, self.labels)
-        if len(sets.bank) < 2:
-            raise ValueError(f"eval.{self.name} has {len(sets.bank)} labelled image; batches need 2: raise its labels")
+        sets = self.checked(algorithm, splits)
         image = sets.parts[0].images[:1]
         view = self.augmentation(image, torch.zeros(1, self.augmentation.columns))
         if view.shape != image.shape:
             made, given = ("x".join(map(str, images.shape[1:])) for images in (view, image))
             raise ValueError(
-                f"eval.{self.name}.augmentation makes {made} of images of {given}, but queries keep their size; "
+                f"eval.{self.option}.augmentation makes {made} of images of {given}, but queries keep their size; "
                 "set the crop's size to null"
             )
         if algorithm is not None and not list(algorithm.eval_encoder().parameters()):
-            raise ValueError(f"eval.{self.name} trains the encoder, but this one has no weights; leave it out of eval=")
+            raise ValueError(
+                f"eval.{self.option} trains the encoder, but this one has no weights; leave it out of eval="
+            )
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Labels, solver, epochs, batches, augmentation, bank and queries."""
-        n = len(places(splits, self.labels).bank)
+        n = len(places(self.judged(splits), self.labels).bank)
         batches = self._batches(n)
         decay = f"weight decay {self.weight_decay:g} (vectors: none)" if self.weight_decay else "no weight decay"
         head = "" if self.head_lr_factor == 1 else f" (classifier {self.head_lr_factor:g} times that)"
         transforms = self.augmentation.transforms.values()
         return {
-            **describe(splits, self.labels),
+            **self.described(splits),
             "labels": self.labels,
             "labelled_images": n,
             "validation": "none: nothing is chosen, and the last epoch is scored",
@@ -199,7 +204,7 @@ class FineTuning:
         if not value.isfinite():
             raise ValueError(
                 f"fine-tuning diverged: what it computes is not finite after epoch {epoch}; "
-                f"lower eval.{self.name}.lr={self.lr:g}"
+                f"lower eval.{self.option}.lr={self.lr:g}"
             )
 
 

@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbour classification of frozen features."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import describe, labels_of
 from ssl_runner.evaluation.features import bank_and_queries, evaluating
+from ssl_runner.evaluation.labelled import Labelled
 
 # Similarities that stand in memory at once: 64 MiB in float32.
 CHUNK = 2**24
@@ -17,46 +18,55 @@ CHUNK = 2**24
 RESOLUTION = 2**40
 
 
-class KNN:
+class KNN(Labelled):
     """Accuracy of a weighted kNN vote (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
     Features are L2-normalised; each of the k nearest of the bank by cosine s votes for its class with exp(s / T).
     Equally near neighbours: the first in the bank. Equal votes: the lowest class.
 
     Args:
-        k: Neighbours, capped by the bank.
+        k: Neighbours, no more than there are images in the bank.
         temperature: T.
+        dataset: Another one than the run's, see `Labelled`.
     """
 
-    def __init__(self, k: int, temperature: float) -> None:
+    def __init__(self, k: int, temperature: float, dataset: Splits | None = None) -> None:
+        super().__init__("knn", dataset)
         if k < 1 or not temperature > 0:
-            raise ValueError(f"k={k}, temperature={temperature}; eval.knn needs k >= 1 and temperature > 0")
+            raise ValueError(f"k={k}, temperature={temperature}; eval.{self.option} needs k >= 1 and temperature > 0")
         self.k = k
         self.temperature = temperature
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``knn/top1``."""
+        """``knn/top1``; of a dataset of its own, ``cifar10/knn/top1``."""
         with evaluating(algorithm):
-            sets = bank_and_queries(algorithm.eval_encoder(), splits, device)
+            sets = bank_and_queries(algorithm.eval_encoder(), self.judged(splits), device)
             found = self.predict(sets.bank, sets.bank_labels, sets.queries, sets.n_classes)
-        return {"knn/top1": (found == sets.query_labels).float().mean().item()}
+        return {self.key("top1"): (found == sets.query_labels).float().mean().item()}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``knn/top1``."""
-        return ["knn/top1"]
+        return [self.key("top1")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Raises ValueError where there are no labels."""
-        labels_of(splits.train)
-        labels_of(splits.test)
+        """Raises ValueError for what `Labelled.checked` refuses, and where there are not k images to learn from."""
+        found = self.checked(algorithm, splits)
+        n, names = len(found.bank), " and ".join(part.name for part in found.parts)
+        if self.k > n:
+            raise ValueError(
+                f"eval.{self.option}.k={self.k}, but there are {n:,} images for neighbours in {names}; "
+                f"set eval.{self.option}.k={min(20, math.isqrt(n))}"
+            )
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """k as used, temperature, bank and queries."""
-        sets = describe(splits)
-        return {"k": min(self.k, sets["bank_size"]), "temperature": self.temperature, **sets}
+        """k, temperature, bank and queries."""
+        return {"k": self.k, "temperature": self.temperature, **self.described(splits)}
 
     def predict(self, bank: Tensor, bank_labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
-        """Classes int64 (M,) of queries (M, D), given a bank (N, D) with labels (N,); neither is normalised."""
+        """Classes int64 (M,) of queries (M, D), given a bank (N, D) with labels (N,); neither is normalised.
+
+        Of a bank of fewer than k all vote: the panel's may be so small.
+        """
         bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
         rows = max(1, CHUNK // len(bank))
         votes = [self._votes(chunk @ bank.T, bank_labels, n_classes) for chunk in queries.split(rows)]

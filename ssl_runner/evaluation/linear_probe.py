@@ -1,7 +1,9 @@
 """Multinomial logistic regression on frozen features, solved to convergence."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,14 +12,18 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import by_share, describe, labels_of
+from ssl_runner.evaluation.bank import by_share
 from ssl_runner.evaluation.features import bank_and_queries, evaluating
+from ssl_runner.evaluation.labelled import Labelled
 
-# Converged: no entry of the preconditioned gradient is larger. Its squared norm is about the excess of the mean loss.
+# Converged: no entry of the preconditioned gradient is larger, or its norm is below NORM times that and the root of the
+# loss. Half its squared norm is about the excess of the loss, which is then some 5e-6 of it.
 TOLERANCE = 1e-4
+NORM = 30
+HISTORY = 20  # steps from which L-BFGS knows the curvature
 
 
-class LinearProbe:
+class LinearProbe(Labelled):
     """Accuracy of a linear classifier on standardised features, its regularisation chosen on validation.
 
     It minimises mean cross-entropy + r / 2 ||W||^2, the bias free, by L-BFGS. Fitted on train for each r from strong to
@@ -32,43 +38,47 @@ class LinearProbe:
         max_iterations: Of L-BFGS per fit; a fit that has not converged by then warns.
         labels: Share of the labels of train and validation together, in (0, 1]: at random within each class, at least
             one image a class, the same ones as for fine-tuning and in every run.
+        dataset: Another one than the run's, see `Labelled`.
     """
 
-    def __init__(self, regularisations: Sequence[float], max_iterations: int, labels: float) -> None:
-        if not regularisations or min(regularisations) <= 0:
-            raise ValueError(f"eval.linear_probe.regularisations={list(regularisations)}; give positive numbers")
+    def __init__(
+        self, regularisations: Sequence[float], max_iterations: int, labels: float, dataset: Splits | None = None
+    ) -> None:
+        super().__init__(by_share("linear_probe", labels), dataset, labels)
+        if not regularisations or not all(0 < value < math.inf for value in regularisations):
+            raise ValueError(f"eval.{self.option}.regularisations={list(regularisations)}; give positive numbers")
         if max_iterations < 1:
-            raise ValueError(f"eval.linear_probe.max_iterations={max_iterations}; give at least 1, say 500")
+            raise ValueError(f"eval.{self.option}.max_iterations={max_iterations}; give at least 1, say 500")
         self.regularisations = sorted(regularisations, reverse=True)
         self.max_iterations = max_iterations
-        self.labels = labels
-        self.name = by_share("linear_probe", labels)
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``; of 1%, ``linear_probe_1pct/...``."""
+        """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``.
+
+        Of 1% they are ``linear_probe_1pct/...``, of a dataset of its own ``cifar10/linear_probe/...``.
+        """
         with evaluating(algorithm):
-            sets = bank_and_queries(algorithm.eval_encoder(), splits, device, self.labels)
+            sets = bank_and_queries(algorithm.eval_encoder(), self.judged(splits), device, self.labels)
             chosen, start = self.choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
             bank, queries = standardise(sets.bank, sets.queries)
             regression = Regression(bank, sets.bank_labels, sets.n_classes, self.max_iterations)
             weights = regression.fit(chosen, start)
             accuracy = _accuracy(weights, queries, sets.query_labels)
-        return {f"{self.name}/top1": accuracy, f"{self.name}/regularisation": chosen}
+        return {self.key("top1"): accuracy, self.key("regularisation"): chosen}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``linear_probe/top1`` and what was chosen for it."""
-        return [f"{self.name}/top1", f"{self.name}/regularisation"]
+        return [self.key("top1"), self.key("regularisation")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Raises ValueError where there are no labels."""
-        labels_of(splits.train)
-        labels_of(splits.test)
+        """Raises ValueError for what `Labelled.checked` refuses."""
+        self.checked(algorithm, splits)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Solver, grid, bank, validation and queries."""
         solver = f"L-BFGS, at most {self.max_iterations} iterations, largest gradient entry {TOLERANCE}"
         grid = {"solver": solver, "regularisations": self.regularisations, "chosen_on": "validation"}
-        return {"features": "standardised by the bank", **grid, **describe(splits, self.labels)}
+        return {"features": "standardised by the bank", **grid, **self.described(splits)}
 
     def choose(self, bank: Tensor, labels: Tensor, validation: Tensor, n_classes: int) -> tuple[float, Tensor | None]:
         """The best regularisation on the rows of the bank (N, D) that validation (N,) names, and its weights."""
@@ -99,8 +109,9 @@ class Regression:
     """Logistic regression of labels (N,) on standardised features (N, D), for several strengths of regularisation.
 
     L-BFGS works on V in W = U diag(d) V, where U holds the eigenvectors of the features' covariance, s its eigenvalues
-    and d = (s / 2 + r)^(-1/2): by Boehning's bound on the softmax (1992) the curvature is then at most about 1 in every
-    direction. The solution is the same; correlated features take tens of iterations in place of thousands.
+    and d = (s / K + r)^(-1/2) of K classes, sqrt(K) for the bias: at W = 0 the curvature is then 1 in every direction
+    (1/K is the softmax's there, and of two classes Boehning's bound of 1992). The solution is the same; correlated
+    features take tens of iterations in place of thousands, and so do thousands of classes.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, n_classes: int, max_iterations: int) -> None:
@@ -116,34 +127,25 @@ class Regression:
 
     def fit(self, regularisation: float, start: Tensor | None = None) -> Tensor:
         """Weights (D + 1, n_classes), the bias last, sought from such weights or from 0; warns if not converged."""
-        scale = self.features.new_ones(self.shape[0], 1)
-        scale[:-1, 0] = (self.spectrum / 2 + regularisation).rsqrt()
-        solution = self.features.new_zeros(self.shape) if start is None else _rotate(self.axes.T, start) / scale
+        n_classes = self.shape[1]
+        scale = self.features.new_full((self.shape[0], 1), n_classes**0.5)
+        scale[:-1, 0] = (self.spectrum / n_classes + regularisation).rsqrt()
+        begin = self.features.new_zeros(self.shape) if start is None else _rotate(self.axes.T, start) / scale
 
-        def loss() -> float:
-            value, gradient = self._loss(solution * scale, regularisation)
-            solution.grad = gradient * scale
-            return value
+        def loss(scaled: Tensor) -> tuple[float, Tensor]:
+            value, gradient = self._loss(scaled * scale, regularisation)
+            return value, gradient * scale
 
-        solver = torch.optim.LBFGS(
-            [solution],
-            max_iter=self.max_iterations,
-            tolerance_grad=TOLERANCE,
-            tolerance_change=0,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
-        solver.step(loss)
-        loss()
-        largest = solution.grad.abs().max().item()  # type: ignore[union-attr]
-        if not largest <= TOLERANCE:
+        solution, value, gradient = minimise(loss, begin, self.max_iterations)
+        if not _converged(value, gradient):
             warnings.warn(
                 f"linear probe not converged at regularisation {regularisation:g}: largest gradient entry "
-                f"{largest:.1e}, expected {TOLERANCE:g}; raise eval.linear_probe.max_iterations={self.max_iterations}",
+                f"{gradient.abs().max().item():.1e}, expected {TOLERANCE:g}; raise "
+                f"eval.linear_probe.max_iterations={self.max_iterations}",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return _rotate(self.axes, solution.detach() * scale)
+        return _rotate(self.axes, solution * scale)
 
     def _loss(self, weights: Tensor, regularisation: float) -> tuple[float, Tensor]:
         """Loss, and its gradient written out: half the time of autograd's."""
@@ -158,6 +160,68 @@ class Regression:
         gradient = torch.cat([(residuals.T @ self.features).T, residuals.sum(dim=0, keepdim=True)])
         gradient[:-1] += regularisation * weights[:-1]
         return value.item(), gradient
+
+
+def minimise(
+    loss: Callable[[Tensor], tuple[float, Tensor]], start: Tensor, max_iterations: int
+) -> tuple[Tensor, float, Tensor]:
+    """L-BFGS (Nocedal and Wright 2006, algorithm 7.4) for a convex function whose curvature is about 1 at the start.
+
+    A step is tried whole and cut back until the loss falls enough (Armijo), so that nearly every one costs one
+    evaluation: torch's begins with a step of almost nothing, and searches on.
+
+    Args:
+        loss: Value and gradient.
+        start: Of any shape.
+        max_iterations: After which it is left as it is.
+
+    Returns:
+        Where the least value was found, this value and the gradient there.
+    """
+    place, (value, gradient) = start, loss(start)
+    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=HISTORY)
+    for _ in range(max_iterations):
+        if _converged(value, gradient):
+            break
+        direction = _direction(gradient, pairs)
+        slope, length = _inner(direction, gradient), 1.0
+        new = place - direction
+        new_value, new_gradient = loss(new)
+        # the allowance is float32's rounding
+        while not new_value <= value - 1e-4 * length * slope + 1e-8 * abs(value) and length > 1e-6:
+            length /= 4
+            new = place - length * direction
+            new_value, new_gradient = loss(new)
+        if length <= 1e-6:  # rounding is all that is left
+            break
+        step, change = new - place, new_gradient - gradient
+        if (product := _inner(step, change)) > 0:
+            pairs.append((step, change, product))
+        place, value, gradient = new, new_value, new_gradient
+    return place, value, gradient
+
+
+def _direction(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+    """The gradient times the inverse curvature that the pairs of steps and changes tell."""
+    found, shares = gradient.clone(), []
+    for step, change, product in reversed(pairs):
+        shares.append(_inner(step, found) / product)
+        found.sub_(change, alpha=shares[-1])
+    if pairs:
+        _, change, product = pairs[-1]
+        found *= product / _inner(change, change)
+    for step, change, product in pairs:
+        found.add_(step, alpha=shares.pop() - _inner(change, found) / product)
+    return found
+
+
+def _inner(first: Tensor, second: Tensor) -> float:
+    return torch.dot(first.flatten(), second.flatten()).item()
+
+
+def _converged(value: float, gradient: Tensor) -> bool:
+    largest, norm = gradient.abs().max().item(), gradient.norm().item()
+    return largest <= TOLERANCE or norm <= NORM * TOLERANCE * math.sqrt(max(value, 0))
 
 
 def _rotate(axes: Tensor, weights: Tensor) -> Tensor:

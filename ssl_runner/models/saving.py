@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
+from torch import Tensor
 
 from ssl_runner.checkpoint import write_atomically
 from ssl_runner.config import build
 from ssl_runner.models.network import Encoder
+from ssl_runner.resuming import run_around
 
 FILE = "encoder.safetensors"
+REHEARSED = 2**27  # bytes of weights that are written for a rehearsal, in a tenth of a second
 
 
 def save_encoder(
@@ -25,6 +28,8 @@ def save_encoder(
 ) -> None:
     """Write folder/encoder.safetensors: weights, and all that building them again takes beside the config.
 
+    Weights that blocks of the encoder share are written once for each of them.
+
     Args:
         encoder: Trained.
         node: Of the config, which builds its backbone.
@@ -33,11 +38,48 @@ def save_encoder(
         folder: The run folder.
         metadata: To stand beside.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    tensors, described = _contents(encoder, node, n_outputs, n_way, metadata)
+    write_atomically(folder / FILE, lambda path: save_file(tensors, path, described))
+
+
+def rehearse_saving(
+    encoder: Encoder, node: dict[str, Any], n_outputs: int | None, n_way: int | None, metadata: dict[str, str]
+) -> None:
+    """Make the bytes that `save_encoder` would write, read them back and throw them away.
+
+    Of an encoder of more than 128 MiB, each tensor is stood in for by one number of its type: names, types and metadata
+    are rehearsed, their sizes are not. Neither is the disk.
+
+    Raises:
+        ValueError: The encoder cannot be saved, and why.
+    """
+    try:
+        tensors, described = _contents(encoder, node, n_outputs, n_way, metadata)
+        if sum(tensor.nbytes for tensor in tensors.values()) > REHEARSED:
+            tensors = {name: tensor.flatten()[:1].clone() for name, tensor in tensors.items()}
+        load(save(tensors, described))
+    except Exception as error:  # what is no tensor, a type that the format has not, text that is no text
+        kind, reason = type(encoder.backbone).__name__, " ".join(str(error).split())
+        raise ValueError(
+            f"the encoder ({kind}) could not be saved as {FILE} after training ({reason}); "
+            "let its state_dict() hold tensors alone, or choose another model/encoder"
+        ) from error
+
+
+def _contents(
+    encoder: Encoder, node: dict[str, Any], n_outputs: int | None, n_way: int | None, metadata: dict[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the CPU of which no two share memory, and text."""
+    tensors, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in encoder.state_dict().items():
+        tensors[name] = tensor.detach().cpu().contiguous()
+        place = tensors[name].untyped_storage().data_ptr()
+        if place in seen:
+            tensors[name] = tensors[name].clone()
+        seen.add(place)
     described = {"encoder": node, "input_shape": encoder.input_shape, "n_outputs": n_outputs, "n_way": n_way}
     described["decoding"] = encoder.decoding
-    described = {name: json.dumps(value) for name, value in described.items()} | metadata
-    write_atomically(folder / FILE, lambda path: save_file(tensors, path, described))
+    return tensors, {name: json.dumps(value) for name, value in described.items()} | metadata
 
 
 def load_encoder(run: str | Path, device: str = "cpu") -> Encoder:
@@ -54,6 +96,8 @@ def load_encoder(run: str | Path, device: str = "cpu") -> Encoder:
         ValueError: The file is damaged.
     """
     path = Path(run)
+    if path.name != FILE and (around := run_around(path)) is not None:
+        raise ValueError(f"{path} lies in a run; give the run's folder, {around}")
     path = path / FILE if path.is_dir() else path
     metadata = read_metadata(path)
     encoder = bare_encoder(json.loads(metadata["encoder"]), json.loads(metadata["input_shape"]))
@@ -76,5 +120,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def bare_encoder(node: dict[str, Any], input_shape: Sequence[int]) -> Encoder:
     """The encoder of a config node for images (C, H, W), to load weights into: pixel statistics are among these."""
     channels, height, _ = input_shape
+    if node.get("pretrained"):  # weights that would be fetched, and overwritten
+        node = node | {"pretrained": False}
     blank: list[float] = [0.0] * channels
     return Encoder(build(node, "model.encoder")(channels, height), input_shape, blank, blank)

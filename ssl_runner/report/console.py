@@ -1,5 +1,6 @@
 """What a person sees of a run at its end: a table and two lines."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from rich.table import Table
 from ssl_runner.report import verdict
 from ssl_runner.report.result import Result
 
+# what an evaluator's scores go by, behind the name of a dataset that is not the run's, or of a domain
+_ELSEWHERE = re.compile(r"(.+?)/(?:few_shot/|(?:knn|linear_probe|fine_tuning)(?:_[^/]*)?$)")
 _ROWS = {"": "trained", "untrained": "untrained encoder", "raw_pixels": "raw pixels"}
 
 
 def summarise(result: Result, console: Console) -> None:
     """The table of accuracies in per cent: the trained encoder beside the baselines.
 
-    Below an encoder stand the further ways to classify with it, where its algorithm has any. What few-shot tasks of
-    another dataset, or of one domain, gave has a table of its own.
+    Below an encoder stand the further ways to classify with it, where its algorithm has any. What another dataset,
+    or few-shot tasks of one domain, gave has a table of its own.
     """
     metrics = result.metrics
     named = [name.removesuffix("/top1") for name in metrics if name.endswith("/top1") and not _baseline(name)]
@@ -31,16 +34,16 @@ def summarise(result: Result, console: Console) -> None:
 
 
 def _where(column: str) -> str:
-    """The dataset that stands before few_shot: ``cifar10``."""
-    before, found, _ = column.partition("/few_shot/")
-    return before if found else ""
+    """The dataset that stands before the evaluator: ``cifar10`` of ``cifar10/knn``, nothing of ``knn``."""
+    found = _ELSEWHERE.match(column)
+    return found[1] if found else ""
 
 
 def _tabulate(metrics: dict[str, float], columns: list[str], ways: list[str], where: str, console: Console) -> None:
     table = Table(title=f"accuracy on {where or 'test'}, %", title_justify="left")
     table.add_column("")
     for column in columns:
-        name = column.rpartition("few_shot/")[2]
+        name = column.removeprefix(f"{where}/").removeprefix("few_shot/")
         table.add_column(name.replace("_", " ").replace("pct", "%"), justify="right")
     for prefix, label in _ROWS.items():
         for way in ("", *ways):

@@ -89,10 +89,11 @@ def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
     assert isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching)
     for tag, (episode, names) in fixed_episodes(shown_split(run.splits), run.batching).items():
         _log_task(writer, run, tag, episode, names, step)
-    targets = [target for made in run.evaluators.values() if (target := getattr(made, "target", None)) is not None]
-    for target in targets:
+    made = run.evaluators.values()
+    targets = {target.source: target for one in made if (target := getattr(one, "target", None)) is not None}
+    for source, target in targets.items():
         with contextlib.suppress(ValueError):  # trained on more ways than there are classes to show
-            _log_task(writer, run, f"episode/{target.source}", *fixed_episode(target, run.batching), step)
+            _log_task(writer, run, f"episode/{source}", *fixed_episode(target, run.batching), step)
 
 
 def _log_task(writer: SummaryWriter, run: Run, tag: str, episode: Episodes, names: list[str] | None, step: int) -> None:

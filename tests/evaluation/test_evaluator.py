@@ -137,8 +137,8 @@ def test_each_option_holds_every_argument_and_its_scores_go_by_its_name(name):
     with at_hand_only():
         evaluator = build(yaml.safe_load(text), f"eval.{name}")
     # few_shot_cifar10 gives cifar10/few_shot/...
-    dataset = name.removeprefix("few_shot_") if name.startswith("few_shot_") else None
-    prefix = f"{name}/" if dataset is None else f"{dataset}/few_shot/"
+    plain, _, dataset = name.rpartition("_")
+    prefix = f"{dataset}/{plain}/" if dataset in ("cifar10", "omniglot") else f"{name}/"
     assert all(key.startswith(prefix) for key in evaluator.keys())  # noqa: SIM118
 
 
@@ -150,9 +150,12 @@ def test_there_is_an_option_for_each_evaluator_and_for_each_share_of_the_labels(
         "fine_tuning",
         "fine_tuning_10pct",
         "fine_tuning_1pct",
+        "fine_tuning_cifar10",
         "knn",
+        "knn_cifar10",
         "linear_probe",
         "linear_probe_10pct",
         "linear_probe_1pct",
+        "linear_probe_cifar10",
         "verdict",
     ]

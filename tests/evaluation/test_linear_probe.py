@@ -212,3 +212,41 @@ def test_fewer_labels_are_named_in_keys_and_protocol_and_score_less(by_images):
 def test_a_share_outside_0_to_1_is_refused(labels):
     with pytest.raises(ValueError, match=r"labels=.*give a share of the labels in \(0, 1\]"):
         LinearProbe(GRID, 500, labels)
+
+
+def test_thousands_of_classes_take_tens_of_evaluations_and_the_loss_is_the_least(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(500, 24, generator=generator)
+    rows = (centres.repeat(3, 1) + 0.7 * torch.randn(1500, 24, generator=generator)) @ torch.randn(
+        24, 48, generator=generator
+    )
+    features, labels = standardise(rows, rows[:1])[0], torch.arange(500).repeat(3)
+    calls, original = [0], Regression._loss
+
+    def counted(self, *arguments):
+        calls[0] += 1
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Regression, "_loss", counted)
+    weights = Regression(features, labels, 500, 500).fit(0.01)
+    assert calls[0] < 40
+    exact = Regression(features.double(), labels, 500, 500)
+    monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-7)
+    least = exact.fit(0.01)
+    rotated = [linear_probe._rotate(exact.axes.T, one.double()) for one in (weights, least)]
+    found, best = (exact._loss(one, 0.01)[0] for one in rotated)
+    assert best <= found <= best * (1 + 1e-5)
+
+
+def test_a_minimum_is_found_where_the_first_step_is_far_too_long():
+    matrix = torch.diag(torch.tensor([1.0, 30.0, 300.0], dtype=torch.float64))
+    target = torch.tensor([3.0, -2.0, 1.0], dtype=torch.float64)
+
+    def bowl(place):
+        off = place - target
+        return float(off @ matrix @ off) / 2 + 1, matrix @ off
+
+    found, value, gradient = linear_probe.minimise(bowl, torch.zeros(3, dtype=torch.float64), 200)
+    assert value == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(found, target, atol=5e-3, rtol=0)
+    assert gradient.norm() < 1e-2

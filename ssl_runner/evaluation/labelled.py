@@ -1,0 +1,78 @@
+"""What evaluators share that learn from labelled images of a dataset and are judged on others of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.dataset import Splits
+from ssl_runner.evaluation.bank import Places, describe, places
+from ssl_runner.evaluation.unseen import refuse_shape, shares_images
+
+
+class Labelled:
+    """The dataset that an evaluator judges: the run's, or one of its own.
+
+    With one of its own, what was learned from one dataset is asked about another, also where the first has no labels.
+    Its keys then begin with that dataset's name, and its option is called ``EVALUATOR_DATASET``.
+
+    Attributes:
+        name: What its scores go by, ``linear_probe_1pct``.
+        option: Its key below ``eval``.
+        labels: Share of the bank's labels that it learns from.
+        target: The test split of its own dataset, or None.
+
+    Args:
+        name: See above.
+        dataset: Another dataset than the run's, of images of the same shape, or None.
+        labels: See above.
+    """
+
+    def __init__(self, name: str, dataset: Splits | None, labels: float = 1.0) -> None:
+        self.name, self.labels = name, labels
+        self.own = dataset
+        self.target = None if dataset is None else dataset.test
+        self.option = name if self.target is None else f"{name}_{self.target.source}"
+
+    def judged(self, splits: Splits) -> Splits:
+        """Its own dataset, or else the run's."""
+        return splits if self.own is None else self.own
+
+    def key(self, score: str) -> str:
+        """``knn/top1``, or ``cifar10/knn/top1``."""
+        return f"{self.name}/{score}" if self.target is None else f"{self.target.source}/{self.name}/{score}"
+
+    def checked(self, algorithm: Algorithm | None, splits: Splits) -> Places:
+        """Bank and queries of the dataset that is judged.
+
+        Raises:
+            ValueError: It has no labels or a single class, or its images are not of the shape that the encoder takes.
+        """
+        judged = self.judged(splits)
+        if self.target is not None:
+            shape = splits.train.images.shape[1:] if algorithm is None else algorithm.eval_encoder().input_shape
+            refuse_shape(self.target, shape, f"eval.{self.option}")
+        found = places(judged, self.labels)
+        for labels, where in ((found.bank_labels, judged.train.name), (found.query_labels, judged.test.name)):
+            present = labels.unique().tolist()
+            if len(present) < 2:
+                raise ValueError(_one_class(where, [judged.test.class_names[label] for label in present]))
+        return found
+
+    def described(self, splits: Splits) -> dict[str, Any]:
+        """`describe` of the dataset that is judged, by name where it is its own.
+
+        Its classes count as seen where the run was trained on any of its images.
+        """
+        if self.own is None or self.target is None:
+            return describe(splits, self.labels)
+        trained = shares_images(self.target, splits.train)
+        named = {"dataset": self.target.source, "fingerprint": self.target.fingerprint}
+        return named | describe(self.own, self.labels) | {"classes": "seen" if trained else "unseen"}
+
+
+def _one_class(where: str, names: Sequence[str]) -> str:
+    has = f"one class ({names[0]!r})" if names else "no images"
+    return (
+        f"{where} has {has}: there is nothing to tell apart; give a dataset of at least two classes "
+        "(an image folder's root is the folder above those of the classes), or run with eval=[]"
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ssl_runner import help_page, launch
 from ssl_runner.config import ConfigError
+from ssl_runner.console import guarded
 from ssl_runner.failures import JobFailed, of_a_thread, tell
 from ssl_runner.program import Program, follow
 from ssl_runner.resuming import named_folder, resume
@@ -23,9 +24,13 @@ def main(program: Program) -> int:
     Returns:
         Exit code: 0, 1 for a failure, 2 for a mistake in what was asked, 130 when interrupted.
     """
-    arguments = sys.argv[1:]
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
     threading.excepthook = of_a_thread
+    with guarded():
+        return _main(program, sys.argv[1:])
+
+
+def _main(program: Program, arguments: list[str]) -> int:
     try:
         if "--help" in arguments or "-h" in arguments:
             print(help_page.page(conf_folder()), end="")

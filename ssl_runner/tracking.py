@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ssl_runner.checkpoint import write_atomically
+from ssl_runner.console import Console
 from ssl_runner.report import events
 
 
@@ -46,6 +46,7 @@ class Tracker(Silence):
         self.writer = events.resumed_writer(folder, start_step) if self.path.exists() else events.new_writer(folder)
         cut_after(self.path, start_step)
         self.file = self.path.open("a", encoding="utf-8")
+        self.console = Console(stderr=True)
         self.progress: Progress | None = None
 
     def __enter__(self) -> "Tracker":
@@ -60,8 +61,8 @@ class Tracker(Silence):
         """Inside, the console shows progress and time left."""
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         figures = TextColumn("{task.fields[figures]}")
-        console = Console(stderr=True)
-        with Progress(TextColumn("training"), *columns, figures, console=console, disable=not shown) as self.progress:
+        bar = Progress(TextColumn("training"), *columns, figures, console=self.console, disable=not shown)
+        with bar as self.progress:
             self.task = self.progress.add_task("training", total=max_steps, completed=step, figures="")
             yield
         self.progress = None
@@ -73,8 +74,7 @@ class Tracker(Silence):
 
     def warn(self, text: str) -> None:
         """One line above the bar."""
-        console = Console(stderr=True) if self.progress is None else self.progress.console
-        console.print(f"[yellow]warning[/yellow]: {text}", soft_wrap=True, highlight=False)
+        self.console.warn(text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One point of every tag after so many steps."""

@@ -42,9 +42,10 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
     Returns:
         What result.json holds; nothing on other processes than number 0.
     """
-    from rich.console import Console
+    from rich.text import Text
 
     from ssl_runner import distributed, provenance, run_folder
+    from ssl_runner.console import Console, logged_in
     from ssl_runner.device import enough_memory
     from ssl_runner.evaluation.evaluator import asked_again, evaluate
     from ssl_runner.evaluation.few_shot import FewShot
@@ -69,11 +70,11 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
     if distributed.rank() > 0:
         _train_along(run, folder)
         return {}
-    with run_folder.alone_in(folder):
+    with logged_in(folder), run_folder.alone_in(folder):
         resumed, warnings = run_folder.resume(config, folder, run.identity)
         start = 0 if resumed is None else resumed["step"]
         for warning in warnings:
-            console.print(f"[yellow]warning[/yellow]: {warning}", soft_wrap=True)
+            console.warn(warning)
         result = Result(folder, run)
         finished = resumed is not None and result.is_finished()
         distributed.from_first((resumed, finished))
@@ -105,7 +106,7 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
         too_much = f"evaluation takes more than there is; with more at hand, {how_to_go_on(folder)}"
         for name in ["", *config["baselines"]]:
             activity = f"evaluating {name.replace('_', ' ') or 'the trained encoder'}"
-            with console.status(activity), enough_memory(too_much):
+            with console.status(Text(activity)), enough_memory(too_much):
                 evaluators = asked_again(run.evaluators) if name else run.evaluators
                 result.add(name, evaluate(evaluators, subjects[name], run.splits, run.device))
         with final_writer(folder) as writer:
@@ -132,9 +133,8 @@ def _train_along(run: "Run", folder: Path) -> None:
 
 def rehearse(wired: "Run") -> None:
     """Say what a run would do, do one step of it and say how long all would take; nothing is written."""
-    from rich.console import Console
-
     from ssl_runner import distributed
+    from ssl_runner.console import Console
     from ssl_runner.report.preflight import announce
 
     first = distributed.rank() == 0
@@ -145,7 +145,7 @@ def rehearse(wired: "Run") -> None:
     announce(wired, None, 0, console)
     seconds, metrics = wired.one_step()
     figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    console.print(f"[bold]{'one step':>12}[/bold]  {seconds:.2f} s, the first being slow: {figures}", highlight=False)
+    console.tell("one step", f"{seconds:.2f} s, the first being slow: {figures}")
 
 
 if __name__ == "__main__":

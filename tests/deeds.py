@@ -180,6 +180,34 @@ def folder_vanishes(folder: Path) -> None:
     at_step(3, lambda: shutil.rmtree(folder))
 
 
+# consoles
+
+
+def nobody_reads(*numbers: int) -> None:
+    """Descriptors lead into a pipe without a reader."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    _lead(writing, numbers)
+
+
+def console_is_full(*numbers: int) -> None:
+    """Descriptors lead into a file on a disk without room."""
+    _lead(os.open("/dev/full", os.O_WRONLY), numbers)
+
+
+def terminal_goes_away(*numbers: int) -> None:
+    """Descriptors lead to a terminal that is closed when two steps are done."""
+    master, slave = os.openpty()
+    _lead(slave, numbers)
+    at_step(2, lambda: os.close(master))
+
+
+def _lead(target: int, numbers: tuple[int, ...]) -> None:
+    for number in numbers:
+        os.dup2(target, number)
+    os.close(target)
+
+
 def weights_are_lost(step: int) -> None:
     """As a gradient that is not finite leaves them, though the loss still is."""
     import torch

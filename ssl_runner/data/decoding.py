@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
-from rich.console import Console
 from rich.progress import Progress
 
+from ssl_runner.console import Console
 from ssl_runner.data.roots import DataError
 
 CHUNK = 1024  # images in flight; all of a chunk lie in memory

@@ -13,7 +13,7 @@ from pathlib import Path
 from ssl_runner import help_page, launch
 from ssl_runner.config import ConfigError
 from ssl_runner.console import guarded
-from ssl_runner.failures import JobFailed, of_a_thread, tell
+from ssl_runner.failures import GONE, JobFailed, of_a_thread, tell, working_folder_is_gone
 from ssl_runner.program import Program, follow
 from ssl_runner.resuming import named_folder, resume
 
@@ -38,6 +38,8 @@ def _main(program: Program, arguments: list[str]) -> int:
         if "--version" in arguments:
             print(f"ssl-runner {_version()}")
             return 0
+        if working_folder_is_gone():
+            raise ConfigError([GONE])
         return _serve(program, arguments)
     except JobFailed as failure:
         print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)

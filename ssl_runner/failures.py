@@ -29,7 +29,9 @@ def of_a_thread(raised: threading.ExceptHookArgs) -> None:
 
     The writer raises the same error again when it is next called.
     """
-    if not (isinstance(raised.exc_value, OSError) and raised.exc_value.errno in _DISK):
+    error = raised.exc_value
+    gone = isinstance(error, FileNotFoundError) and "tfevents" in str(error.filename)
+    if not gone and not (isinstance(error, OSError) and error.errno in _DISK):
         threading.__excepthook__(raised)
 
 

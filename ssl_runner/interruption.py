@@ -18,6 +18,10 @@ class RunStopped(RuntimeError):
     """A run ended before its last step; the message says why and how to go on."""
 
 
+class FolderGone(RuntimeError):
+    """The run folder, or a part of it, was taken away while the run wrote to it."""
+
+
 class ProcessLost(RuntimeError):
     """Another process of the run does not answer.
 

@@ -1,8 +1,10 @@
 """What a run leaves behind while it runs: TensorBoard's events, metrics.jsonl and a progress bar."""
 
+import errno
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -38,14 +40,17 @@ class Tracker(Silence):
         folder: The run folder.
         start_step: Steps done before; what was logged later than that is cut away, so that a resumed run leaves no
             point twice.
+        reached: Is told of every step that is done.
     """
 
-    def __init__(self, folder: Path, start_step: int) -> None:
+    def __init__(self, folder: Path, start_step: int, reached: Callable[[int], None] | None = None) -> None:
+        self.reached = reached
         self.path = folder / "metrics.jsonl"
         # without our own log, event files there are somebody else's
         self.writer = events.resumed_writer(folder, start_step) if self.path.exists() else events.new_writer(folder)
         cut_after(self.path, start_step)
         self.file = self.path.open("a", encoding="utf-8")
+        self.linked = os.fstat(self.file.fileno()).st_nlink > 0  # some disks do not count
         self.console = Console(stderr=True)
         self.progress: Progress | None = None
 
@@ -69,6 +74,8 @@ class Tracker(Silence):
 
     def advance(self, step: int) -> None:
         """Move the bar to so many steps done."""
+        if self.reached is not None:
+            self.reached(step)
         if self.progress is not None:
             self.progress.update(self.task, completed=step)
 
@@ -77,7 +84,12 @@ class Tracker(Silence):
         self.console.warn(text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One point of every tag after so many steps."""
+        """One point of every tag after so many steps.
+
+        Raises:
+            FileNotFoundError: The log was deleted or moved away.
+        """
+        self._look_for_the_log()
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -87,7 +99,14 @@ class Tracker(Silence):
 
     def flush(self) -> None:
         """Before a checkpoint: what was logged up to it must be on disk."""
+        self._look_for_the_log()
         self.writer.flush()
+
+    def _look_for_the_log(self) -> None:
+        """An open file can be written to when it is no longer anywhere."""
+        self.path.stat()
+        if self.linked and os.fstat(self.file.fileno()).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
 
 
 class Meter:

@@ -26,7 +26,7 @@ def prepare(config: dict[str, Any]) -> "Run":
     # torch takes seconds to import, and help, completion and typos need none of it
     from ssl_runner import distributed, wiring
 
-    distributed.join()
+    distributed.join(config["trainer"].get("timeout", distributed.TIMEOUT))
     with distributed.first():
         return wiring.prepare(config)
 

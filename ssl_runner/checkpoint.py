@@ -46,7 +46,9 @@ def write_atomically(path: Path, write) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except RuntimeError as error:  # how torch's zip writer tells of a full disk
+    except RuntimeError as error:  # how torch's zip writer tells of a full disk, and of a folder that is gone
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         if "inline_container" not in str(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -74,7 +76,7 @@ def save(
         best: Value and step of the best on validation so far.
         seconds: Of training, up to here.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # in the run folder, which nobody makes again when it is gone
     for abandoned in folder.glob(f".{LAST}.*"):  # by a process that was killed while it wrote
         abandoned.unlink()
     state = _state(step, algorithm, optimizer, identity, best, seconds)

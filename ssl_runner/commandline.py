@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ssl_runner import flags, help_page, homes, launch
 from ssl_runner.config import ConfigError
-from ssl_runner.failures import JobFailed, of_a_thread, tell
+from ssl_runner.console import guarded
+from ssl_runner.failures import GONE, JobFailed, of_a_thread, tell, working_folder_is_gone
 from ssl_runner.program import Program, follow
 from ssl_runner.resuming import named_folder, resume
 
@@ -22,10 +23,14 @@ def main(program: Program) -> int:
     Returns:
         Exit code: 0, 1 for a failure, 2 for a mistake in what was asked, 130 when interrupted.
     """
-    arguments = sys.argv[1:]
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
     threading.excepthook = of_a_thread
     homes.settle_environment()
+    with guarded():
+        return _main(program, sys.argv[1:])
+
+
+def _main(program: Program, arguments: list[str]) -> int:
     try:
         if "--help" in arguments or "-h" in arguments:
             print(help_page.page(conf_folder()), end="")
@@ -33,6 +38,8 @@ def main(program: Program) -> int:
         if "--version" in arguments:
             print(f"ssl-runner {_version()}")
             return 0
+        if working_folder_is_gone():
+            raise ConfigError([GONE])
         return _serve(program, arguments)
     except JobFailed as failure:
         print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)

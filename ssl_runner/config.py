@@ -34,6 +34,7 @@ OUTSIDE_THE_HASH = (
     "trainer.panel_every",
     "trainer.stop_on_collapse",
     "trainer.progress",
+    "trainer.timeout",
     "trainer.keep_pages",
 )
 

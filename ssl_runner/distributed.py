@@ -6,27 +6,41 @@ gradients are averaged, so that a parameter's gradient is that of one process wi
 """
 
 import atexit
-from collections.abc import Iterable, Iterator
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssl_runner import launch
+from ssl_runner import launch, watch
 from ssl_runner.interruption import ProcessLost
 from ssl_runner.losses.loss import Embeddings
 
 Value = TypeVar("Value")
 
+# seconds that a process which does not answer is waited for, where a config of an earlier version does not say
+TIMEOUT = 600.0
+
+_watch: watch.Watch | None = None
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
-def join() -> None:
-    """Meet the other processes; gloo on CPUs, NCCL between GPUs."""
+def join(timeout: float = TIMEOUT) -> None:
+    """Meet the other processes; gloo on CPUs, NCCL between GPUs.
+
+    Args:
+        timeout: Seconds to wait for a process that gives no sign of life. One that does may keep others waiting for as
+            long as torch has it, half an hour, or for this if it is longer: while process 0 evaluates, others wait.
+    """
+    global _watch
     if launch.size() == 1 or dist.is_initialized():
         return
     # The defaults of its functions hold whatever group there is when it is imported, as optimizers do in passing. A
@@ -34,25 +48,45 @@ def join() -> None:
     # the process (pytorch #190489): so it is imported before there is a group.
     import torch.distributed.nn.functional
 
+    patience = max(dist.default_pg_timeout, timedelta(seconds=timeout))
     if torch.cuda.is_available():
         torch.cuda.set_device(launch.local_rank())
-        dist.init_process_group("cpu:gloo,cuda:nccl")
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=patience)
         atexit.register(_part)  # for ends without `leave`: a mistake, Ctrl-C
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*place, is_master=False, wait_for_workers=False)
+    _watch = watch.Watch(store, dist.get_rank(), dist.get_world_size(), timeout)
+    atexit.register(_stop_watching)
 
 
 def leave() -> None:
     """Part, at the same point of the run; afterwards each process is alone."""
     if dist.is_initialized():
+        _barrier()
+        _stop_watching()
         with _talking():
-            dist.barrier()
+            dist.barrier()  # the store may go with the first that leaves
         _part()
 
 
 def _part() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _stop_watching() -> None:
+    global _watch
+    if _watch is not None:
+        _watch.stop()
+    _watch = None
+
+
+def begin_step(step: int) -> None:
+    """Note how many steps are done, to tell since when a process does not answer."""
+    if _watch is not None:
+        _watch.step = step
 
 
 @contextmanager
@@ -107,10 +141,12 @@ def from_first(value: Value) -> Value:
     """Process 0's value, for all."""
     if size() == 1:
         return value
-    box: list[Any] = [value]
-    with _talking():
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
+    own = bytearray(pickle.dumps(value)) if rank() == 0 else bytearray()
+    length = torch.tensor(len(own))
+    _together(dist.broadcast, length, 0)
+    data = torch.frombuffer(own, dtype=torch.uint8) if rank() == 0 else torch.empty(int(length), dtype=torch.uint8)
+    _together(dist.broadcast, data, 0)
+    return value if rank() == 0 else pickle.loads(data.numpy().tobytes())
 
 
 def any_of(flag: bool) -> bool:
@@ -118,8 +154,7 @@ def any_of(flag: bool) -> bool:
     if size() == 1:
         return flag
     told = torch.tensor(int(flag))
-    with _talking():
-        dist.all_reduce(told, dist.ReduceOp.MAX)
+    _together(dist.all_reduce, told, dist.ReduceOp.MAX)
     return bool(told)
 
 
@@ -155,8 +190,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
         same = [gradient for gradient in gradients if gradient.dtype == dtype]
         flat = torch.cat([gradient.flatten() for gradient in same])
-        with _talking():
-            dist.all_reduce(flat)
+        _together(dist.all_reduce, flat, on_gpu=flat.is_cuda)
         flat /= size()
         for gradient, mean in zip(same, flat.split([gradient.numel() for gradient in same]), strict=True):
             gradient.copy_(mean.view(gradient.shape))
@@ -168,8 +202,7 @@ def average(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     if size() == 1:
         return metrics
     values = torch.stack([value.float() for value in metrics.values()])
-    with _talking():
-        dist.all_reduce(values)
+    _together(dist.all_reduce, values, on_gpu=values.is_cuda)
     return dict(zip(metrics, values / size(), strict=True))
 
 
@@ -178,8 +211,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, dim: int) -> Tensor:
         ctx.dim = dim
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size())]
-        with _talking():
-            dist.all_gather(parts, rows.contiguous())
+        _together(dist.all_gather, parts, rows.contiguous(), on_gpu=rows.is_cuda)
         return torch.cat(parts, dim)
 
     @staticmethod
@@ -200,14 +232,48 @@ class _Total(torch.autograd.Function):
 
 def _summed(values: Tensor) -> Tensor:
     result = values.clone(memory_format=torch.contiguous_format)
-    with _talking():
-        dist.all_reduce(result)
+    _together(dist.all_reduce, result, on_gpu=result.is_cuda)
     return result
 
 
 def _barrier() -> None:
+    _together(dist.all_reduce, torch.zeros(()))  # dist.barrier would wait for the GPU
+
+
+def _together(collective: Callable[..., Any], *arguments: Any, on_gpu: bool = False) -> None:
+    """Do what all processes do, with an ear for those that do not answer; on a GPU, its stream waits for them."""
     with _talking():
-        dist.all_reduce(torch.zeros(()))  # dist.barrier would wait for the GPU
+        work = collective(*arguments, async_op=True)
+        if _watch is None or on_gpu:
+            work.wait()
+            return
+        _watch.begin()
+        try:
+            while not _done(work):
+                _watch.listen()
+        except ProcessLost:
+            atexit.register(_end_at_once)
+            raise
+        finally:
+            _watch.end()
+
+
+def _done(work: Any) -> bool:
+    """Whether it is, within a short while."""
+    try:
+        work.wait(timedelta(seconds=watch.PULSE))
+    except RuntimeError as error:
+        if "Operation timed out" not in str(error):  # torch's words for our short while, not those of gloo
+            raise
+        return False
+    return True
+
+
+def _end_at_once() -> None:
+    """End the interpreter without the group, whose threads wait for the lost process until gloo's own time is up."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
 
 
 @contextmanager

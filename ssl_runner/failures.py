@@ -1,6 +1,7 @@
 """What is said of an error, and the exit code it ends with."""
 
 import errno
+import os
 import sys
 import threading
 import time
@@ -16,17 +17,31 @@ PATIENCE = 30.0  # seconds
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 
 
+GONE = "the working folder is gone: it was deleted or moved; change to one that exists (cd), and say it again there"
+
+
 class JobFailed(RuntimeError):
     """A job of a sweep failed and has told why."""
 
 
 def of_a_thread(raised: threading.ExceptHookArgs) -> None:
-    """In the place of `threading.excepthook`: a disk that TensorBoard's thread cannot write to is told by `tell`.
+    """In the place of `threading.excepthook`: what TensorBoard's thread cannot write to is told by `tell`.
 
     The writer raises the same error again when it is next called.
     """
-    if not (isinstance(raised.exc_value, OSError) and raised.exc_value.errno in _DISK):
+    error = raised.exc_value
+    gone = isinstance(error, FileNotFoundError) and "tfevents" in str(error.filename)
+    if not gone and not (isinstance(error, OSError) and error.errno in _DISK):
         threading.__excepthook__(raised)
+
+
+def working_folder_is_gone() -> bool:
+    """Whether somebody deleted it under the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def tell(error: Exception) -> int:
@@ -43,6 +58,9 @@ def tell(error: Exception) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "What was saved before is whole: make room, then go on with resume=RUN"
         print(f"cannot write {where}: {error.strerror}. {remedy}.", file=sys.stderr)
+        return 1
+    if isinstance(error, FileNotFoundError) and working_folder_is_gone():
+        print(GONE, file=sys.stderr)
         return 1
     from hydra.errors import HydraException
 

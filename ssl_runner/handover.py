@@ -33,7 +33,7 @@ def hand_over(program: Program, composer: Composer, arguments: list[str], prepar
     failures: list[int] = []
 
     def job(_: Any) -> None:
-        mine = HydraConfig.get()
+        mine: Any = HydraConfig.get()
         folder = Path(mine.runtime.output_dir)
         try:
             given = as_written(mine.overrides)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, not a crash."""
+"""Ctrl-C, SIGTERM and SIGHUP as a wish to stop, not a crash."""
 
 import shlex
 import signal
@@ -16,6 +16,10 @@ class FolderInUse(RuntimeError):
 
 class RunStopped(RuntimeError):
     """A run ended before its last step; the message says why and how to go on."""
+
+
+class FolderGone(RuntimeError):
+    """The run folder, or a part of it, was taken away while the run wrote to it."""
 
 
 class ProcessLost(RuntimeError):
@@ -44,22 +48,30 @@ class Stop:
     requested: bool = False
 
 
+def _ends() -> list[int]:
+    """Signals that ask for an end, beside Ctrl-C: a hang-up, too, unless it is ignored, as nohup has it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
+
+
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM is a Ctrl-C."""
+    """Inside, SIGTERM is a Ctrl-C, and so is SIGHUP, which a terminal sends when it goes away."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        for number in _ends():
+            before[number] = signal.signal(number, interrupt)
     except ValueError:  # not the main thread
-        yield
-        return
+        pass
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -73,7 +85,7 @@ def stop_signals() -> Iterator[Stop]:
         stop.requested = True
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *_ends()):
             before[number] = signal.signal(number, request)
     except ValueError:  # not the main thread: signals are somebody else's
         pass

@@ -65,7 +65,7 @@ class Keeper:
         """Keep the weights if their value on validation is the best so far."""
         if self.best is not None and value <= self.best["value"]:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         state = self.algorithm.state_dict()
         checkpoint.write_atomically(self.folder / checkpoint.BEST, lambda path: torch.save(state, path))
         self.best = {"value": value, "step": step}

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_runner import checkpoint, roles
+from ssl_runner import checkpoint, roles, run_folder
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.config import ConfigError, build, check_config
-from ssl_runner.interruption import how_to_go_on
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models import saving
 from ssl_runner.models.network import Encoder, Network
@@ -73,11 +72,13 @@ def _product(folder: Path) -> str:
         raise FileNotFoundError(f"{folder} {lack}; give the folder of a finished run, outputs/NAME/RUN")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        status, product = content["status"], content.get("product", {}).get("checkpoint")
+        status, product = run_folder.status(folder), content.get("product", {}).get("checkpoint")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); bring back a whole one") from None
-    if status != "finished":
-        raise ValueError(f"{folder} has the status {status!r}, expected 'finished'; {how_to_go_on(folder)}")
+    if status != run_folder.FINISHED:
+        raise ValueError(
+            f"{folder} has the status {status!r}, expected 'finished'; {run_folder.remedy(folder, status)}"
+        )
     return product
 
 

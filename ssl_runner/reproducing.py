@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_runner import launch
+from ssl_runner import launch, run_folder
 from ssl_runner.config import ConfigError
 from ssl_runner.program import Program, run_in, unique
 from ssl_runner.report.result import FILE
@@ -41,12 +41,14 @@ def finished(folder: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        status = run_folder.status(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(
             [f"reproduce={folder}: {folder / FILE} cannot be read ({error}); nothing to compare"]
         ) from None
-    if content.get("status") != "finished":
-        raise ConfigError([f"reproduce={folder}: the run did not finish; go on with: ssl-train resume={folder}"])
+    if status != run_folder.FINISHED:
+        remedy = run_folder.remedy(folder, status)
+        raise ConfigError([f"reproduce={folder}: the run ({status}) did not finish; {remedy}"])
     return content
 
 

@@ -93,7 +93,8 @@ def read_config(path: Path, who: str) -> DictConfig:
         raise ConfigError([f"{who}: {path} cannot be read ({' '.join(str(error).split())})"]) from None
     if not isinstance(content, dict):
         raise ConfigError([f"{who}: {path} is not the config of a run"])
-    return OmegaConf.create(_literal(content))
+    config: Any = OmegaConf.create(_literal(content))
+    return config
 
 
 def _literal(value: Any) -> Any:

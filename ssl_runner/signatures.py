@@ -67,8 +67,8 @@ def paths_of(target: Callable[..., Any]) -> list[str]:
         parameters = _parameters(target)
     except ValueError:  # some built-in callables have no signature
         return []
-    wanted = (PathText, PathText | None)
-    return [name for name, parameter in parameters.items() if parameter.annotation in wanted]
+    kinds = {name: parameter.annotation for name, parameter in parameters.items()}
+    return [name for name, kind in kinds.items() if PathText in (kind, *get_args(kind))]
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

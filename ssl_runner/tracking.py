@@ -1,15 +1,17 @@
 """What a run leaves behind while it runs: TensorBoard's events, metrics.jsonl and a progress bar."""
 
+import errno
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ssl_runner.checkpoint import write_atomically
+from ssl_runner.console import Console
 from ssl_runner.report import events
 
 
@@ -38,14 +40,18 @@ class Tracker(Silence):
         folder: The run folder.
         start_step: Steps done before; what was logged later than that is cut away, so that a resumed run leaves no
             point twice.
+        reached: Is told of every step that is done.
     """
 
-    def __init__(self, folder: Path, start_step: int) -> None:
+    def __init__(self, folder: Path, start_step: int, reached: Callable[[int], None] | None = None) -> None:
+        self.reached = reached
         self.path = folder / "metrics.jsonl"
         # without our own log, event files there are somebody else's
         self.writer = events.resumed_writer(folder, start_step) if self.path.exists() else events.new_writer(folder)
         cut_after(self.path, start_step)
         self.file = self.path.open("a", encoding="utf-8")
+        self.linked = os.fstat(self.file.fileno()).st_nlink > 0  # some disks do not count
+        self.console = Console(stderr=True)
         self.progress: Progress | None = None
 
     def __enter__(self) -> "Tracker":
@@ -60,24 +66,30 @@ class Tracker(Silence):
         """Inside, the console shows progress and time left."""
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         figures = TextColumn("{task.fields[figures]}")
-        console = Console(stderr=True)
-        with Progress(TextColumn("training"), *columns, figures, console=console, disable=not shown) as self.progress:
+        bar = Progress(TextColumn("training"), *columns, figures, console=self.console, disable=not shown)
+        with bar as self.progress:
             self.task = self.progress.add_task("training", total=max_steps, completed=step, figures="")
             yield
         self.progress = None
 
     def advance(self, step: int) -> None:
         """Move the bar to so many steps done."""
+        if self.reached is not None:
+            self.reached(step)
         if self.progress is not None:
             self.progress.update(self.task, completed=step)
 
     def warn(self, text: str) -> None:
         """One line above the bar."""
-        console = Console(stderr=True) if self.progress is None else self.progress.console
-        console.print(f"[yellow]warning[/yellow]: {text}", soft_wrap=True, highlight=False)
+        self.console.warn(text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One point of every tag after so many steps."""
+        """One point of every tag after so many steps.
+
+        Raises:
+            FileNotFoundError: The log was deleted or moved away.
+        """
+        self._look_for_the_log()
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -87,7 +99,14 @@ class Tracker(Silence):
 
     def flush(self) -> None:
         """Before a checkpoint: what was logged up to it must be on disk."""
+        self._look_for_the_log()
         self.writer.flush()
+
+    def _look_for_the_log(self) -> None:
+        """An open file can be written to when it is no longer anywhere."""
+        self.path.stat()
+        if self.linked and os.fstat(self.file.fileno()).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
 
 
 class Meter:

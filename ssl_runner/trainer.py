@@ -49,6 +49,7 @@ class Trainer:
         evaluate_every: Steps between evaluations on validation, or null for none.
         select: Metric whose best value on validation chooses the product (best.pt), or null: the last step is.
         progress: Whether to draw a progress bar.
+        timeout: Of several processes, seconds to wait for one that does not answer. Runs of earlier versions have none.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Trainer:
         evaluate_every: int | None,
         select: str | None,
         progress: bool,
+        timeout: float = distributed.TIMEOUT,
     ) -> None:
         if (max_steps is None) == (max_epochs is None):
             raise ValueError(
@@ -87,6 +89,8 @@ class Trainer:
             raise ValueError(f"precision={precision!r} is not one of float32, bfloat16")
         if gradient_clip is not None and not gradient_clip > 0:
             raise ValueError(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
+        if not timeout > 0:
+            raise ValueError(f"timeout={timeout}; give seconds above 0")
         if (select is None) != (evaluate_every is None):
             raise ValueError(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
         if stop_on_collapse and panel_every is None:
@@ -102,7 +106,7 @@ class Trainer:
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.panel_every, self.stop_on_collapse = panel_every, stop_on_collapse
         self.evaluate_every, self.select = evaluate_every, select
-        self.progress = progress
+        self.progress, self.timeout = progress, timeout
         self.warned_of_collapse = False
 
     def steps(self, batching: Batching) -> int:
@@ -169,6 +173,7 @@ class Trainer:
                 logging = self._due(self.log_every, done, max_steps)
                 looking = watch is not None and self._due(self.panel_every, done, max_steps)
                 clock = Clock(step, max_steps, seed, self.device)
+                distributed.begin_step(step)
                 with all_there(folder, step):
                     metrics = self._next_step(algorithm, batching, optimizer, schedule, clock, meter, logging)
                     # read once, for all processes: a signal from here on is the next step's

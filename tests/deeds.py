@@ -180,6 +180,62 @@ def folder_vanishes(folder: Path) -> None:
     at_step(3, lambda: shutil.rmtree(folder))
 
 
+def folder_is_moved(folder: Path, step: int) -> None:
+    """A folder has another name when so many steps are done."""
+    at_step(step, lambda: folder.rename(folder.with_name(f"{folder.name} is here now")))
+
+
+def folder_vanishes_before_evaluation(folder: Path) -> None:
+    """A folder is removed when training is over."""
+    from ssl_runner.evaluation import evaluator
+
+    before(evaluator, "evaluate", at_call(1), lambda *_: shutil.rmtree(folder))
+
+
+def working_folder_vanishes(folder: Path, step: int | None = None) -> None:
+    """It is removed when so many steps are done, or at once."""
+    folder.mkdir()
+    os.chdir(folder)
+    if step is None:
+        folder.rmdir()
+    else:
+        at_step(step, lambda: shutil.rmtree(folder))
+
+
+def hung_up(step: int, ignored: bool) -> None:
+    """A hang-up when so many steps are done, ignored as nohup has it, or not."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    signalled_at_step(step, signal.SIGHUP)
+
+
+# consoles
+
+
+def nobody_reads(*numbers: int) -> None:
+    """Descriptors lead into a pipe without a reader."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    _lead(writing, numbers)
+
+
+def console_is_full(*numbers: int) -> None:
+    """Descriptors lead into a file on a disk without room."""
+    _lead(os.open("/dev/full", os.O_WRONLY), numbers)
+
+
+def terminal_goes_away(*numbers: int) -> None:
+    """Descriptors lead to a terminal that is closed when two steps are done."""
+    master, slave = os.openpty()
+    _lead(slave, numbers)
+    at_step(2, lambda: os.close(master))
+
+
+def _lead(target: int, numbers: tuple[int, ...]) -> None:
+    for number in numbers:
+        os.dup2(target, number)
+    os.close(target)
+
+
 def weights_are_lost(step: int) -> None:
     """As a gradient that is not finite leaves them, though the loss still is."""
     import torch

@@ -210,3 +210,76 @@ def test_a_mistake_is_told_once(words, told, tmp_path):
     mine = [line for line in done.stderr.splitlines() if told in line]
     assert len(mine) == 1, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+# a process that stops itself after three steps; the others hear of it within seconds instead of half a minute
+STOPPING = """
+import os, signal, sys
+import deeds
+from ssl_runner import failures, train, watch
+watch.SILENCE, failures.PATIENCE = 2.0, 0.0
+if os.environ["RANK"] == os.environ["SILENT"]:
+    deeds.at_step(3, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+train.main()
+"""
+
+
+@pytest.mark.parametrize("silent", ["0", "1"])
+def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(silent, tmp_path):
+    folder, speaking = tmp_path / "run", "1" if silent == "0" else "0"
+    words = [*SMALL, "trainer.checkpoint_every=2", "trainer.timeout=4", f"hydra.run.dir={folder}"]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "LOCAL_WORLD_SIZE": "2"}
+    meeting |= {"SILENT": silent, "PYTHONPATH": os.pathsep.join([str(WORKER.parent), os.environ.get("PYTHONPATH", "")])}
+    processes = {
+        rank: subprocess.Popen(
+            [sys.executable, "-c", STOPPING, *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(RANK=rank, LOCAL_RANK=rank, **meeting),
+        )
+        for rank in ("0", "1")
+    }
+    try:
+        _, told = processes[speaking].communicate(timeout=200)
+    finally:
+        processes[silent].kill()
+        processes[silent].communicate()
+    assert processes[speaking].returncode == 1, told
+    assert "Traceback" not in told
+    warned = f"process {silent} has not answered since step 4, for 2 s now"
+    assert told.count(warned) == 1
+    assert (folder / "train.log").read_text().count(warned) == 1
+    assert f"another process of this run is gone at step 4 (process {silent} has not answered for 4 s" in told
+    assert f"torchrun --nproc-per-node=2 -m ssl_runner.train resume={folder}" in told
+    if silent == "1":
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["status"], result["step"]) == ("failed", 3)
+        assert "process 1 has not answered" in result["reason"]
+
+
+# one process is busy for longer than a silent one is waited for
+BUSY = """
+import os, time
+from ssl_runner import distributed, watch
+watch.SILENCE = 1.0
+distributed.join(timeout=2.0)
+if os.environ["RANK"] == "0":
+    time.sleep(5)
+print(distributed.any_of(os.environ["RANK"] == "0"), flush=True)
+distributed.leave()
+"""
+
+
+def test_a_busy_process_is_not_taken_for_one_that_does_not_answer():
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUSY],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(RANK=rank, LOCAL_RANK=rank, **meeting),
+        )
+        for rank in ("0", "1")
+    ]
+    assert [process.communicate(timeout=120) for process in processes] == [("True\n", "")] * 2

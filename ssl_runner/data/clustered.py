@@ -3,13 +3,14 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner import randomness
+from ssl_runner import randomness, run_folder
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.partitions import kept_partition
 from ssl_runner.data.roots import DataError, NotAtHand, absolute
@@ -69,6 +70,13 @@ def clustered(
     return replace(dataset, train=replace(classes, seen=tuple(dict.fromkeys((train.source, *train.seen, *seen)))))
 
 
+def _remedy(run: Path) -> str:
+    try:
+        return run_folder.remedy(run, run_folder.status(run))
+    except (OSError, ValueError):  # it was stopped before it could say
+        return how_to_go_on(run)
+
+
 def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...]]:
     """The encoder of a run, the hash of its file, and the names of the datasets that it was trained on.
 
@@ -78,9 +86,7 @@ def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...
     path, who = absolute(run), f"dataset.encoder={run}"
     file = path / saving.FILE if path.is_dir() else path
     if path.is_dir() and not file.is_file() and (path / "config.yaml").is_file():
-        raise DataError(
-            f"{who}: that run has no {saving.FILE} yet, for its training is not finished; {how_to_go_on(path)}"
-        )
+        raise DataError(f"{who}: that run has no {saving.FILE} yet, for its training is not finished; {_remedy(path)}")
     try:
         encoder = saving.load_encoder(file)
     except FileNotFoundError as error:

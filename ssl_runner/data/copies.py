@@ -81,7 +81,7 @@ def _twins(images: Tensor, indices: Mapping[str, Tensor]) -> dict[tuple[str, str
 
 def _digests(images: Tensor, indices: Tensor) -> list[bytes]:
     rows = images.flatten(1).numpy()
-    return [blake2b(rows[place], digest_size=16).digest() for place in indices.tolist()]
+    return [blake2b(rows[place].data, digest_size=16).digest() for place in indices.tolist()]
 
 
 def _told(source: Source, indices: Mapping[str, Tensor], twins: Mapping[tuple[str, str], list[tuple[int, int]]]) -> str:

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
-from rich.console import Console
 from rich.progress import Progress
 
+from ssl_runner.console import Console
 from ssl_runner.data.files import printable
 from ssl_runner.data.modes import Unreadable, bits_for, eight_bits, is_deep
 from ssl_runner.data.roots import DataError

@@ -1,13 +1,14 @@
 """What a person sees of a run at its end: a table and two lines."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ssl_runner.console import Console
 from ssl_runner.report import verdict
 from ssl_runner.report.result import Result
 
@@ -60,7 +61,7 @@ def judge(content: Mapping[str, Any], console: Console) -> None:
         if "baselines" in protocol:
             console.print(_against_baselines(content["metrics"], protocol))
     for sentence in content.get("verdict", []):
-        console.print(sentence, highlight=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
 
 
 def _against_baselines(metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> Table:
@@ -88,8 +89,8 @@ def _against_baselines(metrics: Mapping[str, float], protocol: Mapping[str, Any]
 
 def farewell(folder: Path, console: Console) -> None:
     """How to look at the run, and where it is."""
-    console.print(f"tensorboard --logdir {folder}", highlight=False, soft_wrap=True)
-    console.print(str(folder), highlight=False, soft_wrap=True)
+    console.print(f"tensorboard --logdir {shlex.quote(str(folder))}", soft_wrap=True)
+    console.print(str(folder), soft_wrap=True)
 
 
 def _baseline(name: str) -> bool:

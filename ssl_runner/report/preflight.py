@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from ssl_runner import distributed
+from ssl_runner.console import Console
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset
@@ -23,10 +21,10 @@ def announce(run: Run, folder: Path | None, start_step: int, console: Console) -
         start_step: Steps done before.
     """
     for name, text in lines(run, folder, start_step).items():
-        console.print(f"[bold]{name:>12}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)
+        console.tell(name, text)
     for note in run.splits.notes:
         if note.warning:
-            console.print(f"[yellow]warning[/yellow]: {escape(note.text)}.", highlight=False, soft_wrap=True)
+            console.warn(f"{note.text}.")
 
 
 def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:

@@ -47,7 +47,7 @@ def log_projector(
     config = ProjectorConfig()
     embedding = config.embeddings.add(tensor_name=f"features_step_{step}", tensor_path=f"{FOLDER}/features.tsv")
     values = features.detach().float().cpu().numpy()
-    write_atomically(folder / embedding.tensor_path, lambda path: np.savetxt(path, values, fmt="%.6g", delimiter="\t"))
+    write_atomically(folder / embedding.tensor_path, lambda path: _write_table(path, values))
     if class_names is not None:
         embedding.metadata_path = f"{FOLDER}/classes.tsv"
         lines = "".join(f"{' '.join(name.split()) or '(none)'}\n" for name in class_names)
@@ -59,6 +59,11 @@ def log_projector(
     write_atomically(folder / embedding.sprite.image_path, lambda path: path.write_bytes(sheet))
     text = text_format.MessageToString(config)
     write_atomically(folder / "projector_config.pbtxt", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _write_table(path: Path, values: np.ndarray) -> None:
+    with path.open("w", encoding="utf-8") as file:  # by its name, numpy would ask for the working folder
+        np.savetxt(file, values, fmt="%.6g", delimiter="\t")
 
 
 def _thumbnails(images: Tensor) -> Tensor:

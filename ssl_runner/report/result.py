@@ -1,15 +1,19 @@
 """result.json: the number of a run and all that explains it."""
 
+import contextlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssl_runner import provenance
+from ssl_runner import provenance, run_folder
 from ssl_runner.checkpoint import write_atomically
+from ssl_runner.config import of_the_house
 from ssl_runner.report import verdict
 from ssl_runner.run import Run
 
-FILE = "result.json"
+FILE = run_folder.RESULT
 
 
 class Result:
@@ -22,12 +26,13 @@ class Result:
 
     def __init__(self, folder: Path, run: Run) -> None:
         self.path = folder / FILE
+        self.step = 0
         self.metrics: dict[str, float] = {}
         self.times: dict[str, float] = {}
         splits = run.splits
         parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         self.content: dict[str, Any] = {
-            "status": "running",
+            "status": run_folder.RUNNING,
             "metrics": self.metrics,
             "times": self.times,
             "command": provenance.command(),
@@ -56,10 +61,36 @@ class Result:
             before = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        same = before.get("config_hash") == self.content["config_hash"] and before.get("status") == "finished"
+        same = before.get("config_hash") == self.content["config_hash"] and before.get("status") == run_folder.FINISHED
         if same:
             self.content = before
         return same
+
+    def reach(self, step: int) -> None:
+        """Note that so many steps are done; written where the run ends before its last word."""
+        self.step = step
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """Inside, the run goes on; however it ends, the file says so, unless the process is killed.
+
+        An interrupted run has the status ``interrupted`` and a ``step``, one that fails ``failed``, ``step`` and
+        ``reason``.
+        """
+        self.write()
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._end("interrupted")
+            raise
+        except BaseException as error:
+            self._end("failed", reason=_reason(error))
+            raise
+
+    def _end(self, status: str, **fields: Any) -> None:
+        self.content.update(status=status, step=self.step, **fields)
+        with contextlib.suppress(OSError):  # a full disk, or a folder that is gone, must not hide what happened
+            self.write()
 
     def add(self, prefix: str, metrics: dict[str, float]) -> None:
         """Put metrics under a prefix, or under none; what a clock says, ``time/...``, apart: runs differ in it."""
@@ -71,7 +102,7 @@ class Result:
 
     def finish(self, **fields: Any) -> dict[str, Any]:
         """Set the status to ``finished`` and the fields given, and say in words what the verdict is, if any."""
-        self.content.update(status="finished", **fields)
+        self.content.update(status=run_folder.FINISHED, **fields)
         if said := verdict.sentences(self.metrics, self.content["protocols"]):
             self.content["verdict"] = said
         self.write()
@@ -80,3 +111,11 @@ class Result:
     def write(self) -> None:
         text = json.dumps(self.content, indent=2) + "\n"
         write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _reason(error: BaseException) -> str:
+    """In one line; what is not addressed to the user with the name of its class."""
+    said = " ".join(str(error).split())
+    if isinstance(error, Exception) and of_the_house(error):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,0 +1,118 @@
+"""A run goes on without its console, and shows names as they are."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import children
+import deeds
+import pytest
+from PIL import Image
+from run_folders import VIEWS
+
+RUN = [*VIEWS, "baselines=[]", "trainer.progress=true"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def lost(folder: Path, name: str) -> list[str]:
+    """Lines of the run's log that say that a stream is lost."""
+    lines = (folder / "train.log").read_text().splitlines()
+    return [line for line in lines if f"{name} cannot be written to" in line]
+
+
+def assert_finished(folder: Path) -> None:
+    assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("numbers", [(1,), (2,), (1, 2)], ids=str)
+@pytest.mark.parametrize("deed", [deeds.nobody_reads, deeds.console_is_full, deeds.terminal_goes_away])
+def test_a_run_goes_on_without_its_console_and_says_so_once_in_its_log(deed, numbers, tmp_path):
+    folder = tmp_path / "run"
+    ended = children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], functools.partial(deed, *numbers))
+    assert ended.code == 0, ended.err
+    assert_finished(folder)
+    assert "Traceback" not in ended.out + ended.err
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        assert len(lost(folder, name)) == (number in numbers)
+
+
+def fresh(*arguments: str, **settings) -> subprocess.CompletedProcess:
+    """A process with an interpreter of its own, for what that does when it begins and ends."""
+    return subprocess.run([sys.executable, "-m", "ssl_runner.train", *arguments], text=True, timeout=300, **settings)
+
+
+def test_an_interpreter_ends_without_a_word_of_a_pipe_that_nobody_reads(tmp_path):
+    for arguments in (["--help"], ["--version"], [*RUN, f"hydra.run.dir={tmp_path / 'run'}"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        ended = fresh(*arguments, stdout=writing, stderr=subprocess.PIPE)
+        os.close(writing)
+        assert ended.returncode == 0
+        assert "BrokenPipeError" not in ended.stderr
+    assert_finished(tmp_path / "run")
+
+
+def test_a_failure_that_nobody_reads_has_its_exit_code_all_the_same(tmp_path):
+    ended = children.command(tmp_path / "1", ["sead=1"], functools.partial(deeds.console_is_full, 1, 2))
+    assert ended.code == 2
+
+
+@pytest.mark.parametrize("closing", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_do_not_mix_what_is_printed_into_the_files_of_a_run(closing, tmp_path):
+    folder = tmp_path / "run"
+    line = ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "ssl_runner.train", *RUN]
+    assert subprocess.run([*line, f"hydra.run.dir={folder}"], timeout=300, check=False).returncode == 0
+    assert_finished(folder)
+    assert len(lost(folder, "stdout")) == ("1>" in closing)
+    assert len(lost(folder, "stderr")) == ("2>" in closing)
+    for row in (folder / "metrics.jsonl").read_text().splitlines():
+        json.loads(row)
+
+
+def test_a_run_that_is_resumed_without_its_console_has_the_log_made(tmp_path):
+    folder = tmp_path / "run"
+    deed = functools.partial(deeds.signalled_at_step, 2, 15)
+    assert children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], deed).code == 130
+    (folder / "train.log").unlink()
+    again = children.command(tmp_path / "2", [f"resume={folder}"], functools.partial(deeds.nobody_reads, 1))
+    assert again.code == 0, again.err
+    assert len(lost(folder, "stdout")) == 1
+
+
+def test_a_name_with_brackets_or_colons_is_printed_as_it_is(tmp_path):
+    root, folder = tmp_path / "im[b]ages :cat:", tmp_path / "a[b]c [/red] :cat:"
+    for number in range(60):
+        path = root / f"[{number % 3}]" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 4 * number).save(path)
+    dataset = ["dataset=image_folder", f"dataset.root='{root}'", "dataset.size=8", "dataset.channels=1"]
+    kept = [item for item in RUN if "few_shot" not in item]
+    arguments = [*kept, *dataset, "eval=[knn]", "eval.knn.k=3", "name='a[b]c'", f"hydra.run.dir='{folder}'"]
+    ended = children.command(tmp_path / "1", arguments, deeds.killed_while_a_line_is_written)
+    assert ended.code == -9, ended.err
+    assert f"  run folder  {folder}" in ended.out.splitlines()
+    assert str(root.name) in ended.out
+    (folder / "checkpoints" / "last.pt").write_bytes(b"")
+    again = children.command(tmp_path / "2", [f"resume={folder}"])
+    assert again.code == 0, again.err
+    assert f"warning: {folder / 'checkpoints' / 'last.pt'} is damaged" in again.out
+    last = again.out.splitlines()[-1]
+    assert last == str(folder) and Path(last).is_dir()
+    over = children.command(tmp_path / "3", [f"resume={folder}"])
+    assert over.out.splitlines()[-1] == f"{folder} is finished already: there is nothing to go on with"
+
+
+def test_what_the_encoding_of_a_console_lacks_is_shown_escaped(tmp_path):
+    folder = tmp_path / "run"
+    poor = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    ended = fresh(*RUN, f"hydra.run.dir={folder}", env=poor, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert r"\xb1" in ended.stdout  # what stands between an accuracy and its interval
+    assert "UnicodeEncodeError" not in ended.stderr

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from ssl_runner import launch, provenance
+from ssl_runner.config import END, config_hash
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 DAMAGED = "damaged.pt"
@@ -32,10 +34,12 @@ class Identity:
     fingerprint: str
     threads: int
     processes: int = 1
+    hash_without_end: str | None = None
 
     @classmethod
-    def of_this_process(cls, config_hash: str, fingerprint: str) -> "Identity":
-        return cls(config_hash, fingerprint, torch.get_num_threads(), launch.size())
+    def of_this_process(cls, config: dict[str, Any], fingerprint: str) -> "Identity":
+        hashes = config_hash(config), config_hash(config, but=END)
+        return cls(hashes[0], fingerprint, torch.get_num_threads(), launch.size(), hashes[1])
 
 
 def write_atomically(path: Path, write) -> None:
@@ -69,17 +73,22 @@ def save(
     identity: Identity,
     best: dict[str, float | int] | None,
     seconds: float,
+    open_ended: bool,
+    ends: Sequence[int],
 ) -> None:
     """Write folder/last.pt, and keep the one before as previous.pt.
 
     Args:
         best: Value and step of the best on validation so far.
         seconds: Of training, up to here.
+        open_ended: Whether nothing so far hung on where the run ends.
+        ends: Steps after which the run was given another end.
     """
     folder.mkdir(exist_ok=True)  # in the run folder, which nobody makes again when it is gone
     for abandoned in folder.glob(f".{LAST}.*"):  # by a process that was killed while it wrote
         abandoned.unlink()
     state = _state(step, algorithm, optimizer, identity, best, seconds)
+    state |= {"open_ended": open_ended, "ends": list(ends)}
 
     def write(temporary: Path) -> None:
         torch.save(state, temporary)
@@ -148,7 +157,12 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
         except Exception as error:  # damage shows as many kinds of error; the next older file may be whole
             warnings.append(f"{path} is damaged ({type(error).__name__})")
             continue
-        differences = _differences(path, stored, identity, state["versions"])
+        differences = _differences(path, stored, identity, state)
+        state.setdefault("open_ended", False)  # earlier versions did not look
+        state["ends"] = [
+            *state.get("ends", ()),
+            *([state["step"]] if stored.config_hash != identity.config_hash else ()),
+        ]
         if warnings:
             warnings[0] += f"; going on from the one before, step {state['step']}"
             (folder / LAST).replace(folder / DAMAGED)
@@ -194,9 +208,16 @@ def _verify(path: Path) -> None:
         raise OSError(f"the checksum of {broken} is another")
 
 
-def _differences(path: Path, stored: Identity, identity: Identity, versions: dict[str, str]) -> list[str]:
+def _differences(path: Path, stored: Identity, identity: Identity, state: dict[str, Any]) -> list[str]:
     """Refuse what makes another run, warn of what changes the last bits."""
-    if stored.config_hash != identity.config_hash:
+    same_but_end = stored.hash_without_end is not None and stored.hash_without_end == identity.hash_without_end
+    if stored.config_hash != identity.config_hash and same_but_end and not state.get("open_ended", False):
+        raise ResumeError(
+            f"{path.parent.parent} cannot be given another end: its learning rate, or its method, follows the share of "
+            "the run that is done, so that a longer run is another one from its first step; start a new run with the "
+            "trainer.max_steps that you want (one with scheduler=constant can be made longer later)"
+        )
+    if stored.config_hash != identity.config_hash and not same_but_end:
         raise ResumeError(
             f"{path} was written by config {stored.config_hash}, this run is {identity.config_hash}; "
             "resume with the run's own config, or start a new run"
@@ -212,7 +233,10 @@ def _differences(path: Path, stored: Identity, identity: Identity, versions: dic
             f"rounded otherwise; go on with {stored.processes} (torchrun --nproc-per-node={stored.processes} -m "
             "ssl_runner.train resume=RUN; for one, ssl-train), or start a new run"
         )
-    before, after = versions | {"threads": stored.threads}, provenance.versions() | {"threads": identity.threads}
+    before, after = (
+        state["versions"] | {"threads": stored.threads},
+        provenance.versions() | {"threads": identity.threads},
+    )
     return [
         f"{name} was {before.get(name)}, now {now}: the run goes on, but perhaps not bitwise as if unbroken"
         for name, now in after.items()

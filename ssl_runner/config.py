@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,10 @@ OUTSIDE_THE_HASH = (
     "trainer.timeout",
     "trainer.keep_pages",
 )
+
+
+# where a run ends, which is part of the hash; but one whose course does not hang on it may be given another end
+END = ("trainer.max_steps", "trainer.max_epochs")
 
 
 class ConfigError(ValueError):
@@ -257,15 +261,19 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Sixteen hex digits of all that can change the result; see OUTSIDE_THE_HASH for what cannot."""
-    text = json.dumps(_inside_the_hash(config), sort_keys=True)
+def config_hash(config: Mapping[str, Any], but: Sequence[str] = ()) -> str:
+    """Sixteen hex digits of all that can change the result; see OUTSIDE_THE_HASH for what cannot.
+
+    Args:
+        but: Dotted keys that are left out.
+    """
+    text = json.dumps({key: value for key, value in _inside_the_hash(config).items() if key not in but}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def config_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Lines ``optimizer.lr: 0.1 -> 0.2`` of what differs inside the hash."""
+def config_difference(before: Mapping[str, Any], after: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
+    """Lines ``optimizer.lr: 0.1 -> 0.2`` of what differs inside the hash, less the dotted keys ``but``."""
     first, second = _inside_the_hash(before), _inside_the_hash(after)
-    keys = sorted(first.keys() | second.keys())
+    keys = sorted((first.keys() | second.keys()) - set(but))
     show = {key: tuple(repr(side[key]) if key in side else "(absent)" for side in (first, second)) for key in keys}
     return [f"{key}: {old} -> {new}" for key, (old, new) in show.items() if old != new]

@@ -59,6 +59,7 @@ More examples:
   ssl-train experiment=maml_omniglot algorithm.second_order=false
   ssl-train -m loss.temperature=0.1,0.2 seed=0,1,2       six runs
   ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
+  ssl-train resume=RUN trainer.max_steps=2000            beyond its end, where scheduler=constant or step_decay
   ssl-train reproduce=outputs/simclr_mnist/RUN           run it again and compare the figures
 
 Runs go to outputs/NAME/RUN (SSL_RUNNER_OUTPUTS=FOLDER: elsewhere). Data is looked for in data/ (SSL_RUNNER_DATA).

@@ -10,6 +10,7 @@ import torch
 
 from ssl_runner import checkpoint, distributed
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.clock import Horizon
 
 
 class Keeper:
@@ -25,6 +26,7 @@ class Keeper:
         optimizer: Likewise.
         identity: Stored in checkpoints.
         resumed: What `checkpoint.load` gave, to go on from.
+        open_ended: Whether the learning rate does not hang on where the run ends.
     """
 
     def __init__(
@@ -34,13 +36,17 @@ class Keeper:
         optimizer: torch.optim.Optimizer,
         identity: checkpoint.Identity,
         resumed: dict[str, Any] | None,
+        open_ended: bool,
     ) -> None:
         self.folder, self.algorithm, self.optimizer, self.identity = folder, algorithm, optimizer, identity
         self.start, self.best, before = 0, None, 0.0
+        self.horizon, self.ends = Horizon(matters=not open_ended), list[int]()
         if resumed is not None:
             algorithm.load_state_dict(resumed["algorithm"])
             optimizer.load_state_dict(resumed["optimizer"])
             self.start, self.best, before = resumed["step"], resumed["best"], resumed["seconds"]
+            self.horizon.matters |= not resumed["open_ended"]
+            self.ends = resumed["ends"]
         self.began = time.perf_counter() - before
 
     @property
@@ -59,7 +65,8 @@ class Keeper:
         """Write a checkpoint after so many steps; process 0 does for all."""
         if distributed.rank() > 0:
             return
-        checkpoint.save(self.folder, step, self.algorithm, self.optimizer, self.identity, self.best, self.seconds)
+        given = self.algorithm, self.optimizer, self.identity, self.best, self.seconds
+        checkpoint.save(self.folder, step, *given, not self.horizon.matters, self.ends)
 
     def keep_best(self, value: float, step: int) -> None:
         """Keep the weights if their value on validation is the best so far."""

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_runner.config import ConfigError, config_difference, flatten
+from ssl_runner.config import END, ConfigError, config_difference, flatten
 from ssl_runner.program import Config, Program, run_in
 from ssl_runner.schema import check
 from ssl_runner.spelling import did_you_mean
@@ -62,7 +62,8 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
     before = check(config)
     _override(config, overrides, who)
     after = check(config)
-    changes = config_difference(before, after)
+    # whether a run can be given another end, its checkpoint tells
+    changes = config_difference(before, after, but=END if word == "resume" else ())
     if changes:
         raise ConfigError(
             [f"{who}: {change}, but that run keeps its own config; start a new run" for change in changes]

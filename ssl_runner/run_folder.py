@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from ssl_runner import checkpoint
-from ssl_runner.config import config_difference
+from ssl_runner.config import END, config_difference
 from ssl_runner.data.lock import is_held, locked
+from ssl_runner.homes import with_absolute_paths
 from ssl_runner.interruption import FolderGone, FolderInUse, how_to_go_on
 
 Config = dict[str, Any]
@@ -102,7 +103,8 @@ def resume(config: Config, folder: Path, identity: checkpoint.Identity) -> tuple
     """The checkpoint to go on from, if the config asks for one, and warnings.
 
     Raises:
-        ResumeError: ``resume`` names a run without a checkpoint, or of another config or data.
+        ResumeError: ``resume`` names a run without a checkpoint, or of another config or data, or one that cannot be
+            given another end.
     """
     if config["resume"] is None:
         if (folder / "config.yaml").exists():
@@ -111,7 +113,8 @@ def resume(config: Config, folder: Path, identity: checkpoint.Identity) -> tuple
             )
         return None, []
     if (folder / "config.yaml").exists():
-        changes = config_difference(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), config)
+        before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        changes = config_difference(with_absolute_paths(before), config, but=END)
         if changes:
             raise checkpoint.ResumeError(
                 "\n".join([f"{folder} is a run of another config:", *changes])

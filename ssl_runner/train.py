@@ -62,7 +62,8 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
             for warning in warnings:
                 console.warn(warning)
             result = Result(folder, run)
-            result.reach(0 if resumed is None else resumed["step"])
+            if resumed is not None:
+                result.take_up(resumed, run.trainer.steps(run.batching))
             finished = resumed is not None and result.is_finished()
             distributed.from_first((resumed, finished))
             if finished:

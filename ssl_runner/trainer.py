@@ -162,7 +162,8 @@ class Trainer:
         from ssl_runner.tracking import Meter  # imports TensorBoard, which a mistake need not wait for
 
         max_steps = self.steps(batching)
-        keeper = Keeper(folder / "checkpoints", algorithm, optimizer, identity, resumed)
+        open_ended = bool(getattr(schedule, "open_ended", False))
+        keeper = Keeper(folder / "checkpoints", algorithm, optimizer, identity, resumed, open_ended)
         algorithm.train()
         with tracker.bar(keeper.start, max_steps, self.progress), stop_signals() as stop:
             if watch is not None and keeper.start == 0:
@@ -172,7 +173,7 @@ class Trainer:
                 done = step + 1
                 logging = self._due(self.log_every, done, max_steps)
                 looking = watch is not None and self._due(self.panel_every, done, max_steps)
-                clock = Clock(step, max_steps, seed, self.device)
+                clock = Clock(step, max_steps, seed, self.device, keeper.horizon)
                 distributed.begin_step(step)
                 with all_there(folder, step):
                     metrics = self._next_step(algorithm, batching, optimizer, schedule, clock, meter, logging)

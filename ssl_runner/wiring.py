@@ -7,7 +7,7 @@ import torch
 
 from ssl_runner import checkpoint, distributed, estimate, memory, randomness, roles
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.config import build, config_hash
+from ssl_runner.config import build
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching import Batching
 from ssl_runner.data.dataset import Splits
@@ -106,7 +106,7 @@ def wire(config: Config) -> Run:
     optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    identity = checkpoint.Identity.of_this_process(config_hash(config), splits.train.fingerprint)
+    identity = checkpoint.Identity.of_this_process(config, splits.train.fingerprint)
     run = Run(seed, trainer, splits, batching, algorithm, optimizer, schedule, evaluators, identity, step_bytes)
     attempt(run.rehearse_saving, config["model"]["encoder"])
     attempt.settle()

@@ -6,13 +6,19 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A multiplier of every group's base rate."""
+    """A multiplier of every group's base rate.
+
+    One that does not look at ``max_steps`` says so with an attribute ``open_ended`` that is true: a run with it may be
+    given a later end.
+    """
 
     def __call__(self, step: int, max_steps: int) -> float: ...
 
 
 class Constant:
     """The base rate throughout."""
+
+    open_ended = True
 
     def __call__(self, step: int, max_steps: int) -> float:
         return 1.0
@@ -49,6 +55,8 @@ class StepDecay:
         every: Steps between two decays, at least 1.
         factor: In (0, 1].
     """
+
+    open_ended = True
 
     def __init__(self, every: int, factor: float) -> None:
         if every < 1 or not 0 < factor <= 1:

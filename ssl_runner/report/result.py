@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_runner import provenance, run_folder
-from ssl_runner.checkpoint import write_atomically
+from ssl_runner.checkpoint import ResumeError, write_atomically
 from ssl_runner.config import of_the_house
 from ssl_runner.report import verdict
 from ssl_runner.run import Run
@@ -65,6 +65,24 @@ class Result:
         if same:
             self.content = before
         return same
+
+    def take_up(self, resumed: dict[str, Any], steps: int) -> None:
+        """Go on from a checkpoint; where the run was given another end since, the result names it.
+
+        Args:
+            resumed: What `checkpoint.load` gave.
+            steps: Of the whole run, as it is to be now.
+
+        Raises:
+            ResumeError: More steps than that are done.
+        """
+        self.reach(resumed["step"])
+        if resumed["step"] > steps:
+            raise ResumeError(
+                f"{self.path.parent} has done {resumed['step']} steps already, and is to end after {steps}; give more"
+            )
+        if resumed["ends"]:
+            self.content["given_another_end_after_steps"] = resumed["ends"]
 
     def reach(self, step: int) -> None:
         """Note that so many steps are done; written where the run ends before its last word."""

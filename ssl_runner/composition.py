@@ -164,7 +164,11 @@ def settle(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, li
     for path, node in asked.packages.items():
         group = path.rpartition("/")[0]
         if path not in selected.packages and any(_within(key, node) for key in values):
-            deselected.append((node, selected.override(group), asked.override(group)))
+            none = group in asked.several and not selected.options(
+                group
+            )  # of nothing left one cannot tell it was a list
+            now = f"{group}=[]" if none else selected.override(group)
+            deselected.append((node, now, asked.override(group)))
     if not deselected:
         return config, []
     own = [override.input_line or "" for override in parsed if any(_is_value(override, d[0]) for d in deselected)]

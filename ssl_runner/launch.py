@@ -1,6 +1,7 @@
 """How this process was started: alone, or as one of several by torchrun. Told without torch, which imports slowly."""
 
 import os
+import sys
 
 
 def size() -> int:
@@ -27,3 +28,16 @@ def words() -> list[str]:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size()))
     hosts = [f"--nnodes={size() // here}"] if here < size() else []
     return ["torchrun", *hosts, f"--nproc-per-node={here}", "-m", "ssl_runner.train"]
+
+
+def in_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode, where the locale is of another encoding (``LC_ALL=C``).
+
+    Else neither names of classes nor folders could be anything but ASCII. The console keeps its encoding, and shows
+    escaped what it lacks.
+    """
+    if sys.getfilesystemencoding().lower().replace("-", "") == "utf8":
+        return
+    console = getattr(sys.stdout, "encoding", None) or "ascii"
+    os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{console}:backslashreplace"}
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

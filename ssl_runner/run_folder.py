@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from ssl_runner import checkpoint
-from ssl_runner.config import END, config_difference
+from ssl_runner.config import END, ConfigError, config_difference
+from ssl_runner.data.files import printable
 from ssl_runner.data.lock import is_held, locked
 from ssl_runner.homes import with_absolute_paths
 from ssl_runner.interruption import FolderGone, FolderInUse, how_to_go_on
@@ -42,6 +43,15 @@ def alone_in(folder: Path) -> Iterator[None]:
                     ) from None
                 time.sleep(1 / _TRIES)
         yield
+
+
+def refuse_name(folder: Path) -> None:
+    """Raises ConfigError for a folder whose name is no valid UTF-8: TensorBoard cannot write there."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        said = printable(str(folder))
+        raise ConfigError([f"hydra.run.dir: {said} is no valid UTF-8; choose a folder whose whole path is"]) from None
 
 
 def status(folder: Path) -> str:

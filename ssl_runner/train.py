@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_runner import commandline
+from ssl_runner import commandline, launch
 from ssl_runner.program import Program
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The console command ``ssl-train``."""
+    launch.in_utf8()
     sys.exit(commandline.main(Program(prepare, run, rehearse)))
 
 
@@ -53,6 +54,7 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
     run = prepare(config) if wired is None else wired
     folder = distributed.from_first(folder)
     assert folder is not None, "process 0 has one"
+    run_folder.refuse_name(folder)
     with logged_in(folder):
         if distributed.rank() > 0:
             _train_along(run, folder)

@@ -160,8 +160,8 @@ def _splits(
         notes = (Note("all_alike", n, f"all {n:,} images of {source.name}/train are the same, {said}", True), *notes)
     validation = parts["validation"] if len(parts["validation"]) else None
     if validation is None and by == "images":
-        said = f"none: all {len(parts['train']):,} training images are learned from, and nothing can be selected by"
-        notes = (*notes, Note("validation", "none", f"validation: {said}"))
+        said = f"all {len(parts['train']):,} training images are learned from, and no checkpoint can be selected"
+        notes = (*notes, Note("validation", "none", f"no validation images: {said}"))
     return Splits(parts["train"], validation, parts["test"], by, (*source.notes, *notes), source.decoding)
 
 

@@ -67,6 +67,7 @@ class Labelled:
             return describe(splits, self.labels)
         trained = shares_images(self.target, splits.train)
         named = {"dataset": self.target.source, "fingerprint": self.target.fingerprint}
+        named |= {note.key: note.value for note in self.own.notes}
         return named | describe(self.own, self.labels) | {"classes": "seen" if trained else "unseen"}
 
 

@@ -22,9 +22,11 @@ def announce(run: Run, folder: Path | None, start_step: int, console: Console) -
     """
     for name, text in lines(run, folder, start_step).items():
         console.tell(name, text)
-    for note in run.splits.notes:
-        if note.warning:
-            console.warn(f"{note.text}.")
+    owners = {f"eval.{name}: ": getattr(evaluator, "own", None) for name, evaluator in run.evaluators.items()}
+    for owner, splits in {"": run.splits, **owners}.items():
+        for note in () if splits is None else splits.notes:
+            if note.warning:
+                console.warn(f"{owner}{note.text}.")
 
 
 def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ssl_runner import flags, help_page, homes, launch
 from ssl_runner.config import ConfigError
-from ssl_runner.console import guarded
 from ssl_runner.failures import GONE, JobFailed, of_a_thread, tell, working_folder_is_gone
 from ssl_runner.program import Program, follow
 from ssl_runner.resuming import named_folder, resume
+from ssl_runner.streams import guarded
 
 
 def main(program: Program) -> int:

@@ -45,9 +45,10 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
         What result.json holds; nothing on other processes than number 0.
     """
     from ssl_runner import distributed, provenance, run_folder
-    from ssl_runner.console import Console, logged_in
+    from ssl_runner.console import Console
     from ssl_runner.report import console as report
     from ssl_runner.report.result import Result
+    from ssl_runner.streams import logged_in
 
     began = time.perf_counter()
     console = Console()

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any
 
-from ssl_runner import console
+from ssl_runner import streams
 from ssl_runner.interruption import ProcessLost
 
 SILENCE = 30.0  # seconds, after which a process that does not answer is told of
@@ -92,7 +92,7 @@ class Watch:
             f"the network hangs; the run ends when it has not for {self.timeout:g} s (trainer.timeout)"
         )
         print(f"warning: {text}", file=sys.stderr, flush=True)
-        console.log(text)
+        streams.log(text)
 
     def _live(self) -> None:
         rounds = 0

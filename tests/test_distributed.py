@@ -16,6 +16,9 @@ from worker import cases
 WORKER = Path(__file__).with_name("worker.py")
 SMALL = [
     "experiment=simclr_digits",
+    "dataset=digits",
+    "dataset.size=16",
+    "loss.temperature=1.0",  # the colder, the more a rounding error grows in eight steps
     "model.encoder.width=8",
     "model.head.hidden_features=16",
     "batching.batch_size=64",

@@ -112,7 +112,7 @@ SPELLING = [
         ],
     ),
     ("+seed=1 name", ["seed is there already; leave the + out", "write key=value"]),
-    ("~loss", ["loss: it is missing; set loss=..."]),
+    ("~loss", ["algorithm Contrastive needs a loss, and there is none; choose loss=nt_xent or another"]),
     ("loss.temperature=[", ["cannot be read"]),
     ("seed=0,1", ["add -m to run once for each"]),
     # flags and other runs
@@ -205,7 +205,7 @@ VALUES = [
     ),
     (
         "dataset.validation=0.9 dataset.test=0.9 trainer.select=knn/top1",
-        ["no train or no test images: set dataset.test between 0 and 1", "selection needs both"],
+        ["dataset.validation=0.9 of translated_digits leaves no train images", "selection needs both"],
     ),
     ("trainer.select=knn/top trainer.evaluate_every=5", ["evaluation gives no such figure; did you mean 'knn/top1'?"]),
     ("trainer.device=cpu:first", ["device='cpu:first' is no device"]),
@@ -223,9 +223,15 @@ MISFITS = [
         f"algorithm=maml {EPISODES} model/head=linear batching.n_way=3 eval=[few_shot]",
         ["the head has 3 outputs, so MAML classifies at most 3 ways, got 5"],
     ),
-    (f"algorithm=protonet {EPISODES} batching.n_way=6", ["n_way=6, but split 'train' of digits has 5 classes; lower"]),
+    (
+        f"algorithm=protonet {EPISODES} batching.n_way=6",
+        ["n_way=6, but split 'train' of translated_digits has 5 classes; lower"],
+    ),
     (f"algorithm=protonet {EPISODES} batching.k_shot=300", ["k_shot=300", "lower batching.k_shot"]),
-    (f"algorithm=protonet {EPISODES} batching.n_way=[2,6]", ["n_way=6, but split 'train' of digits has 5 classes"]),
+    (
+        f"algorithm=protonet {EPISODES} batching.n_way=[2,6]",
+        ["n_way=6, but split 'train' of translated_digits has 5 classes"],
+    ),
     (f"algorithm=protonet {EPISODES} batching.n_way=[5,2]", ["n_way=[5, 2] is a range from more to less"]),
     (
         f"algorithm=protonet {EPISODES} batching.ways_grow_every=0",

@@ -65,6 +65,10 @@ def split_by_images(
         if part in indices:
             continue
         n = _count(source, part, amount, len(remaining))
+        if n and n >= len(indices["train"]):
+            raise DataError(
+                f"dataset.{part}={amount} of {source.name} leaves no train images, as other parts have some; lower it."
+            )
         drawn = _stratified(source, indices["train"], n, split_seed, f"split/{part}")
         indices[part] = indices["train"][drawn]
         indices["train"] = indices["train"][~drawn]
@@ -127,15 +131,18 @@ def _count(source: Source, part: str, amount: float, n: int) -> int:
 def _stratified(source: Source, candidates: Tensor, n: int, split_seed: int, stream: str) -> Tensor:
     """Mask over candidates with n of them, every class as near its share as whole images allow.
 
-    One of each class is left, so that what is judged can be learned; then there may be fewer than n.
+    One of each class is left, so that what is judged can be learned. Classes of one image then give none, and others
+    more; where all have given what they can, there are fewer than n.
     """
     labels = torch.zeros_like(candidates) if source.labels is None else source.labels[candidates]
     sizes = labels.bincount()
     quotas = n * sizes.double() / max(1, len(candidates))
-    takes = quotas.floor().long()
-    # largest remainders, so that the parts sum to n
-    takes[(quotas - takes).argsort(descending=True, stable=True)[: n - int(takes.sum())]] += 1
-    takes = takes.minimum((sizes - 1).clamp(min=0))
+    most = (sizes - 1).clamp(min=0)
+    takes = quotas.floor().long().minimum(most)
+    while (missing := n - int(takes.sum())) and (takes < most).any():
+        # largest remainders, so that the parts sum to n; once, unless classes have too few images to give one away
+        order = (quotas - takes).argsort(descending=True, stable=True)
+        takes[order[(takes < most)[order]][:missing]] += 1
     order = torch.from_numpy(randomness.permutation(split_seed, stream, 0, len(candidates)))
     order = order[labels[order].argsort(stable=True)]  # by class, at random within
     rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[labels[order]]

@@ -53,11 +53,24 @@ def test_by_images_every_image_stands_in_exactly_one_part_under_its_own_label(la
 @given(LABELS, st.floats(0.1, 0.4), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
 def test_a_drawn_part_has_its_size_and_every_class_its_share_within_one_image(labels, test, seed):
+    labels = [*labels, *labels]  # two of each at least
     splits = images_of(numbered(labels), 0, test, seed)
     n = round(test * len(labels))
     assert len(splits.test) == n
     counts = np.bincount(splits.test.labels, minlength=6)
     assert np.all(np.abs(counts - n * np.bincount(labels, minlength=6) / len(labels)) < 1)
+
+
+@given(LABELS, st.floats(0.1, 0.4), st.floats(0.1, 0.4), st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_every_class_keeps_an_image_in_train_and_the_parts_their_sizes_where_that_is_possible(labels, a, b, seed):
+    labels = [*labels, *range(6, 12)]  # classes of one image
+    splits = images_of(numbered(labels), a, b, seed)
+    assert set(splits.train.labels.tolist()) == set(labels)
+    spare = len(labels) - len(set(labels))
+    n_test = min(round(b * len(labels)), spare)
+    assert len(splits.test) == n_test
+    assert len(splits.validation or ()) == min(round(a * len(labels)), spare - n_test)
 
 
 @given(LABELS, st.integers(0, 9), st.integers(0, 2))

@@ -419,6 +419,7 @@ def test_a_folder_that_is_yet_to_be_decoded_may_be_judged_and_is_decoded_when_no
         "class_counts: null, validation: 0, test: 0.5, split_seed: 0, size: 16, channels: 1}"
     )
     words = ["eval=[few_shot]", f"eval.few_shot.dataset={node}", "eval.few_shot.n_query=1", "baselines=[]"]
+    words += ["dataset=digits", "dataset.size=16"]
     config = checks.settled(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
     with at_hand_only() as absent, pytest.raises(NotAtHand):
         wiring.wire(config)

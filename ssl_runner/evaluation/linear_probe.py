@@ -1,6 +1,7 @@
 """Multinomial logistic regression on frozen features, solved to convergence."""
 
 import math
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import by_share
+from ssl_runner.evaluation.bank import by_share, places
 from ssl_runner.evaluation.features import bank_and_queries, evaluating
 from ssl_runner.evaluation.labelled import Labelled
 
@@ -20,6 +21,8 @@ from ssl_runner.evaluation.labelled import Labelled
 # loss. Half its squared norm is about the excess of the loss, which is then some 5e-6 of it.
 TOLERANCE = 1e-4
 NORM = 30
+TIMED = 256  # rows
+EVALUATIONS = 100  # of the loss, that all fits of the grid take together where the features are hard to tell apart
 HISTORY = 20  # steps from which L-BFGS knows the curvature
 
 
@@ -73,6 +76,19 @@ class LinearProbe(Labelled):
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
         """Raises ValueError for what `Labelled.checked` refuses."""
         self.checked(algorithm, splits)
+
+    def seconds(self, splits: Splits, width: int) -> float:
+        """About how long it will take on this CPU with features of such a width, judged by a few rows of the loss."""
+        found = places(self.judged(splits), self.labels)
+        n, n_classes = len(found.bank), self.judged(splits).test.n_classes
+        rows = min(n, TIMED)
+        regression = Regression(torch.eye(rows, width), found.bank_labels[:rows], n_classes, 1)
+        weights, taken = torch.zeros(regression.shape), []
+        for _ in range(2):  # the first is slow
+            began = time.perf_counter()
+            regression._loss(weights, 1.0)
+            taken.append(time.perf_counter() - began)
+        return EVALUATIONS * min(taken) * n / rows
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Solver, grid, bank, validation and queries."""

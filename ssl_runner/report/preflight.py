@@ -1,5 +1,6 @@
 """What will be trained on what: a dozen lines before the first step."""
 
+import math
 from pathlib import Path
 
 from ssl_runner import distributed
@@ -9,8 +10,11 @@ from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.evaluation.few_shot import FewShot
+from ssl_runner.evaluation.linear_probe import LinearProbe
 from ssl_runner.evaluation.verdict import Verdict
 from ssl_runner.run import Run
+
+SLOW = 30  # seconds of an evaluation, from which on it is told how long it will take
 
 
 def announce(run: Run, folder: Path | None, start_step: int, console: Console) -> None:
@@ -54,7 +58,8 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
         f"{type(run.schedule).__name__}",
         "device": f"{run.device}, {run.trainer.precision}, {run.identity.threads} threads, seed {run.seed}",
         "memory": _memory(run),
-        "evaluation": "; ".join(_evaluation(name, made) for name, made in run.evaluators.items()) or "none",
+        "evaluation": "; ".join(_evaluation(name, made) + _slow(made, run) for name, made in run.evaluators.items())
+        or "none",
         "run folder": "none: a rehearsal" if folder is None else str(folder),
     }
 
@@ -113,6 +118,14 @@ def _memory(run: Run) -> str:
 
 def _size(n: int) -> str:
     return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
+
+
+def _slow(evaluator: object, run: Run) -> str:
+    """How long a linear probe will take on a CPU, where that is long: its cost grows with images times classes."""
+    if not isinstance(evaluator, LinearProbe) or run.device.type != "cpu":
+        return ""
+    seconds = evaluator.seconds(run.splits, run.algorithm.network.encoder.out_features)
+    return f" (up to about {10 * math.ceil(seconds / 10)} s for each encoder)" if seconds > SLOW else ""
 
 
 def _evaluation(name: str, evaluator: object) -> str:

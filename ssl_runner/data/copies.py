@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,19 +37,19 @@ def without_copies(
     if source.images.stride(0) == 0 or not len(source.images):
         return dict(indices), ()
     twins = _twins(source.images, indices)
-    counts = {f"{first} in {part}": len(found) for (first, part), found in twins.items() if found}
-    if not counts:
+    if not twins:
         return dict(indices), ()
-    text = _told(source, indices, twins)
+    counts = {f"{first} in {part}": found.n for (first, part), found in twins.items()}
+    text = "; ".join(_told(source, indices, *pair, found) for pair, found in twins.items())
     if duplicates == "refuse":
         raise DataError(f"{text}; take them out of the part that learns with dataset.duplicates=drop.")
     if duplicates == "warn":
-        doubt = any(pair.startswith("test") for pair in counts)
+        doubt = any(first == "test" for first, _ in twins)
         text = f"{text}; dataset.duplicates=drop takes them out of the part that learns"
         return dict(indices), (Note("duplicates", counts, text, doubt),)
     left = dict(indices)
     for part in ORDER[1:]:
-        gone = {place for (_, learner), found in twins.items() if learner == part for _, place in found}
+        gone = {place for (_, learner), found in twins.items() if learner == part for _, place in found.pairs}
         keep = torch.tensor([place not in gone for place in range(len(indices[part]))], dtype=torch.bool)
         left[part] = indices[part][keep]
     dropped = {part: len(indices[part]) - len(left[part]) for part in ORDER[1:]}
@@ -64,18 +64,25 @@ def all_alike(images: Tensor) -> bool:
     return all(bool((chunk == images[0]).all()) for chunk in images.split(256))
 
 
-def _twins(images: Tensor, indices: Mapping[str, Tensor]) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """By two parts, places in the first and in the second of images that are the same.
+class _Twins(NamedTuple):
+    """What two parts have in common: places in the first and the second, and how many of the first."""
 
-    Each image of the second stands there once, beside the first of its twins.
-    """
+    pairs: list[tuple[int, int]]
+    n: int
+
+
+def _twins(images: Tensor, indices: Mapping[str, Tensor]) -> dict[tuple[str, str], _Twins]:
+    """By the names of two parts that share images; each of the second stands there once, beside a twin of it."""
     digests = {part: _digests(images, indices[part]) for part in ORDER}
     found = {}
     for number, part in enumerate(ORDER):
         for first in ORDER[:number]:
             places = {digest: place for place, digest in reversed(list(enumerate(digests[first])))}
             pairs = ((places.get(digest), place) for place, digest in enumerate(digests[part]))
-            found[first, part] = [(twin, place) for twin, place in pairs if twin is not None]
+            shared = [(twin, place) for twin, place in pairs if twin is not None]
+            if shared:
+                there = set(digests[part])
+                found[first, part] = _Twins(shared, sum(digest in there for digest in digests[first]))
     return found
 
 
@@ -84,15 +91,10 @@ def _digests(images: Tensor, indices: Tensor) -> list[bytes]:
     return [blake2b(rows[place].data, digest_size=16).digest() for place in indices.tolist()]
 
 
-def _told(source: Source, indices: Mapping[str, Tensor], twins: Mapping[tuple[str, str], list[tuple[int, int]]]) -> str:
-    said = []
-    for (first, part), found in twins.items():
-        if found:
-            twin, place = found[0]
-            example = f"{_name(source, indices, part, place)} is {_name(source, indices, first, twin)}"
-            n = len({twin for twin, _ in found})
-            said.append(f"{n:,} of {len(indices[first]):,} {first} images stand in {part} too ({example})")
-    return "; ".join(said)
+def _told(source: Source, indices: Mapping[str, Tensor], first: str, part: str, found: _Twins) -> str:
+    twin, place = found.pairs[0]
+    example = f"{_name(source, indices, part, place)} is {_name(source, indices, first, twin)}"
+    return f"{found.n:,} of {len(indices[first]):,} {first} images stand in {part} too ({example})"
 
 
 def _name(source: Source, indices: Mapping[str, Tensor], part: str, place: int) -> str:

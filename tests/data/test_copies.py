@@ -42,7 +42,7 @@ def test_they_are_counted_and_one_is_named():
     assert (note.key, note.warning) == ("duplicates", True)
     assert note.value == {"test in validation": 1, "test in train": 2, "validation in train": 1}
     assert "1 of 5 test images stand in validation too (validation[0] is test[3])" in note.text
-    assert "of 5 test images stand in train too (train[2] is test[1])" in note.text
+    assert "2 of 5 test images stand in train too (train[2] is test[1])" in note.text
     assert "1 of 3 validation images stand in train too (train[1] is validation[1])" in note.text
 
 

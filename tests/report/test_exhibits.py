@@ -12,15 +12,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl_runner import checks, commandline, train, wiring
+from ssl_runner import checks, commandline, console, train, wiring
 from ssl_runner.composition import Composer
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.tasks import Tasks
 from ssl_runner.evaluation.few_shot import MANIFEST
 from ssl_runner.evaluation.fixed_tasks import manifest
-from ssl_runner.report import adaptation, exhibits
+from ssl_runner.report import adaptation, exhibits, preflight
 from ssl_runner.report.console import summarise
 from ssl_runner.report.preflight import lines
+from ssl_runner.report.result import Result
 
 CONTRASTIVE = [
     "model.encoder.width=4",
@@ -315,3 +316,34 @@ def test_a_dozen_lines_say_what_will_be_done(overrides, tmp_path):
     assert run.splits.train.fingerprint in text
     assert str(tmp_path) in text
     assert said["memory"].startswith("a step about ")
+
+
+def test_doubts_are_warned_of_the_rest_is_noted_and_all_stands_in_the_result(tmp_path, capsys):
+    for name, shade in (("ant", 3), ("bee", 3)):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (16, 16), shade).save(tmp_path / "mine" / name / f"{number}.png")
+        (tmp_path / "mine" / name / "notes.txt").write_text("")
+    words = ["dataset=image_folder", f"dataset.root={tmp_path / 'mine'}", "dataset.size=16", "dataset.channels=1"]
+    found = wiring.prepare(config([*CONTRASTIVE, *words, "dataset.validation=0", "eval=[]", "batching.batch_size=8"]))
+    said = lines(found, None, 0)
+    assert "train 19 images of 2 classes (ant, bee); validation none" in said[""]
+    assert "2 .txt" in said["notes"]
+    assert "no validation images: all 19 training images" in said["notes"]
+    preflight.announce(found, None, 0, console.Console())
+    text = capsys.readouterr().out
+    assert "warning: all 19 images of mine/train are the same" in text
+    assert "warning: the greatest value of any pixel is 3 of 255" in text
+    assert "warning: 5 of 5 test images stand in train too (ant/" in text
+    told = Result(tmp_path, found).content["dataset"]
+    assert told["no_images"] == {".txt": 2}
+    assert told["duplicates"] == {"test in train": 5}
+    assert (told["all_alike"], told["greatest_value"], told["validation"]) == (19, 3, "none")
+
+
+def test_a_linear_probe_that_takes_long_says_so_beforehand(monkeypatch):
+    found = wiring.prepare(config([*CONTRASTIVE, "eval=[linear_probe,knn]", "eval.knn.k=20"]))
+    assert lines(found, None, 0)["evaluation"] == "linear probe; knn"
+    monkeypatch.setattr(preflight, "SLOW", 0)
+    said = lines(found, None, 0)["evaluation"]
+    assert re.fullmatch(r"linear probe \(up to about \d+0 s for each encoder\); knn", said)

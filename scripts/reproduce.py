@@ -26,6 +26,14 @@ ROWS: dict[str, tuple[list[str], dict[str, float | None]]] = {
         ["experiment=simclr_digits"],
         {"knn/top1": None, "linear_probe/top1": None, "few_shot/5w1s/top1": None},
     ),
+    "simclr_digits_seed_1": (
+        ["experiment=simclr_digits", "seed=1"],
+        {"knn/top1": None, "linear_probe/top1": None, "few_shot/5w1s/top1": None},
+    ),
+    "simclr_digits_seed_2": (
+        ["experiment=simclr_digits", "seed=2"],
+        {"knn/top1": None, "linear_probe/top1": None, "few_shot/5w1s/top1": None},
+    ),
     "simclr_mnist": (
         ["experiment=simclr_mnist", "baselines=[]"],
         {"linear_probe/top1": 0.990, "knn/top1": 0.982, "few_shot/5w1s/top1": None},

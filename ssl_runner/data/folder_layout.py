@@ -85,13 +85,10 @@ def _parts(folder: Path, files: list[ImageFile], folders: Counter[str]) -> dict[
     if not alike:
         return {}
     here, named = printable(str(folder)), ", ".join(map(printable, sorted(alike)))
-    for part, n in Counter(alike.values()).items():
-        if n > 1 and len(alike) == len(folders):
-            both = " and ".join(printable(name) for name, own in sorted(alike.items()) if own == part)
-            raise DataError(f"{here} has the folders {both}, which are both the {part} part; rename or move one.")
     others = [name for name in folders if name not in alike]
     train = next((name for name, part in alike.items() if part == "train"), None)
     if not others:
+        _refuse_two_for_one_part(here, alike)
         if train is None and len(alike) > 1:
             raise DataError(f"{here} has the parts {named}, but none of training images; rename one of them to train.")
         return alike if train is not None else {}
@@ -109,7 +106,15 @@ def _parts(folder: Path, files: list[ImageFile], folders: Counter[str]) -> dict[
             f"{here} has {train} with folders of classes in it, beside {other} ({n_other:,} images): is {train} "
             f"a part or a class? Move {other} elsewhere, or set dataset.root={printable(str(folder / train))}."
         )
+    _refuse_two_for_one_part(here, alike)
     return alike
+
+
+def _refuse_two_for_one_part(here: str, alike: dict[str, str]) -> None:
+    for part, n in Counter(alike.values()).items():
+        if n > 1:
+            both = " and ".join(printable(name) for name, own in sorted(alike.items()) if own == part)
+            raise DataError(f"{here} has the folders {both}, which are both the {part} part; rename or move one.")
 
 
 def _refuse_one_level_too_high(folder: Path, files: list[ImageFile]) -> None:

@@ -284,6 +284,7 @@ def test_what_lies_beside_the_parts_is_left_out_and_told_with_its_number(parts):
         (("val/a", "test/a"), "has the parts test, val, but none of training images"),
         (("train/a", "Training/a", "test/a"), "folders Training and train, which are both the train part"),
         (("train/a", "val/a", "dev/a", "test/a"), "folders dev and val, which are both the validation part"),
+        (("train/a", "val/a", "dev/a", "extra"), "folders dev and val, which are both the validation part"),
         (("inner/train/a", "inner/test/a"), r"holds the one folder inner.*set dataset\.root=.*/inner"),
     ],
 )

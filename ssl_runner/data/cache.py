@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import PIL
@@ -19,6 +19,7 @@ from ssl_runner.data.decoding import Damage, Decoding, Findings, decode_dataset,
 from ssl_runner.data.files import ImageFile, Scan, printable
 from ssl_runner.data.lock import locked
 from ssl_runner.data.roots import DataError, require_at_hand
+from ssl_runner.data.source import row_digests
 
 FORMAT = 2  # goes up when what is stored changes
 
@@ -33,6 +34,7 @@ class Loaded:
         files: Those that the images are of.
         damaged: Those that were left out, with the reason.
         findings: What was met on the way.
+        digests: `row_digests` of the images.
     """
 
     images: Tensor
@@ -40,6 +42,14 @@ class Loaded:
     files: list[ImageFile]
     damaged: list[tuple[Path, Damage]]
     findings: Findings
+    digests: np.ndarray
+
+
+class _Stored(NamedTuple):
+    images: Tensor
+    content: str
+    findings: Findings
+    digests: np.ndarray
 
 
 def cache_folder() -> Path:
@@ -69,7 +79,7 @@ def load_images(name: str, folder: Path, found: Scan, decoding: Decoding, damage
     """
     if damaged not in (None, "refuse", "skip"):
         raise DataError(f"dataset.damaged={damaged!r}: expected 'refuse' or 'skip'.")
-    images, content, findings = _stored(name, folder, found.files, decoding)
+    images, content, findings, digests = _stored(name, folder, found.files, decoding)
     broken = [(folder.joinpath(*path), Damage(reason, "mend or delete it")) for path, reason in found.broken]
     bad = [(folder.joinpath(*found.files[place].path), damage) for place, damage in sorted(findings.damaged.items())]
     if damaged != "skip" or len(findings.damaged) == len(found.files):
@@ -78,10 +88,10 @@ def load_images(name: str, folder: Path, found: Scan, decoding: Decoding, damage
     if bad or broken:
         left_out = [printable(str(path.relative_to(folder))) for path, _ in (*bad, *broken)]
         content = f"{content} without {_short_hash(left_out)}"
-    return Loaded(images, content, whole, [*bad, *broken], findings)
+    return Loaded(images, content, whole, [*bad, *broken], findings, digests)
 
 
-def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> tuple[Tensor, str, Findings]:
+def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> _Stored:
     """What is in the cache for these files, put there if it was not."""
     # the Pillow version decodes; the folder is in the key because archives unpack different files with equal times
     owner = _short_hash([name, str(folder.resolve()), asdict(decoding), PIL.__version__, FORMAT])
@@ -102,27 +112,27 @@ def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decod
     require_at_hand(name)
     chunks, findings = decode_dataset([folder.joinpath(*file.path) for file in files], decoding, list)
     images = np.concatenate(chunks) if chunks else np.empty((0, decoding.channels, 1, 1), np.uint8)
-    return torch.from_numpy(images), hashlib.sha256(images.data).hexdigest(), findings
+    content = hashlib.sha256(images.data).hexdigest()
+    return _Stored(torch.from_numpy(images), content, findings, row_digests(images))
 
 
 def _short_hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _read(entry: Path) -> tuple[Tensor, str, Findings] | None:
+def _read(entry: Path) -> _Stored | None:
     """An entry, or None where there is none that is whole."""
     try:
         images = np.load(entry / "images.npy", mmap_mode="c")
         told = json.loads((entry / "findings.json").read_text(encoding="utf-8"))
         told["damaged"] = {int(place): Damage(*damage) for place, damage in told["damaged"].items()}
-        return torch.from_numpy(images), told.pop("content"), Findings(**told)
+        digests = np.load(entry / "digests.npy")
+        return _Stored(torch.from_numpy(images), told.pop("content"), Findings(**told), digests)
     except (FileNotFoundError, NotADirectoryError, EOFError, ValueError, TypeError, KeyError):
         return None
 
 
-def _write(
-    entry: Path, prefix: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding
-) -> tuple[Tensor, str, Findings]:
+def _write(entry: Path, prefix: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> _Stored:
     """Decodes into an entry, which appears whole or not at all; to be called under the lock of its prefix."""
     unfinished = entry.with_name(f"{prefix}.unfinished")  # one name a lock: what a killed writer left is overwritten
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -134,7 +144,8 @@ def _write(
         )
         if len(findings.damaged) == len(files):  # an array of no rows cannot be mapped
             shutil.rmtree(unfinished)
-            return torch.empty(0, decoding.channels, 1, 1, dtype=torch.uint8), content, findings
+            empty = np.empty((0, decoding.channels, 1, 1), np.uint8)
+            return _Stored(torch.from_numpy(empty), content, findings, row_digests(empty))
         told = json.dumps({"content": content, **asdict(findings)})
         (unfinished / "findings.json").write_text(told, encoding="utf-8")
         for stale in entry.parent.glob(f"{prefix}-*"):  # who has mapped one keeps its pages
@@ -150,8 +161,8 @@ def _write(
 
 
 def _write_array(path: Path, chunks: Iterator[np.ndarray], decoding: Decoding) -> str:
-    """Streams the pixels into a .npy file and gives back their hash."""
-    digest, n, shape = hashlib.sha256(), 0, (decoding.channels, 1, 1)
+    """Streams the pixels into a .npy file, the hash of each image into one beside it, and gives back that of all."""
+    digest, digests, n, shape = hashlib.sha256(), [np.empty((0, 16), np.uint8)], 0, (decoding.channels, 1, 1)
     # written, not mapped: a full disk is an error here, and a fatal signal on a mapped page
     with path.open("wb") as file:
         for chunk in chunks:
@@ -160,11 +171,13 @@ def _write_array(path: Path, chunks: Iterator[np.ndarray], decoding: Decoding) -
                 _write_head(file, (0, *shape))
             file.write(chunk.data)
             digest.update(chunk.data)
+            digests.append(row_digests(chunk))
             n += len(chunk)
         file.seek(0)
         _write_head(file, (n, *shape))  # as long as before: numpy leaves room for the number of rows
         file.flush()
         os.fsync(file.fileno())  # else a power cut may leave zeros under the final name
+    np.save(path.with_name("digests.npy"), np.concatenate(digests))
     return digest.hexdigest()
 
 

@@ -1,15 +1,15 @@
 """The same picture in two parts of a dataset, pixel by pixel."""
 
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_runner.data.dataset import Note
 from ssl_runner.data.roots import DataError
-from ssl_runner.data.source import Source
+from ssl_runner.data.source import Source, row_digests
 
 Duplicates = Literal["warn", "drop", "refuse"]
 
@@ -36,7 +36,8 @@ def without_copies(
         raise DataError(f"dataset.duplicates={duplicates!r}: expected 'warn', 'drop' or 'refuse'.")
     if source.images.stride(0) == 0 or not len(source.images):
         return dict(indices), ()
-    twins = _twins(source.images, indices)
+    digests = row_digests(source.images.numpy()) if source.digests is None else source.digests
+    twins = _twins(digests, indices)
     if not twins:
         return dict(indices), ()
     counts = {f"{first} in {part}": found.n for (first, part), found in twins.items()}
@@ -71,9 +72,9 @@ class _Twins(NamedTuple):
     n: int
 
 
-def _twins(images: Tensor, indices: Mapping[str, Tensor]) -> dict[tuple[str, str], _Twins]:
+def _twins(rows: np.ndarray, indices: Mapping[str, Tensor]) -> dict[tuple[str, str], _Twins]:
     """By the names of two parts that share images; each of the second stands there once, beside a twin of it."""
-    digests = {part: _digests(images, indices[part]) for part in ORDER}
+    digests = {part: [row.tobytes() for row in rows[indices[part].numpy()]] for part in ORDER}
     found = {}
     for number, part in enumerate(ORDER):
         for first in ORDER[:number]:
@@ -84,11 +85,6 @@ def _twins(images: Tensor, indices: Mapping[str, Tensor]) -> dict[tuple[str, str
                 there = set(digests[part])
                 found[first, part] = _Twins(shared, sum(digest in there for digest in digests[first]))
     return found
-
-
-def _digests(images: Tensor, indices: Tensor) -> list[bytes]:
-    rows = images.flatten(1).numpy()
-    return [blake2b(rows[place].data, digest_size=16).digest() for place in indices.tolist()]
 
 
 def _told(source: Source, indices: Mapping[str, Tensor], first: str, part: str, found: _Twins) -> str:

@@ -127,6 +127,7 @@ def _source(folder: Path, found: Scan, layout: Layout, loaded: Loaded, decoding:
             "max_megapixels": decoding.max_megapixels,
         },
         file_names=[_shown(file) for file in layout.files],
+        digests=loaded.digests,
     )
 
 

@@ -127,6 +127,8 @@ def test_other_decodings_and_other_folders_have_entries_of_their_own(folder, sto
         ("images.npy", "cut"),
         ("findings.json", "gone"),
         ("findings.json", "cut"),
+        ("digests.npy", "gone"),
+        ("digests.npy", "cut"),
     ],
 )
 def test_a_broken_entry_is_made_anew(folder, store, file, damage):

@@ -298,9 +298,10 @@ def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path, folders, sai
 def test_each_class_keeps_an_image_to_learn_from(tmp_path):
     for number in range(20):
         paint(tmp_path / f"class{number:02}", number, 1 if number < 10 else 3)
-    splits = load(tmp_path, test=0.5, validation=0.3)
+    splits = load(tmp_path, test=0.3, validation=0.1)
     assert splits.train.labels.bincount(minlength=20).min() == 1
-    assert 10 < len(splits.test) + len(splits.validation) <= 20
+    assert (len(splits.test), len(splits.validation)) == (12, 4)
+    assert min(splits.test.labels.tolist()) >= 10  # of classes with an image to spare
     for number in range(10, 20):
         for path in sorted((tmp_path / f"class{number:02}").iterdir())[1:]:
             path.unlink()

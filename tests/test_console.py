@@ -64,14 +64,12 @@ def test_a_failure_that_nobody_reads_has_its_exit_code_all_the_same(tmp_path):
     assert ended.code == 2
 
 
-@pytest.mark.parametrize("closing", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
-def test_closed_streams_do_not_mix_what_is_printed_into_the_files_of_a_run(closing, tmp_path):
+def test_closed_streams_do_not_mix_what_is_printed_into_the_files_of_a_run(tmp_path):
     folder = tmp_path / "run"
-    line = ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-m", "ssl_runner.train", *RUN]
+    line = ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", sys.executable, "-m", "ssl_runner.train", *RUN]
     assert subprocess.run([*line, f"hydra.run.dir={folder}"], timeout=300, check=False).returncode == 0
     assert_finished(folder)
-    assert len(lost(folder, "stdout")) == ("1>" in closing)
-    assert len(lost(folder, "stderr")) == ("2>" in closing)
+    assert len(lost(folder, "stdout")) == len(lost(folder, "stderr")) == 1
     for row in (folder / "metrics.jsonl").read_text().splitlines():
         json.loads(row)
 
@@ -107,12 +105,3 @@ def test_a_name_with_brackets_or_colons_is_printed_as_it_is(tmp_path):
     assert last == str(folder) and Path(last).is_dir()
     over = children.command(tmp_path / "3", [f"resume={folder}"])
     assert over.out.splitlines()[-1] == f"{folder} is finished already: there is nothing to go on with"
-
-
-def test_what_the_encoding_of_a_console_lacks_is_shown_escaped(tmp_path):
-    folder = tmp_path / "run"
-    poor = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
-    ended = fresh(*RUN, f"hydra.run.dir={folder}", env=poor, capture_output=True)
-    assert ended.returncode == 0, ended.stderr
-    assert r"\xb1" in ended.stdout  # what stands between an accuracy and its interval
-    assert "UnicodeEncodeError" not in ended.stderr

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "CUDA_VISIBLE_DEVICES": ""}
+from ssl_runner import run_folder
+from ssl_runner.config import ConfigError
+
+ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "COLUMNS": "20"}
+ASCII |= {"CUDA_VISIBLE_DEVICES": "", "SSL_RUNNER_OUTPUTS": "outputs"}
 SHORT = [
     "dataset=image_folder",
     "dataset.size=8",
@@ -19,7 +23,8 @@ SHORT = [
     "baselines=[]",
 ]
 SHORT += ["trainer.max_epochs=null", "trainer.max_steps=2", "batching.batch_size=4", "trainer.panel_every=null"]
-CLASSES = ["кошка", "猫", "plain", b"caf\xe9".decode("utf-8", "surrogateescape")]
+LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
+CLASSES = ["кошка", "猫", "plain", LATIN, "🦊 fox", "two\nlines", "\x1b[31mred", "a[b]c", "it's", " spaces "]
 
 
 @pytest.fixture
@@ -35,31 +40,30 @@ def root(tmp_path):
 
 def ssl_train(folder, *words):
     command = [sys.executable, "-m", "ssl_runner.train", *words]
-    done = subprocess.run(command, cwd=folder, env=os.environ | ASCII, capture_output=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "HOME"} | ASCII
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
     return done.returncode, (done.stdout + done.stderr).decode("ascii")  # the console can show nothing else
 
 
-def test_a_run_has_its_names_in_utf8_and_the_console_shows_what_it_can(root, tmp_path):
-    code, said = ssl_train(tmp_path, *SHORT, f"dataset.root='{root}'", "name='имя'", "hydra.run.dir='вывод/имя'")
+def test_a_run_has_its_names_in_utf8_and_a_narrow_console_shows_what_it_can(root, tmp_path):
+    words = [*SHORT, "dataset.validation=10", "dataset.test=10", f"dataset.root='{root}'"]
+    code, said = ssl_train(tmp_path, *words, "name='имя'", "hydra.run.dir='вывод/имя'")
     assert code == 0, said
     run = tmp_path / "вывод" / "имя"
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert (result["status"], result["dataset"]["name"]) == ("finished", "ряд")
     names = run / "projector" / "classes.tsv"
-    shown = set(names.read_text(encoding="utf-8").split())
-    assert shown <= {"кошка", "猫", "plain", r"caf\xe9"}
+    assert {"кошка", "猫", "plain", r"caf\xe9"} <= set(names.read_text(encoding="utf-8").split("\n"))
     assert r"caf\xe9" in said
-    assert r"\u043a\u043e\u0448\u043a\u0430" in said
-    assert ssl_train(tmp_path, f"resume={run}")[0] == 0
+    assert r"\u0440\u044f\u0434" in said
+    assert "Traceback" not in said
     code, said = ssl_train(tmp_path, f"reproduce={run}")
     assert code == 0, said
     assert "identical to the last bit" in said
     assert len(list((tmp_path / "outputs" / "имя").iterdir())) == 1
 
 
-def test_a_run_folder_that_is_no_utf8_is_refused_in_one_sentence(root, tmp_path):
-    folder = b"hydra.run.dir='caf\xe9'".decode("utf-8", "surrogateescape")
-    code, said = ssl_train(tmp_path, *SHORT, f"dataset.root='{root}'", folder)
-    assert code == 2
-    assert rf"hydra.run.dir: {tmp_path}/caf\xe9 is no valid UTF-8" in said
-    assert "Traceback" not in said
+def test_a_run_folder_that_is_no_utf8_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir: .*/caf\\xe9 is no valid UTF-8; choose a folder"):
+        run_folder.refuse_name(tmp_path / LATIN)
+    run_folder.refuse_name(tmp_path / "кошка")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -104,27 +103,6 @@ def test_formats_without_loss_give_back_their_pixels(tmp_path, name):
     Image.fromarray(pixels).save(tmp_path / name, **keys)
     found = decode(tmp_path / name, Decoding(None, 3)).transpose(1, 2, 0)
     assert np.abs(found.astype(int) - pixels).max() <= (40 if name == "a.avif" else 0)
-
-
-def test_odd_names_no_home_and_twenty_columns(tmp_path):
-    names = ["🦊 fox", "two\nlines", "\x1b[31mred", "a[b]c", "it's", " spaces "]
-    random = np.random.default_rng(0)
-    for name in names:
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(3):
-            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
-    hidden = ("HOME", "SSL_RUNNER_CACHE", "XDG_CACHE_HOME")
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    environment |= {"COLUMNS": "20", "SSL_RUNNER_CACHE": str(tmp_path / "cache")}
-    words = [word for word in TINY if not word.startswith("dataset")]
-    words += ["dataset=image_folder", f"dataset.root={tmp_path / 'data'}", "dataset.size=16", "augmentation=simclr"]
-    command = [sys.executable, "-m", "ssl_runner.train", *words, "batching.batch_size=4", "hydra.run.dir=out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result["dataset"]["classes"]["train"] == len(names)
 
 
 def test_single_and_empty_arguments_of_the_python_api(run, tmp_path):

@@ -53,8 +53,9 @@ def test_a_run_has_its_names_in_utf8_and_a_narrow_console_shows_what_it_can(root
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert (result["status"], result["dataset"]["name"]) == ("finished", "ряд")
     names = run / "projector" / "classes.tsv"
-    assert {"кошка", "猫", "plain", r"caf\xe9"} <= set(names.read_text(encoding="utf-8").split("\n"))
-    assert r"caf\xe9" in said
+    assert {"кошка", "猫", "plain", r"caf\xe9", r"two\nlines"} <= set(names.read_text(encoding="utf-8").split("\n"))
+    assert r"( spaces , \x1b[31mred, a[b]c, ...)" in said
+    assert "\x1b[31mred" not in said
     assert r"\u0440\u044f\u0434" in said
     assert "Traceback" not in said
     code, said = ssl_train(tmp_path, f"reproduce={run}")

@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from ssl_runner.data.roots import DataError
 UNREADABLE = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 # Folders that file servers, macOS and Windows put beside one's own: thumbnails, resource forks, bins.
 LITTER = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found")
+
+# line breaks, escapes, and marks that turn the direction of what follows
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class ImageFile(NamedTuple):
@@ -56,8 +60,12 @@ def image_suffixes() -> tuple[str, ...]:
 
 
 def printable(name: str) -> str:
-    """A file's name as UTF-8 has it, whatever the locale; bytes that are no UTF-8 are escaped, ``caf\\xe9``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file's name as UTF-8 has it, whatever the locale.
+
+    Bytes that are no UTF-8 are escaped, ``caf\\xe9``, and so is what would steer a terminal or tear a table.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def scan(folder: Path) -> Scan:

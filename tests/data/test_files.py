@@ -90,5 +90,6 @@ def test_thumbnails_and_bins_of_file_servers_are_passed_over(tmp_path, litter):
 
 def test_a_name_is_shown_as_utf8_whatever_the_locale_made_of_it():
     assert printable("caf\u00e9") == "caf\u00e9"
+    assert printable("two\nlines \x1b[31mred \u202eleft") == r"two\nlines \x1b[31mred \u202eleft"
     assert printable(b"caf\xe9".decode("utf-8", "surrogateescape")) == "caf\\xe9"
     assert printable("\u043a\u043e\u0442".encode().decode("ascii", "surrogateescape")) == "\u043a\u043e\u0442"

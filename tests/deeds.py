@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,24 @@ def memory_runs_short(step: int | None, bytes_left: int) -> None:
         before(evaluator, "evaluate", at_call(1), lambda *_: limit())
     else:
         at_step(step, limit)
+
+
+def one_stops_at_step(step: int, silent: int) -> None:
+    """Of two processes one stops itself; the other hears of it within seconds instead of half a minute."""
+    from ssl_runner import failures, watch
+
+    watch.SILENCE, failures.PATIENCE = 2.0, 0.0
+    if os.environ["RANK"] == str(silent):
+        at_step(step, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def first_is_busy() -> None:
+    """One process is busy for longer than a silent one is waited for."""
+    from ssl_runner import distributed, watch
+
+    watch.SILENCE = 1.0
+    distributed.join(timeout=2.0)
+    if os.environ["RANK"] == "0":
+        time.sleep(5)
+    print(distributed.any_of(os.environ["RANK"] == "0"), flush=True)
+    distributed.leave()

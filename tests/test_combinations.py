@@ -57,6 +57,8 @@ OF_LOGITS = {"cross_entropy", "relation_mse"}
 
 SMALL = [
     "model.encoder.width=4",
+    "dataset=digits",
+    "dataset.size=16",
     "batching.batch_size=32",
     "eval=[]",
     "baselines=[]",

@@ -1,5 +1,6 @@
 """A run on two processes is the run on one."""
 
+import functools
 import json
 import os
 import signal
@@ -9,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import children
+import deeds
 import pytest
 import torch
-from worker import cases
+from worker import cases, measure
 
-WORKER = Path(__file__).with_name("worker.py")
 SMALL = [
     "experiment=simclr_digits",
     "dataset=digits",
@@ -23,6 +25,7 @@ SMALL = [
     "model.head.hidden_features=16",
     "batching.batch_size=64",
     "optimizer=sgd",  # Adam makes steps of rounding errors where a gradient is all but 0
+    "trainer.threads=1",
     "trainer.max_epochs=null",
     "trainer.max_steps=8",
     "trainer.log_every=1",
@@ -48,24 +51,34 @@ def torchrun(*overrides: str, processes: int = 2) -> list[str]:
     return [sys.executable, *torch_words, f"--master-port={port()}", "-m", "ssl_runner.train", *overrides]
 
 
-def train(*words: str, processes: int = 2) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        torchrun(*words, processes=processes), capture_output=True, text=True, env=environment(), timeout=300
-    )
+def train(*words: str) -> subprocess.CompletedProcess:
+    """With torchrun, which takes three interpreters."""
+    return subprocess.run(torchrun(*words), capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def pair(logs: Path, work, *arguments, deed=None) -> list[children.Child]:
+    """Two processes that have met, forked from one that has imported torch already."""
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "LOCAL_WORLD_SIZE": "2"}
+    started = []
+    for rank in ("0", "1"):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (meeting | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}).items():
+                patch.setenv(name, value)
+            started.append(children.Child(logs / rank, work, *arguments, deed=deed))
+    return started
+
+
+def together(logs: Path, *words: str) -> list[children.Ended]:
+    """``ssl-train WORDS`` on both."""
+    return [child.ended() for child in pair(logs, children.type_in, list(words))]
 
 
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory) -> dict[str, dict[str, float]]:
     """Of two processes from one, measured by the processes themselves."""
     out = tmp_path_factory.mktemp("two") / "differences.json"
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(out)], env=environment(RANK=rank, LOCAL_RANK=rank, **meeting)
-        )
-        for rank in ("0", "1")
-    ]
-    assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
+    ended = [child.ended() for child in pair(out.parent, measure, out)]
+    assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
     return json.loads(out.read_text())
 
 
@@ -122,19 +135,15 @@ def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_its_end(end):
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_after_8_steps_are_those_of_one_process_and_only_one_speaks(method, tmp_path):
     words = [*SMALL, *METHODS[method]]
-    one = subprocess.run(
-        [sys.executable, "-m", "ssl_runner.train", *words, f"hydra.run.dir={tmp_path / 'one'}"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
-    two = train(*words, f"hydra.run.dir={tmp_path / 'two'}")
-    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    one = children.command(tmp_path / "logs", [*words, f"hydra.run.dir={tmp_path / 'one'}"])
+    two = together(tmp_path / "logs", *words, f"hydra.run.dir={tmp_path / 'two'}")
+    assert (one.code, two[0].code, two[1].code) == (0, 0, 0), one.err + two[0].err
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
-    assert two.stdout.count("accuracy on test") == 1
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()].__len__() == 2
+    assert two[0].out.count("accuracy on test") == 1
+    assert two[1].out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", "one", "two"]
     rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(9))
     assert json.loads((tmp_path / "two" / "result.json").read_text())["hardware"]["processes"] == 2
@@ -148,26 +157,21 @@ def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_go_on_fr
     until = time.monotonic() + 200
     while not last.exists() and time.monotonic() < until:
         time.sleep(0.1)
-    (victim,) = [pid for pid in children(running.pid) if rank_of(pid) == "1"]
+    (victim,) = [pid for pid in started_by(running.pid) if rank_of(pid) == "1"]
     os.kill(victim, signal.SIGKILL)
     _, told = running.communicate(timeout=120)
     assert running.returncode == 1
     assert "another process of this run is gone at step" in told, told
     assert f"-m ssl_runner.train resume={folder}" in told
     step = torch.load(last, weights_only=True)["step"]
-    refused = subprocess.run(
-        [sys.executable, "-m", "ssl_runner.train", f"resume={folder}"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
-    assert refused.returncode == 2
-    assert "was written by 2 processes, this run has 1" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = children.command(tmp_path / "logs", [f"resume={folder}"])
+    assert refused.code == 2
+    assert "was written by 2 processes, this run has 1" in refused.err
+    assert "Traceback" not in refused.err
     assert step % 4 == 0
 
 
-def children(parent: int) -> list[int]:
+def started_by(parent: int) -> list[int]:
     found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return [int(pid) for pid in found]
 
@@ -181,20 +185,15 @@ def rank_of(pid: int) -> str | None:
 
 def test_a_run_of_two_processes_that_is_resumed_is_the_unbroken_one(tmp_path):
     words = [*SMALL, "algorithm=momentum", "loss=info_nce", "algorithm.queue_size=96"]
-    whole = train(*words, f"hydra.run.dir={tmp_path / 'whole'}")
+    whole = together(tmp_path / "logs", *words, f"hydra.run.dir={tmp_path / 'whole'}")
     folder = tmp_path / "cut"
-    running = subprocess.Popen(
-        torchrun(*words, f"hydra.run.dir={folder}"), stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    until = time.monotonic() + 200
-    while not (folder / "checkpoints" / "last.pt").exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    running.kill()
-    for pid in children(running.pid):
-        os.kill(pid, signal.SIGKILL)
-    running.wait()
-    again = train(f"resume={folder}")
-    assert (whole.returncode, again.returncode) == (0, 0), whole.stderr + again.stderr
+    running = pair(tmp_path / "cut.logs", children.type_in, [*words, f"hydra.run.dir={folder}"])
+    children.until((folder / "checkpoints" / "last.pt").exists)
+    for child in running:
+        child.signal(signal.SIGKILL)
+    assert [child.ended().code for child in running] == [-signal.SIGKILL] * 2
+    again = together(tmp_path / "logs", f"resume={folder}")
+    assert [one.code for one in (*whole, *again)] == [0] * 4, whole[0].err + again[0].err
     expected, found = weights(tmp_path / "whole"), weights(folder)
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
@@ -204,7 +203,6 @@ def test_a_run_of_two_processes_that_is_resumed_is_the_unbroken_one(tmp_path):
     [
         (["batching.batch_size=33"], "batching.batch_size=33, but 2 processes share a batch evenly"),
         (["-m", "seed=1,2"], "start torchrun once for each job"),
-        (["optimizer.weight_decya=1"], "weight_decay"),
     ],
 )
 def test_a_mistake_is_told_once(words, told, tmp_path):
@@ -215,74 +213,31 @@ def test_a_mistake_is_told_once(words, told, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# a process that stops itself after three steps; the others hear of it within seconds instead of half a minute
-STOPPING = """
-import os, signal, sys
-import deeds
-from ssl_runner import failures, train, watch
-watch.SILENCE, failures.PATIENCE = 2.0, 0.0
-if os.environ["RANK"] == os.environ["SILENT"]:
-    deeds.at_step(3, lambda: os.kill(os.getpid(), signal.SIGSTOP))
-train.main()
-"""
-
-
-@pytest.mark.parametrize("silent", ["0", "1"])
+@pytest.mark.parametrize("silent", [0, 1])
 def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(silent, tmp_path):
-    folder, speaking = tmp_path / "run", "1" if silent == "0" else "0"
+    folder = tmp_path / "run"
     words = [*SMALL, "trainer.checkpoint_every=2", "trainer.timeout=4", f"hydra.run.dir={folder}"]
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "LOCAL_WORLD_SIZE": "2"}
-    meeting |= {"SILENT": silent, "PYTHONPATH": os.pathsep.join([str(WORKER.parent), os.environ.get("PYTHONPATH", "")])}
-    processes = {
-        rank: subprocess.Popen(
-            [sys.executable, "-c", STOPPING, *words],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(RANK=rank, LOCAL_RANK=rank, **meeting),
-        )
-        for rank in ("0", "1")
-    }
+    deed = functools.partial(deeds.one_stops_at_step, 3, silent)
+    processes = pair(tmp_path / "logs", children.type_in, words, deed=deed)
     try:
-        _, told = processes[speaking].communicate(timeout=200)
+        ended = processes[1 - silent].ended()
     finally:
-        processes[silent].kill()
-        processes[silent].communicate()
-    assert processes[speaking].returncode == 1, told
+        processes[silent].signal(signal.SIGKILL)
+        processes[silent].ended()
+    told = ended.err
+    assert ended.code == 1, told
     assert "Traceback" not in told
     warned = f"process {silent} has not answered since step 4, for 2 s now"
     assert told.count(warned) == 1
     assert (folder / "train.log").read_text().count(warned) == 1
     assert f"another process of this run is gone at step 4 (process {silent} has not answered for 4 s" in told
     assert f"torchrun --nproc-per-node=2 -m ssl_runner.train resume={folder}" in told
-    if silent == "1":
+    if silent == 1:
         result = json.loads((folder / "result.json").read_text())
         assert (result["status"], result["step"]) == ("failed", 3)
         assert "process 1 has not answered" in result["reason"]
 
 
-# one process is busy for longer than a silent one is waited for
-BUSY = """
-import os, time
-from ssl_runner import distributed, watch
-watch.SILENCE = 1.0
-distributed.join(timeout=2.0)
-if os.environ["RANK"] == "0":
-    time.sleep(5)
-print(distributed.any_of(os.environ["RANK"] == "0"), flush=True)
-distributed.leave()
-"""
-
-
-def test_a_busy_process_is_not_taken_for_one_that_does_not_answer():
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", BUSY],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(RANK=rank, LOCAL_RANK=rank, **meeting),
-        )
-        for rank in ("0", "1")
-    ]
-    assert [process.communicate(timeout=120) for process in processes] == [("True\n", "")] * 2
+def test_a_busy_process_is_not_taken_for_one_that_does_not_answer(tmp_path):
+    ended = [child.ended() for child in pair(tmp_path, deeds.first_is_busy)]
+    assert [(one.out, one.err) for one in ended] == [("True\n", "")] * 2

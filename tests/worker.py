@@ -111,14 +111,15 @@ def apart(overrides: list[str]) -> dict[str, float]:
     return {kind: difference / sizes[kind] if sizes[kind] else difference for kind, difference in differences.items()}
 
 
-def main() -> None:
+def measure(out: Path, *names: str) -> None:
+    """Write the differences of some cases, or of all; what each of the processes does."""
     distributed.join()
     torch.set_num_threads(1)
-    found = {name: apart(overrides) for name, overrides in cases().items() if name in (sys.argv[2:] or [name])}
+    found = {name: apart(overrides) for name, overrides in cases().items() if name in (names or [name])}
     if distributed.rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found, indent=1))
+        out.write_text(json.dumps(found, indent=1))
     distributed.leave()
 
 
 if __name__ == "__main__":
-    main()
+    measure(Path(sys.argv[1]), *sys.argv[2:])

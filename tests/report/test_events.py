@@ -1,10 +1,13 @@
+import itertools
 import time
+import tracemalloc
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ssl_runner.report.events import cut_after, final_writer, resumed_writer
+from ssl_runner.tracking import Tracker
 
 
 def write(folder, steps, **options):
@@ -115,3 +118,26 @@ def test_a_cut_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         cut_after(tmp_path, 1)
     assert only_file(tmp_path).read_bytes() == before
+
+
+def test_thousands_of_logged_steps_take_no_memory_and_as_many_bytes_each(tmp_path):
+    values = {"train/loss": 0.5, "train/lr": 0.1, "time/images_per_second": 100.0}
+    taken = []
+
+    def log(tracker: Tracker, first: int, last: int) -> None:
+        for step in range(first, last):
+            tracker.scalars(step, values)
+        tracker.flush()
+        files = sum(path.stat().st_size for path in tmp_path.iterdir())
+        taken.append((files, tracemalloc.get_traced_memory()[0]))
+
+    tracemalloc.start()
+    try:
+        with Tracker(tmp_path, 0) as tracker:
+            for thousand in range(1, 5):
+                log(tracker, 1000 * thousand, 1000 * (thousand + 1))
+    finally:
+        tracemalloc.stop()
+    grown = [later[0] - earlier[0] for earlier, later in itertools.pairwise(taken)]
+    assert max(grown) - min(grown) < 0.02 * grown[0]
+    assert taken[-1][1] - taken[0][1] < 50_000

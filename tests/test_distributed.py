@@ -216,7 +216,7 @@ def test_a_mistake_is_told_once(words, told, tmp_path):
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(silent, tmp_path):
     folder = tmp_path / "run"
-    words = [*SMALL, "trainer.checkpoint_every=2", "trainer.timeout=4", f"hydra.run.dir={folder}"]
+    words = [*SMALL, "trainer.checkpoint_every=2", "trainer.timeout=8", f"hydra.run.dir={folder}"]
     deed = functools.partial(deeds.one_stops_at_step, 3, silent)
     processes = pair(tmp_path / "logs", children.type_in, words, deed=deed)
     try:
@@ -227,10 +227,10 @@ def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(s
     told = ended.err
     assert ended.code == 1, told
     assert "Traceback" not in told
-    warned = f"process {silent} has not answered since step 4, for 2 s now"
+    warned = f"process {silent} has not answered since step 4, for 4 s now"
     assert told.count(warned) == 1
     assert (folder / "train.log").read_text().count(warned) == 1
-    assert f"another process of this run is gone at step 4 (process {silent} has not answered for 4 s" in told
+    assert f"another process of this run is gone at step 4 (process {silent} has not answered for 8 s" in told
     assert f"torchrun --nproc-per-node=2 -m ssl_runner.train resume={folder}" in told
     if silent == 1:
         result = json.loads((folder / "result.json").read_text())

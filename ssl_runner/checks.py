@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ssl_runner import launch
-from ssl_runner.composition import Composer, as_job, jobs, settle, shared_folders
+from ssl_runner.composition import Composer, settle
 from ssl_runner.composition_errors import COMPOSITION_ERRORS, explain
 from ssl_runner.config import ConfigError
 from ssl_runner.data.roots import NotAtHand, at_hand_only
@@ -17,6 +17,7 @@ from ssl_runner.mistakes import Misspelled, every_problem, values_behind
 from ssl_runner.option_files import complaints
 from ssl_runner.program import Config, Program
 from ssl_runner.schema import check
+from ssl_runner.sweep import as_job, jobs, shared_folders
 
 MOST_JOBS_CHECKED = 256
 SECONDS_OF_PREPARING = 5.0

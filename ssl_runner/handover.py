@@ -12,9 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ssl_runner.checks import settled
-from ssl_runner.composition import Composer, as_written
+from ssl_runner.composition import Composer
 from ssl_runner.failures import JobFailed, tell
 from ssl_runner.program import FAILURE, Program, run_in
+from ssl_runner.sweep import as_written
 
 
 def hand_over(program: Program, composer: Composer, arguments: list[str], prepared: Any) -> int:

@@ -15,7 +15,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 
+# the longest files
+FIRST = ("test_distributed", "test_runs", "test_recipes", "test_interruption", "test_combinations", "test_timm_encoder")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, lest one of several workers is left with them at the end."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,16 @@ def assert_finished(folder: Path) -> None:
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("numbers", [(1,), (2,), (1, 2)], ids=str)
-@pytest.mark.parametrize("deed", [deeds.nobody_reads, deeds.console_is_full, deeds.terminal_goes_away])
+@pytest.mark.parametrize(
+    ("deed", "numbers"),
+    [
+        (deeds.nobody_reads, (1,)),
+        (deeds.nobody_reads, (2,)),
+        (deeds.console_is_full, (1, 2)),
+        (deeds.console_is_full, (1,)),
+        (deeds.terminal_goes_away, (1, 2)),
+    ],
+)
 def test_a_run_goes_on_without_its_console_and_says_so_once_in_its_log(deed, numbers, tmp_path):
     folder = tmp_path / "run"
     ended = children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], functools.partial(deed, *numbers))

@@ -17,7 +17,6 @@ from ssl_runner.mistakes import Misspelled
 from ssl_runner.option_files import all_complaints
 from ssl_runner.spelling import did_you_mean, nearest
 
-LISTS = ("eval",)  # groups of which a list is selected
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
@@ -122,9 +121,9 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
         return f"{culprit}: an option of {key} is selected already; write {key}={value}, without the +"
     if text.startswith("Config group override"):
         options = ", ".join(composer.options(key))
-        none = f"{key}=[]" if key in LISTS else f"~{key}"
+        none = f"{key}=[]" if key in composer.selection([]).several else f"~{key}"
         return f"{culprit}: {key} is a group; choose {f'of {options}, or {none} for none' if options else 'within it'}"
-    if text.startswith("Could not delete") and key in LISTS:
+    if text.startswith("Could not delete") and key in composer.selection([]).several:
         return f"{culprit}: {key} is a list of options; write {key}=[] for none, or {key}=[...] with those that stay"
     if text.startswith("Could not delete"):
         return f"{culprit}: there is nothing to take away{did_you_mean(key, [*keys, *groups])}"

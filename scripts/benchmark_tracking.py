@@ -20,6 +20,7 @@ from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.report import exhibits
 from ssl_runner.runs.events import final_writer
 from ssl_runner.runs.tracking import Tracker
+from ssl_runner.training.loop import fit
 from ssl_runner.wiring import wire
 
 
@@ -61,7 +62,7 @@ def measured(config: dict[str, Any]) -> tuple[float, float]:
             exhibits.before(tracker.writer, run, config)
             once = time.perf_counter() - began
             began = time.perf_counter()
-            run.fit(folder, tracker, None)
+            fit(run, folder, tracker, None)
             loop = time.perf_counter() - began
         began = time.perf_counter()
         with final_writer(folder) as writer:

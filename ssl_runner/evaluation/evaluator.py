@@ -1,6 +1,7 @@
 """What an evaluator is, and how several are run."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -22,6 +23,8 @@ class Evaluator(Protocol):
 
     It has its own fixed seed, draws nothing from global generators and leaves the algorithm as it was: parameters,
     buffers and modes. Scores whose keys begin with ``time/`` are a clock's: nothing that compares runs looks at them.
+
+    One that asks fixed tasks has a method ``write_manifest(folder, splits)``: see `write_manifests`.
 
     One with an attribute ``final`` that is true is asked once, of the trained algorithm, as it brings baselines of its
     own and judges on images that nothing may select by: see `asked_again`.
@@ -61,6 +64,14 @@ def selecting(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorLik
 def asked_again(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorLike]:
     """Those that score the run's baselines, too: all that are not final."""
     return {name: one for name, one in evaluators.items() if not getattr(one, "final", False)}
+
+
+def write_manifests(evaluators: Mapping[str, object], folder: Path, splits: Splits) -> None:
+    """Write into the run folder which tasks will be asked, where evaluators ask fixed ones."""
+    for evaluator in evaluators.values():
+        write = getattr(evaluator, "write_manifest", None)
+        if write is not None:
+            write(folder, splits)
 
 
 def evaluate(

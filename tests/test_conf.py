@@ -62,7 +62,9 @@ def needless(name: str, folder: Path) -> list[str]:
 
 def write_experiment(folder: Path, name: str, content: dict[str, Any]) -> None:
     (folder / EXPERIMENT).mkdir(exist_ok=True)
-    (folder / EXPERIMENT / f"{name}.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(content, sort_keys=False)}")
+    (folder / EXPERIMENT / f"{name}.yaml").write_text(
+        f"# @package _global_\n{yaml.safe_dump(content, sort_keys=False)}"
+    )
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

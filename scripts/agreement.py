@@ -20,7 +20,6 @@ from pytorch_metric_learning import losses as metric_learning  # pyright: ignore
 from pytorch_metric_learning import miners, reducers  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.alignment_uniformity import AlignmentUniformity
 from ssl_runner.losses.barlow_twins import BarlowTwins
 from ssl_runner.losses.dcl import DCL
@@ -36,6 +35,7 @@ from ssl_runner.losses.supcon import SupCon
 from ssl_runner.losses.swav import SwAV
 from ssl_runner.losses.triplet import Triplet
 from ssl_runner.losses.vicreg import VICReg
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 DIMENSIONS, ENTRIES, TOLERANCE = 16, 40, 1e-6

@@ -70,9 +70,9 @@ def words(method: str) -> list[str]:
 
 def refuse_other_differences() -> None:
     """Raises RuntimeError where the two methods differ in more than loss and name."""
-    from ssl_runner.checks import settled
-    from ssl_runner.commandline import conf_folder
-    from ssl_runner.composition import Composer
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
+    from ssl_runner.cli.validate import settled
 
     both = [settled(Composer(conf_folder()), [*words(method), "trainer.max_steps=2"])[0] for method in METHODS]
     one, other = ({key: value for key, value in config.items() if key not in ("loss", "name")} for config in both)

@@ -137,7 +137,7 @@ def experiment(name: str) -> str:
 
 def is_there(name: str) -> bool:
     """Whether the row's experiment is."""
-    from ssl_runner.commandline import conf_folder
+    from ssl_runner.cli.search_path import conf_folder
 
     return (conf_folder() / "experiment" / f"{experiment(name)}.yaml").is_file()
 
@@ -155,9 +155,9 @@ def overrides(name: str, asked: Asked) -> list[str]:
 
 def spanning(words: list[str], steps: int) -> list[str]:
     """The steps, and a decay by steps stretched or shortened as the recipe's own are."""
-    from ssl_runner.checks import settled
-    from ssl_runner.commandline import conf_folder
-    from ssl_runner.composition import Composer
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
+    from ssl_runner.cli.validate import settled
 
     recipe, _ = settled(Composer(conf_folder()), words[:1])
     most, every = recipe["trainer"]["max_steps"], recipe["scheduler"].get("every")

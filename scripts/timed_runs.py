@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ssl_runner.data.lock import locked
+from ssl_runner.runtime.file_lock import locked
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
@@ -42,15 +42,16 @@ def _python(processes: int) -> list[str]:
 
 def _promised(seconds: float, words: list[str]) -> int | None:
     """The steps; None on other processes than the first."""
-    from ssl_runner import distributed, wiring
-    from ssl_runner.checks import settled
-    from ssl_runner.clock import Clock
-    from ssl_runner.commandline import conf_folder
-    from ssl_runner.composition import Composer
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
+    from ssl_runner.cli.validate import settled
+    from ssl_runner.runtime import distributed
+    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.wiring import wire
 
     distributed.join()
     config, _ = settled(Composer(conf_folder()), [*words, "trainer.max_steps=1000"])
-    run = wiring.wire(config)
+    run = wire.wire(config)
     run.algorithm.train()
     began = 0.0
     for step in range(WARM + TIMED):

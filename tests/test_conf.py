@@ -7,11 +7,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from ssl_runner import checks, commandline
-from ssl_runner.composition import EXPERIMENT, Composer
-from ssl_runner.config import flatten
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import EXPERIMENT, Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.config.hashing import flatten
 
-CONF = commandline.conf_folder()
+CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
@@ -26,7 +27,7 @@ MANDATORY = {
 
 
 def settled(*overrides: str) -> dict:
-    return checks.settled(Composer(CONF), list(overrides))[0]
+    return validate.settled(Composer(CONF), list(overrides))[0]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -47,17 +48,20 @@ def needless(name: str, folder: Path) -> list[str]:
     composer = Composer(CONF, folder)
     content = composer.option(EXPERIMENT, name)
     defaults = content.pop("defaults", [])
-    chosen = [entry for entry in defaults if any(str(key).startswith("override ") for key in entry)]
+    chosen = {key: entry[key] for entry in defaults for key in entry if str(key).startswith("override /")}
+    others = [entry for entry in defaults if not chosen.keys() & set(entry)]
     write_experiment(folder, "without_values", {"defaults": defaults})
-    write_experiment(folder, "without_overrides", {"defaults": [entry for entry in defaults if entry not in chosen]})
+    write_experiment(folder, "without_overrides", {"defaults": others})
 
-    taken = composer.selection([f"{EXPERIMENT}={name}"])
     anyway = composer.selection([f"{EXPERIMENT}=without_overrides"])
-    groups = [key.removeprefix("override /") for entry in chosen for key in entry]
-    found = [f"override /{group}" for group in groups if anyway.options(group) == taken.options(group)]
+    found = [key for key, option in chosen.items() if anyway.options(key.removeprefix("override /")) == listed(option)]
 
     standing = flatten(OmegaConf.to_container(composer.compose([f"{EXPERIMENT}=without_values"])))
     return found + [key for key, value in flatten(content).items() if key in standing and standing[key] == value]
+
+
+def listed(option: Any) -> list[Any]:
+    return option if isinstance(option, list) else [option]
 
 
 def write_experiment(folder: Path, name: str, content: dict[str, Any]) -> None:

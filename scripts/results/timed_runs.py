@@ -1,6 +1,6 @@
 """What the scripts that write tables share: how many steps fit into a time, runs that go on, results and pages.
 
-python scripts/timed_runs.py SECONDS OVERRIDE ...    # prints how many steps of that run take so long
+python scripts/results/timed_runs.py SECONDS OVERRIDE ...    # prints how many steps of that run take so long
 """
 
 import json
@@ -16,7 +16,7 @@ import yaml
 
 from ssl_runner.data.lock import locked
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 WARM, TIMED = 20, 40  # steps
 LATE = 1_000_000  # the step whose batch is the first: nothing grows any more

@@ -1,14 +1,14 @@
 """Meta-learners on Omniglot, by their recipes and in minutes of a CPU, into docs/results/.
 
-    python scripts/meta_table.py                            # what has no result yet, one row after the other
-    python scripts/meta_table.py maml anil                  # of these
-    python scripts/meta_table.py maml --again               # anew
-    python scripts/meta_table.py protonet --threads 1       # so that another row can run beside it
-    python scripts/meta_table.py maml --processes 2 --threads 1   # one process a core: twice the steps of two threads
-    python scripts/meta_table.py maml --steps 5000          # where other work would bend the measurement
-    python scripts/meta_table.py cactus --encoder outputs/meta_omniglot/simclr_30min   # clusters of simclr's features
-    python scripts/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
-    python scripts/meta_table.py --table                    # only write the table anew
+    python scripts/results/meta_table.py                            # what has no result yet, one row after the other
+    python scripts/results/meta_table.py maml anil                  # of these
+    python scripts/results/meta_table.py maml --again               # anew
+    python scripts/results/meta_table.py protonet --threads 1       # so that another row can run beside it
+    python scripts/results/meta_table.py maml --processes 2 --threads 1  # one process a core: twice two threads' steps
+    python scripts/results/meta_table.py maml --steps 5000          # where other work would bend the measurement
+    python scripts/results/meta_table.py cactus --encoder outputs/meta_omniglot/simclr_30min  # of simclr's features
+    python scripts/results/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
+    python scripts/results/meta_table.py --table                    # only write the table anew
 
 A row gets as many steps as its first ones promise for its minutes of training, evaluation apart, and schedules are
 stretched to span these, but for ways that grow, which take the steps that they take. The script goes on where it was

@@ -1,8 +1,8 @@
 """Hard negatives against plain ones: HCL and SimCLR, paired over seeds, into docs/results/hard_negatives.md.
 
-    python scripts/hard_negatives.py                              # what has no result yet, one run after the other
-    python scripts/hard_negatives.py --seconds 5 --results trial  # tried out, elsewhere
-    python scripts/hard_negatives.py --table                      # only write the page anew
+    python scripts/results/hard_negatives.py                              # what has no result yet, one after the other
+    python scripts/results/hard_negatives.py --seconds 5 --results trial  # tried out, elsewhere
+    python scripts/results/hard_negatives.py --table                      # only write the page anew
 
 `experiment=hcl_cifar10` against `experiment=simclr_cifar10`, with conv4. Everything but the loss is equalised, to what
 the HCL recipe has: batches of 256, Adam at a constant 0.001 with a weight decay of 1e-6, a head without a last batch
@@ -55,8 +55,8 @@ PANEL = {
 
 PAGE = """# Hard negatives on CIFAR-10
 
-Made by `python scripts/hard_negatives.py`: HCL against SimCLR with conv4, {steps:,} steps each (seconds of training
-below), paired over {seeds} seeds. Only the loss differs: both have the HCL recipe's batch (256),
+Made by `python scripts/results/hard_negatives.py`: HCL against SimCLR with conv4, {steps:,} steps each (seconds of
+training below), paired over {seeds} seeds. Only the loss differs: both have the HCL recipe's batch (256),
 optimizer, schedule, head and temperature (0.5), and of a seed the same weights, batches and crops. The difference is
 HCL's figure less SimCLR's, with Student's 95% interval over seeds. Scores are of test images; the rest is of the
 panel's 256 training images, of a seed the same for both, after the last step, averaged over anchors.

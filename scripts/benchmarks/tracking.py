@@ -1,6 +1,6 @@
 """What tracking costs: the same training with everything that goes to TensorBoard, and with nothing.
 
-    python scripts/benchmark_tracking.py [experiment=NAME override ...] [--steps 300] [--pairs 5]
+    python scripts/benchmarks/tracking.py [experiment=NAME override ...] [--steps 300] [--pairs 5]
 
 Both kinds alternate in one process; the ratio is of the medians. What is done once (config, pictures, projector) is
 measured apart, because its share shrinks with the run's length.

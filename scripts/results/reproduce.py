@@ -1,8 +1,8 @@
 """Runs the experiments whose figures the documentation quotes, and writes docs/results/.
 
-    python scripts/reproduce.py              # what has no result yet, one after the other
-    python scripts/reproduce.py NAME ...     # these, again
-    python scripts/reproduce.py --table      # only write the table anew
+    python scripts/results/reproduce.py              # what has no result yet, one after the other
+    python scripts/results/reproduce.py NAME ...     # these, again
+    python scripts/results/reproduce.py --table      # only write the table anew
 
 A row is done when docs/results/NAME.json is there, so the script goes on where it was stopped. Each result keeps its
 command, commit, seconds and protocol.

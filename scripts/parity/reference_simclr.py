@@ -1,6 +1,6 @@
 """SimCLR on CIFAR-10 as a tutorial would write it, to compare experiment=simclr_cifar10 with: plain PyTorch and PIL.
 
-    python scripts/reference_simclr.py --epochs 12 --workers 13
+    python scripts/parity/reference_simclr.py --epochs 12 --workers 13
 
 Only the images and their split are ssl_runner's. The rest is torchvision's transforms in a DataLoader and its
 ResNet-18, NT-Xent as a cross-entropy over the whole matrix, SGD, and kNN (k = 200, T = 0.1) of the test images.

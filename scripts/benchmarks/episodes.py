@@ -1,6 +1,6 @@
 """How long a batch of episodes takes, and where the time goes.
 
-    OMP_NUM_THREADS=2 python scripts/benchmark_episodes.py [--batches 100] [--rounds 5]
+    OMP_NUM_THREADS=2 python scripts/benchmarks/episodes.py [--batches 100] [--rounds 5]
 
 32 tasks of 5 ways, 1 shot and 15 queries, 80 images each, of Omniglot's 4,400 training classes (rotations are classes),
 in memory, without augmentation. The reference is the loop that one writes first: a task, a class, an image at a time.

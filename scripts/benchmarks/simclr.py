@@ -1,7 +1,7 @@
 """What a SimCLR step costs: this runner's whole step, the bare forward and backward pass in it, and lightly end to end.
 
-    python scripts/benchmark_simclr.py                       # runner against bare pass
-    python scripts/benchmark_simclr.py --lightly PYTHON      # and against lightly 1.6.0 in that interpreter
+    python scripts/benchmarks/simclr.py                       # runner against bare pass
+    python scripts/benchmarks/simclr.py --lightly PYTHON      # and against lightly 1.6.0 in that interpreter
 
 CIFAR-10, conv4-64 with projector, batch 256, CPU. The parts run in turn, each in a process of its own, `--rounds`
 times; medians and the ratio round by round are printed, because these timings are noisy.

@@ -1,13 +1,13 @@
 """Whether meta-learners adapt to a dataset that they never saw, by `eval=verdict` over seeds, in docs/results/verdict/.
 
-    python scripts/verdict_table.py                          # what has no result yet, one run after the other
-    python scripts/verdict_table.py snail protonet           # of these
-    python scripts/verdict_table.py snail --seeds 0 1 2 3 4  # more seeds
-    python scripts/verdict_table.py snail --again            # anew
-    python scripts/verdict_table.py snail --steps 500        # where other work would bend the measurement
-    python scripts/verdict_table.py protonet --experiment {}_digits --results trial --minutes 0.1 \\
+    python scripts/results/verdict_table.py                          # what has no result yet, one run after the other
+    python scripts/results/verdict_table.py snail protonet           # of these
+    python scripts/results/verdict_table.py snail --seeds 0 1 2 3 4  # more seeds
+    python scripts/results/verdict_table.py snail --again            # anew
+    python scripts/results/verdict_table.py snail --steps 500        # where other work would bend the measurement
+    python scripts/results/verdict_table.py protonet --experiment {}_digits --results trial --minutes 0.1 \\
         --words eval=[verdict] eval.verdict.episodes=20      # tried out, elsewhere
-    python scripts/verdict_table.py --table                  # only write the table anew
+    python scripts/results/verdict_table.py --table                  # only write the table anew
 
 A method gets as many steps as its first ones promise for its minutes of training, evaluation apart; a decay by steps is
 stretched to span them. Its first seed fixes them for all. The script goes on where it was stopped, also within a run.

@@ -1,11 +1,11 @@
 """Every joint-embedding method side by side, one row each, in docs/results/contrastive_SETTING/.
 
-    python scripts/contrastive_table.py mnist               # what has no result yet, one after the other
-    python scripts/contrastive_table.py mnist NAME ...      # these, again
-    python scripts/contrastive_table.py mnist --seconds 60  # with another budget of training
-    python scripts/contrastive_table.py cifar10             # the recipes as they stand, 200 epochs: a GPU's work
-    python scripts/contrastive_table.py cifar10 --trial     # two steps of each, nothing evaluated or kept
-    python scripts/contrastive_table.py mnist --table       # only write the table anew
+    python scripts/results/contrastive_table.py mnist               # what has no result yet, one after the other
+    python scripts/results/contrastive_table.py mnist NAME ...      # these, again
+    python scripts/results/contrastive_table.py mnist --seconds 60  # with another budget of training
+    python scripts/results/contrastive_table.py cifar10             # the recipes as they stand, 200 epochs, on a GPU
+    python scripts/results/contrastive_table.py cifar10 --trial     # two steps of each, nothing evaluated or kept
+    python scripts/results/contrastive_table.py mnist --table       # only write the table anew
 
 mnist is a small network and little time: a method gets as many steps as its first ones promise for the seconds, and the
 schedules span just these. Run it alone: other work on the machine costs steps. The script goes on where it was stopped,

@@ -1,7 +1,7 @@
 """What contrastive losses of many pairs cost: milliseconds of forward and backward pass, and memory beside the inputs.
 
-    OMP_NUM_THREADS=2 python scripts/benchmark_losses.py               # ours
-    OMP_NUM_THREADS=2 python scripts/benchmark_losses.py --rounds 9    # and lightly's NTXentLoss, where it is installed
+    OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py             # ours
+    OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py --rounds 9  # and lightly's NTXentLoss, where it is installed
 
 float32 embeddings of 128 numbers on the CPU. Each figure comes from a process of its own: the median of its passes
 after one that is not counted, and its greatest resident memory less that before the first pass (Linux). Ours and

@@ -1,6 +1,6 @@
 """Whether our losses agree with those of the peers: largest relative difference of value and of gradient.
 
-    PYTHONPATH=. PYTHON scripts/agreement.py      # an interpreter with lightly 1.6 and pytorch-metric-learning 2.9
+    PYTHONPATH=. PYTHON scripts/parity/agreement.py  # an interpreter with lightly 1.6 and pytorch-metric-learning 2.9
 
 In float64, on random embeddings, for two batch sizes and two temperatures. The gradient's difference is the norm of the
 difference over the norm of the peer's, with respect to the online embeddings. Exit status 1 where a row is above the

@@ -1,7 +1,7 @@
 """What a meta-step of second-order MAML costs: ours, vectorised over tasks, beside a Python loop over them.
 
-    OMP_NUM_THREADS=2 python scripts/benchmark_maml.py                      # conv4-32 and conv4-64
-    OMP_NUM_THREADS=2 python scripts/benchmark_maml.py --widths 32 --rounds 9
+    OMP_NUM_THREADS=2 python scripts/benchmarks/maml.py                      # conv4-32 and conv4-64
+    OMP_NUM_THREADS=2 python scripts/benchmarks/maml.py --widths 32 --rounds 9
 
 Omniglot 5-way 1-shot, 1 query a class, 32 tasks, 5 inner steps, strided conv4 as in `experiment=maml_omniglot`,
 float32 on the CPU; forward and backward pass, no data and no optimizer. The loop is that of

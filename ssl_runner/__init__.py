@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssl_runner.evaluation.few_shot_classifier import few_shot_classifier
-    from ssl_runner.loading import load_algorithm
     from ssl_runner.models.saving import load_encoder
+    from ssl_runner.wiring.loading import few_shot_classifier, load_algorithm
 
 __all__ = ["few_shot_classifier", "load_algorithm", "load_encoder"]
 __version__ = "0.1.0"
@@ -18,11 +17,11 @@ def __getattr__(name: str) -> Any:
 
         return load_encoder
     if name == "load_algorithm":
-        from ssl_runner.loading import load_algorithm
+        from ssl_runner.wiring.loading import load_algorithm
 
         return load_algorithm
     if name == "few_shot_classifier":
-        from ssl_runner.evaluation.few_shot_classifier import few_shot_classifier
+        from ssl_runner.wiring.loading import few_shot_classifier
 
         return few_shot_classifier
     raise AttributeError(f"module 'ssl_runner' has no attribute {name!r}")

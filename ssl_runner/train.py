@@ -6,29 +6,31 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_runner import commandline, launch
-from ssl_runner.program import Program
+from ssl_runner.cli import command_line
+from ssl_runner.cli.app import Program
+from ssl_runner.runtime import launch_environment
 
 if TYPE_CHECKING:
-    from ssl_runner.console import Console
-    from ssl_runner.report.result import Result
-    from ssl_runner.run import Run
+    from ssl_runner.runs.result import Result
+    from ssl_runner.runtime.console import Console
+    from ssl_runner.training.run import Run
 
 
 def main() -> None:
     """The console command ``ssl-train``."""
-    launch.in_utf8()
-    sys.exit(commandline.main(Program(prepare, run, rehearse)))
+    launch_environment.in_utf8()
+    sys.exit(command_line.main(Program(prepare, run, rehearse)))
 
 
 def prepare(config: dict[str, Any]) -> "Run":
     """The objects of a checked config, before anything is written; raises ConfigError or DataError."""
     # torch takes seconds to import, and help, completion and typos need none of it
-    from ssl_runner import distributed, wiring
+    from ssl_runner.runtime import distributed
+    from ssl_runner.wiring import wire
 
     distributed.join(config["trainer"].get("timeout", distributed.TIMEOUT))
     with distributed.first():
-        return wiring.prepare(config)
+        return wire.prepare(config)
 
 
 def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None) -> dict[str, Any]:
@@ -44,11 +46,14 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
     Returns:
         What result.json holds; nothing on other processes than number 0.
     """
-    from ssl_runner import distributed, provenance, run_folder
-    from ssl_runner.console import Console
     from ssl_runner.report import console as report
-    from ssl_runner.report.result import Result
-    from ssl_runner.streams import logged_in
+    from ssl_runner.report import verdict
+    from ssl_runner.runs import provenance, run_folder
+    from ssl_runner.runs.result import Result
+    from ssl_runner.runtime import distributed
+    from ssl_runner.runtime.console import Console
+    from ssl_runner.runtime.streams import logged_in
+    from ssl_runner.training import checkpoint
 
     began = time.perf_counter()
     console = Console()
@@ -61,10 +66,10 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
             _train_along(run, folder)
             return {}
         with run_folder.alone_in(folder):
-            resumed, warnings = run_folder.resume(config, folder, run.identity)
+            resumed, warnings = checkpoint.resume_point(config, folder, run.identity)
             for warning in warnings:
                 console.warn(warning)
-            result = Result(folder, run)
+            result = Result(folder, run.description())
             if resumed is not None:
                 result.take_up(resumed, run.trainer.steps(run.batching))
             finished = resumed is not None and result.is_finished()
@@ -77,7 +82,9 @@ def run(config: dict[str, Any], folder: Path | None, wired: "Run | None" = None)
             provenance.write_diff(folder)
             with result.to_the_end(), run_folder.kept(folder, lambda: result.step):
                 speed = _train_and_evaluate(config, folder, run, resumed, result, console)
-                content = result.finish(**speed, seconds=time.perf_counter() - began)
+                said = verdict.sentences(result.metrics, result.content["protocols"])
+                found = {"verdict": said} if said else {}
+                content = result.finish(**speed, **found, seconds=time.perf_counter() - began)
         report.summarise(result, console)
         report.judge(content, console)
         report.farewell(folder, console)
@@ -95,18 +102,18 @@ def _train_and_evaluate(
     """All that process 0 does in a run folder which it alone holds. Gives what `Trainer.fit` does."""
     from rich.text import Text
 
-    from ssl_runner import distributed
-    from ssl_runner.device import enough_memory
     from ssl_runner.evaluation.evaluator import asked_again, evaluate, merits
     from ssl_runner.evaluation.few_shot import FewShot
     from ssl_runner.evaluation.raw_pixels import RawPixels
     from ssl_runner.evaluation.verdict import Verdict
-    from ssl_runner.interruption import how_to_go_on
     from ssl_runner.report import exhibits
-    from ssl_runner.report.events import final_writer
     from ssl_runner.report.hparams import log_final_metrics
     from ssl_runner.report.preflight import announce
-    from ssl_runner.tracking import Tracker
+    from ssl_runner.runs.events import final_writer
+    from ssl_runner.runs.tracking import Tracker
+    from ssl_runner.runtime import distributed
+    from ssl_runner.runtime.device import enough_memory
+    from ssl_runner.runtime.launch_environment import how_to_go_on
 
     start = result.step
     for evaluator in run.evaluators.values():
@@ -138,8 +145,8 @@ def _train_and_evaluate(
 
 def _train_along(run: "Run", folder: Path) -> None:
     """The part of a process beside number 0."""
-    from ssl_runner import distributed
-    from ssl_runner.tracking import Silence
+    from ssl_runner.runs.tracking import Silence
+    from ssl_runner.runtime import distributed
 
     resumed, finished = distributed.from_first((None, False))
     if not finished:
@@ -149,9 +156,9 @@ def _train_along(run: "Run", folder: Path) -> None:
 
 def rehearse(wired: "Run") -> None:
     """Say what a run would do, do one step of it and say how long all would take; nothing is written."""
-    from ssl_runner import distributed
-    from ssl_runner.console import Console
     from ssl_runner.report.preflight import announce
+    from ssl_runner.runtime import distributed
+    from ssl_runner.runtime.console import Console
 
     first = distributed.rank() == 0
     distributed.leave()

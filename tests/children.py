@@ -19,8 +19,8 @@ Deed = Callable[[], None]
 
 _server = multiprocessing.get_context("forkserver")
 # torch._dynamo comes with every optimizer, and takes longer than torch
-_PRELOADED = ["torch._dynamo", "torch.func", "sklearn.datasets", "hydra", "ssl_runner.composition_errors"]
-_server.set_forkserver_preload([*_PRELOADED, "ssl_runner.wiring", "ssl_runner.report.exhibits"])
+_PRELOADED = ["torch._dynamo", "torch.func", "sklearn.datasets", "hydra", "ssl_runner.cli.compose_errors"]
+_server.set_forkserver_preload([*_PRELOADED, "ssl_runner.wiring.wire", "ssl_runner.report.exhibits"])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 # the longest files
-FIRST = ("test_distributed", "test_runs", "test_recipes", "test_interruption", "test_combinations", "test_timm_encoder")
+FIRST = ("test_distributed", "test_runs", "test_recipes", "test_signals", "test_combinations", "test_timm_encoder")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 

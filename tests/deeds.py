@@ -39,7 +39,7 @@ def vanish(folder: Path) -> None:
 
 def at_step(step: int, deed: Deed) -> None:
     """``deed()`` when so many steps are done and logged, and the next one begins."""
-    from ssl_runner.trainer import Trainer
+    from ssl_runner.training.trainer import Trainer
 
     before(Trainer, "step", lambda *given, **_: given[4].step == step, lambda *_, **__: deed())
 
@@ -87,13 +87,13 @@ def killed_between_the_two_files_of_a_checkpoint() -> None:
 
 
 def killed_between_log_and_checkpoint() -> None:
-    from ssl_runner import checkpoint
+    from ssl_runner.training import checkpoint
 
     before(checkpoint, "save", lambda folder, step, *_, **__: step == 4, lambda *_, **__: die())
 
 
 def killed_while_a_line_is_written() -> None:
-    from ssl_runner.tracking import Tracker
+    from ssl_runner.runs.tracking import Tracker
 
     def torn(tracker: Tracker, step: int, values: dict[str, float]) -> None:
         tracker.writer.flush()
@@ -109,7 +109,7 @@ def killed_while_a_line_is_written() -> None:
 
 
 def killed_during_validation() -> None:
-    from ssl_runner import run
+    from ssl_runner.training import run
 
     before(run, "evaluate", at_call(2), lambda *_: die())
 
@@ -121,7 +121,7 @@ def killed_during_the_final_evaluation() -> None:
 
 
 def killed_after_the_final_evaluation() -> None:
-    from ssl_runner.report.result import Result
+    from ssl_runner.runs.result import Result
 
     before(Result, "finish", lambda *_, **__: True, lambda *_, **__: die())
 
@@ -140,7 +140,7 @@ def signalled_at_step(step: int, *numbers: int) -> None:
 
 
 def signalled_in_the_last_checkpoint(number: int) -> None:
-    from ssl_runner import checkpoint
+    from ssl_runner.training import checkpoint
 
     before(checkpoint, "save", lambda _, step, *__: step == 6, lambda *_: os.kill(os.getpid(), number))
 
@@ -149,11 +149,11 @@ def on_another_machine() -> None:
     """Other threads and another torch than a run of one thread here."""
     import torch
 
-    from ssl_runner import provenance
+    from ssl_runner.runtime import versions
 
     torch.set_num_threads(2)
-    versions = provenance.versions
-    provenance.versions = lambda: versions() | {"torch": "9.9.9"}
+    true = versions.versions
+    versions.versions = lambda: true() | {"torch": "9.9.9"}
 
 
 # faults
@@ -166,7 +166,7 @@ def disk_fills_up(step: int, folder: Path) -> None:
 
 def disk_fills_up_in_checkpoint(step: int, folder: Path) -> None:
     """Not a byte is left when the checkpoint of that step is written, but the logs of the step are."""
-    from ssl_runner import checkpoint
+    from ssl_runner.training import checkpoint
 
     before(checkpoint, "save", lambda _, done, *__: done == step, lambda *_: fill(folder))
 
@@ -247,7 +247,7 @@ def weights_are_lost(step: int) -> None:
     """As a gradient that is not finite leaves them, though the loss still is."""
     import torch
 
-    from ssl_runner.trainer import Trainer
+    from ssl_runner.training.trainer import Trainer
 
     original = Trainer.step
 
@@ -279,18 +279,19 @@ def memory_runs_short(step: int | None, bytes_left: int) -> None:
 
 def one_stops_at_step(step: int, silent: int) -> None:
     """Of two processes one stops itself; the other hears of it within seconds instead of half a minute."""
-    from ssl_runner import failures, watch
+    from ssl_runner.cli import report_error
+    from ssl_runner.runtime import heartbeat
 
-    watch.SILENCE, failures.PATIENCE = 4.0, 0.0
+    heartbeat.SILENCE, report_error.PATIENCE = 4.0, 0.0
     if os.environ["RANK"] == str(silent):
         at_step(step, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 
 def first_is_busy() -> None:
     """One process is busy for longer than a silent one is waited for."""
-    from ssl_runner import distributed, watch
+    from ssl_runner.runtime import distributed, heartbeat
 
-    watch.SILENCE = 5.0  # a thread on a busy machine may be late
+    heartbeat.SILENCE = 5.0  # a thread on a busy machine may be late
     distributed.join(timeout=7.0)
     if os.environ["RANK"] == "0":
         time.sleep(9)

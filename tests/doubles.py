@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm, Step, encode_tasks
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes, Views
-from ssl_runner.data.batching import Batching, ViewBatching
+from ssl_runner.data.batching.batching import Batching
+from ssl_runner.data.batching.view_batching import ViewBatching
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
+from ssl_runner.runtime import randomness
+from ssl_runner.runtime.step_context import Clock
 
 
 class MomentumQueue(Algorithm):

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from ssl_runner import checks, commandline
-from ssl_runner.composition import Composer
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
 
 SMALL = [
     "dataset=digits",
@@ -46,7 +47,7 @@ PAIRWISE = [*VIEWS, "batching=labelled", "loss=pairwise"]
 
 def settled(overrides: list[str]) -> dict[str, Any]:
     """The config of a command line."""
-    return checks.settled(Composer(commandline.conf_folder()), overrides)[0]
+    return validate.settled(Composer(conf_folder()), overrides)[0]
 
 
 def momentum_queue() -> dict[str, Any]:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ssl_runner import checks, commandline, schema
-from ssl_runner.composition import Composer
-from ssl_runner.program import Program
-from ssl_runner.signatures import Node
+from ssl_runner.cli import command_line, search_path, validate
+from ssl_runner.cli.app import Program
+from ssl_runner.cli.compose import Composer
+from ssl_runner.config import schema
+from ssl_runner.config.signatures import Node
 
 PARTS = """
 class SGD:
@@ -106,7 +107,7 @@ def small_program(small_conf, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(small_conf.parent)
     monkeypatch.setenv("SSL_RUNNER_TRUSTED", "parts")
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr(commandline, "conf_folder", lambda: small_conf)
+    monkeypatch.setattr(search_path, "conf_folder", lambda: small_conf)
     monkeypatch.setattr(schema, "ROOT_KEYS", ROOT)
     monkeypatch.setattr(schema, "SUPPLIED", {})
     monkeypatch.chdir(tmp_path)
@@ -116,7 +117,7 @@ def small_program(small_conf, tmp_path, monkeypatch):
 
 @pytest.fixture
 def settle(small_conf, small_program):
-    return lambda line: checks.settled(Composer(small_conf), line.split())
+    return lambda line: validate.settled(Composer(small_conf), line.split())
 
 
 class Typed:
@@ -131,7 +132,7 @@ class Typed:
             return work(config, folder)
 
         monkeypatch.setattr(sys, "argv", ["ssl-train", *(line if isinstance(line, list) else line.split())])
-        self.code = commandline.main(Program(prepare, run, self.rehearsed.append))
+        self.code = command_line.main(Program(prepare, run, self.rehearsed.append))
 
     @property
     def folders(self):

@@ -9,12 +9,12 @@ from torch.func import functional_call
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.algorithms.inner_loop import InnerLoop
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.models.batch_norm import normalised_by
 from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.heads import Linear
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime.step_context import Clock
 
 WAYS = 3
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssl_runner import checks, commandline
-from ssl_runner.composition import Composer
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
 
-CONF = commandline.conf_folder()
+CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
@@ -23,7 +24,7 @@ MANDATORY = {
 
 
 def settled(*overrides: str) -> dict:
-    return checks.settled(Composer(CONF), list(overrides))[0]
+    return validate.settled(Composer(CONF), list(overrides))[0]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -12,7 +12,7 @@ import waiting
 from children import until
 from run_folders import VIEWS, checkpoint
 
-from ssl_runner import run_folder
+from ssl_runner.runs import run_folder
 
 RUN = [*VIEWS, "baselines=[]"]
 

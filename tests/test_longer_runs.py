@@ -7,8 +7,8 @@ import torch
 from run_folders import VIEWS, checkpoint, settled
 
 from ssl_runner import train
-from ssl_runner.checkpoint import ResumeError
-from ssl_runner.resuming import resumed_config
+from ssl_runner.cli.resume import resumed_config
+from ssl_runner.errors import ResumeError
 
 CONSTANT = [word for word in VIEWS if not word.startswith("scheduler")] + ["scheduler=constant"]
 DECAYING = [*CONSTANT[:-1], "scheduler=step_decay", "scheduler.every=3", "scheduler.factor=0.5"]

@@ -9,11 +9,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import ssl_runner
-from ssl_runner import checks, commandline, train, wiring
-from ssl_runner.composition import Composer
+from ssl_runner import train
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.report import adaptation
+from ssl_runner.wiring import wire
 
-CONF = commandline.conf_folder()
+CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SMALL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.log_every=1", "trainer.progress=false"]
 
@@ -27,7 +30,7 @@ def few_tasks_to_show(monkeypatch):
 def small(name: str) -> list[str]:
     overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
     overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
-    config = checks.settled(Composer(CONF), [f"experiment={name}"])[0]
+    config = validate.settled(Composer(CONF), [f"experiment={name}"])[0]
     if "clusters" in config["dataset"]:
         overrides += ["dataset.partitions=2", "dataset.clusters=12"]
     if "tasks_per_batch" in config["batching"]:
@@ -38,7 +41,7 @@ def small(name: str) -> list[str]:
 
 
 def run(folder, *overrides: str) -> dict:
-    return train.run(checks.settled(Composer(CONF), list(overrides))[0], folder)
+    return train.run(validate.settled(Composer(CONF), list(overrides))[0], folder)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -143,7 +146,7 @@ def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypa
     ]
     run(tmp_path, *overrides, "baselines=[untrained]")
     trained, untrained = (algorithm.state_dict() for algorithm in seen)
-    first = wiring.wire(checks.settled(Composer(CONF), overrides)[0]).algorithm.state_dict()
+    first = wire.wire(validate.settled(Composer(CONF), overrides)[0]).algorithm.state_dict()
     assert all(torch.equal(value, untrained[name]) for name, value in first.items())
     assert any(not torch.equal(value, trained[name]) for name, value in first.items())
 
@@ -196,7 +199,7 @@ def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
         overrides += ["dataset=digits", *WITH_STATE[name]]
     whole = run(tmp_path / "whole", *overrides)
 
-    from ssl_runner.trainer import Trainer
+    from ssl_runner.training.trainer import Trainer
 
     step = Trainer.step
 

@@ -6,10 +6,11 @@ import re
 import pytest
 import torch
 
-from ssl_runner import checks, commandline, train
-from ssl_runner.checkpoint import ResumeError
-from ssl_runner.composition import Composer
-from ssl_runner.config import ConfigError
+from ssl_runner import train
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.errors import ConfigError, ResumeError
 from ssl_runner.models.saving import load_encoder
 
 SMALL = [
@@ -61,7 +62,7 @@ def trusted(monkeypatch):
 
 def config(name: str, **changes) -> dict:
     overrides, arguments, losses = DOUBLES[name]
-    plain, _ = checks.settled(Composer(commandline.conf_folder()), overrides)
+    plain, _ = validate.settled(Composer(conf_folder()), overrides)
     plain["algorithm"] = {"_target_": f"doubles.{name}", **arguments}
     if "loss" in losses:
         plain["loss"] = {"_target_": f"doubles.{losses['loss']}"}
@@ -90,7 +91,7 @@ def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypat
     assert 0 <= result["metrics"]["few_shot/5w1s/top1"] <= 1
     assert load_encoder(whole)(torch.zeros(1, 1, 28, 28)).shape[0] == 1
 
-    from ssl_runner import trainer
+    from ssl_runner.training import trainer
 
     original = trainer.Trainer.step
 
@@ -148,7 +149,7 @@ def test_a_loss_that_needs_a_teacher_is_refused_without_one(tmp_path):
 
 def test_batches_of_another_kind_are_refused(tmp_path):
     wrong = config("Sequence")
-    wrong["batching"] = {"_target_": "ssl_runner.data.batching.ViewBatching", "batch_size": 8, "views": 2}
+    wrong["batching"] = {"_target_": "ssl_runner.data.batching.view_batching.ViewBatching", "batch_size": 8, "views": 2}
     with pytest.raises(ConfigError, match="takes Episodes, but batching makes Views"):
         train.run(wrong, tmp_path)
 
@@ -169,7 +170,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_told_before_training(overrides, message, tmp_path):
-    plain, _ = checks.settled(Composer(commandline.conf_folder()), overrides)
+    plain, _ = validate.settled(Composer(conf_folder()), overrides)
     with pytest.raises(ValueError, match=re.escape(message)):
         train.run(plain, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -8,15 +8,19 @@ import torch
 from run_folders import points
 from safetensors import safe_open
 
-from ssl_runner import checks, commandline, train, wiring
-from ssl_runner.composition import Composer
-from ssl_runner.config import ConfigError, config_difference
-from ssl_runner.data import mnist
-from ssl_runner.data.roots import DataError, require_at_hand
-from ssl_runner.reproducing import compare
+from ssl_runner import train
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.reproduce import compare
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.config.hashing import config_difference
+from ssl_runner.data.sources import mnist
+from ssl_runner.errors import ConfigError, DataError
+from ssl_runner.runtime.no_download import require_at_hand
+from ssl_runner.wiring import wire
 
 JUDGED = [
-    "eval.verdict.dataset._target_=ssl_runner.data.mnist.fashion_mnist",
+    "eval.verdict.dataset._target_=ssl_runner.data.sources.mnist.fashion_mnist",
     "eval.verdict.episodes=6",
     "eval.verdict.n_query=2",
     "eval.verdict.supervised_steps=2",
@@ -36,7 +40,7 @@ FEW_SHOT = ["eval=[few_shot,verdict]", "eval.few_shot.episodes=4", "eval.few_sho
 
 
 def settled(*overrides: str) -> dict:
-    return checks.settled(Composer(commandline.conf_folder()), list(overrides))[0]
+    return validate.settled(Composer(conf_folder()), list(overrides))[0]
 
 
 def line(*overrides: str) -> list[str]:
@@ -93,7 +97,7 @@ def test_no_verdict_steers_a_run(tmp_path, data_root):
     selecting += ["trainer.evaluate_every=1"]
     figure = "fashion_mnist/few_shot/5w1s/top1"
     with pytest.raises(ConfigError, match=f"trainer.select={figure}: evaluation gives no such figure"):
-        wiring.prepare(settled(*line(*selecting, f"trainer.select={figure}")))
+        wire.prepare(settled(*line(*selecting, f"trainer.select={figure}")))
     train.run(settled(*line(*selecting, "trainer.select=few_shot/2w1s/top1")), tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("eval/validation/few_shot/2w1s/top1" in row for row in rows)
@@ -122,12 +126,12 @@ def test_what_does_not_fit_is_told_without_the_images(no_fashion):
     with pytest.raises(
         ConfigError, match=r"1 x 14 x 14, but the encoder takes 1 x 28 x 28; set eval\.verdict\.dataset\.size=28"
     ):
-        wiring.prepare(settled(*line(no_fashion, "eval.verdict.dataset.size=14")))
+        wire.prepare(settled(*line(no_fashion, "eval.verdict.dataset.size=14")))
     source = ["dataset=fashion_mnist", "dataset.split=classes", no_fashion.removeprefix("eval.verdict.")]
     with pytest.raises(ConfigError, match="this run trains on fashion_mnist, so its images are not unseen"):
-        wiring.prepare(settled(*line(no_fashion, *source)))
+        wire.prepare(settled(*line(no_fashion, *source)))
     with pytest.raises(ConfigError, match=r"n_way=11, but split 'test' of fashion_mnist has 10 classes"):
-        wiring.prepare(settled(*line(no_fashion, "eval.verdict.settings=[11w1s]")))
+        wire.prepare(settled(*line(no_fashion, "eval.verdict.settings=[11w1s]")))
 
 
 def test_keys_of_the_dataset_are_checked_and_its_folder_is_outside_the_hash():

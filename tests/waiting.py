@@ -7,10 +7,10 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.nt_xent import NTXent
+from ssl_runner.runtime.step_context import Clock
 
 FILE = "WAITING_FILE"
 

@@ -13,13 +13,14 @@ import torch
 from test_combinations import ARRANGEMENTS, CONF, FITS, SMALL
 from torch import Tensor
 
-from ssl_runner import distributed, wiring
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.checks import settled
-from ssl_runner.clock import Clock
-from ssl_runner.composition import Composer
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.validate import settled
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.models.synchronised import synchronise
+from ssl_runner.runtime import distributed
+from ssl_runner.runtime.step_context import Clock
+from ssl_runner.wiring import wire
 
 VIEWS = ["experiment=simclr_digits", *SMALL]
 HEAD = ["model.head.hidden_features=16", "model.head.out_features=12"]
@@ -92,7 +93,7 @@ def apart(overrides: list[str]) -> dict[str, float]:
     """
     config, _ = settled(Composer(CONF), overrides)
     with distributed.alone():
-        run = wiring.wire(config)
+        run = wire.wire(config)
         whole = double(run.batching.batch(3))
     clock = Clock(1, 2, 0, torch.device("cpu"))
     one = run.algorithm.double()

@@ -18,12 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_runner import checks, commandline, memory, randomness
-from ssl_runner.composition import Composer
-from ssl_runner.config import build
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.config.building import build
 from ssl_runner.data.augmentation import Augmentation
-from ssl_runner.data.batching import EpisodeBatching, gather, own_draws
+from ssl_runner.data.batching.batching import gather, own_draws
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+from ssl_runner.runtime import allocator, randomness
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
 CPU = torch.device("cpu")
@@ -34,8 +37,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=100, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    memory.keep_pages()  # as in a run
-    config, _ = checks.settled(Composer(commandline.conf_folder()), ["experiment=protonet_omniglot"])
+    allocator.keep_pages()  # as in a run
+    config, _ = validate.settled(Composer(conf_folder()), ["experiment=protonet_omniglot"])
     dataset: Dataset = build(config["dataset"], "dataset").train
     batching = EpisodeBatching(Augmentation({}), WAYS, SHOTS, QUERIES, TASKS)
     batching.bind(dataset, seed=0, device=CPU)

@@ -34,13 +34,13 @@ def loss_of(name: str) -> Callable:
         theirs = NTXentLoss(TEMPERATURE)
         return lambda first, second, labels: theirs(first, second)
 
-    from ssl_runner.clock import Clock
     from ssl_runner.losses.dcl import DCL
     from ssl_runner.losses.debiased import Debiased
     from ssl_runner.losses.hard_negative import HardNegative
     from ssl_runner.losses.loss import Embeddings
     from ssl_runner.losses.nt_xent import NTXent
     from ssl_runner.losses.supcon import SupCon
+    from ssl_runner.runtime.step_context import Clock
 
     ours = {
         "nt_xent": NTXent(TEMPERATURE),

@@ -34,15 +34,17 @@ LOOP, LOOP_AT_ONCE = "loop", "loop, one backward"
 
 def steps_of(width: int, keep_pages: bool) -> tuple[dict[str, Callable[[], None]], Callable[[], None]]:
     """A meta-step by name, and a small one that loads libraries and starts threads."""
-    from ssl_runner import checks, commandline, wiring
     from ssl_runner.algorithms.reference_loop import meta_loss_by_loop
-    from ssl_runner.clock import Clock
-    from ssl_runner.composition import Composer
+    from ssl_runner.cli import validate
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
+    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.wiring import wire
 
     overrides = ["experiment=maml_omniglot", f"model.encoder.width={width}", f"algorithm.inner_steps={INNER_STEPS}"]
     overrides += [f"batching.tasks_per_batch={TASKS}", f"trainer.keep_pages={str(keep_pages).lower()}", "eval=[]"]
-    config, _ = checks.settled(Composer(commandline.conf_folder()), overrides)
-    run = wiring.wire(config)
+    config, _ = validate.settled(Composer(conf_folder()), overrides)
+    run = wire.wire(config)
     algorithm, batch, clock = run.algorithm.train(), run.batching.batch(0), Clock(0, 1, 0, run.device)
 
     def vectorised(pieces: list, of: int = TASKS) -> None:

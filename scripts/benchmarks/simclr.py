@@ -26,13 +26,15 @@ def runner() -> dict[str, float]:
     """Pairs of views a second of the whole step, and of forward and backward alone on the same batches."""
     import torch
 
-    from ssl_runner import checks, commandline, wiring
-    from ssl_runner.clock import Clock
-    from ssl_runner.composition import Composer
+    from ssl_runner.cli import validate
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
+    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.wiring import wire
 
     overrides = ["experiment=simclr_cifar10", "model/encoder=conv4", f"batching.batch_size={BATCH}", "eval=[]"]
-    config, _ = checks.settled(Composer(commandline.conf_folder()), overrides)
-    run = wiring.wire(config)
+    config, _ = validate.settled(Composer(conf_folder()), overrides)
+    run = wire.wire(config)
     algorithm = run.algorithm.train()
     seconds: dict[str, list[float]] = {"step": [], "data": [], "bare": []}
     for step in range(WARM + COUNTED):
@@ -100,11 +102,12 @@ def arrays(path: Path) -> None:
     """CIFAR-10's training images as one file that the other interpreter can read without this package."""
     import torch
 
-    from ssl_runner import checks, commandline
-    from ssl_runner.composition import Composer
-    from ssl_runner.config import build
+    from ssl_runner.cli import validate
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
+    from ssl_runner.config.building import build
 
-    config, _ = checks.settled(Composer(commandline.conf_folder()), ["experiment=simclr_cifar10"])
+    config, _ = validate.settled(Composer(conf_folder()), ["experiment=simclr_cifar10"])
     torch.save(build(config["dataset"], "dataset").train.images[:10_000].clone(), path)
 
 

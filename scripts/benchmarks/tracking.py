@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ssl_runner import checks, commandline, wiring
-from ssl_runner.composition import Composer
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.report import exhibits
-from ssl_runner.report.events import final_writer
-from ssl_runner.tracking import Tracker
+from ssl_runner.runs.events import final_writer
+from ssl_runner.runs.tracking import Tracker
+from ssl_runner.wiring import wire
 
 
 def main() -> None:
@@ -27,8 +29,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--pairs", type=int, default=5)
     asked = parser.parse_intermixed_args()
-    config, _ = checks.settled(Composer(commandline.conf_folder()), asked.overrides)
-    whole = wiring.wire(config).trainer.steps(wiring.wire(config).batching)
+    config, _ = validate.settled(Composer(conf_folder()), asked.overrides)
+    whole = wire.wire(config).trainer.steps(wire.wire(config).batching)
     config["trainer"] |= {"max_epochs": None, "max_steps": asked.steps, "progress": False}
     silent = config | {"trainer": config["trainer"] | {"log_every": asked.steps, "panel_every": None}}
     kinds: dict[str, list[tuple[float, float]]] = {"tracked": [], "silent": []}
@@ -51,7 +53,7 @@ def main() -> None:
 
 def measured(config: dict[str, Any]) -> tuple[float, float]:
     """Seconds of the loop, and of what is shown once."""
-    run = wiring.wire(config)
+    run = wire.wire(config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Tracker(folder, 0) as tracker:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.alignment_uniformity import AlignmentUniformity
 from ssl_runner.losses.barlow_twins import BarlowTwins
 from ssl_runner.losses.dcl import DCL
@@ -32,6 +31,7 @@ from ssl_runner.losses.supcon import SupCon
 from ssl_runner.losses.swav import SwAV
 from ssl_runner.losses.triplet import Triplet
 from ssl_runner.losses.vicreg import VICReg
+from ssl_runner.runtime.step_context import Clock
 
 try:
     from lightly import loss as lightly  # pyright: ignore[reportMissingImports]

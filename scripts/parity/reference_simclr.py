@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
-from ssl_runner.data.cifar10 import cifar10
+from ssl_runner.data.sources.cifar10 import cifar10
 
 BATCH, RATE, WARM_UP, TEMPERATURE = 512, 0.24, 50, 0.5
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

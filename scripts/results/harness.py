@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from ssl_runner.data.lock import locked
+from ssl_runner.runtime.file_lock import locked
 
 Key = TypeVar("Key")
 
@@ -73,15 +73,15 @@ def is_kept(name: str, path: Path) -> bool:
 
 def composed(words: list[str]) -> dict[str, Any]:
     """The whole config that overrides make."""
-    from ssl_runner.checks import settled
-    from ssl_runner.commandline import conf_folder
-    from ssl_runner.composition import Composer
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
+    from ssl_runner.cli.validate import settled
 
     return settled(Composer(conf_folder()), words)[0]
 
 
 def has_experiment(name: str) -> bool:
-    from ssl_runner.commandline import conf_folder
+    from ssl_runner.cli.search_path import conf_folder
 
     return (conf_folder() / "experiment" / f"{name}.yaml").is_file()
 

@@ -29,11 +29,12 @@ def steps_in(seconds: float, words: list[str], threads: int | None = None, proce
 
 def promised(seconds: float, words: list[str]) -> int | None:
     """The steps; None on other processes than the first."""
-    from ssl_runner import distributed, wiring
-    from ssl_runner.clock import Clock
+    from ssl_runner.runtime import distributed
+    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.wiring import wire
 
     distributed.join()
-    run = wiring.wire(composed([*words, "trainer.max_steps=1000"]))
+    run = wire.wire(composed([*words, "trainer.max_steps=1000"]))
     run.algorithm.train()
     began = 0.0
     for step in range(WARM + TIMED):

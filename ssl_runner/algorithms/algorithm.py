@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime.step_context import Clock
 
 Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # as `Algorithm.classify`
 

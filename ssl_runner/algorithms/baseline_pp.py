@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.precision import at_least_float32, widened
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.heads import Cosine
 from ssl_runner.models.network import Network
+from ssl_runner.runtime import randomness
+from ssl_runner.runtime.step_context import Clock
 
 SEED = 0
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm, Map, Step, by_domain, encode_tasks
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 SUPPORT, QUERIES = "support images, class by class", "queries, class by class"  # of a `Map`
 

@@ -8,11 +8,11 @@ from torch.func import grad, vjp, vmap
 
 from ssl_runner.algorithms.algorithm import Step
 from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, means, refuse_rate
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import forget_records, normalised_by
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 
 class IMAML(InnerLoop):

@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.batch_norm import BatchNorm2d, batch_norms, forget_records, normalised_by
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 Parameters = dict[str, Tensor]
 Statistics = Literal["batch", "support", "running"]

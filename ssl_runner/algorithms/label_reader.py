@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.forward_learner import ForwardLearner
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network, out_features
+from ssl_runner.runtime import randomness
 
 
 class LabelReader(ForwardLearner):

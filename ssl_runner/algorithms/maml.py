@@ -1,9 +1,9 @@
 """Model-agnostic meta-learning."""
 
 from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, refuse_rate
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 
 class MAML(InnerLoop):

@@ -8,10 +8,10 @@ from torch.func import functional_call
 
 from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Statistics, key_of, refuse_rate
 from ssl_runner.algorithms.meta_sgd import with_rates
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import BatchNorm2d
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 AFFINE, AVERAGES = ("weight", "bias"), ("running_mean", "running_var")
 

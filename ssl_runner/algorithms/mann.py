@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner import distributed
 from ssl_runner.algorithms.algorithm import Map, Step, by_domain, encode_tasks
 from ssl_runner.algorithms.forward_learner import QUERIES
 from ssl_runner.algorithms.label_reader import SequenceReader
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
+from ssl_runner.runtime import distributed
+from ssl_runner.runtime.step_context import Clock
 
 # Of the first weights; without them 5 ways stay at chance for thousands of steps.
 LABELS = 10  # times as large as of the image's features, which are dozens

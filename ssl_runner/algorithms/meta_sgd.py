@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, key_of, refuse_rate
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 
 class MetaSGD(InnerLoop):

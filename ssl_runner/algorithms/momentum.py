@@ -11,11 +11,11 @@ from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.predictive import Head
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.algorithms.views import Crops, embed_views, refuse_pieces
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
-from ssl_runner.distributed import gather, gathered, rows
-from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Encoder, Network, out_features
+from ssl_runner.runtime.distributed import gather, rows
+from ssl_runner.runtime.step_context import Clock
 
 
 class Momentum(Algorithm):

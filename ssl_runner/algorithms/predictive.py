@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.algorithms.views import embed_views, refuse_pieces
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
-from ssl_runner.distributed import gathered
-from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Network, out_features
+from ssl_runner.runtime.step_context import Clock
 
 Head = Callable[[int, int | None], nn.Module]
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
 from ssl_runner.algorithms.label_reader import SequenceReader
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 # of the paper's network for Omniglot (app. A): key and value widths of the attention blocks, filters of the others
 ATTENTION = ((64, 32), (256, 128), (512, 256))

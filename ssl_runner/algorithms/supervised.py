@@ -1,10 +1,10 @@
 """A classifier trained on labels: the reference that self-supervision is measured against."""
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
+from ssl_runner.runtime.step_context import Clock
 
 
 class Supervised(Algorithm):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ssl_runner.distributed import rows, size
 from ssl_runner.models.synchronised import in_turn
+from ssl_runner.runtime.distributed import rows, size
 
 Crops = tuple[Tensor, ...]
 

@@ -73,7 +73,7 @@ class Splits:
 
     ``by`` says what separates them: ``images`` (the same classes everywhere) or ``classes`` (disjoint classes, and
     labels count from 0 within each split). ``notes`` tell what was left out or is doubtful. ``decoding`` says by what
-    rules a user's own files became pixels: keys of `ssl_runner.data.decoding.Decoding`.
+    rules a user's own files became pixels: keys of `ssl_runner.images.decoding.Decoding`.
     """
 
     train: Dataset

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm, Classifier
-from ssl_runner.data.batching import on_device
+from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.tasks import Tasks
+from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.evaluation.features import features_at
 
 

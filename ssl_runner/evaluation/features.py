@@ -9,29 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.evaluation.bank import places, rows_at
-
-BATCH_SIZE = 256
+from ssl_runner.evaluation.gallery import places, rows_at
+from ssl_runner.models.features import features
 
 # Encoder and dataset stand in the values so that their ids, the key, cannot be given to other objects.
 _Memory = dict[tuple[int, int], tuple[nn.Module, Dataset, Tensor]]
 _memory: ContextVar[_Memory | None] = ContextVar("features", default=None)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradient; every submodule's own mode comes back afterwards, also after an error.
-
-    no_grad and not inference_mode: algorithms that adapt enable gradients inside.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 @contextmanager
@@ -42,13 +25,6 @@ def remembered() -> Iterator[None]:
         yield
     finally:
         _memory.reset(token)
-
-
-def features(encoder: nn.Module, images: Tensor, device: torch.device, batch_size: int = BATCH_SIZE) -> Tensor:
-    """float32 (N, D) on the device, of images uint8 (N, C, H, W); the last, smaller batch included."""
-    with evaluating(encoder):
-        parts = [encoder(batch.to(device)).flatten(1).float() for batch in images.split(batch_size)]
-    return torch.cat(parts)
 
 
 def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device) -> Tensor:

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.data.tasks import Tasks
+from ssl_runner.data.episodes.tasks import Tasks
+from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.contender import Contender
-from ssl_runner.evaluation.features import evaluating
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.setting import Setting, remedy
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
+from ssl_runner.models.features import evaluating
+from ssl_runner.runtime import randomness
 
 MANIFEST = "tasks.safetensors"
 

@@ -8,50 +8,9 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.data.decoding import Damage, refuse
-from ssl_runner.data.files import LITTER, image_suffixes, printable, scan
-from ssl_runner.data.folder_layout import PART_FOLDERS
-from ssl_runner.data.roots import DataError, absolute
-from ssl_runner.evaluation.features import BATCH_SIZE, evaluating
-from ssl_runner.loading import load_algorithm
+from ssl_runner.models.features import BATCH_SIZE, evaluating
 
 Images = Tensor | Iterable[str | Path]
-
-
-def few_shot_classifier(
-    run: str | Path, support: str | Path, invert: bool = False, device: str = "cpu", batch_size: int = BATCH_SIZE
-) -> "FewShotClassifier":
-    """Classifies new images from a few labelled ones with what a run has learned, whatever its algorithm.
-
-    ``classify = few_shot_classifier(RUN, "my/classes")``, then ``classify(files)`` gives names of classes. The dataset
-    of the run is not needed. Classes may be of different sizes, one image is enough; in an algorithm that adapts by a
-    loss over the support (MAML), a class of more images weighs more.
-
-    Args:
-        run: The folder of a finished run.
-        support: A folder of one folder a class, ``support/CLASS/**``, at least two; images of any size and format.
-        invert: For ink on paper, where the run learned light on dark (Omniglot); of support and new files alike.
-        device: Where to compute.
-        batch_size: New images that are classified at once, see `FewShotClassifier`.
-
-    Raises:
-        FileNotFoundError: There is no such run, or no such folder.
-        ValueError: The run is not finished or damaged (`load_algorithm`), the support (DataError) has less than two
-            classes, an empty one or a damaged image, or the algorithm cannot tell so many classes apart (MAML's head
-            has one output a class of its training).
-    """
-    names, files, labels = _labelled_files(absolute(support))
-    algorithm = load_algorithm(run, device)
-    images = algorithm.eval_encoder().read(files, invert)
-    classifier = FewShotClassifier(algorithm, images, torch.tensor(labels), names, invert, batch_size)
-    try:
-        classifier.scores(images)
-    except ValueError as error:
-        raise ValueError(
-            f"{type(algorithm).__name__} of {run} cannot tell the {len(names)} classes of {support} apart: {error}. "
-            f"Give folders of at most as many classes as it was trained for, or a run trained for {len(names)}"
-        ) from error
-    return classifier
 
 
 class FewShotClassifier:
@@ -140,38 +99,3 @@ class FewShotClassifier:
                 "normalisation to the encoder"
             )
         return images.to(mean.device, mean.dtype)
-
-
-def _labelled_files(folder: Path) -> tuple[list[str], list[Path], list[int]]:
-    """Names of the classes, all files of their folders, and the label of each."""
-    if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"{folder} {what}; give a folder of one folder of images a class, PATH/CLASS/*.png")
-    shown = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in LITTER)
-    # a link that leads nowhere may have been to a class
-    names = sorted(path.name for path in shown if path.is_dir() or (path.is_symlink() and not path.exists()))
-    if len(names) < 2:
-        found = ", ".join(map(repr, names)) or "none"
-        raise DataError(
-            f"{folder} has {len(names)} class folders ({found}), expected at least 2; lay the images out as "
-            "PATH/CLASS/*.png"
-        )
-    if {name.lower() for name in names} <= PART_FOLDERS.keys():
-        raise DataError(
-            f"{folder} has {', '.join(map(repr, names))}, which are parts of a dataset, expected classes; give "
-            f"{folder / names[-1]}"
-        )
-    loose = sorted(path for path in folder.iterdir() if path.name.lower().endswith(image_suffixes()) and path.is_file())
-    if loose:
-        raise DataError(f"{loose[0]} lies beside the folders of the classes: of which is it? Move it into one.")
-    files, labels, broken = [], [], []
-    for label, name in enumerate(names):
-        if not (folder / name).exists():
-            broken.append((folder / name, Damage("a link that leads nowhere", "mend or delete it")))
-            continue
-        found = scan(folder / name)
-        files += [folder.joinpath(name, *file.path) for file in found.files]
-        labels += [label] * len(found.files)
-        broken += [(folder.joinpath(name, *path), Damage(why, "mend or delete it")) for path, why in found.broken]
-    refuse(broken, len(files) + len(broken), may_skip=False)
-    return [printable(name) for name in names], files, labels

@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.augmentation.transform import to_device
-from ssl_runner.data.batching import on_device
+from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import SEED, Places, by_share, places, rows_at, rows_of
-from ssl_runner.evaluation.features import features
+from ssl_runner.evaluation.gallery import SEED, Places, by_share, places, rows_at, rows_of
 from ssl_runner.evaluation.labelled import Labelled
+from ssl_runner.models.features import features
 from ssl_runner.models.network import Encoder
 from ssl_runner.optim.schedules import WarmupCosine
+from ssl_runner.runtime import randomness
 
 MOMENTUM = 0.9
 COSINE = WarmupCosine(warmup_steps=0, final=0.0)

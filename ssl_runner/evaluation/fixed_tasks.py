@@ -8,11 +8,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ssl_runner import randomness
-from ssl_runner.checkpoint import write_atomically
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.tasks import Tasks, TaskSampler
+from ssl_runner.data.episodes.tasks import Tasks, TaskSampler
 from ssl_runner.evaluation.setting import Setting
+from ssl_runner.runtime import randomness
+from ssl_runner.runtime.atomic_write import write_atomically
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner import randomness
-from ssl_runner.data.tasks import Tasks
+from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.evaluation.fine_tuning import zero_head
 from ssl_runner.evaluation.timing import now
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
+from ssl_runner.runtime import randomness
 
 
 class FromScratch:

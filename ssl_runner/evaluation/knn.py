@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.features import bank_and_queries, evaluating
+from ssl_runner.evaluation.features import bank_and_queries
 from ssl_runner.evaluation.labelled import Labelled
+from ssl_runner.models.features import evaluating
 
 # Similarities that stand in memory at once: 64 MiB in float32.
 CHUNK = 2**24

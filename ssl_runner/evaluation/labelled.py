@@ -5,7 +5,7 @@ from typing import Any
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import Places, describe, places
+from ssl_runner.evaluation.gallery import Places, describe, places
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
-from ssl_runner.evaluation.bank import by_share, places
-from ssl_runner.evaluation.features import bank_and_queries, evaluating
+from ssl_runner.evaluation.features import bank_and_queries
+from ssl_runner.evaluation.gallery import by_share, places
 from ssl_runner.evaluation.labelled import Labelled
+from ssl_runner.models.features import evaluating
 
 # Converged: no entry of the preconditioned gradient is larger, or its norm is below NORM times that and the root of the
 # loss. Half its squared norm is about the excess of the loss, which is then some 5e-6 of it.

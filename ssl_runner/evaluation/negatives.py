@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Loss
 from ssl_runner.losses.negatives import Negatives
+from ssl_runner.runtime.step_context import Clock
 
 SEED = 0
 

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batches import Episodes, Views
-from ssl_runner.data.batching import Batching
+from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.evaluation import negatives
-from ssl_runner.evaluation.features import evaluating
 from ssl_runner.evaluation.knn import KNN
 from ssl_runner.losses.negatives import Negatives
+from ssl_runner.models.features import evaluating
+from ssl_runner.runtime import randomness
 
 N_PAIRS, N_BANK, N_QUERIES, N_CLASSES = 256, 256, 256, 20
 SEED = 0

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime.step_context import Clock
 
 LARGEST = 32
 

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_runner import randomness
 from ssl_runner.data.augmentation.transform import to_device
-from ssl_runner.data.batching import gather, on_device
+from ssl_runner.data.batching.batching import gather, on_device
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.evaluation.bank import labels_of
-from ssl_runner.evaluation.features import features
 from ssl_runner.evaluation.fine_tuning import zero_head
+from ssl_runner.evaluation.gallery import labels_of
 from ssl_runner.evaluation.linear_probe import standardise
+from ssl_runner.models.features import features
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
 from ssl_runner.optim.schedules import WarmupCosine
+from ssl_runner.runtime import randomness
 
 LOOKED_AT = 10_000  # source images, for means and deviations of features
 COSINE = WarmupCosine(warmup_steps=0, final=0.0)

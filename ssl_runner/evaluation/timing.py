@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.data.tasks import Tasks
+from ssl_runner.data.episodes.tasks import Tasks
 
 
 def now(device: torch.device) -> float:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ssl_runner.config import ConfigError
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.errors import ConfigError
 
 
 def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:

@@ -8,24 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.data.batching import on_device
+from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.evaluation.bank import labels_of
 from ssl_runner.evaluation.baselines import nearest_mean, nearest_neighbour, of_pixels, ridge_regression
 from ssl_runner.evaluation.contender import Contender
-from ssl_runner.evaluation.features import evaluating, features
 from ssl_runner.evaluation.fine_tuning import own_generators
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.from_scratch import FromScratch
+from ssl_runner.evaluation.gallery import labels_of
 from ssl_runner.evaluation.paired import difference, keyed, mean, strongest_baseline
 from ssl_runner.evaluation.setting import Setting
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.timing import adaptation_ms
 from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape
+from ssl_runner.models.features import evaluating, features
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
+from ssl_runner.runtime import randomness
 
 BASELINES = ("chance", "pixel_centroid", "pixel_neighbour", "pixel_ridge", "untrained", "supervised", "from_scratch")
 TIMED = 20  # tasks, of which the median is told

@@ -6,9 +6,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.similarity import refuse_lone_image, unit
+from ssl_runner.runtime.step_context import Clock
 
 
 class AlignmentUniformity(Loss):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.runtime.step_context import Clock
 
 
 class BarlowTwins(Loss):

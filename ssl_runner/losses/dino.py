@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.runtime.step_context import Clock
 
 
 class DINO(Loss):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, negatives_across, negatives_remembered
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_lone_image, refuse_temperature, unit
+from ssl_runner.runtime.step_context import Clock
 
 
 class InfoNCE(Loss):

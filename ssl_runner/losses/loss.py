@@ -1,14 +1,15 @@
 """What a loss is, and what it sees."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.negatives import Negatives
+from ssl_runner.runtime import distributed
+from ssl_runner.runtime.step_context import Clock
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,16 @@ class Loss(nn.Module):
     @abstractmethod
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss, and scalar metrics without gradient."""
+
+
+def gathered(embeddings: Embeddings) -> Embeddings:
+    """What a loss sees of all processes; the memory is the same on each."""
+    if distributed.size() == 1:
+        return embeddings
+    target, labels = embeddings.target, embeddings.labels
+    return replace(
+        embeddings,
+        online=distributed.gather(embeddings.online, 1),
+        target=None if target is None else distributed.gather(target, 1),
+        labels=None if labels is None else distributed.gather(labels),
+    )

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.info_nce import contrast, cross_entropy
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, negatives_remembered
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
+from ssl_runner.runtime.step_context import Clock
 
 ROWS = 16  # queries whose mixed pairs are held in memory at a time
 

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles, softmax_among
 from ssl_runner.losses.pairwise import mean_of
+from ssl_runner.runtime.step_context import Clock
 
 
 class MultiSimilarity(Loss):

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.similarity import different_views, unit
+from ssl_runner.runtime.step_context import Clock
 
 
 class NegativeCosine(Loss):

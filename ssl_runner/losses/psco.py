@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.info_nce import contrast, cross_entropy
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, shares
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
 from ssl_runner.losses.sinkhorn import refuse_sinkhorn, sinkhorn
+from ssl_runner.runtime.step_context import Clock
 
 
 class PsCo(Loss):

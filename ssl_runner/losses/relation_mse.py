@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.runtime.step_context import Clock
 
 
 class RelationMSE(Loss):

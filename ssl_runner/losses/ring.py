@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, shares, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
+from ssl_runner.runtime.step_context import Clock
 
 
 class Ring(Loss):

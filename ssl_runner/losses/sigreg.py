@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
+from ssl_runner.runtime.step_context import Clock
 
 
 class SIGReg(Loss):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import compare_all, refuse_lone_image, refuse_temperature, unit
+from ssl_runner.runtime.step_context import Clock
 
 
 class SupCon(Loss):

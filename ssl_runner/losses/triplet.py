@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles
 from ssl_runner.losses.pairwise import mean_of, squared_distances
+from ssl_runner.runtime.step_context import Clock
 
 Mining = Literal["batch_all", "batch_hard", "semi_hard", "distance_weighted"]
 

@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: A single path is given, or (DataError) files are damaged; names them.
         """
-        from ssl_runner.data.decoding import Decoding, decode_files
+        from ssl_runner.images.decoding import Decoding, decode_files
 
         if isinstance(paths, str | Path):
             raise ValueError(f"got the path {str(paths)!r}, expected a list of files; give [{str(paths)!r}]")

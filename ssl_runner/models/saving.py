@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
-from ssl_runner.checkpoint import write_atomically
-from ssl_runner.config import build
+from ssl_runner.config.building import build
+from ssl_runner.config.stored import run_around
 from ssl_runner.models.network import Encoder
-from ssl_runner.resuming import run_around
+from ssl_runner.runtime.atomic_write import write_atomically
 
 FILE = "encoder.safetensors"
 REHEARSED = 2**27  # bytes of weights that are written for a rehearsal, in a tenth of a second

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_runner.spelling import did_you_mean
+from ssl_runner.config.suggestions import did_you_mean
 
 # Packages whose errors tell of a network, of the hub or of a file, and not of an argument.
 _CARRIERS = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib", "urllib3", "http", "ssl", "socket")

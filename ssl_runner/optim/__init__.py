@@ -1,0 +1,4 @@
+"""Optimizers and learning rate schedules that torch lacks.
+
+No loop: the trainer calls them.
+"""

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.tasks import Tasks, TaskSampler
-from ssl_runner.evaluation.features import evaluating
+from ssl_runner.data.episodes.tasks import Tasks, TaskSampler
+from ssl_runner.models.features import evaluating
+from ssl_runner.runtime import randomness
 
 SHOTS = (1, 5)
 N_QUERY = 15  # what 5w1s stands for where queries are not named: with batch statistics, accuracy hangs on it

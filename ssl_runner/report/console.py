@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from ssl_runner.console import Console
 from ssl_runner.report import verdict
-from ssl_runner.report.result import Result
+from ssl_runner.runs.result import Result
+from ssl_runner.runtime.console import Console
 
 # what an evaluator's scores go by, behind the name of a dataset that is not the run's, or of a domain
 _ELSEWHERE = re.compile(r"(.+?)/(?:few_shot/|(?:knn|linear_probe|fine_tuning)(?:_[^/]*)?$)")

@@ -7,16 +7,14 @@ from typing import Any
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm, Map
 from ssl_runner.data.batches import Episodes, Views
-from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
-from ssl_runner.data.tasks import TaskSampler
-from ssl_runner.device import enough_memory
-from ssl_runner.evaluation.features import evaluating, features
+from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
+from ssl_runner.data.episodes.tasks import TaskSampler
 from ssl_runner.evaluation.negatives import figures
+from ssl_runner.models.features import evaluating, features
 from ssl_runner.report import adaptation
 from ssl_runner.report.board import log_config, log_layout
 from ssl_runner.report.gallery import log_negatives
@@ -24,7 +22,9 @@ from ssl_runner.report.hparams import log_hparams
 from ssl_runner.report.maps import map_picture
 from ssl_runner.report.pictures import episode_picture, views_picture
 from ssl_runner.report.projector import log_projector
-from ssl_runner.run import Run
+from ssl_runner.runtime import randomness
+from ssl_runner.runtime.device import enough_memory
+from ssl_runner.training.run import Run
 
 N_PROJECTED = 500
 

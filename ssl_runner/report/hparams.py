@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
 )
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from ssl_runner.config import OUTSIDE_THE_HASH, flatten
+from ssl_runner.config.hashing import OUTSIDE_THE_HASH, flatten
 
 Value = bool | int | float | str
 

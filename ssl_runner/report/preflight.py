@@ -3,16 +3,16 @@
 import math
 from pathlib import Path
 
-from ssl_runner import distributed
-from ssl_runner.console import Console
 from ssl_runner.data.batches import Views
-from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
+from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.linear_probe import LinearProbe
 from ssl_runner.evaluation.verdict import Verdict
-from ssl_runner.run import Run
+from ssl_runner.runtime import distributed
+from ssl_runner.runtime.console import Console
+from ssl_runner.training.run import Run
 
 SLOW = 30  # seconds of an evaluation, from which on it is told how long it will take
 

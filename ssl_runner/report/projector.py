@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from ssl_runner.checkpoint import write_atomically
+from ssl_runner.runtime.atomic_write import write_atomically
 
 FOLDER = "projector"
 SPRITE_SIDE = 8192  # the largest sheet of thumbnails that TensorBoard's page can show, in pixels

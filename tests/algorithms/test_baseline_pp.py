@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.algorithms.baseline_pp import BaselinePP
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.cross_entropy import CrossEntropy
 from ssl_runner.models.heads import Cosine, Linear
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime import randomness
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 FIT = {"scale": 4.0, "fit_steps": 7, "fit_lr": 0.3, "fit_momentum": 0.9, "fit_dampening": 0.6, "fit_weight_decay": 0.1}

@@ -8,7 +8,6 @@ import torch
 from small_tasks import clock, episodes, network
 from torch import nn
 
-from ssl_runner import distributed
 from ssl_runner.algorithms.imaml import IMAML
 from ssl_runner.algorithms.maml import MAML
 from ssl_runner.algorithms.matchingnet import MatchingNet
@@ -18,9 +17,10 @@ from ssl_runner.algorithms.relationnet import RelationNet
 from ssl_runner.algorithms.reptile import Reptile
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes
-from ssl_runner.data.batching import EpisodeBatching
-from ssl_runner.data.digits import digits
+from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+from ssl_runner.data.sources.digits import digits
 from ssl_runner.losses.cross_entropy import CrossEntropy
+from ssl_runner.runtime import distributed
 
 ADAPTING = {
     "maml": lambda network, loss: MAML(network, loss, 0.4, 1, 1, True, "batch"),

@@ -12,7 +12,6 @@ from ssl_runner.algorithms.momentum import Momentum
 from ssl_runner.algorithms.predictive import Predictive
 from ssl_runner.algorithms.prototypes import Prototypes
 from ssl_runner.algorithms.queue import Queue
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Loss
@@ -21,6 +20,7 @@ from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.swav import SwAV
 from ssl_runner.models.heads import Projector, Prototyped
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime.step_context import Clock
 
 B, WIDTH = 8, 6
 

@@ -18,8 +18,8 @@ from ssl_runner.algorithms.context import Context
 from ssl_runner.algorithms.label_reader import SequenceReader
 from ssl_runner.algorithms.mann import MANN
 from ssl_runner.algorithms.snail import SNAIL
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
+from ssl_runner.runtime.step_context import Clock
 
 READERS = {
     CNP: {"width": 8, "layers": 2},

@@ -8,13 +8,13 @@ from torch.func import functional_call
 
 from ssl_runner.algorithms.maml import MAML
 from ssl_runner.algorithms.reference_loop import adapted_by_loop, meta_loss_by_loop
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.cross_entropy import CrossEntropy
 from ssl_runner.models.batch_norm import batch_norms, normalised_by
 from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.heads import Linear
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from small_readers import WAYS, reader, task
 
 from ssl_runner.algorithms.mann import MANN
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
+from ssl_runner.runtime.step_context import Clock
 
 SIZES = {"hidden_features": 12, "rows": 9, "row_width": 5, "heads": 2, "usage_decay": 0.9}
 

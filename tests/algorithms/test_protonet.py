@@ -3,11 +3,11 @@ from torch import nn
 
 from ssl_runner.algorithms.algorithm import class_means
 from ssl_runner.algorithms.protonet import ProtoNet
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.cross_entropy import CrossEntropy
 from ssl_runner.models.heads import Identity
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 

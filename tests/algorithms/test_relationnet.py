@@ -6,15 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from ssl_runner.algorithms.relationnet import Relation, RelationNet, class_maps
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Episodes
-from ssl_runner.data.digits import digits
+from ssl_runner.data.sources.digits import digits
 from ssl_runner.losses.cross_entropy import CrossEntropy
 from ssl_runner.losses.relation_mse import RelationMSE
 from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.heads import Identity, Linear
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.models.resnet import ResNet
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 

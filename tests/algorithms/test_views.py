@@ -12,15 +12,15 @@ from ssl_runner.algorithms.momentum import Momentum
 from ssl_runner.algorithms.predictive import Predictive
 from ssl_runner.algorithms.prototypes import Prototypes
 from ssl_runner.algorithms.views import embed_views
-from ssl_runner.clock import Clock
 from ssl_runner.data.batches import Views
-from ssl_runner.estimate import step_memory
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.negative_cosine import NegativeCosine
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.sigreg import SIGReg
 from ssl_runner.losses.swav import SwAV
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime.step_context import Clock
+from ssl_runner.training.memory_estimate import step_memory
 
 B = 12
 CLOCK = Clock(3, 10, 0, torch.device("cpu"))

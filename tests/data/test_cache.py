@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_runner.data import cache, decoding
-from ssl_runner.data.decoding import Decoding
-from ssl_runner.data.files import scan
-from ssl_runner.data.roots import DataError
+from ssl_runner.data.sources import cache, decode_folder
+from ssl_runner.errors import DataError
+from ssl_runner.images.decoding import Decoding
+from ssl_runner.images.files import scan
 
 FORK = multiprocessing.get_context("fork")
 
@@ -61,7 +61,7 @@ def refuse(*arguments):
 
 def test_a_second_load_decodes_nothing_and_equals_the_first(folder, store, monkeypatch):
     images, content = pixels(folder)
-    monkeypatch.setattr(decoding, "decode_all", refuse)
+    monkeypatch.setattr(decode_folder, "decode_all", refuse)
     again, content_again = pixels(folder)
     assert torch.equal(images, again)
     assert content == content_again
@@ -178,7 +178,7 @@ def test_a_damaged_image_is_told_again_without_decoding(folder, store, monkeypat
     (folder / "3.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"3\.png cannot be decoded"):
         load(folder)
-    monkeypatch.setattr(decoding, "decode_all", refuse)
+    monkeypatch.setattr(decode_folder, "decode_all", refuse)
     with pytest.raises(DataError, match=r"3\.png cannot be decoded"):
         load(folder)
     skipping = load(folder, "skip")
@@ -223,7 +223,7 @@ def test_sixteen_bit_files_are_read_by_the_bits_that_all_of_them_need(folder, st
 
 
 def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(folder, store, tmp_path, monkeypatch):
-    decode_all, log, barrier, results = decoding.decode_all, tmp_path / "log", FORK.Barrier(4), FORK.SimpleQueue()
+    decode_all, log, barrier, results = decode_folder.decode_all, tmp_path / "log", FORK.Barrier(4), FORK.SimpleQueue()
 
     def logged(files, how, findings):
         with log.open("a") as file:
@@ -235,7 +235,7 @@ def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(fol
         barrier.wait()
         results.put(shades(folder))
 
-    monkeypatch.setattr(decoding, "decode_all", logged)
+    monkeypatch.setattr(decode_folder, "decode_all", logged)
     processes = [FORK.Process(target=start) for _ in range(4)]
     for process in processes:
         process.start()
@@ -246,21 +246,21 @@ def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(fol
 
 
 def test_a_killed_writer_blocks_nobody_and_leaves_nothing_broken(folder, store, monkeypatch):
-    decode_all, begun = decoding.decode_all, FORK.Event()
+    decode_all, begun = decode_folder.decode_all, FORK.Event()
 
     def endless(files, how, findings):
         yield np.zeros((1, 1, 4, 4), np.uint8)
         begun.set()
         time.sleep(60)
 
-    monkeypatch.setattr(decoding, "decode_all", endless)
+    monkeypatch.setattr(decode_folder, "decode_all", endless)
     writer = FORK.Process(target=load, args=(folder,))
     writer.start()
     assert begun.wait(30)
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
     assert len(entries(store)) == 1  # what it left
-    monkeypatch.setattr(decoding, "decode_all", decode_all)
+    monkeypatch.setattr(decode_folder, "decode_all", decode_all)
     assert shades(folder) == [0, 1, 2, 3, 4, 5]
     assert len(entries(store)) == 1
 

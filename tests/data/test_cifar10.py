@@ -8,8 +8,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from ssl_runner.data.cifar10 import CLASSES, cifar10
-from ssl_runner.data.roots import DataError
+from ssl_runner.data.sources.cifar10 import CLASSES, cifar10
+from ssl_runner.errors import DataError
 
 KEYS = {"split": "images", "validation": 10, "class_counts": [5, 0, 5], "split_seed": 0, "size": None, "channels": None}
 

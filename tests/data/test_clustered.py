@@ -10,19 +10,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssl_runner import checks, commandline, randomness, train
-from ssl_runner.composition import Composer
-from ssl_runner.config import config_difference, config_hash
-from ssl_runner.data import partitions, tasks
-from ssl_runner.data.cache import cache_folder
-from ssl_runner.data.clustered import as_classes, clustered, read_encoder
+from ssl_runner import train
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.config.hashing import config_difference, config_hash
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.data.digits import digits
-from ssl_runner.data.partitions import kept_partition, partition
-from ssl_runner.data.roots import DataError, NotAtHand, at_hand_only
-from ssl_runner.data.tasks import TaskSampler
-from ssl_runner.evaluation.bank import places
+from ssl_runner.data.episodes import tasks
+from ssl_runner.data.episodes.tasks import TaskSampler
+from ssl_runner.data.sources import partitions
+from ssl_runner.data.sources.cache import cache_folder
+from ssl_runner.data.sources.clustered import as_classes, clustered, read_encoder
+from ssl_runner.data.sources.digits import digits
+from ssl_runner.data.sources.partitions import kept_partition, partition
+from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.evaluation.gallery import places
 from ssl_runner.evaluation.unseen import sources
+from ssl_runner.runtime import randomness
+from ssl_runner.runtime.no_download import at_hand_only
 
 needs_domains = pytest.mark.skipif(
     "class_domains" not in inspect.getsource(tasks), reason="tasks do not keep to one domain yet"
@@ -53,7 +58,7 @@ def run(tmp_path_factory) -> Path:
         "trainer.max_steps=2",
         "trainer.progress=false",
     ]
-    train.run(checks.settled(Composer(commandline.conf_folder()), [*words, "eval=[]", "baselines=[]"])[0], folder)
+    train.run(validate.settled(Composer(conf_folder()), [*words, "eval=[]", "baselines=[]"])[0], folder)
     return folder
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ssl_runner.data.copies import all_alike
-from ssl_runner.data.mnist import mnist
-from ssl_runner.data.roots import DataError
-from ssl_runner.data.source import Source
-from ssl_runner.data.splitting import split_by_classes, split_source
+from ssl_runner.data.sources.mnist import mnist
+from ssl_runner.data.sources.source import Source
+from ssl_runner.data.splits.copies import all_alike
+from ssl_runner.data.splits.splitting import split_by_classes, split_source
+from ssl_runner.errors import DataError
 
 
 def source(train, validation, test, **keys):

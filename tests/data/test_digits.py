@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from ssl_runner.data.digits import digits
+from ssl_runner.data.sources.digits import digits
 
 KEYS = {"validation": 0.1, "test": 0.25, "class_counts": [5, 0, 5], "split_seed": 0, "size": 28, "channels": None}
 
@@ -61,6 +61,6 @@ def test_a_second_load_is_the_same():
 
 def test_the_file_that_is_read_is_what_scikit_learn_loads(monkeypatch):
     directly = load(size=None)
-    monkeypatch.setattr("ssl_runner.data.digits.find_spec", lambda name: None)
+    monkeypatch.setattr("ssl_runner.data.sources.digits.find_spec", lambda name: None)
     assert load(size=None).train.fingerprint == directly.train.fingerprint
     assert load(size=None).test.fingerprint == directly.test.fingerprint

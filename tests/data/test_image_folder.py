@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_runner.data.image_folder import image_folder
-from ssl_runner.data.roots import DataError
+from ssl_runner.data.sources.image_folder import image_folder
+from ssl_runner.errors import DataError
 
 KEYS = {
     "split": "images",

@@ -6,16 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ssl_runner import checks, commandline, randomness, wiring
-from ssl_runner.composition import Composer
-from ssl_runner.config import ConfigError, build
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.config.building import build
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.data.mixture import mixture
-from ssl_runner.data.roots import DataError, at_hand_only
-from ssl_runner.data.tasks import TaskSampler
+from ssl_runner.data.episodes.tasks import TaskSampler
+from ssl_runner.data.sources.mixture import mixture
+from ssl_runner.errors import ConfigError, DataError
 from ssl_runner.evaluation.unseen import shares_images
+from ssl_runner.runtime import randomness
+from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.wiring import wire
 
-CONF = commandline.conf_folder()
+CONF = conf_folder()
 NAMES = {"a": tuple("0123"), "b": ("x", "y", "z")}
 
 
@@ -146,7 +150,7 @@ def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
 
 @pytest.fixture(scope="module")
 def composed() -> Callable[..., dict]:
-    return lambda *words: checks.settled(Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words])[0]
+    return lambda *words: validate.settled(Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words])[0]
 
 
 def test_the_option_is_grey_28_and_rgb_32_with_two_keys_and_has_the_official_images(composed, data_root):
@@ -154,7 +158,7 @@ def test_the_option_is_grey_28_and_rgb_32_with_two_keys_and_has_the_official_ima
     assert grey.train.images.shape[1:] == (1, 28, 28)
     assert grey.train.n_classes == 16 and grey.test.n_classes == 4
     alone = build(composed("dataset.datasets.fashion_mnist=null", "dataset.held_out=0")["dataset"], "dataset")
-    single = build(checks.settled(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset")
+    single = build(validate.settled(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset")
     for found, expected in ((alone.train, single.train), (alone.test, single.test)):
         assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
     rgb = build(composed("dataset.size=32", "dataset.channels=3")["dataset"], "dataset")
@@ -172,7 +176,7 @@ def test_without_the_data_it_is_blank_takes_no_memory_and_fits_a_run(composed, t
         at_hand_only(),
         pytest.raises(ConfigError, match=r"batch_size=100000, but mnist\+fashion_mnist/train has 96000"),
     ):
-        wiring.wire(composed("batching.batch_size=100000"))
+        wire.wire(composed("batching.batch_size=100000"))
 
 
 def test_a_source_that_is_missing_names_its_own_root(composed, tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torchvision
 
-from ssl_runner.data.mnist import fashion_mnist, mnist, read_idx
-from ssl_runner.data.roots import DataError
+from ssl_runner.data.sources.mnist import fashion_mnist, mnist, read_idx
+from ssl_runner.errors import DataError
 
 KEYS = {"split": "images", "validation": 5000, "class_counts": [5, 0, 5], "split_seed": 0, "size": None}
 

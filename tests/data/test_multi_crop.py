@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ssl_runner.data.augmentation import Augmentation, HorizontalFlip, RandomResizedCrop, Solarize
-from ssl_runner.data.batching import ViewBatching
+from ssl_runner.data.batching.multi_crop import MultiCropBatching
+from ssl_runner.data.batching.view_batching import ViewBatching
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.multi_crop import MultiCropBatching
 
 CPU = torch.device("cpu")
 

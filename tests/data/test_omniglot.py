@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ssl_runner import randomness
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.omniglot import VALIDATION_ALPHABETS, omniglot, vinyals_classes, with_rotations
-from ssl_runner.data.roots import DataError
-from ssl_runner.data.tasks import TaskSampler
+from ssl_runner.data.episodes.tasks import TaskSampler
+from ssl_runner.data.sources.omniglot import VALIDATION_ALPHABETS, omniglot, vinyals_classes, with_rotations
+from ssl_runner.errors import DataError
+from ssl_runner.runtime import randomness
 
 KEYS = {
     "split": "classes",

@@ -6,12 +6,12 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from ssl_runner import distributed, randomness
 from ssl_runner.data.augmentation import Affine, Augmentation, HorizontalFlip, RandomErasing
 from ssl_runner.data.batches import Episodes
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.digits import digits
-from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
+from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
+from ssl_runner.data.sources.digits import digits
+from ssl_runner.runtime import distributed, randomness
 
 CPU = torch.device("cpu")
 FIELDS = ("support_images", "support_labels", "query_images", "query_labels")

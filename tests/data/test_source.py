@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_runner.data.roots import DataError
-from ssl_runner.data.source import content_hash, convert, resize, train_and_test
+from ssl_runner.data.sources.source import content_hash, convert, resize, train_and_test
+from ssl_runner.errors import DataError
 
 NOISE = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

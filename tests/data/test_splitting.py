@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl_runner.data.roots import DataError
-from ssl_runner.data.source import PARTS, Source
-from ssl_runner.data.splitting import split_by_classes, split_source
+from ssl_runner.data.sources.source import PARTS, Source
+from ssl_runner.data.splits.splitting import split_by_classes, split_source
+from ssl_runner.errors import DataError
 
 
 def numbered(labels, official=None, groups=None) -> Source:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
-from ssl_runner import distributed
 from ssl_runner.data.augmentation import Affine, Augmentation
 from ssl_runner.data.augmentation.colour import LUMA
-from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.digits import digits
-from ssl_runner.data.task_augmentation import KINDS, TaskAugmentation, orthogonal
+from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+from ssl_runner.data.episodes.task_augmentation import KINDS, TaskAugmentation, orthogonal
+from ssl_runner.data.sources.digits import digits
+from ssl_runner.runtime import distributed
 
 WAYS, SHOTS, QUERIES = 3, 2, 1
 CPU = torch.device("cpu")

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from ssl_runner import distributed, randomness
-from ssl_runner.config import ConfigError
 from ssl_runner.data.augmentation import Augmentation
-from ssl_runner.data.batching import EpisodeBatching
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.data.digits import digits
-from ssl_runner.data.tasks import TaskSampler, sample
+from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+from ssl_runner.data.episodes.tasks import TaskSampler, sample
+from ssl_runner.data.sources.digits import digits
+from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.fixed_tasks import manifest
+from ssl_runner.runtime import distributed, randomness
 
 
 def dataset(counts: list[int], seed: int = 0) -> Dataset:

@@ -10,8 +10,8 @@ import pytest
 import torchvision
 from scipy.io import savemat
 
-from ssl_runner.data.roots import DataError
-from ssl_runner.data.torchvision_sets import OPENINGS, torchvision_set
+from ssl_runner.data.sources.torchvision_sets import OPENINGS, torchvision_set
+from ssl_runner.errors import DataError
 
 KEYS = {"split": "images", "validation": 0, "class_counts": None, "split_seed": 0, "size": None, "channels": None}
 RNG = np.random.default_rng(0)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ssl_runner.data.digits import digits
-from ssl_runner.data.roots import DataError
-from ssl_runner.data.translated_digits import translated_digits
+from ssl_runner.data.sources.digits import digits
+from ssl_runner.data.sources.translated_digits import translated_digits
+from ssl_runner.errors import DataError
 
 KEYS = {"validation": 0.1, "test": 0.25, "class_counts": [5, 0, 5], "split_seed": 0}
 SIZES = {"size": 20, "digit_size": 14, "channels": None}

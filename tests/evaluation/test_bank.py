@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ssl_runner.evaluation.bank import by_share, describe, places, rows_at, rows_of, share
+from ssl_runner.evaluation.gallery import by_share, describe, places, rows_at, rows_of, share
 
 CPU = torch.device("cpu")
 

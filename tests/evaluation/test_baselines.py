@@ -6,15 +6,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 
-from ssl_runner import randomness
-from ssl_runner.data.tasks import TaskSampler
-from ssl_runner.evaluation.baselines import (
-    nearest_mean,
-    nearest_neighbour,
-    of_pixels,
-    ridge_regression,
-)
+from ssl_runner.data.episodes.tasks import TaskSampler
+from ssl_runner.evaluation.baselines import nearest_mean, nearest_neighbour, of_pixels, ridge_regression
 from ssl_runner.evaluation.contender import Contender
+from ssl_runner.runtime import randomness
 
 CPU = torch.device("cpu")
 SHARE = 0.3

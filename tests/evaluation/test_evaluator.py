@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from ssl_runner.config import build
+from ssl_runner.config.building import build
 from ssl_runner.data.augmentation import Augmentation, PadCrop
-from ssl_runner.data.roots import at_hand_only
 from ssl_runner.evaluation.evaluator import evaluate
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.fine_tuning import FineTuning
 from ssl_runner.evaluation.knn import KNN
 from ssl_runner.evaluation.linear_probe import LinearProbe
+from ssl_runner.runtime.no_download import at_hand_only
 
 CPU = torch.device("cpu")
 CONF = Path(__file__).parents[2] / "conf" / "eval"

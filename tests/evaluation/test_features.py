@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_runner.evaluation.bank import describe, share
-from ssl_runner.evaluation.features import bank_and_queries, dataset_features, evaluating, features, remembered
+from ssl_runner.evaluation.features import bank_and_queries, dataset_features, remembered
+from ssl_runner.evaluation.gallery import describe, share
 from ssl_runner.evaluation.raw_pixels import RawPixels
+from ssl_runner.models.features import evaluating, features
 
 CPU = torch.device("cpu")
 

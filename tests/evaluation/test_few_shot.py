@@ -13,18 +13,20 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy import stats
 
-from ssl_runner import checks, wiring
-from ssl_runner.commandline import conf_folder
-from ssl_runner.composition import Composer
-from ssl_runner.config import ConfigError, build
+from ssl_runner.cli import validate
+from ssl_runner.cli.command_line import conf_folder
+from ssl_runner.cli.compose import Composer
+from ssl_runner.config.building import build
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.data.roots import NotAtHand, at_hand_only
+from ssl_runner.errors import ConfigError, NotAtHand
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.evaluator import evaluate, selecting
 from ssl_runner.evaluation.few_shot import FewShot, interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.evaluation.setting import Setting
-from ssl_runner.misfits import check_selection
+from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.wiring import wire
+from ssl_runner.wiring.compatibility import check_selection
 
 CPU = torch.device("cpu")
 
@@ -415,14 +417,14 @@ def test_a_folder_that_is_yet_to_be_decoded_may_be_judged_and_is_decoded_when_no
         (folder / f"class{number % 3}").mkdir(parents=True, exist_ok=True)
         Image.new("L", (20, 20), 20 * number).save(folder / f"class{number % 3}" / f"{number}.png")
     node = (
-        f"{{_target_: ssl_runner.data.image_folder.image_folder, root: {folder}, split: images, class_split: null, "
-        "class_counts: null, validation: 0, test: 0.5, split_seed: 0, size: 16, channels: 1}"
+        f"{{_target_: ssl_runner.data.sources.image_folder.image_folder, root: {folder}, split: images, "
+        "class_split: null, class_counts: null, validation: 0, test: 0.5, split_seed: 0, size: 16, channels: 1}"
     )
     words = ["eval=[few_shot]", f"eval.few_shot.dataset={node}", "eval.few_shot.n_query=1", "baselines=[]"]
     words += ["dataset=digits", "dataset.size=16"]
-    config = checks.settled(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
+    config = validate.settled(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
     with at_hand_only() as absent, pytest.raises(NotAtHand):
-        wiring.wire(config)
+        wire.wire(config)
     assert absent == ["image_folder"]
-    (evaluator,) = wiring.prepare(config).evaluators.values()
+    (evaluator,) = wire.prepare(config).evaluators.values()
     assert evaluator.keys() == ["mine/few_shot/3w1s/top1", "mine/few_shot/3w1s/ci95"]

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssl_runner import randomness
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.augmentation import Augmentation, PadCrop, RandomResizedCrop
 from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.evaluation.bank import SEED, places
 from ssl_runner.evaluation.fine_tuning import FineTuning
+from ssl_runner.evaluation.gallery import SEED, places
 from ssl_runner.evaluation.linear_probe import LinearProbe
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime import randomness
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ssl_runner.config import ConfigError
 from ssl_runner.data.augmentation import Augmentation, PadCrop
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.evaluator import evaluate, selecting
 from ssl_runner.evaluation.fine_tuning import FineTuning
 from ssl_runner.evaluation.knn import KNN

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from ssl_runner.evaluation import bank, linear_probe
+from ssl_runner.evaluation import gallery, linear_probe
 from ssl_runner.evaluation.linear_probe import LinearProbe, Regression, standardise
 from ssl_runner.evaluation.raw_pixels import RawPixels
 
@@ -113,16 +113,16 @@ def test_validation_does_steer_the_choice(by_images):
 
 def test_of_equal_accuracies_the_strongest_regularisation_is_chosen():
     # Two separable points a class: every strength is right.
-    bank = torch.tensor([[1.0], [-1.0]]).repeat(4, 1)
+    gallery = torch.tensor([[1.0], [-1.0]]).repeat(4, 1)
     labels = torch.tensor([0, 1]).repeat(4)
     validation = torch.arange(8) >= 4
-    assert LinearProbe([0.001, 0.1, 0.01], 100, 1.0).choose(bank, labels, validation, 2)[0] == 0.1
+    assert LinearProbe([0.001, 0.1, 0.01], 100, 1.0).choose(gallery, labels, validation, 2)[0] == 0.1
 
 
 def test_what_is_scored_was_fitted_on_train_and_validation_together(by_images):
     scores = LinearProbe([0.01], 500, 1.0)(RawPixels((1, 8, 8)), by_images, CPU)
-    bank = torch.cat([by_images.train.images, by_images.validation.images]).flatten(1).double()
-    train, test = standardise(bank, by_images.test.images.flatten(1).double())
+    gallery = torch.cat([by_images.train.images, by_images.validation.images]).flatten(1).double()
+    train, test = standardise(gallery, by_images.test.images.flatten(1).double())
     labels = torch.cat([by_images.train.labels, by_images.validation.labels])
     reference = LogisticRegression(C=1 / (0.01 * 1200), tol=1e-6, max_iter=1000).fit(train, labels)
     assert scores["linear_probe/top1"] == pytest.approx(reference.score(test, by_images.test.labels), abs=0.002)
@@ -134,19 +134,19 @@ def test_held_out_classes_are_probed_on_their_own_halves(by_classes, probe):
 
 
 def test_constant_features_are_taken_out():
-    bank = torch.full((50, 2), 0.1)
-    bank[:, 1] = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    standard, queries = standardise(bank, torch.full((3, 2), 7.0))
+    gallery = torch.full((50, 2), 0.1)
+    gallery[:, 1] = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    standard, queries = standardise(gallery, torch.full((3, 2), 7.0))
     assert standard[:, 0].abs().max() == 0
     assert queries[:, 0].abs().max() == 0
     assert standard[:, 1].std(correction=0).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_collapsed_features_give_the_largest_class_and_no_warning():
-    bank, labels = torch.ones(40, 3), torch.tensor([0, 1, 1, 1]).repeat(10)
+    gallery, labels = torch.ones(40, 3), torch.tensor([0, 1, 1, 1]).repeat(10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, weights = LinearProbe(GRID, 100, 1.0).choose(bank, labels, torch.arange(40) >= 20, 2)
+        _, weights = LinearProbe(GRID, 100, 1.0).choose(gallery, labels, torch.arange(40) >= 20, 2)
     assert weights[-1].argmax() == 1
 
 
@@ -163,7 +163,7 @@ def test_senseless_regularisations_are_refused(values):
 
 def test_a_share_of_the_labels_is_all_that_is_learned_from(small, by_images):
     # Noise in place of every other image, of train and of validation: nothing of it is seen.
-    algorithm, found = small(), bank.places(by_images, 0.1)
+    algorithm, found = small(), gallery.places(by_images, 0.1)
     unseen = torch.ones(1200, dtype=torch.bool)
     unseen[found.bank] = False
     images = torch.cat([by_images.train.images, by_images.validation.images])
@@ -181,7 +181,7 @@ def test_a_share_of_the_labels_is_all_that_is_learned_from(small, by_images):
 
 def test_what_is_scored_with_a_share_was_fitted_on_the_whole_share(by_images):
     scores = LinearProbe([0.01], 500, 0.1)(RawPixels((1, 8, 8)), by_images, CPU)
-    sets = bank.places(by_images, 0.1)
+    sets = gallery.places(by_images, 0.1)
     images = torch.cat([by_images.train.images, by_images.validation.images])[sets.bank]
     train, test = standardise(images.flatten(1).double(), by_images.test.images.flatten(1).double())
     reference = LogisticRegression(C=1 / (0.01 * len(train)), tol=1e-6, max_iter=1000).fit(train, sets.bank_labels)

@@ -12,9 +12,8 @@ from torch import nn
 from ssl_runner.algorithms.contrastive import Contrastive
 from ssl_runner.algorithms.momentum import Momentum
 from ssl_runner.algorithms.predictive import Predictive
-from ssl_runner.clock import Clock
 from ssl_runner.data.augmentation import Augmentation
-from ssl_runner.data.batching import ViewBatching
+from ssl_runner.data.batching.view_batching import ViewBatching
 from ssl_runner.evaluation.negatives import figures, kinship
 from ssl_runner.evaluation.panel import Panel
 from ssl_runner.losses.barlow_twins import BarlowTwins
@@ -25,6 +24,7 @@ from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.nnclr import NNCLR
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.triplet import Triplet
+from ssl_runner.runtime.step_context import Clock
 
 CPU = torch.device("cpu")
 CLOCK = Clock(0, 1, 0, CPU)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from ssl_runner.data.augmentation import Augmentation, HorizontalFlip
-from ssl_runner.data.batching import EpisodeBatching, ViewBatching
-from ssl_runner.data.pseudo_episodes import PseudoEpisodeBatching
+from ssl_runner.data.batching.view_batching import ViewBatching
+from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.evaluation.panel import COLLAPSED, Panel, alignment, rankme, spread, uniformity
 
 CPU = torch.device("cpu")

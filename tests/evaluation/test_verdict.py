@@ -15,11 +15,10 @@ from safetensors import safe_open
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from ssl_runner import randomness
-from ssl_runner.commandline import conf_folder
-from ssl_runner.config import ConfigError
+from ssl_runner.cli.command_line import conf_folder
 from ssl_runner.data.dataset import Splits
-from ssl_runner.data.mnist import fashion_mnist
+from ssl_runner.data.sources.mnist import fashion_mnist
+from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.evaluator import asked_again, evaluate
 from ssl_runner.evaluation.few_shot import FewShot, interval
 from ssl_runner.evaluation.fine_tuning import zero_head
@@ -27,8 +26,9 @@ from ssl_runner.evaluation.from_scratch import FromScratch
 from ssl_runner.evaluation.paired import strongest_baseline
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.verdict import BASELINES, Verdict
-from ssl_runner.misfits import check_evaluators
 from ssl_runner.models.initialisation import initialised_anew
+from ssl_runner.runtime import randomness
+from ssl_runner.wiring.compatibility import check_evaluators
 
 CPU = torch.device("cpu")
 SMALL = {

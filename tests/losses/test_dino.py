@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.dino import DINO
 from ssl_runner.losses.loss import Embeddings
+from ssl_runner.runtime.step_context import Clock
 
 PAPER = {
     "student_temperature": 0.1,

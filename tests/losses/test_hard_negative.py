@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.debiased import Debiased
 from ssl_runner.losses.hard_negative import HardNegative
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.nt_xent import NTXent
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.barlow_twins import BarlowTwins
 from ssl_runner.losses.dcl import DCL
 from ssl_runner.losses.debiased import Debiased
@@ -20,6 +19,7 @@ from ssl_runner.losses.pairwise import Pairwise
 from ssl_runner.losses.ring import Ring
 from ssl_runner.losses.supcon import SupCon
 from ssl_runner.losses.triplet import Triplet
+from ssl_runner.runtime.step_context import Clock
 
 N = 6  # images, of two views
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.nnclr import NNCLR
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 

@@ -3,19 +3,20 @@
 import pytest
 import torch
 
-from ssl_runner import checks, commandline
-from ssl_runner.clock import Clock
-from ssl_runner.composition import Composer
-from ssl_runner.config import build
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.config.building import build
 from ssl_runner.losses.loss import Embeddings
+from ssl_runner.runtime.step_context import Clock
 
-CONF = commandline.conf_folder()
+CONF = conf_folder()
 NAMES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_does_not_reach_into_a_loss(name):
-    node = checks.settled(Composer(CONF), [f"loss={name}"])[0]["loss"]
+    node = validate.settled(Composer(CONF), [f"loss={name}"])[0]["loss"]
     if name == "w_mse":
         node["size"] = 32
     generator = torch.Generator().manual_seed(0)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.sigreg import CharacteristicFunction, SIGReg
+from ssl_runner.runtime.step_context import Clock
 
 
 def clock(step: int = 0) -> Clock:

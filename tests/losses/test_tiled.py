@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses import similarity, tiled
 from ssl_runner.losses.dcl import DCL
 from ssl_runner.losses.debiased import Debiased
@@ -19,6 +18,7 @@ from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.similarity import plain_comparison, unit
 from ssl_runner.losses.supcon import SupCon
 from ssl_runner.losses.tiled import tiled_comparison
+from ssl_runner.runtime.step_context import Clock
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 LOSSES: dict[str, Callable[[float], Loss]] = {

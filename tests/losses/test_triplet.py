@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.triplet import Triplet
+from ssl_runner.runtime.step_context import Clock
 
 MININGS = ["batch_all", "batch_hard", "semi_hard", "distance_weighted"]
 LABELS = [[0, 0, 1, 1, 2, 2, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7], [3] * 8, [0, 0, 0, 0, 0, 0, 0, 1]]

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ssl_runner.clock import Clock
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.w_mse import WMSE
+from ssl_runner.runtime.step_context import Clock
 
 
 def clock(step: int = 0) -> Clock:

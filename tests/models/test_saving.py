@@ -7,12 +7,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ssl_runner import checkpoint, checks, commandline, wiring
-from ssl_runner.composition import Composer
-from ssl_runner.config import ConfigError
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.errors import ConfigError
 from ssl_runner.models import saving
 from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.network import Encoder
+from ssl_runner.training import checkpoint
+from ssl_runner.wiring import wire
 
 NODE = {"_target_": "ssl_runner.models.timm_encoder.Timm", "_partial_": True, "name": "coat_tiny", "pretrained": False}
 
@@ -83,11 +86,11 @@ def test_a_checkpoint_that_could_not_be_read_again_is_told_in_the_rehearsal():
 
 
 def test_a_run_rehearses_its_end_before_it_begins(monkeypatch):
-    config, _ = checks.settled(Composer(commandline.conf_folder()), ["trainer.device=cpu"])
-    assert wiring.prepare(config).evaluators
+    config, _ = validate.settled(Composer(conf_folder()), ["trainer.device=cpu"])
+    assert wire.prepare(config).evaluators
     monkeypatch.setattr(Conv4, "get_extra_state", lambda self: object(), raising=False)
     with pytest.raises(ConfigError, match=r"the encoder \(Conv4\) could not be saved"):
-        wiring.prepare(config)
+        wire.prepare(config)
 
 
 def test_an_encoder_with_pretrained_weights_is_loaded_without_fetching_them_again(tmp_path, monkeypatch):

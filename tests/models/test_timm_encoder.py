@@ -7,7 +7,8 @@ import pytest
 import timm
 import torch
 
-from ssl_runner.config import ConfigError, build
+from ssl_runner.config.building import build
+from ssl_runner.errors import ConfigError
 from ssl_runner.models.timm_encoder import Timm, ViT
 
 # The smallest member of each of timm's families, by number of weights.

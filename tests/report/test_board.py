@@ -17,15 +17,15 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from ssl_runner.data.batches import Views
 from ssl_runner.report.board import log_config, log_layout
-from ssl_runner.report.events import final_writer, resumed_writer
 from ssl_runner.report.hparams import hyperparameters, log_final_metrics, log_hparams
 from ssl_runner.report.pictures import views_picture
 from ssl_runner.report.projector import log_projector
+from ssl_runner.runs.events import final_writer, resumed_writer
 
 SIMCLR = {
     "algorithm": {"_target_": "ssl_runner.algorithms.contrastive.Contrastive"},
     "loss": {"_target_": "ssl_runner.losses.nt_xent.NTXent", "temperature": 0.5},
-    "dataset": {"_target_": "ssl_runner.data.mnist.mnist", "root": "/some/where", "size": 28},
+    "dataset": {"_target_": "ssl_runner.data.sources.mnist.mnist", "root": "/some/where", "size": 28},
     "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.3, "nesterov": True},
     "eval": {"knn": {"_target_": "ssl_runner.evaluation.knn.KNN", "k": 20}},
     "trainer": {"max_steps": None, "max_epochs": 60, "log_every": 10, "progress": True},

@@ -12,16 +12,20 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl_runner import checks, commandline, console, train, wiring
-from ssl_runner.composition import Composer
+from ssl_runner import train
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.data.dataset import Splits
-from ssl_runner.data.tasks import Tasks
+from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.evaluation.few_shot import MANIFEST
 from ssl_runner.evaluation.fixed_tasks import manifest
 from ssl_runner.report import adaptation, exhibits, preflight
 from ssl_runner.report.console import summarise
 from ssl_runner.report.preflight import lines
-from ssl_runner.report.result import Result
+from ssl_runner.runs.result import Result
+from ssl_runner.runtime import console
+from ssl_runner.wiring import wire
 
 CONTRASTIVE = [
     "model.encoder.width=4",
@@ -63,7 +67,7 @@ UMTRA = [
 
 
 def config(overrides: list[str]) -> dict:
-    return checks.settled(Composer(commandline.conf_folder()), overrides)[0]
+    return validate.settled(Composer(conf_folder()), overrides)[0]
 
 
 @pytest.fixture(scope="module", params=[CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])
@@ -131,7 +135,7 @@ def test_the_tasks_of_the_evaluation_are_written_and_their_hash_is_the_results(r
     assert (folder / MANIFEST).exists() == episodic
     if episodic:
         stored = load_file(folder / MANIFEST)
-        test = wiring.prepare(config(EPISODES)).splits.test
+        test = wire.prepare(config(EPISODES)).splits.test
         (setting,) = result["protocols"]["few_shot"]["settings"].values()
         tasks = Tasks(stored["5w1s/support"].long(), stored["5w1s/query"].long(), setting["n_way"])
         assert len(tasks) == 4
@@ -156,7 +160,7 @@ def test_accuracy_against_inner_step_is_that_of_each_task_for_each_shot_that_the
     events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
     tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("inner_steps/")}
     assert tags == {"inner_steps/5w1s", "inner_steps/5w5s"}
-    run = wiring.prepare(config(MAML))
+    run = wire.prepare(config(MAML))
     run.algorithm.load_state_dict(torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["algorithm"])
     run.algorithm.eval()
     test = run.splits.test
@@ -174,7 +178,7 @@ def test_accuracy_against_inner_step_is_that_of_each_task_for_each_shot_that_the
 
 
 def test_a_split_of_too_few_classes_has_no_tasks_to_show(adapted):
-    test = wiring.prepare(config(MAML)).splits.test
+    test = wire.prepare(config(MAML)).splits.test
     assert [name for name, _ in adaptation.fixed_tasks(test, 6)] == []
     few = replace(test, images=test.images[:0], labels=test.labels[:0])
     assert [name for name, _ in adaptation.fixed_tasks(few, 5)] == []
@@ -186,7 +190,7 @@ def test_a_split_of_too_few_classes_has_no_tasks_to_show(adapted):
 
 @pytest.mark.parametrize(("classes", "ways"), [(5, 4), (3, 3), (2, 2)])
 def test_the_task_to_be_shown_is_the_largest_that_there_are_classes_for(classes, ways):
-    run = wiring.prepare(config([*EPISODES, "batching.n_way=[2,4]", "batching.k_shot=[1,3]"]))
+    run = wire.prepare(config([*EPISODES, "batching.n_way=[2,4]", "batching.k_shot=[1,3]"]))
     test = run.splits.test
     few = replace(test, labels=test.labels.clamp(max=classes - 1), class_names=test.class_names[:classes])
     episode, names = exhibits.fixed_episode(few, run.batching)
@@ -195,7 +199,7 @@ def test_the_task_to_be_shown_is_the_largest_that_there_are_classes_for(classes,
 
 
 def test_a_task_of_more_ways_than_there_are_classes_is_not_shown():
-    run = wiring.prepare(config([*EPISODES, "batching.n_way=[3,4]"]))
+    run = wire.prepare(config([*EPISODES, "batching.n_way=[3,4]"]))
     test = run.splits.test
     two = replace(test, labels=test.labels.clamp(max=1), class_names=test.class_names[:2])
     assert exhibits.fixed_episodes(two, run.batching) == {}
@@ -220,7 +224,7 @@ def unlabelled(part):
 def test_pseudo_tasks_are_pictured_and_beside_them_what_labels_allow(labelled, tmp_path, monkeypatch):
     monkeypatch.setattr(adaptation, "N_TASKS", 4)
     if not labelled:
-        monkeypatch.setattr(wiring.roles, "part", unlabelled(wiring.roles.part))
+        monkeypatch.setattr(wire.roles, "part", unlabelled(wire.roles.part))
     train.run(config(UMTRA), tmp_path)
     events = EventAccumulator(str(tmp_path), {"images": 0, "scalars": 0}).Reload()
     pictures = {"pseudo_episode", "episode"} if labelled else {"pseudo_episode"}
@@ -288,11 +292,11 @@ def test_each_dataset_that_was_judged_has_a_table_of_its_own():
 
 def test_a_range_of_ways_and_shots_is_announced_with_the_memory_of_the_largest():
     some = [*EPISODES, "batching.n_way=[2,5]", "batching.k_shot=[1,3]"]
-    ranged, largest = (wiring.prepare(config(overrides)) for overrides in (some, [*EPISODES, "batching.k_shot=3"]))
+    ranged, largest = (wire.prepare(config(overrides)) for overrides in (some, [*EPISODES, "batching.k_shot=3"]))
     assert ranged.step_bytes == largest.step_bytes
     assert lines(ranged, None, 0)["batch"] == "2 tasks of 2 to 5 ways, 1 to 3 shots, 15 queries: 119 images in the mean"
     assert lines(largest, None, 0)["batch"] == "2 tasks of 5 ways, 3 shots, 15 queries: 180 images"
-    growing = wiring.prepare(config([*some, "batching.ways_grow_every=1000"]))
+    growing = wire.prepare(config([*some, "batching.ways_grow_every=1000"]))
     assert lines(growing, None, 0)["batch"] == (
         "2 tasks of 2 to 5 ways (one more every 1,000 steps), 1 to 3 shots, 15 queries: "
         "170 images in the mean of the most ways"
@@ -300,13 +304,13 @@ def test_a_range_of_ways_and_shots_is_announced_with_the_memory_of_the_largest()
 
 
 def test_pseudo_tasks_are_announced_as_such():
-    said = lines(wiring.prepare(config(UMTRA)), None, 0)["batch"]
+    said = lines(wire.prepare(config(UMTRA)), None, 0)["batch"]
     assert said == "2 pseudo-tasks of 5 images, 1 support and 1 query views of each: 20 images"
 
 
 @pytest.mark.parametrize("overrides", [CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])
 def test_a_dozen_lines_say_what_will_be_done(overrides, tmp_path):
-    run = wiring.prepare(config(overrides))
+    run = wire.prepare(config(overrides))
     said = lines(run, tmp_path, 0)
     assert len(said) <= 13
     text = "\n".join(said.values())
@@ -325,7 +329,7 @@ def test_doubts_are_warned_of_the_rest_is_noted_and_all_stands_in_the_result(tmp
             Image.new("L", (16, 16), shade).save(tmp_path / "mine" / name / f"{number}.png")
         (tmp_path / "mine" / name / "notes.txt").write_text("")
     words = ["dataset=image_folder", f"dataset.root={tmp_path / 'mine'}", "dataset.size=16", "dataset.channels=1"]
-    found = wiring.prepare(config([*CONTRASTIVE, *words, "dataset.validation=0", "eval=[]", "batching.batch_size=8"]))
+    found = wire.prepare(config([*CONTRASTIVE, *words, "dataset.validation=0", "eval=[]", "batching.batch_size=8"]))
     said = lines(found, None, 0)
     assert "train 19 images of 2 classes (ant, bee); validation none" in said[""]
     assert "2 .txt" in said["notes"]
@@ -335,14 +339,14 @@ def test_doubts_are_warned_of_the_rest_is_noted_and_all_stands_in_the_result(tmp
     assert "warning: all 19 images of mine/train are the same" in text
     assert "warning: the greatest value of any pixel is 3 of 255" in text
     assert "warning: 5 of 5 test images stand in train too (ant/" in text
-    told = Result(tmp_path, found).content["dataset"]
+    told = Result(tmp_path, found.description()).content["dataset"]
     assert told["no_images"] == {".txt": 2}
     assert told["duplicates"] == {"test in train": 5}
     assert (told["all_alike"], told["greatest_value"], told["validation"]) == (19, 3, "none")
 
 
 def test_a_linear_probe_that_takes_long_says_so_beforehand(monkeypatch):
-    found = wiring.prepare(config([*CONTRASTIVE, "eval=[linear_probe,knn]", "eval.knn.k=20"]))
+    found = wire.prepare(config([*CONTRASTIVE, "eval=[linear_probe,knn]", "eval.knn.k=20"]))
     assert lines(found, None, 0)["evaluation"] == "linear probe; knn"
     monkeypatch.setattr(preflight, "SLOW", 0)
     said = lines(found, None, 0)["evaluation"]

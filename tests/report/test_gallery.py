@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.evaluation.panel import Panel
 from ssl_runner.losses.negatives import Negatives
-from ssl_runner.report.events import final_writer, resumed_writer
 from ssl_runner.report.gallery import ANCHORS, HARDEST, log_negatives, negatives_picture
 from ssl_runner.report.pictures import BORDER, CELL, WRONG
+from ssl_runner.runs.events import final_writer, resumed_writer
 
 N, SIZE = 12, 32
 LABELS = torch.arange(N) % 3

@@ -1,0 +1,106 @@
+"""The command line: help, checks before anything is made, then Hydra's runner, and one clear message for a mistake.
+
+Torch is imported only by what the config names: help, completion and misspelled options do without it.
+"""
+
+import sys
+import threading
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+from ssl_runner.cli import flags, help_page, home_folder, search_path
+from ssl_runner.cli.app import Program, follow
+from ssl_runner.cli.report_error import GONE, of_a_thread, tell, working_folder_is_gone
+from ssl_runner.cli.resume import named_folder, resume
+from ssl_runner.errors import ConfigError, JobFailed
+from ssl_runner.runtime import launch_environment
+from ssl_runner.runtime.streams import guarded
+
+
+def main(program: Program) -> int:
+    """Serve ``sys.argv``.
+
+    Returns:
+        Exit code: 0, 1 for a failure, 2 for a mistake in what was asked, 130 when interrupted.
+    """
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
+    threading.excepthook = of_a_thread
+    home_folder.settle_environment()
+    with guarded():
+        return _main(program, sys.argv[1:])
+
+
+def _main(program: Program, arguments: list[str]) -> int:
+    try:
+        if "--help" in arguments or "-h" in arguments:
+            print(help_page.page(search_path.conf_folder()), end="")
+            return 0
+        if "--version" in arguments:
+            print(f"ssl-runner {_version()}")
+            return 0
+        if working_folder_is_gone():
+            raise ConfigError([GONE])
+        return _serve(program, arguments)
+    except JobFailed as failure:
+        print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interruption:
+        if launch_environment.rank() == 0:
+            print(str(interruption) or "interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # sorted by tell: what is no user's mistake keeps its traceback
+        return tell(error)
+
+
+def _version() -> str:
+    try:
+        return version("ssl-runner")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _serve(program: Program, arguments: list[str]) -> int:
+    asked = flags.read(arguments)
+    overrides = home_folder.with_homes(asked.overrides)
+    # with Hydra, which help does without
+    from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.hydra_app import hand_over
+    from ssl_runner.cli.validate import checked
+
+    extra = None if asked.config_dir is None else asked.config_dir.expanduser().absolute()
+    if extra is not None and not extra.is_dir():
+        raise ConfigError([f"--config-dir: {extra} is no folder; give one with experiment/NAME.yaml or the like in it"])
+    if launch_environment.size() > 1 and asked.multirun:
+        raise ConfigError(["-m under torchrun: processes share one run; start torchrun once for each job"])
+    composer = Composer(search_path.conf_folder(), extra, asked.config_name)
+    if composer.file("", asked.config_name) is None:
+        raise ConfigError([f"--config-name: there is no {asked.config_name}.yaml in {composer.folder}; leave it out"])
+    prepared = None
+    if not asked.for_hydra:
+        code = _serve_named(program, overrides, asked.multirun)
+        if code is not None:
+            return code
+        configs, prepared = checked(program, composer, overrides, asked.multirun)
+        if configs and configs[0].get("dry_run"):  # none: a sweeper that chooses as it goes
+            return 0
+        if launch_environment.rank() > 0:
+            follow(program, configs[0], prepared)
+            return 0
+    own = ["--config-name", asked.config_name] if asked.config_name != "config" else []
+    own += [] if extra is None else ["--config-dir", str(extra)]
+    own += ["--multirun"] if asked.multirun else []
+    return hand_over(program, composer, [*own, *asked.for_hydra], overrides, prepared)
+
+
+def _serve_named(program: Program, overrides: list[str], multirun: bool) -> int | None:
+    """Serve ``resume=RUN`` or ``reproduce=RUN``. None where neither is asked for."""
+    stopped, original = named_folder(overrides, "resume"), named_folder(overrides, "reproduce")
+    if original is not None and any(override.startswith("resume=") for override in overrides):
+        raise ConfigError(["resume= goes on with a run and reproduce= runs it again; give one of them"])
+    if stopped is not None:
+        return resume(program, stopped, overrides, multirun)
+    if original is not None:
+        from ssl_runner.cli.reproduce import reproduce
+
+        return reproduce(program, original, overrides, multirun)
+    return None

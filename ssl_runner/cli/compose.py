@@ -1,0 +1,250 @@
+"""From a command line to a composed config: Hydra's composition, less what a deselected option left behind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ssl_runner.config.hashing import flatten
+
+EXPERIMENT = "experiment"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which options a composition is made of.
+
+    Attributes:
+        packages: ``group/option`` to the node it fills, dotted.
+        several: Groups of which a list is selected, even an empty one.
+        known: Groups that can be selected without a +.
+    """
+
+    packages: dict[str, str]
+    several: frozenset[str]
+    known: frozenset[str]
+
+    def options(self, group: str) -> list[str]:
+        """The group's options, in order."""
+        return [path.rpartition("/")[2] for path in self.packages if path.rpartition("/")[0] == group]
+
+    def override(self, group: str) -> str:
+        """What one would write to select the same."""
+        options = self.options(group)
+        if group in self.several:
+            return f"{group}=[{','.join(options)}]"
+        return f"{group}={options[0]}" if options else f"~{group}"
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Composes configs from folders, without Hydra's global state.
+
+    Attributes:
+        folder: The conf folder, absolute.
+        extra_folder: What ``--config-dir`` adds, or None.
+        name: Of the primary config.
+    """
+
+    folder: Path
+    extra_folder: Path | None = None
+    name: str = "config"
+
+    def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """With the node ``hydra``. In mode MULTIRUN, sweeps are let through and missing options skipped.
+
+        Raises:
+            HydraException, OmegaConfBaseException, ValueError: `composition_errors.explain` makes sense of them.
+        """
+        running, key = mode is RunMode.RUN, (tuple(overrides), mode)
+        if key not in self._composed:
+            try:
+                self._composed[key] = self._loader.load_configuration(
+                    self.name, list(overrides), mode, from_shell=running, validate_sweep_overrides=running
+                )
+            except (AssertionError, AttributeError, TypeError) as error:  # of a file that is no mapping
+                raise ConfigCompositionException(f"a config file cannot be read: {error}") from error
+        return self._composed[key].copy()
+
+    def selection(self, overrides: Sequence[str]) -> Selection:
+        """The options of the application that `compose` would take."""
+        found = self._loader.compute_defaults_list(self.name, list(overrides), RunMode.MULTIRUN)
+        packages, several = {}, set()
+        for default in found.defaults:
+            path, key = default.config_path or "", default.override_key
+            # an option within another option's node, dataset@dataset.dataset, comes and goes with that one
+            if "/" in path and not path.startswith("hydra/") and "@" not in (key or ""):
+                packages[path] = default.package or ""
+                # one with a defaults list of its own has no key either, but it is the one choice of its group
+                if key is None and path.rpartition("/")[0] not in found.overrides.known_choices:
+                    several.add(path.rpartition("/")[0])
+        known = {group for group in found.overrides.known_choices if not group.startswith("hydra/")}
+        return Selection(packages, frozenset(several), frozenset(known | several))
+
+    def option(self, group: str, option: str) -> dict[str, Any]:
+        """What an option's own file says, with its defaults list."""
+        path = f"{group}/{option}"
+        source = next((source for source in self._loader.get_sources() if source.is_config(path)), None)
+        content: Any = {} if source is None else OmegaConf.to_container(source.load_config(path).config)
+        return content
+
+    def options(self, group: str) -> list[str]:
+        """Names of a group's options."""
+        return self._loader.get_group_options(group)
+
+    def file(self, group: str, option: str) -> Path | None:
+        """Where an option stands; None where there is none, or none that is a file."""
+        for folder in (self.extra_folder, self.folder):
+            path = None if folder is None else folder / group / f"{option.removesuffix('.yaml')}.yaml"
+            if path is not None and path.is_file():
+                return path
+        return None
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Hydra's reading of ``key=value``; ``glob(*)`` knows the options."""
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
+    def is_group(self, name: str) -> bool:
+        """Whether options or further groups lie under this name."""
+        return self._loader.repository.group_exists(name)
+
+    @cached_property
+    def _composed(self) -> dict[tuple[tuple[str, ...], RunMode], DictConfig]:
+        return {}
+
+    @cached_property
+    def _loader(self) -> ConfigLoaderImpl:
+        version.setbase("1.3")
+        setup_globals()  # ${now:} and ${hydra:}
+        path = create_config_search_path(str(self.folder))
+        if self.extra_folder is not None:
+            extra = f"file://{self.extra_folder}"
+            path.prepend(provider="command-line", path=extra, anchor=SearchPathQuery(provider="schema"))
+        return ConfigLoaderImpl(config_search_path=path)
+
+
+@lru_cache(maxsize=64)
+def _selection(composer: Composer, overrides: tuple[str, ...]) -> Selection:
+    return composer.selection(overrides)
+
+
+def settle(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """The config for a command line, with the node ``hydra``, and a line for every value that was dropped."""
+    config = composer.compose(overrides)
+    parsed = composer.parse(overrides)
+    keys = {override.key_or_group for override in parsed} - {EXPERIMENT}
+    if not any(composer.is_group(key) for key in keys):  # nothing can be deselected: save a tenth of a second
+        return config, []
+    selected = composer.selection(overrides)
+    experiments = selected.options(EXPERIMENT)  # with those that it builds upon
+    if not experiments:
+        return config, []
+    hydra = [override.input_line or "" for override in parsed if override.is_hydra_override()]
+    chosen = [override.input_line or "" for override in parsed if override.key_or_group == EXPERIMENT]
+    asked = _selection(composer, (*hydra, *chosen))  # what the experiment alone selects
+    values = {key: value for name in experiments for key, value in _values_of(composer, name).items()}
+    deselected = []
+    for path, node in asked.packages.items():
+        group = path.rpartition("/")[0]
+        if path not in selected.packages and any(_within(key, node) for key in values):
+            none = group in asked.several and not selected.options(
+                group
+            )  # of nothing left one cannot tell it was a list
+            now = f"{group}=[]" if none else selected.override(group)
+            deselected.append((node, now, asked.override(group)))
+    if not deselected:
+        return config, []
+    own = [override.input_line or "" for override in parsed if any(_is_value(override, d[0]) for d in deselected)]
+    bare = composer.compose([*hydra, *_without_experiment(composer, hydra, selected), *own])
+    return drop_leftovers(config, bare, deselected, values, f"{EXPERIMENT} {', '.join(experiments)}")
+
+
+def drop_leftovers(
+    config: DictConfig, bare: DictConfig, deselected: Sequence[tuple[str, str, str]], values: dict[str, Any], who: str
+) -> tuple[DictConfig, list[str]]:
+    """Take the nodes of deselected options from a config that the experiment never touched.
+
+    Args:
+        config: Composed with the experiment.
+        bare: Composed with the same options and overrides, but without the experiment.
+        deselected: Node, what is selected now, and what the experiment had selected.
+        values: Dotted keys that the experiment itself sets.
+        who: The experiment, for the messages.
+
+    Returns:
+        The config, and one line for every value of the experiment that is gone.
+    """
+    config, messages = config.copy(), []
+    for node, now, before in deselected:
+        old, new = OmegaConf.select(config, node), OmegaConf.select(bare, node)
+        parent, _, name = node.rpartition(".")
+        container = OmegaConf.select(config, parent) if parent else config
+        with open_dict(config):
+            if new is not None:
+                OmegaConf.update(config, node, new, merge=False, force_add=True)
+            elif container is not None and name in container:
+                del container[name]
+        left, had = _flat(new, node), _flat(old, node)
+        gone = {k: v for k, v in values.items() if _within(k, node) and had.get(k) == v and left.get(k, ...) != v}
+        messages += [
+            f"{now}: dropped {key}={spell(value)}, which {who} set for {before}" for key, value in gone.items()
+        ]
+    return config, messages
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's reading of ``key=value``, without the options that there are."""
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def spell(value: Any) -> str:
+    """A value as one would write it on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(spell(item) for item in value)}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _values_of(composer: Composer, experiment: str) -> dict[str, Any]:
+    """Dotted keys and values that an experiment's own file sets."""
+    content = composer.option(EXPERIMENT, experiment)
+    content.pop("defaults", None)
+    return flatten(content) if content else {}
+
+
+def _without_experiment(composer: Composer, hydra: list[str], selected: Selection) -> list[str]:
+    """Overrides that select the same options without the experiment."""
+    removed = [f"~{EXPERIMENT}"] if _selection(composer, tuple(hydra)).options(EXPERIMENT) else []
+    there = _selection(composer, (*hydra, *removed))
+    groups = dict.fromkeys(path.rpartition("/")[0] for path in (*there.packages, *selected.packages))
+    groups.pop(EXPERIMENT, None)
+    lines = [(group, selected.override(group)) for group in groups]
+    lines = [(group, f"{group}=[]" if line[0] == "~" and group in there.several else line) for group, line in lines]
+    return [*removed, *(line if group in there.known else f"+{line}" for group, line in lines)]
+
+
+def _is_value(override: Override, node: str) -> bool:
+    """Whether a word of the command line sets or selects something inside this node."""
+    place = override.package or override.key_or_group  # dataset@dataset.dataset=mnist
+    return "." in place and _within(place, node)
+
+
+def _within(key: str, node: str) -> bool:
+    return node != "" and (key == node or key.startswith(f"{node}."))
+
+
+def _flat(node: Any, path: str) -> dict[str, Any]:
+    return {} if node is None else flatten(OmegaConf.to_container(node), path)

@@ -1,0 +1,179 @@
+"""Hydra's complaints about a command line, as one sentence each with the nearest valid spelling."""
+
+import contextlib
+import re
+from collections.abc import Sequence
+
+import yaml
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_runner.cli.compose import Composer, settle
+from ssl_runner.cli.option_files import all_complaints
+from ssl_runner.config.hashing import flatten
+from ssl_runner.config.suggestions import did_you_mean, nearest
+from ssl_runner.errors import Misspelled
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> Misspelled:
+    """Every word of these overrides that no config can be composed with, of which Hydra tells the first.
+
+    Overrides at fault are taken away one by one until the rest composes; that rest then says what there is.
+    """
+    unexplained = not isinstance(error, OverrideParseException) and _culprit(composer, error, overrides) is None
+    if unexplained and (files := all_complaints(composer)):
+        return Misspelled(files, overrides)
+    rest, found = list(overrides), []
+    while True:
+        culprit = _culprit(composer, error, rest)
+        found.append((error, culprit))
+        if culprit is None:
+            break
+        rest.remove(culprit)
+        try:
+            composer.compose(rest, RunMode.MULTIRUN)
+            break
+        except COMPOSITION_ERRORS as another:
+            error = another
+    keys, groups = _what_there_is(composer, rest)
+    sentences = [_sentence(composer, error, culprit, keys, groups) for error, culprit in found]
+    return Misspelled(list(dict.fromkeys(sentences)), rest)
+
+
+def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> str | None:
+    """The override that Hydra stumbled over, if it is one."""
+    if isinstance(error, OverrideParseException):
+        return error.override if error.override in overrides else None
+    parsed = composer.parse(overrides)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        fits = [entry for entry in parsed if entry.key_or_group == group and option in _options(entry)]
+    elif several := re.match(r"Multiple values for (\S+?)\.|(\S+) appears more than once", str(error)):
+        group = several[1] or several[2]
+        fits = [entry for entry in parsed if entry.is_add() and entry.get_key_element().lstrip("+") == group]
+    elif several := re.match(r"Could not delete '(\S+)=", str(error)):
+        fits = [entry for entry in parsed if entry.is_delete() and entry.key_or_group == several[1]]
+    elif str(error).startswith("Config group override"):
+        fits = [entry for entry in parsed if composer.is_group(entry.key_or_group) and _options(entry) == []]
+    else:
+        quoted = re.findall(r"'(\S+?)'|override ([^\s']+)", str(error))
+        names = {name for pair in quoted for name in pair if name}
+        fits = [entry for entry in parsed if names & {entry.key_or_group, entry.input_line, entry.get_key_element()}]
+        fits = [] if str(error).startswith("In '") else fits
+    return fits[0].input_line if fits else None
+
+
+def _options(override: Override) -> list[str]:
+    """Names that a selection names; none if it is no selection."""
+    value = override.value()
+    if override.is_sweep_override():
+        return [str(choice) for choice in override.sweep_string_iterator()]
+    return [value] if isinstance(value, str) else value if isinstance(value, list) else []
+
+
+def _what_there_is(composer: Composer, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Dotted keys, and groups."""
+    for attempt in (overrides, []):
+        try:
+            groups = sorted(composer.selection(attempt).known)
+            leaves = list(flatten(OmegaConf.to_container(_config(composer, attempt))))
+        except COMPOSITION_ERRORS:
+            continue
+        nodes = {leaf.rsplit(".", depth)[0] for leaf in leaves for depth in range(1, leaf.count(".") + 1)}
+        return [*leaves, *nodes], groups
+    return [], []
+
+
+def _hydras_keys(composer: Composer) -> list[str]:
+    leaves = list(flatten(OmegaConf.to_container(composer.compose([]).hydra), "hydra"))
+    return [*leaves, *{leaf.rpartition(".")[0] for leaf in leaves}]
+
+
+def _config(composer: Composer, overrides: Sequence[str]) -> DictConfig:
+    try:
+        return settle(composer, overrides)[0]
+    except COMPOSITION_ERRORS:  # a sweep, or an option that is still to be chosen
+        config = composer.compose(overrides, RunMode.MULTIRUN)
+        return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: list[str], groups: list[str]) -> str:
+    text = str(error) or str(error.__cause__)
+    if isinstance(error, MissingConfigException):
+        return _missing_option(composer, error, culprit)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(composer, error.override or "")
+    if text.startswith("You must specify"):
+        return " ".join(text.split())
+    if culprit is None:
+        return text.strip()
+    key, _, value = culprit.lstrip("+~").partition("=")
+    if "requires --multirun" in text or text.startswith("Ambiguous"):
+        return f"{culprit}: several values; add -m to run once for each, or write {key}=[...] for a list"
+    if text.startswith("Could not override"):
+        return f"{key}: {_no_such_key(composer, key, value, keys, groups)}"
+    if "appears more than once" in text or text.startswith("Multiple values for") or "force-add of config" in text:
+        return f"{culprit}: an option of {key} is selected already; write {key}={value}, without the +"
+    if text.startswith("Config group override"):
+        options = ", ".join(composer.options(key))
+        none = f"{key}=[]" if key in composer.selection([]).several else f"~{key}"
+        return f"{culprit}: {key} is a group; choose {f'of {options}, or {none} for none' if options else 'within it'}"
+    if text.startswith("Could not delete") and key in composer.selection([]).several:
+        return f"{culprit}: {key} is a list of options; write {key}=[] for none, or {key}=[...] with those that stay"
+    if text.startswith("Could not delete"):
+        return f"{culprit}: there is nothing to take away{did_you_mean(key, [*keys, *groups])}"
+    if text.startswith("Could not append"):
+        return f"{culprit}: {key} is there already; leave the + out"
+    cause = str(error.__cause__).splitlines()[0] if error.__cause__ is not None else ""
+    return f"{culprit}: {' '.join(text.split())}{f' ({cause})' if cause and cause not in text else ''}"
+
+
+def _unreadable(composer: Composer, word: str) -> str:
+    """A word that Hydra's grammar has no use for, and how to write it."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"{word}: cannot be read; write key=value"
+    quote = '"' if "'" in value else "'"
+    if not set(value) & {quote} and value:
+        outer = "'" if quote == '"' else '"'
+        quoted = f"{key}={quote}{value}{quote}"
+        with contextlib.suppress(HydraException):
+            composer.parse([quoted])
+            return f"{word}: cannot be read; the value has special characters, so quote it: {outer}{quoted}{outer}"
+    return f"{word}: cannot be read; write key=value, and quote what has special characters"
+
+
+def _missing_option(composer: Composer, error: MissingConfigException, culprit: str | None) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = error.options or composer.options(group)
+    if not options:
+        return str(error).partition("\nConfig search path")[0].strip()
+    where = "" if culprit is not None else str(error).partition(":")[0] + ": "
+    hint = did_you_mean(option, options) or ";"
+    return f"{where}no option '{option}' in group {group}{hint} options: {', '.join(options)}"
+
+
+def _no_such_key(composer: Composer, key: str, value: str, keys: list[str], groups: list[str]) -> str:
+    """Why, and what may have been meant: a group that has this option first, then the nearest group or key."""
+    having = [group for group in groups if "." not in key and value in composer.options(group)]
+    close = nearest(key, having)
+    if close is None and having and ("/" not in key):
+        close = next((group for group in having if key in group.split("/")), None)
+    if close is not None:
+        return f"there is no such group; did you mean '{close}={value}'?"
+    node, _, name = key.rpartition(".")
+    keys = [*keys, *_hydras_keys(composer)] if key.startswith("hydra.") else keys
+    if node in keys:
+        inside = [other.removeprefix(f"{node}.") for other in keys if other.startswith(f"{node}.")]
+        inside = sorted(other for other in inside if "." not in other and other[0] != "_")
+        close = nearest(name, inside)
+        hint = f"; did you mean '{node}.{close}'?" if close else f"; {node} has {', '.join(inside) or 'none to set'}"
+        return f"there is no such key{hint}"
+    meant = nearest(key, [*keys, *groups])
+    hint = f"did you mean '{meant}'?" if meant else f"groups: {', '.join(groups)}"
+    return f"there is no such group or key; {hint}"

@@ -1,0 +1,50 @@
+"""``~`` for the home folder, where no shell has filled it in."""
+
+import os
+import re
+from collections.abc import Sequence
+
+VARIABLES = ("SSL_RUNNER_DATA", "SSL_RUNNER_OUTPUTS", "SSL_RUNNER_CACHE")
+
+
+# last parts of keys whose values are paths
+PATHS = ("root", "class_split", "encoder", "dir", "resume", "reproduce")
+
+
+_VALUE = re.compile(r"(?P<key>[^=]+)=(?P<quote>['\"]?)(?P<value>~.*?)(?P=quote)")
+
+
+_HOME = re.compile(r"(?<![^,\[\s])~[\w.-]*(?=/|,|\]|$)")
+
+
+_SPECIAL = re.compile(r"([\\()\[\]{}:=, \t'\"])")
+
+
+def settle_environment() -> None:
+    """Fill in ``~`` in the program's variables of the environment; an empty one counts as none."""
+    for name in VARIABLES:
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        if value.strip():
+            os.environ[name] = os.path.expanduser(value)
+        else:
+            del os.environ[name]
+
+
+def with_homes(overrides: Sequence[str]) -> list[str]:
+    """Overrides with ``~`` filled in where a value begins with it: Hydra's grammar has no use for it.
+
+    Unquoted in every key, and in each value of a sweep or a list; quoted where the key is a path.
+    """
+    return [_with_home(override) for override in overrides]
+
+
+def _with_home(override: str) -> str:
+    found = _VALUE.fullmatch(override)
+    if found is None or (found["quote"] and found["key"].rpartition(".")[2].lstrip("+") not in PATHS):
+        return override
+    if found["quote"]:
+        return f"{found['key']}={found['quote']}{os.path.expanduser(found['value'])}{found['quote']}"
+    filled = _HOME.sub(lambda home: _SPECIAL.sub(r"\\\1", os.path.expanduser(home[0])), found["value"])
+    return f"{found['key']}={filled}"

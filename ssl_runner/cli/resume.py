@@ -1,0 +1,94 @@
+"""A command line with ``resume=RUN`` or ``reproduce=RUN``: the config is the run's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ssl_runner.cli.app import Config, Program, run_in
+from ssl_runner.config.hashing import END, config_difference, flatten
+from ssl_runner.config.schema import check
+from ssl_runner.config.stored import read_config, run_around
+from ssl_runner.config.suggestions import did_you_mean
+from ssl_runner.errors import ConfigError
+
+
+def resume(program: Program, folder: Path, overrides: Sequence[str], multirun: bool) -> int:
+    """Run on in the folder of a run, with its config. Gives the exit code."""
+    config = resumed_config(folder, overrides, "resume", multirun)
+    prepared = program.prepare(config)
+    if config.get("dry_run"):
+        program.rehearse(prepared)
+    else:
+        run_in(folder, program, config, prepared)
+    return 0
+
+
+def named_folder(overrides: Sequence[str], word: str) -> Path | None:
+    """The run that ``resume=RUN`` or ``reproduce=RUN`` names, as it stands: paths need not please Hydra's grammar.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    for override in reversed(overrides):
+        key, _, value = override.partition("=")
+        if key == word:
+            value = value.strip("'\"")
+            if not value:
+                raise ConfigError([f"{word}= names no run; give outputs/NAME/RUN, or leave it out"])
+            # what is there already can be gone on with, but not run again
+            none = ("auto", "null", "None") if word == "resume" else ("null", "None")
+            return None if value in none else Path(value).expanduser()
+    return None
+
+
+def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: bool) -> Config:
+    """The config of the run that ``word=folder`` names, with overrides of what cannot change its result.
+
+    Raises:
+        ConfigError: There is no run, or an override is not of that kind.
+    """
+    who, path = f"{word}={folder}", folder / "config.yaml"
+    if multirun:
+        raise ConfigError([f"{who}: it is about one run; leave -m out"])
+    overrides = [override for override in overrides if not override.startswith(f"{word}=")]
+    if (run := run_around(folder)) is not None:
+        raise ConfigError([f"{who}: that lies in a run; give the run's folder: {word}={run}"])
+    if not path.is_file():
+        lack = "has no config.yaml, so it is no run folder" if folder.is_dir() else "does not exist"
+        raise ConfigError([f"{who}: {folder.absolute()} {lack}; give outputs/NAME/RUN"])
+    config = read_config(path, who)
+    before = check(config)
+    _override(config, overrides, who)
+    after = check(config)
+    # whether a run can be given another end, its checkpoint tells
+    changes = config_difference(before, after, but=END if word == "resume" else ())
+    if changes:
+        raise ConfigError(
+            [f"{who}: {change}, but that run keeps its own config; start a new run" for change in changes]
+        )
+    return after | {"resume": str(folder) if word == "resume" else None}
+
+
+def _override(config: Any, overrides: Sequence[str], who: str) -> None:
+    from hydra.errors import HydraException
+
+    from ssl_runner.cli.compose import parse
+
+    problems, keys = [], list(flatten(OmegaConf.to_container(config)))
+    try:
+        parsed = parse(overrides)
+    except HydraException as error:
+        raise ConfigError([f"{who}: {error}"]) from error
+    for override in parsed:
+        key, line = override.key_or_group, override.input_line
+        if "/" in key or OmegaConf.is_dict(OmegaConf.select(config, key)):
+            problems.append(f"{who}: {line} selects another option, but that run keeps its own config; start a new run")
+        elif key not in keys or override.is_add() or override.is_delete() or override.is_sweep_override():
+            hint = did_you_mean(key, keys) if key not in keys else "; give one plain value"
+            problems.append(f"{who}: {line} cannot be set on a run that is there{hint}")
+        else:
+            OmegaConf.update(config, key, override.value())
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,133 @@
+"""All jobs of a command line, checked and prepared before a folder is made."""
+
+import contextlib
+import functools
+import sys
+import time
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ssl_runner.cli.all_problems import every_problem, values_behind
+from ssl_runner.cli.app import Config, Program
+from ssl_runner.cli.compose import Composer, settle
+from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS, explain
+from ssl_runner.cli.jobs import as_job, jobs, shared_folders
+from ssl_runner.cli.option_files import complaints
+from ssl_runner.config.schema import check
+from ssl_runner.errors import ConfigError, Misspelled, NotAtHand
+from ssl_runner.runtime import launch_environment
+from ssl_runner.runtime.no_download import at_hand_only
+
+MOST_JOBS_CHECKED = 256
+SECONDS_OF_PREPARING = 5.0
+
+
+def settled(
+    composer: Composer, overrides: list[str], job: DictConfig | None = None, number: int = 0
+) -> tuple[Config, list[str]]:
+    """The checked config of a command line, and a line for every value that was dropped.
+
+    Args:
+        job: Hydra's node of the job at hand; None before there is one.
+        number: Of the job in its sweep.
+
+    Raises:
+        ConfigError: With all problems.
+    """
+    try:
+        config, messages = settle(composer, overrides)
+    except COMPOSITION_ERRORS as error:
+        raise explain(composer, overrides, error) from error
+    with as_job(config, job, number):
+        return check(config), messages
+
+
+def checked(program: Program, composer: Composer, overrides: list[str], multirun: bool) -> tuple[list[Config], Any]:
+    """Find what is wrong with any job, and say what was dropped.
+
+    Returns:
+        The jobs' configs, and what ``program.run`` needs; None for a sweep: its jobs may run elsewhere, and prepare
+        themselves.
+
+    Raises:
+        ConfigError: With all problems of the line, what does not fit included.
+    """
+    fit = functools.partial(_fit, program, composer, multirun)
+    try:
+        configs, sweeping, dropped = _settle_all(composer, multirun, overrides)
+    except ConfigError as error:
+        every = every_problem(error, overrides, functools.partial(_settle_all, composer, multirun), fit)
+        raise ConfigError(dict.fromkeys(every)) from error
+    for message in dropped if launch_environment.rank() == 0 else []:
+        print(message, file=sys.stderr)
+    try:
+        prepared = _prepare_all(program, configs)
+    except ConfigError as error:
+        raise ConfigError(dict.fromkeys(values_behind(error, overrides, fit))) from error
+    return configs, None if sweeping else prepared
+
+
+def _fit(program: Program, composer: Composer, multirun: bool, overrides: list[str]) -> None:
+    """Prepare the jobs of a command line as far as the data at hand allow, only to see what is wrong with it."""
+    configs = _settle_all(composer, multirun, overrides)[0]
+    with at_hand_only(), contextlib.suppress(NotAtHand):
+        _prepare_all(program, [config | {"dry_run": False} for config in configs])
+
+
+def _settle_all(composer: Composer, multirun: bool, overrides: list[str]) -> tuple[list[Config], bool, list[str]]:
+    """Configs of all jobs, whether it is a sweep, and a line for every value that was dropped."""
+    if problems := complaints(composer, overrides):
+        raise ConfigError(problems)
+    try:
+        sweep = jobs(composer, overrides, multirun)
+    except COMPOSITION_ERRORS as error:
+        raise explain(composer, overrides, error) from error
+    every = [overrides] if sweep is None else sweep if len(sweep) <= MOST_JOBS_CHECKED else sweep[:1]
+    found, problems = [], []
+    for number, job in enumerate(every):
+        try:
+            found.append(settled(composer, job, number=number))
+        except Misspelled:  # of which only this knows the rest of the line
+            raise
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    if sweep is not None:
+        refuse_shared_folders(composer, every)
+    dropped = dict.fromkeys(message for _, messages in found for message in messages)
+    return [config for config, _ in found], sweep is not None, list(dropped)
+
+
+def refuse_shared_folders(composer: Composer, every: list[list[str]]) -> None:
+    """Raises ConfigError for jobs of a sweep that would work in one folder."""
+    for folder, numbers in shared_folders(composer, every).items():
+        raise ConfigError(
+            [
+                f"hydra.sweep.subdir: {len(numbers)} of the {len(every)} jobs would work in the folder {folder}; name "
+                "each its own, as hydra.sweep.subdir='${hydra.job.num}' or '${hydra.job.override_dirname}' does"
+            ]
+        )
+
+
+def _prepare_all(program: Program, configs: list[Config]) -> Any:
+    """Find before a folder is made what does not fit; of a long sweep, what a few seconds can find.
+
+    Returns:
+        What the last one needs.
+    """
+    began, prepared, problems = time.perf_counter(), None, []
+    for number, config in enumerate(configs):
+        if number and time.perf_counter() - began > SECONDS_OF_PREPARING and not config.get("dry_run"):
+            break
+        try:
+            prepared = program.prepare(config)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if config.get("dry_run"):
+            program.rehearse(prepared)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return prepared

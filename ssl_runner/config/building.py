@@ -1,0 +1,76 @@
+"""From config nodes to objects: the only place that instantiates."""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ssl_runner.config.hashing import flatten, join
+from ssl_runner.config.targets import locate
+from ssl_runner.errors import ConfigError, DataError
+
+
+@contextmanager
+def user_mistakes(path: str) -> Iterator[None]:
+    """Inside, a bare ValueError is about the values of this node: it becomes a ConfigError that names the node.
+
+    Subclasses of ValueError pass: those of the house speak for themselves, others are nobody's wrong value. But a
+    dataset calls its keys ``dataset.KEY``, and in an error of one that stands elsewhere they become ``path.KEY``.
+    """
+    try:
+        yield
+    except DataError as error:
+        if path in ("", "dataset"):
+            raise
+        message = re.sub(r"(?<![\w./])dataset\.(?=\w)", lambda _: f"{path}.", str(error))
+        raise type(error)(message) from None
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ConfigError([f"{path}: {error}" if path else str(error)]) from error
+
+
+def build(node: Any, path: str = "", **supplied: Any) -> Any:
+    """The object that a node describes: the only place that instantiates.
+
+    The words are Hydra's (``_target_``, ``_partial_``, ``_args_``), the values plain: no ListConfig leaks. A
+    ``_partial_`` node gives a factory. Supplied objects are handed over as they are.
+
+    Args:
+        node: Plain; None gives None, and so does a container of nodes give a container of objects.
+        path: Dotted key, for messages.
+        supplied: Further arguments of the outermost target.
+
+    Raises:
+        ConfigError: A target is not trusted, or a constructor (or a factory, when called) refused a value.
+    """
+    _refuse_targets(node, path)  # all of them, before the first constructor runs
+    return _build(node, path, supplied)
+
+
+def _refuse_targets(value: Any, path: str) -> None:
+    for key, target in flatten(value, path).items():
+        if key.rpartition(".")[2] == "_target_":
+            with user_mistakes(key):
+                locate(target)
+
+
+def _build(value: Any, path: str, supplied: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_build(item, f"{path}[{number}]", {}) for number, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    arguments = {key: _build(item, join(path, key), {}) for key, item in value.items()}
+    if "_target_" not in arguments:
+        return arguments
+    target = locate(arguments.pop("_target_"))
+    positional = arguments.pop("_args_", [])
+    partial = arguments.pop("_partial_", False)
+    factory = functools.partial(_call, path, target, *positional, **{**arguments, **supplied})
+    return factory if partial else factory()
+
+
+def _call(path: str, target: Callable[..., Any], /, *positional: Any, **arguments: Any) -> Any:
+    with user_mistakes(path):
+        return target(*positional, **arguments)

@@ -1,0 +1,81 @@
+"""Configs as flat keys: the hash of what can change a result, and the difference of two."""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssl_runner.config.renamed import with_hashed_names
+
+# what cannot change a result, and may therefore differ on resume; patterns of dotted keys
+OUTSIDE_THE_HASH = (
+    "resume",
+    "reproduce",
+    "dry_run",
+    "name",
+    "dataset.root",
+    "dataset.*.root",
+    "eval.*.dataset.root",
+    "eval.*.dataset.*.root",
+    "dataset.encoder",  # where it lies; what it is stands in the data's fingerprint
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.panel_every",
+    "trainer.stop_on_collapse",
+    "trainer.progress",
+    "trainer.timeout",
+    "trainer.keep_pages",
+)
+
+
+# where a run ends, which is part of the hash; but one whose course does not hang on it may be given another end
+END = ("trainer.max_steps", "trainer.max_epochs")
+
+
+def join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Dotted keys and values; lists are values unless they hold mappings, and so are empty mappings."""
+    if isinstance(value, Mapping) and value:
+        children = {join(path, key): item for key, item in value.items()}
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        children = {f"{path}[{number}]": item for number, item in enumerate(value)}
+    else:
+        return {path: value}
+    return {key: leaf for name, child in children.items() for key, leaf in flatten(child, name).items()}
+
+
+def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flatten(config)
+    outside = {key for key in flat for pattern in OUTSIDE_THE_HASH if fnmatch.fnmatchcase(key, pattern)}
+    return {key: _canonical(value) for key, value in flat.items() if key not in outside}
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # lr=1 and lr=1.0 are the same run
+    return value
+
+
+def config_hash(config: Mapping[str, Any], but: Sequence[str] = ()) -> str:
+    """Sixteen hex digits of all that can change the result; see OUTSIDE_THE_HASH for what cannot.
+
+    Args:
+        but: Dotted keys that are left out.
+    """
+    kept = {key: value for key, value in _inside_the_hash(config).items() if key not in but}
+    text = json.dumps(with_hashed_names(kept), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def config_difference(before: Mapping[str, Any], after: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
+    """Lines ``optimizer.lr: 0.1 -> 0.2`` of what differs inside the hash, less the dotted keys ``but``."""
+    first, second = _inside_the_hash(before), _inside_the_hash(after)
+    keys = sorted((first.keys() | second.keys()) - set(but))
+    show = {key: tuple(repr(side[key]) if key in side else "(absent)" for side in (first, second)) for key in keys}
+    return [f"{key}: {old} -> {new}" for key, (old, new) in show.items() if old != new]

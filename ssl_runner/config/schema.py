@@ -1,0 +1,48 @@
+"""What stands at the root of a config, and which arguments the wiring supplies."""
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ssl_runner.config.checking import check_config
+from ssl_runner.config.paths import with_absolute_paths
+from ssl_runner.config.signatures import Factory, Node
+
+ROOT_KEYS: Mapping[str, Any] = {
+    "algorithm": Node,
+    "model.encoder": Factory,
+    "model.head": Factory,
+    "loss": Node | None,
+    "dataset": Node,
+    "augmentation": Node,
+    "batching": Node,
+    "optimizer": Factory,
+    "scheduler": Node,
+    "eval.*": Node | None,
+    "trainer": Node,
+    "baselines": list[str],
+    "name": str,
+    "seed": int,
+    "resume": str | None,
+    "reproduce": str | None,
+    "dry_run": bool,
+}
+
+# arguments that wiring supplies
+SUPPLIED: Mapping[str, Set[str]] = {
+    "algorithm": {"network", "loss", "n_way"},
+    "batching": {"augmentation"},
+    "model.encoder": {"in_channels", "image_size"},
+    "model.head": {"in_features", "n_outputs"},
+    "optimizer": {"params"},
+}
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """The plain form of a run's config, its paths absolute.
+
+    Raises:
+        ConfigError: With every problem at once.
+    """
+    return with_absolute_paths(check_config(config, ROOT_KEYS, SUPPLIED))

@@ -1,0 +1,78 @@
+"""What a config may name: the allow-list of ``_target_``. A config from a stranger runs no code of theirs."""
+
+import importlib
+import os
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ssl_runner.config.suggestions import did_you_mean
+
+# how a target may be spelled, and where what it names must have been defined
+_TRUSTED = {
+    "ssl_runner": "ssl_runner",
+    "torch.nn": "torch.nn",
+    "torch.optim": "torch.optim",
+    "torchvision.models": "torchvision.models",
+    "timm.create_model": "timm",  # all of timm would include its loaders of pickled files
+}
+
+
+def trusted() -> dict[str, str]:
+    """Prefixes of spellings to prefixes of definitions, with those of SSL_RUNNER_TRUSTED (commas or colons between)."""
+    extra = re.split(r"[,:]", os.environ.get("SSL_RUNNER_TRUSTED", ""))
+    return _TRUSTED | {prefix.strip(): prefix.strip() for prefix in extra if prefix.strip()}
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """The class or function of a dotted name.
+
+    Judged twice, as it is spelled and where the object was defined: ``torch.nn.functional.torch.load`` begins well.
+
+    Raises:
+        ValueError: It is not trusted, does not exist, or cannot be called.
+    """
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        raise ValueError(f"_target_={target!r} is not a dotted name of a class or function")
+    allowed = trusted()
+    if not any(_under(target, prefix) for prefix in allowed) or any(part[0] == "_" for part in target.split(".")):
+        raise ValueError(f"{target} {_refusal(allowed)}")
+    found = _resolve(target)
+    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
+    if isinstance(found, ModuleType) or not callable(found):
+        raise ValueError(f"{target} is not a class or function")
+    if not isinstance(module, str) or not any(_under(f"{module}.{name}", prefix) for prefix in allowed.values()):
+        raise ValueError(f"{target} is in truth {module}.{name}, which {_refusal(allowed)}")
+    return found
+
+
+def _under(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def _refusal(allowed: dict[str, str]) -> str:
+    return (
+        f"is not trusted; a config may name public parts of {', '.join(allowed)}. "
+        "If you trust a package of yours, set SSL_RUNNER_TRUSTED=PACKAGE"
+    )
+
+
+def _resolve(target: str) -> Any:
+    first, *parts = target.split(".")
+    try:
+        found: Any = importlib.import_module(first)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{target} needs the package {error.name}, which is not installed: pip install it") from None
+    for number, part in enumerate(parts, start=1):
+        name = ".".join([first, *parts[:number]])
+        if not hasattr(found, part) and isinstance(found, ModuleType):
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name != name:
+                    raise ValueError(f"{target} needs the package {error.name}, which is not installed") from None
+        if not hasattr(found, part):
+            raise ValueError(f"{name} does not exist{did_you_mean(part, vars(found))}")
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,69 @@
+"""From a dataset to batches, each a function of (seed, step) alone: on resume there is nothing to restore."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ssl_runner.data.augmentation.transform import to_device
+from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.data.dataset import Dataset
+from ssl_runner.runtime import distributed, randomness
+
+
+class Batching(ABC):
+    """What every batching has.
+
+    Attributes:
+        batch_type: What `batch` returns.
+        makes_labels: Whether the labels of its batches are its own, so that the dataset need not have any.
+        images_per_step: Images that a step sends through the network; the mean, where steps differ.
+        steps_per_epoch: None where an epoch has no meaning.
+        n_outputs: Width of a classifying head on these batches, None without classes.
+        n_views: Views of an image in a batch.
+        most_ways: The most classes that a task has, None without tasks.
+    """
+
+    batch_type: ClassVar[type[Views] | type[Episodes]]
+    makes_labels: ClassVar[bool] = False
+    images_per_step: int
+    steps_per_epoch: int | None = None
+    n_outputs: int | None = None
+    n_views: int = 1
+    most_ways: int | None = None
+
+    @abstractmethod
+    def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
+        """Draw from this dataset from now on.
+
+        Raises:
+            ValueError: The dataset is too small.
+        """
+
+    @abstractmethod
+    def batch(self, step: int) -> Views | Episodes:
+        """The batch of a step, on the device."""
+
+    def largest(self) -> Views | Episodes:
+        """A batch of the largest shape that a step may have: what memory must hold."""
+        return self.batch(0)
+
+
+def own_draws(seed: int, stream: str, step: int, copies: int, n: int, columns: int) -> Tensor:
+    """Uniform draws (copies * m, columns) for this process's m of the n rows of a global batch, copy after copy."""
+    table = torch.from_numpy(randomness.uniforms(seed, stream, step, copies * n, columns))
+    return table.unflatten(0, (copies, n))[:, distributed.rows(n, "rows")].flatten(0, 1)
+
+
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """The whole set on the accelerator where half of its free memory holds it, else where it was."""
+    if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return images
+    return images.to(device)
+
+
+def gather(images: Tensor, indices: Tensor, device: torch.device) -> Tensor:
+    """Images at indices (M,), on the device."""
+    # on a CPU, indexing with a tensor moves single bytes, and this whole images: 2.0 and 0.1 ms for 2,560 of 28 x 28
+    return to_device(images.index_select(0, to_device(indices, images.device)), device)

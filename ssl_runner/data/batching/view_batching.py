@@ -1,0 +1,81 @@
+"""Batches of augmented views."""
+
+import torch
+from torch import Tensor
+
+from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.augmentation.transform import to_device
+from ssl_runner.data.batches import Views
+from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
+from ssl_runner.data.dataset import Dataset
+from ssl_runner.runtime import distributed, randomness
+
+
+class ViewBatching(Batching):
+    """Augmented views of images, in a new order every epoch; the last, smaller batch of an epoch is dropped.
+
+    Args:
+        augmentation: From uint8 images and draws to float views in [0, 1].
+        batch_size: Images in a batch, of which each gives all its views.
+        views: Views of an image.
+        second_augmentation: Of all views but the first (BYOL, Barlow Twins, DINO), or None for the same.
+    """
+
+    batch_type = Views
+
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        batch_size: int,
+        views: int,
+        second_augmentation: Augmentation | None = None,
+    ) -> None:
+        if batch_size < 1 or views < 1:
+            raise ValueError(f"batch_size={batch_size}, views={views}; both must be at least 1")
+        if second_augmentation is not None and views == 1:
+            raise ValueError("second_augmentation is of the views after the first, but views=1; set it to null")
+        self.augmentation = augmentation
+        self.second_augmentation = second_augmentation or augmentation
+        self.batch_size = batch_size
+        self.n_views = views
+        self.images_per_step = batch_size * views
+
+    def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
+        self.n_outputs = dataset.n_classes if dataset.labels is not None else None
+        if len(dataset) < self.batch_size:
+            raise ValueError(
+                f"batch_size={self.batch_size}, but {dataset.name} has {len(dataset)} images; lower batching.batch_size"
+            )
+        distributed.rows(self.batch_size, "batching.batch_size")  # refused where processes cannot share them
+        self.seed, self.device = seed, device
+        self.images = on_device(dataset.images, device)
+        self.labels = dataset.labels
+        self.steps_per_epoch = len(dataset) // self.batch_size
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def batch(self, step: int) -> Views:
+        assert self.steps_per_epoch is not None
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            order = randomness.permutation(self.seed, "order", epoch, len(self.images))
+            self._epoch, self._order = epoch, torch.from_numpy(order)
+        indices = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        indices = indices[distributed.rows(self.batch_size, "batching.batch_size")]
+        columns = max(self.augmentation.columns, self.second_augmentation.columns)
+        draws = own_draws(self.seed, "augmentation", step, self.n_views, self.batch_size, columns)
+        images = self.images_at(indices).repeat(self.n_views, 1, 1, 1)
+        crops = self._augment(images, draws).unflatten(0, (self.n_views, len(indices)))
+        labels = None if self.labels is None else to_device(self.labels[indices], self.device)
+        return Views(crops=(crops,), labels=labels, indices=to_device(indices, self.device))
+
+    def images_at(self, indices: Tensor) -> Tensor:
+        """uint8 (M, C, H, W) on the device, of places (M,) in the dataset."""
+        return gather(self.images, indices, self.device)
+
+    def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        first, second, n = self.augmentation, self.second_augmentation, len(images) // self.n_views
+        if second is first:
+            return first(images, draws)
+        return torch.cat(
+            [first(images[:n], draws[:n, : first.columns]), second(images[n:], draws[n:, : second.columns])]
+        )

@@ -1,0 +1,104 @@
+"""Tasks without labels: every class is one image, and its members are views of it."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.batches import Episodes
+from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
+from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.episodes.tasks import sample
+from ssl_runner.runtime import distributed, randomness
+
+
+class PseudoEpisodeBatching(Batching):
+    """N-way tasks of N different images, each a class of its own, drawn anew every step; labels are never looked at.
+
+    With one query they are UMTRA's (Khodadadeh et al. 2019, arXiv:1811.11819, alg. 1), with several ProtoCLR's (Medina
+    et al. 2020, arXiv:2006.11325, alg. 1): the support is the image itself, queries are augmented views of it. No image
+    stands under two labels in a task, and its label is a fresh one in each task. Two images may show one true class,
+    the likelier the more ways, and nothing tells: both papers live with it. Rotated copies in a dataset are images like
+    others, as in both: two rotations of a drawing may stand under two labels, which is what they would do with labels
+    (Omniglot's rotations are classes).
+
+    Deviation: each task draws from the whole dataset, where ProtoCLR passes over it in epochs.
+
+    Args:
+        augmentation: Of queries, each with its own draws.
+        n_way: Classes in a task, which are images.
+        k_shot: Support views of each image.
+        n_query: Query views of each image.
+        tasks_per_batch: Tasks in a step.
+        support_augmentation: Of the support, each view with its own draws; None for the images themselves.
+
+    Attributes:
+        ways: The numbers of classes that a task may have: one.
+        shots: The numbers of support views: one.
+    """
+
+    batch_type = Episodes
+    makes_labels = True
+
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        n_way: int,
+        k_shot: int,
+        n_query: int,
+        tasks_per_batch: int,
+        support_augmentation: Augmentation | None,
+    ) -> None:
+        numbers = {"n_way": n_way, "k_shot": k_shot, "n_query": n_query, "tasks_per_batch": tasks_per_batch}
+        for name, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}; it must be at least 1")
+        if not augmentation.columns:
+            raise ValueError(
+                "augmentation changes nothing at random, so a query would be its image itself and a task no task; "
+                "choose augmentation=glyph or simclr"
+            )
+        if support_augmentation is None and k_shot > 1:
+            raise ValueError(
+                f"k_shot={k_shot}, but without a support_augmentation the support images of a class are all the same; "
+                "set k_shot=1, or give one"
+            )
+        self.augmentation = augmentation
+        self.support_augmentation = Augmentation({}) if support_augmentation is None else support_augmentation
+        self.n_way, self.k_shot, self.n_query, self.tasks_per_batch = n_way, k_shot, n_query, tasks_per_batch
+        self.ways, self.shots = range(n_way, n_way + 1), range(k_shot, k_shot + 1)
+        self.n_outputs = self.most_ways = n_way
+        self.images_per_step = tasks_per_batch * n_way * (k_shot + n_query)
+
+    def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
+        distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")  # refused where processes cannot share them
+        if len(dataset) < self.n_way:
+            raise ValueError(
+                f"n_way={self.n_way}, but every class of a pseudo-task is an image and {dataset.name} has "
+                f"{len(dataset)}; lower batching.n_way"
+            )
+        self.seed, self.device = seed, device
+        self.images = on_device(dataset.images, device)
+
+    def batch(self, step: int) -> Episodes:
+        sources = self.sources(step)
+        support = self._views(sources, self.k_shot, self.support_augmentation, "support augmentation", step)
+        query = self._views(sources, self.n_query, self.augmentation, "augmentation", step)
+        labels = torch.arange(self.n_way, device=self.device)
+        support_labels, query_labels = (
+            labels.repeat_interleave(views).repeat(len(sources), 1) for views in (self.k_shot, self.n_query)
+        )
+        return Episodes(support, support_labels, query, query_labels, self.n_way)
+
+    def sources(self, step: int) -> Tensor:
+        """Places int64 (T, n_way) in the dataset: the images of this process's tasks, in the order of their labels."""
+        draws = randomness.uniforms(self.seed, "pseudo-tasks", step, self.tasks_per_batch, self.n_way)
+        own = draws[distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")]
+        return torch.from_numpy(sample(own, np.array(len(self.images))))
+
+    def _views(self, sources: Tensor, views: int, augmentation: Augmentation, stream: str, step: int) -> Tensor:
+        """(T, n_way * views, C, H, W), class-major."""
+        places = sources.repeat_interleave(views, dim=1)
+        draws = own_draws(self.seed, stream, step, 1, places.numel() * distributed.size(), augmentation.columns)
+        images = gather(self.images, places.flatten(), self.device)
+        return augmentation(images, draws).unflatten(0, tuple(places.shape))

@@ -1,0 +1,101 @@
+"""CIFAR-10, from torchvision's pickles or from a folder of JPEGs."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ssl_runner.config.paths import absolute
+from ssl_runner.config.signatures import PathText
+from ssl_runner.data.dataset import Splits
+from ssl_runner.data.sources.cache import load_images
+from ssl_runner.data.sources.download import download
+from ssl_runner.data.sources.source import Source, blank, convert, resize, train_and_test
+from ssl_runner.data.splits.copies import Duplicates
+from ssl_runner.data.splits.splitting import split_source
+from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.images.decoding import Decoding
+from ssl_runner.images.files import scan
+
+PICKLES, JPEGS = "cifar-10-batches-py", "cifar10-jpg"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def cifar10(
+    root: PathText,
+    split: Literal["images", "classes"],
+    validation: float,
+    class_counts: list[int] | None,
+    split_seed: int,
+    size: int | None,
+    channels: int | None,
+    duplicates: Duplicates = "warn",
+) -> Splits:
+    """60,000 photographs of 32 x 32 pixels (Krizhevsky 2009).
+
+    ``root/cifar-10-batches-py`` (torchvision's) is read where it exists, else ``root/cifar10-jpg/{train,test}/CLASS``
+    (JPEGs, so not quite the same pixels: the fingerprint differs), else the former is downloaded.
+
+    Args:
+        root: Folder of datasets.
+        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
+        validation: Images, or their share of the 50,000 of the train part.
+        class_counts: Classes of train, validation and test.
+        split_seed: Of the split.
+        size: Height and width after resizing; None leaves 32.
+        channels: 1 or 3; None leaves 3.
+        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+
+    Raises:
+        DataError: It is missing and cannot be downloaded, or damaged.
+    """
+    pickles, jpegs = absolute(root) / PICKLES, absolute(root) / JPEGS
+    try:
+        if not pickles.exists() and jpegs.exists():
+            source = _from_jpegs(jpegs, size, channels)
+        else:
+            source = _from_pickles(absolute(root), size, channels)
+    except NotAtHand:
+        source = blank("cifar10", {"train": 50_000, "test": 10_000}, (3, 32, 32), CLASSES, size, channels)
+    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
+
+
+def _from_pickles(root: Path, size: int | None, channels: int | None) -> Source:
+    if not (root / PICKLES).exists():
+        download("cifar10", root, [root / PICKLES, root / JPEGS], _fetch)
+    from torchvision import datasets  # takes seconds to import; it checks the sums of the pickles before it opens them
+
+    try:
+        parts = [datasets.CIFAR10(str(root), train=train) for train in (True, False)]
+    except RuntimeError as error:
+        raise DataError(f"{root / PICKLES} is damaged ({error}); delete it to fetch it anew.") from None
+    images = [part.data.transpose(0, 3, 1, 2) for part in parts]
+    return train_and_test("cifar10", images, [np.array(part.targets) for part in parts], CLASSES, size, channels)
+
+
+def _fetch(root: str) -> None:
+    from torchvision import datasets
+
+    datasets.CIFAR10(root, download=True)
+
+
+def _from_jpegs(folder: Path, size: int | None, channels: int | None) -> Source:
+    found = scan(folder)
+    found.files = files = [file for file in found.files if len(file.path) == 3]
+    parts = np.array([file.path[0] for file in files])
+    missing = [
+        f"{part}/{name}" for part in ("train", "test") for name in CLASSES if not (folder / part / name).is_dir()
+    ]
+    if missing:
+        raise DataError(f"{folder} is not whole: {missing[0]} is missing; unpack it again.")
+    loaded = load_images("cifar10", folder, found, Decoding(size=None, channels=3))
+    return Source(
+        name="cifar10",
+        images=resize(convert(loaded.images, channels), size),
+        labels=torch.tensor([CLASSES.index(file.path[1]) for file in files]),
+        class_names=CLASSES,
+        class_groups=None,
+        content=f"{loaded.content} {size} {channels}",
+        official={part: torch.from_numpy(np.flatnonzero(parts == part)) for part in ("train", "test")},
+    )

@@ -1,0 +1,133 @@
+"""Files that say which class is for training and which is held out."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
+
+import yaml
+
+from ssl_runner.data.sources.source import PARTS
+from ssl_runner.errors import DataError, printable
+from ssl_runner.images.files import ImageFile
+
+TABLES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
+FORM = "expected lines of filename,label (or filename;label) under that heading"
+
+
+def read_lists(path: Path, class_names: Sequence[str]) -> dict[str, list[str]]:
+    """Classes of each part from one YAML or JSON file, ``{train: [class, ...], validation: [...], test: [...]}``.
+
+    Names are taken as they are written: ``no``, ``01`` and ``1e3`` are no booleans and no numbers here.
+
+    Raises:
+        DataError: It is no such file, or names a class that is not in the folder.
+    """
+    try:
+        text = read_text(path)
+        # of YAML's loaders the one that leaves all values strings
+        content = (
+            json.loads(text, parse_int=str, parse_float=str)
+            if path.suffix == ".json"
+            else yaml.load(text, yaml.BaseLoader)
+        )
+    except Exception as error:  # each parser has its own
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path} cannot be read ({reason}); expected {{train: [...], validation: [...], test: [...]}}."
+        ) from None
+    if not isinstance(content, dict) or not {"train", "test"} <= set(content) <= set(PARTS):
+        raise DataError(
+            f"{path}: expected the keys train, validation (may be left out) and test, got {content!r:.200}."
+        )
+    classes = {part: _names(path, part, content.get(part) or []) for part in PARTS}
+    there = set(class_names)
+    unknown = [name for names in classes.values() for name in names if name not in there]
+    if unknown:
+        raise DataError(f"{path} names {len(unknown)} classes that the folder does not have, {unknown[0]!r} first.")
+    return classes
+
+
+def _names(path: Path, part: str, names: object) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: {part} is {names!r:.100}, expected a list of names of classes, [cat, dog].")
+    return names
+
+
+def read_tables(folder: Path, files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[str], dict[str, list[str]]]:
+    """Images and classes from train.csv, val.csv (may be missing) and test.csv of lines ``filename,label``.
+
+    So miniImageNet is published (Ravi and Larochelle 2017): the labels stand in the tables, the images lie anywhere.
+    Tables as spreadsheets write them are read too: semicolons or tabs, a byte-order mark, Windows' paths.
+
+    Args:
+        files: Of the folder of images. A filename is a path in it, or in the folder of its class, or the end of
+            a path that no other image shares.
+
+    Returns:
+        The files that the tables name, the class of each, and the classes of each part.
+
+    Raises:
+        DataError: A table is missing or malformed, or names a file that is not there or stands in it twice.
+    """
+    shown = {file: tuple(map(printable, file.path)) for file in files}
+    by_path = {path: file for file, path in shown.items()}
+    same_name = Counter(path[-1] for path in by_path)
+    by_name = {path[-1]: file for path, file in by_path.items() if same_name[path[-1]] == 1}
+    found: dict[ImageFile, str] = {}
+    classes: dict[str, list[str]] = {part: [] for part in PARTS}
+    for part, name in TABLES.items():
+        table = folder / name
+        if part == "validation" and not table.exists():
+            continue
+        for filename, label in _rows(table):
+            # a backslash is a letter of a name here, and a separator on Windows
+            paths = [tuple(part for part in Path(filename).parts if part != "."), PureWindowsPath(filename).parts]
+            ways = (
+                way for path in paths for way in (by_path.get(path), by_path.get((label, *path)), by_name.get(path[-1]))
+            )
+            file = next((way for way in ways if way is not None), None)
+            if file is None:
+                raise DataError(f"{table} names {filename!r} of {label!r}, which is not among the {len(files)} images.")
+            if file in found:
+                raise DataError(f"{table} names {filename!r}, which already stands in a table; an image has one class.")
+            found[file] = label
+            if not classes[part] or classes[part][-1] != label:
+                classes[part].append(label)
+    ordered = sorted(found)
+    return ordered, [found[file] for file in ordered], {part: sorted(set(names)) for part, names in classes.items()}
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
+
+    Raises:
+        UnicodeDecodeError: It is in another encoding.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return content.decode(encoding)
+
+
+def _rows(table: Path) -> list[tuple[str, str]]:
+    try:
+        text = read_text(table)
+        heading = text.partition("\n")[0]
+        delimiter = max(",;\t", key=heading.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+        if not {"filename", "label"} <= names.keys():
+            raise DataError(f"{table} begins with {heading.strip()!r:.100}; {FORM}.")
+        columns = names["filename"], names["label"]
+        rows = [tuple((row[column] or "").strip() for column in columns) for row in reader if any(row.values())]
+    except OSError as error:
+        raise DataError(f"{table} cannot be read ({error.strerror}); {FORM}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table} is in another encoding than UTF-8 ({error.reason}); save it as UTF-8.") from None
+    except csv.Error as error:
+        raise DataError(f"{table} cannot be read ({error}); {FORM}.") from None
+    if not rows or not all(filename and label for filename, label in rows):
+        raise DataError(f"{table} is empty or has an empty cell; {FORM}.")
+    return [(filename, label) for filename, label in rows]

@@ -1,0 +1,98 @@
+"""All image files of a dataset, decoded in threads."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from rich.progress import Progress
+
+from ssl_runner.errors import DataError, printable
+from ssl_runner.images.decoding import Damage, Decoding, decode_or_damage, pillow_limit_raised, pixels_of
+from ssl_runner.images.modes import bits_for
+from ssl_runner.runtime.console import Console
+
+Made = TypeVar("Made")
+
+
+CHUNK = 1024  # images in flight; all of a chunk lie in memory
+
+
+@dataclass
+class Findings:
+    """What was met while files were decoded.
+
+    Attributes:
+        damaged: By the file's place.
+        several_frames: Files of which only the first frame was taken.
+        greatest: Value of any pixel, before inversion.
+        deepest: Greatest value of 16-bit files, as it stands in them; None where there are none.
+        bits: That 16-bit files were read by; None where there are none.
+    """
+
+    damaged: dict[int, Damage] = field(default_factory=dict)
+    several_frames: int = 0
+    greatest: int = 0
+    deepest: int | None = None
+    bits: int | None = None
+
+
+def decode_all(files: Sequence[Path], decoding: Decoding, findings: Findings) -> Iterator[np.ndarray]:
+    """Pixels (n, C, H, W) of the whole files in their order, a chunk at a time, decoded in threads; shows its progress.
+
+    Args:
+        findings: Takes what was met, damaged files above all: they are left out.
+
+    Raises:
+        DataError: Sizes differ and ``decoding.size`` is None.
+    """
+    first: tuple[Path, tuple[int, ...]] | None = None
+    starts = range(0, len(files), CHUNK)
+    bar = Progress(console=Console(stderr=True), transient=True, disable=len(starts) == 1)
+    # Pillow lets go of the interpreter's lock while it decodes and resizes
+    with pillow_limit_raised(), bar, ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        for start in bar.track(starts, description=f"decoding {len(files)} images"):
+            chunk, whole = files[start : start + CHUNK], []
+            for place, found in enumerate(pool.map(lambda path: decode_or_damage(path, decoding), chunk)):
+                if isinstance(found, Damage):
+                    findings.damaged[start + place] = found
+                    continue
+                path, shape = chunk[place], found.pixels.shape
+                first = first or (path, shape)
+                if shape != first[1]:
+                    raise DataError(
+                        f"{printable(str(path))} is {pixels_of(shape)} pixels, and {printable(str(first[0]))} "
+                        f"{pixels_of(first[1])}; set dataset.size."
+                    )
+                whole.append(found.pixels)
+                findings.several_frames += found.several_frames
+                if found.deepest is not None:
+                    findings.deepest = max(findings.deepest or 0, found.deepest)
+            if whole:
+                pixels = np.stack(whole)
+                greatest = 255 - int(pixels.min()) if decoding.invert else int(pixels.max())
+                findings.greatest = max(findings.greatest, greatest)
+                yield pixels
+
+
+def decode_dataset(
+    files: Sequence[Path], decoding: Decoding, take: Callable[[Iterator[np.ndarray]], Made]
+) -> tuple[Made, Findings]:
+    """What ``take`` makes of all chunks, and what was met; 16-bit files are read by the bits that all of them need.
+
+    Args:
+        take: Called a second time, with everything anew, where these are less than 16.
+    """
+    findings = Findings()
+    made = take(decode_all(files, replace(decoding, bits=decoding.bits or 16), findings))
+    if findings.deepest is None or decoding.value_range is not None:
+        return made, findings
+    needed = decoding.bits or bits_for(findings.deepest)
+    if needed < 16 and decoding.bits is None:
+        findings = Findings()
+        made = take(decode_all(files, replace(decoding, bits=needed), findings))
+    findings.bits = needed
+    return made, findings

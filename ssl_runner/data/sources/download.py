@@ -1,0 +1,59 @@
+"""Where datasets are looked for, and what is said when they are not there."""
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ssl_runner.errors import DataError
+from ssl_runner.runtime.file_lock import locked
+from ssl_runner.runtime.no_download import require_at_hand
+
+REMEDY = "Set SSL_RUNNER_DATA (or dataset.root=FOLDER) to the folder that holds it, or run once where there is network."
+
+
+def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str], object]) -> None:
+    """Brings what is missing under ``root``, whole or not at all; processes that start at once take turns.
+
+    A failure leaves nothing behind, not even the root if it was made for this.
+
+    Args:
+        name: Of the dataset, for the message.
+        wanted: Files or folders below ``root``; those that exist by the time it is our turn are left alone.
+        fetch: torchvision's own code, with its checksums, given another root to leave them in.
+
+    Raises:
+        DataError: It cannot be fetched: says what is missing, where it was looked for and the remedy.
+    """
+    require_at_hand(name)
+    unfinished = root / ".ssl_runner.unfinished"
+    try:
+        with locked(root / ".ssl_runner.lock", keep=False), _patience(seconds=20):
+            if all(path.exists() for path in wanted):
+                return
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+            try:
+                fetch(str(unfinished))
+                for path in wanted:
+                    brought = unfinished / path.relative_to(root)
+                    if brought.exists() and not path.exists():
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        brought.rename(path)
+            finally:  # while the lock is ours: afterwards the folder may be another process's
+                shutil.rmtree(unfinished, ignore_errors=True)
+    except Exception as error:  # URLError, RuntimeError of a checksum, a read-only root: all mean that it is missing
+        places = " and ".join(str(path) for path in wanted)
+        reason = " ".join(str(error).split()) or type(error).__name__  # torchvision lists its mirrors on lines
+        raise DataError(f"{name} is missing: looked for {places}; downloading it failed ({reason}). {REMEDY}") from None
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    # urlopen in torchvision sets no timeout: behind a firewall that drops packets it would wait for minutes
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,100 @@
+"""MNIST and Fashion-MNIST, read from the files that torchvision leaves."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ssl_runner.config.paths import absolute
+from ssl_runner.config.signatures import PathText
+from ssl_runner.data.dataset import Splits
+from ssl_runner.data.sources.download import download
+from ssl_runner.data.sources.source import Source, blank, train_and_test
+from ssl_runner.data.splits.copies import Duplicates
+from ssl_runner.data.splits.splitting import split_source
+from ssl_runner.errors import DataError, NotAtHand
+
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def mnist(
+    root: PathText,
+    split: Literal["images", "classes"],
+    validation: float,
+    class_counts: list[int] | None,
+    split_seed: int,
+    size: int | None,
+    channels: int | None,
+    duplicates: Duplicates = "warn",
+) -> Splits:
+    """70,000 handwritten digits of 28 x 28 pixels (LeCun et al. 1998), in ``root/MNIST/raw``.
+
+    Args:
+        root: Folder of datasets; what is missing there is downloaded.
+        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
+        validation: Images, or their share of the 60,000 of the train part.
+        class_counts: Classes of train, validation and test.
+        split_seed: Of the split.
+        size: Height and width after resizing; None leaves 28.
+        channels: 1 or 3; None leaves 1.
+        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+
+    Raises:
+        DataError: It is missing and cannot be downloaded, or damaged.
+    """
+    source = _source("mnist", "MNIST", root, tuple(str(digit) for digit in range(10)), size, channels)
+    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
+
+
+def fashion_mnist(
+    root: PathText,
+    split: Literal["images", "classes"],
+    validation: float,
+    class_counts: list[int] | None,
+    split_seed: int,
+    size: int | None,
+    channels: int | None,
+    duplicates: Duplicates = "warn",
+) -> Splits:
+    """70,000 pictures of clothes (Xiao et al. 2017, arXiv:1708.07747), in ``root/FashionMNIST/raw``; as `mnist`."""
+    source = _source("fashion_mnist", "FashionMNIST", root, CLOTHES, size, channels)
+    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an IDX file: bytes 0 0 8 and the number of dimensions, big-endian sizes, the content.
+
+    Raises:
+        DataError: It is no such file, or cut short.
+    """
+    content = path.read_bytes()
+    n_dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+    start = 4 + 4 * n_dimensions
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
+    if not n_dimensions or len(shape) != n_dimensions or len(content) != start + math.prod(shape):
+        raise DataError(f"{path} is damaged ({len(content)} bytes do not fit its header); delete it to fetch it anew.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _source(
+    name: str, folder: str, root: str, class_names: Sequence[str], size: int | None, channels: int | None
+) -> Source:
+    raw = absolute(root) / folder / "raw"
+    images = [raw / f"{part}-images-idx3-ubyte" for part in ("train", "t10k")]
+    labels = [raw / f"{part}-labels-idx1-ubyte" for part in ("train", "t10k")]
+    if not all(path.exists() for path in images + labels):
+
+        def fetch(root: str) -> None:
+            from torchvision import datasets  # takes seconds to import
+
+            getattr(datasets, folder)(root, download=True)
+
+        try:
+            download(name, absolute(root), images + labels, fetch)
+        except NotAtHand:
+            return blank(name, {"train": 60_000, "test": 10_000}, (1, 28, 28), class_names, size, channels)
+    return train_and_test(
+        name, [read_idx(path) for path in images], [read_idx(path) for path in labels], class_names, size, channels
+    )

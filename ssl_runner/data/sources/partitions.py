@@ -1,0 +1,83 @@
+"""K-means on features, several times in several metrics, kept between runs."""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssl_runner.data.sources.cache import cache_folder
+from ssl_runner.runtime import randomness, versions
+from ssl_runner.runtime.atomic_write import write_atomically
+from ssl_runner.runtime.file_lock import locked
+from ssl_runner.runtime.no_download import require_at_hand
+
+BATCH = 4096  # images of a step of k-means
+
+
+def partition(features: np.ndarray, partitions: int, clusters: int, seed: int) -> Tensor:
+    """Clusters int64 (partitions, N) of features float32 (N, D), each partition by k-means in a metric of its own.
+
+    The first is of the features as they are, each further one of features whose coordinates are multiplied by uniform
+    numbers in [0, 1). Mini-batches (Sculley 2010), from one k-means++ start; on one thread, so that clusters do not
+    hang on how many there are.
+    """
+    from sklearn.cluster import MiniBatchKMeans  # takes a second to import
+    from threadpoolctl import threadpool_limits
+
+    found = []
+    with threadpool_limits(1):
+        for number in range(partitions):
+            scales = randomness.uniforms(seed, "clusters/scales", number, 1, features.shape[1])
+            scaled = features * scales if number else features
+            start = randomness.number(seed, "clusters/k-means", number) % 2**32
+            kmeans = MiniBatchKMeans(clusters, batch_size=BATCH, n_init=1, random_state=start)  # pyright: ignore[reportArgumentType]
+            found.append(torch.from_numpy(kmeans.fit(scaled).labels_.astype(np.int64)))
+    return torch.stack(found)
+
+
+def kept_partition(
+    features: Callable[[], np.ndarray], partitions: int, clusters: int, seed: int, *made_of: str
+) -> Tensor:
+    """`partition`, found in the user's cache folder where it was made before.
+
+    Args:
+        features: Makes them; is not called if that is so.
+        made_of: Hashes of all that they come from.
+
+    Raises:
+        NotAtHand: It would have to be made, within `at_hand_only`.
+    """
+    key = repr((made_of, partitions, clusters, seed, versions.versions().get("scikit-learn")))
+    entry = cache_folder() / f"clusters-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    stored = _read(entry)
+    if stored is not None:
+        return stored
+    require_at_hand("clusters")
+    try:
+        with locked(entry.with_suffix(".lock"), keep=False):
+            stored = _read(entry)  # another process may have been here
+            if stored is None:
+                stored = partition(features(), partitions, clusters, seed)
+                write_atomically(entry, lambda path: save_file({"clusters": stored}, path))
+        return stored
+    except OSError as error:
+        warnings.warn(
+            f"clusters are not kept: {error}. Set SSL_RUNNER_CACHE to a folder with room to write.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return stored if stored is not None else partition(features(), partitions, clusters, seed)
+
+
+def _read(entry: Path) -> Tensor | None:
+    """An entry, or None where there is none that is whole."""
+    try:
+        return load_file(entry)["clusters"]
+    except (OSError, SafetensorError, KeyError):
+        return None

@@ -1,0 +1,163 @@
+"""Which images evaluators learn from with their labels, and which they are judged on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_runner.data.augmentation.transform import to_device
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.runtime import randomness
+
+# One seed for all, so that every evaluator and every run is judged on the same halves and given the same labels.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Labelled images to learn from, and others to be judged on, by their places.
+
+    Attributes:
+        parts: Datasets that hold the bank; places count through them, one after the other.
+        bank: int64 (N,), ascending.
+        bank_labels: int64 (N,) in [0, n_classes).
+        validation: bool (N,), the rows of the bank on which a probe may choose its settings.
+        queries: int64 (M,), places in the test split.
+        query_labels: int64 (M,).
+    """
+
+    parts: tuple[Dataset, ...]
+    bank: Tensor
+    bank_labels: Tensor
+    validation: Tensor
+    queries: Tensor
+    query_labels: Tensor
+
+    def images(self) -> list[Tensor]:
+        """The bank's images, uint8 (N_i, C, H, W) of each part; those of a part that is wanted whole are not copied."""
+        found, start = [], 0
+        for part in self.parts:
+            mine = (self.bank >= start) & (self.bank < start + len(part))
+            found.append(rows_at(part.images, self.bank[mine] - start))
+            start += len(part)
+        return found
+
+
+def places(splits: Splits, labels: float = 1.0) -> Places:
+    """Bank and queries as `describe` says; a share of the labels is drawn from the whole bank.
+
+    Args:
+        labels: Share of the bank's labels in (0, 1]. Below 1, a fifth of each class of what is drawn is validation,
+            so that what a probe chooses costs no label more.
+
+    Raises:
+        ValueError: If a split has no labels, or by images train has other classes than test (clusters, say).
+    """
+    query_labels = labels_of(splits.test)
+    queries = torch.arange(len(query_labels))
+    if splits.by == "classes":
+        half = share(query_labels, 0.5, "halves")
+        parts, bank, bank_labels = (splits.test,), queries[~half], query_labels[~half]
+        queries, query_labels = queries[half], query_labels[half]
+    else:
+        parts = (splits.train,) if splits.validation is None else (splits.train, splits.validation)
+        bank_labels = torch.cat([labels_of(part) for part in parts])
+        bank = torch.arange(len(bank_labels))
+        if splits.train.class_names != splits.test.class_names:
+            raise ValueError(
+                f"{splits.train.name} has other classes than {splits.test.name}, so its labels teach nothing about "
+                "these; choose eval=[few_shot], or a dataset split by classes"
+            )
+    if labels < 1:
+        drawn = share(bank_labels, labels, "labels", spare=0)
+        bank, bank_labels = bank[drawn], bank_labels[drawn]
+    own = labels == 1 and len(parts) == 2
+    validation = bank >= len(splits.train) if own else share(bank_labels, 0.2, "validation")
+    return Places(parts, bank, bank_labels, validation, queries, query_labels)
+
+
+def describe(splits: Splits, labels: float = 1.0) -> dict[str, Any]:
+    """What bank, validation and queries are, as plain data for the result; for a share of labels, how it is drawn."""
+    found, whole, halved = places(splits, labels), labels == 1, splits.by == "classes"
+    if halved:
+        bank, queries = (f"{half} half of each class of {splits.test.name}" for half in ("one", "the other"))
+    else:
+        bank, queries = " and ".join(part.name for part in found.parts), splits.test.name
+    validation = f"a fifth of each class of the {'bank' if whole else 'labelled images'}"
+    if whole and len(found.parts) == 2:
+        validation = found.parts[1].name
+    drawn = "at random within each class, at least one image a class; a smaller share is part of a larger one"
+    return {
+        "bank": bank,
+        "bank_size": len(places(splits).bank),
+        **({} if whole else {"labels": labels, "labelled_images": len(found.bank), "drawn": drawn}),
+        "validation": validation,
+        "queries": queries,
+        "query_size": len(found.queries),
+        "classes": "unseen" if halved else "seen",
+        "seed": SEED,
+    }
+
+
+def share(labels: Tensor, fraction: float, stream: str, spare: int = 1) -> Tensor:
+    """bool (N,): a fixed random fraction of each class, at least one image of it.
+
+    Of one stream, a smaller fraction is part of a larger one.
+
+    Args:
+        labels: int64 (N,).
+        fraction: In (0, 1].
+        stream: Names the draw.
+        spare: Images of each class that are left out at least; with 1, a class of one image gives none.
+    """
+    order = torch.from_numpy(randomness.permutation(SEED, stream, 0, len(labels)))
+    order = order[labels[order].argsort(stable=True)]  # class after class, shuffled within each
+    counts = labels.bincount()
+    ranks = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
+    wanted = (counts * fraction).round().long().clamp(min=1).minimum(counts - spare)
+    chosen = torch.empty(len(labels), dtype=torch.bool)
+    chosen[order] = ranks < wanted[labels[order]]
+    return chosen
+
+
+def rows_at(values: Tensor, wanted: Tensor) -> Tensor:
+    """Rows at places (M,), all different; all of them, in order, are not copied."""
+    return values if len(wanted) == len(values) else values[wanted.to(values.device)]
+
+
+def rows_of(parts: Sequence[Tensor], rows: Tensor, device: torch.device) -> Tensor:
+    """Rows (M,) of the parts joined, in this order and on the device; without waiting for a GPU that holds them."""
+    found, order, start = [], [], 0
+    for part in parts:
+        mine = ((rows >= start) & (rows < start + len(part))).nonzero().squeeze(1)
+        found.append(to_device(part[to_device(rows[mine] - start, part.device)], device))
+        order.append(mine)
+        start += len(part)
+    return torch.cat(found)[to_device(torch.cat(order).argsort(), device)]
+
+
+def labels_of(dataset: Dataset) -> Tensor:
+    """int64 (N,).
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if dataset.labels is None:
+        raise ValueError(
+            f"{dataset.name} has no labels, and without them nothing can be scored; judge on a dataset that has some, "
+            "say eval=[knn_cifar10], or run with eval=[]"
+        )
+    return dataset.labels
+
+
+def by_share(evaluator: str, labels: float) -> str:
+    """What an evaluator's scores with a share of the labels go by: ``fine_tuning``, or ``fine_tuning_1pct`` for 0.01.
+
+    Raises:
+        ValueError: If the share is outside (0, 1].
+    """
+    if not 0 < labels <= 1:
+        raise ValueError(f"labels={labels}; give a share of the labels in (0, 1], 1 for all of them")
+    return evaluator if labels == 1 else f"{evaluator}_{100 * labels:g}pct"

@@ -1,0 +1,188 @@
+"""Image files to uint8 arrays."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ssl_runner.errors import DataError, printable
+from ssl_runner.images.modes import Unreadable, eight_bits, is_deep
+
+LISTED = 20  # damaged files that are named, before they are only counted
+LARGE = 50  # megapixels from which on one file at a time is decoded
+
+_large = threading.Lock()
+_pillow = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a file becomes pixels: upright by its EXIF, then resized by Lanczos' filter, which looks at every pixel.
+
+    Attributes:
+        size: Height and width: the shorter side is resized and the middle cut out; None keeps the file's.
+        channels: 1 (ITU-R 601 luma) or 3.
+        invert: Ink on paper becomes light on 0.
+        background: What transparent pixels are laid on: one number in [0, 255], or red, green and blue.
+        value_range: Least and greatest value, which become 0 and 255; None for what the file's format has.
+        bits: Of 16-bit files; None for as many as the greatest value needs (8, 10, 12, 14 or 16), of one file where
+            it is decoded alone, of all together in a dataset.
+        max_megapixels: Larger images are refused: a file of a few bytes may ask for all memory.
+
+    Raises:
+        DataError: A value is out of its range.
+    """
+
+    size: int | None
+    channels: Literal[1, 3]
+    invert: bool = False
+    background: int | Sequence[int] = 128
+    value_range: Sequence[float] | None = None
+    bits: int | None = None
+    max_megapixels: float = 179
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise DataError(f"dataset.channels={self.channels!r}: expected 1 (grey) or 3 (RGB).")
+        if self.size is not None and self.size < 1:
+            raise DataError(f"dataset.size={self.size!r}: expected a number of pixels, or null for the files' own.")
+        if len(self.colour) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in self.colour):
+            raise DataError(
+                f"dataset.background={self.background!r}: expected a number in [0, 255], or [red,green,blue] of them."
+            )
+        if self.value_range is not None and not (
+            len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]
+        ):
+            raise DataError(
+                f"dataset.value_range={list(self.value_range)}: expected [BLACK,WHITE], or null for the format's own."
+            )
+        if not self.max_megapixels > 0:
+            raise DataError(f"dataset.max_megapixels={self.max_megapixels}: expected a number above 0.")
+
+    @property
+    def colour(self) -> tuple[int, ...]:
+        """Red, green and blue of the background."""
+        return (self.background,) * 3 if isinstance(self.background, int) else tuple(self.background)
+
+
+class Damage(NamedTuple):
+    """Why a file cannot be read, and what to do about it."""
+
+    reason: str
+    remedy: str = "replace or delete it"
+
+
+class _Decoded(NamedTuple):
+    pixels: np.ndarray
+    deepest: int | None
+    several_frames: bool
+
+
+def decode(path: Path, decoding: Decoding) -> np.ndarray:
+    """Pixels (C, H, W), uint8, of one file.
+
+    Raises:
+        DataError: The file is damaged; names it.
+    """
+    with pillow_limit_raised():
+        found = decode_or_damage(path, decoding)
+    if isinstance(found, Damage):
+        raise DataError(f"{printable(str(path))} cannot be decoded ({found.reason}); {found.remedy}.")
+    return found.pixels
+
+
+def decode_files(paths: Sequence[Path], decoding: Decoding) -> list[np.ndarray]:
+    """Pixels (C, H, W), uint8, of each file.
+
+    Raises:
+        DataError: Files are damaged; names all of them, twenty at most.
+    """
+    with pillow_limit_raised():
+        found = [decode_or_damage(path, decoding) for path in paths]
+    refuse([(path, one) for path, one in zip(paths, found, strict=True) if isinstance(one, Damage)], len(paths), False)
+    return [one.pixels for one in found if not isinstance(one, Damage)]
+
+
+def refuse(damaged: Sequence[tuple[Path, Damage]], n: int, may_skip: bool) -> None:
+    """Raises DataError that names the damaged among n files, twenty at most, with all remedies; if there are any.
+
+    Args:
+        may_skip: Whether the dataset has the key ``damaged``.
+    """
+    if not damaged:
+        return
+    remedies = list(dict.fromkeys(damage.remedy for _, damage in damaged))
+    if len(damaged) == 1:
+        path, damage = damaged[0]
+        begin = f"{printable(str(path))} cannot be decoded ({damage.reason}); "
+    else:
+        lines = [f"  {printable(str(path))}: {damage.reason}" for path, damage in damaged[:LISTED]]
+        more = [f"  and {len(damaged) - LISTED:,} more"] if len(damaged) > LISTED else []
+        begin = "\n".join([f"{len(damaged):,} of {n:,} image files cannot be decoded:", *lines, *more, ""])
+        remedies = [remedy.replace("replace or delete it", "replace or delete them") for remedy in remedies]
+    remedies += ["leave out all such files with dataset.damaged=skip"] if may_skip else []
+    raise DataError(f"{begin}{', or '.join(remedies)}.")
+
+
+def decode_or_damage(path: Path, decoding: Decoding) -> _Decoded | Damage:
+    try:
+        with Image.open(path) as opened:
+            megapixels = opened.width * opened.height / 1e6
+            if megapixels > decoding.max_megapixels:
+                size = f"{opened.width:,} x {opened.height:,} pixels, more than {decoding.max_megapixels:g} million"
+                return Damage(size, f"if it is no bomb, set dataset.max_megapixels={int(megapixels) + 1}")
+            several = bool(getattr(opened, "is_animated", False))
+            if megapixels < LARGE:
+                return _pixels(opened, decoding, several)
+            with _large:
+                return _pixels(opened, decoding, several)
+    except Unreadable as error:
+        return Damage(str(error), error.remedy)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more, by the format
+        return Damage(_why(path, error))
+
+
+def _pixels(opened: Image.Image, decoding: Decoding, several: bool) -> _Decoded:
+    upright = ImageOps.exif_transpose(opened)
+    deepest = int(np.asarray(upright).max()) if is_deep(upright) and not upright.mode.startswith("F") else None
+    upright.format = opened.format  # which a turned copy has lost
+    image = eight_bits(upright, decoding.colour, decoding.value_range, decoding.bits)
+    image = image.convert("L" if decoding.channels == 1 else "RGB")
+    if decoding.invert:
+        image = ImageOps.invert(image)
+    if decoding.size is not None:
+        image = ImageOps.fit(image, (decoding.size, decoding.size), Image.Resampling.LANCZOS)
+    pixels = np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
+    return _Decoded(pixels, deepest, several)
+
+
+def _why(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    try:
+        if path.stat().st_size == 0:
+            return "the file is empty"
+    except OSError:
+        pass
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return printable(reason.replace(repr(str(path)), "it").replace(str(path), "it"))
+
+
+@contextmanager
+def pillow_limit_raised() -> Iterator[None]:
+    """Inside, Pillow has no limit of pixels: `Decoding.max_megapixels` is asked instead."""
+    with _pillow:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def pixels_of(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]} x {shape[1]}"

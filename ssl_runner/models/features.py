@@ -1,0 +1,32 @@
+"""Frozen features of images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+BATCH_SIZE = 256
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradient; every submodule's own mode comes back afterwards, also after an error.
+
+    no_grad and not inference_mode: algorithms that adapt enable gradients inside.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def features(encoder: nn.Module, images: Tensor, device: torch.device, batch_size: int = BATCH_SIZE) -> Tensor:
+    """float32 (N, D) on the device, of images uint8 (N, C, H, W); the last, smaller batch included."""
+    with evaluating(encoder):
+        parts = [encoder(batch.to(device)).flatten(1).float() for batch in images.split(batch_size)]
+    return torch.cat(parts)

@@ -1,0 +1,162 @@
+"""What a run leaves behind while it runs: TensorBoard's events, metrics.jsonl and a progress bar."""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ssl_runner.runs import events
+from ssl_runner.runtime.atomic_write import write_atomically
+from ssl_runner.runtime.console import Console
+
+
+class Silence:
+    """A tracker that leaves nothing: of several processes, number 0 speaks."""
+
+    def bar(self, step: int, max_steps: int, shown: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def advance(self, step: int) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class Tracker(Silence):
+    """Scalars to TensorBoard and to metrics.jsonl, one line a logged step, and the console's progress.
+
+    Attributes:
+        writer: TensorBoard's, for what is no scalar.
+
+    Args:
+        folder: The run folder.
+        start_step: Steps done before; what was logged later than that is cut away, so that a resumed run leaves no
+            point twice.
+        reached: Is told of every step that is done.
+    """
+
+    def __init__(self, folder: Path, start_step: int, reached: Callable[[int], None] | None = None) -> None:
+        self.reached = reached
+        self.path = folder / "metrics.jsonl"
+        # without our own log, event files there are somebody else's
+        self.writer = events.resumed_writer(folder, start_step) if self.path.exists() else events.new_writer(folder)
+        cut_after(self.path, start_step)
+        self.file = self.path.open("a", encoding="utf-8")
+        self.linked = os.fstat(self.file.fileno()).st_nlink > 0  # some disks do not count
+        self.console = Console(stderr=True)
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.writer.close()
+
+    @contextmanager
+    def bar(self, step: int, max_steps: int, shown: bool) -> Iterator[None]:
+        """Inside, the console shows progress and time left."""
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        figures = TextColumn("{task.fields[figures]}")
+        bar = Progress(TextColumn("training"), *columns, figures, console=self.console, disable=not shown)
+        with bar as self.progress:
+            self.task = self.progress.add_task("training", total=max_steps, completed=step, figures="")
+            yield
+        self.progress = None
+
+    def advance(self, step: int) -> None:
+        """Move the bar to so many steps done."""
+        if self.reached is not None:
+            self.reached(step)
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step)
+
+    def warn(self, text: str) -> None:
+        """One line above the bar."""
+        self.console.warn(text)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One point of every tag after so many steps.
+
+        Raises:
+            FileNotFoundError: The log was deleted or moved away.
+        """
+        self._look_for_the_log()
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+        if self.progress is not None and "train/loss" in values:
+            self.progress.update(self.task, figures=_figures(values))
+
+    def flush(self) -> None:
+        """Before a checkpoint: what was logged up to it must be on disk."""
+        self._look_for_the_log()
+        self.writer.flush()
+
+    def _look_for_the_log(self) -> None:
+        """An open file can be written to when it is no longer anywhere."""
+        self.path.stat()
+        if self.linked and os.fstat(self.file.fileno()).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+
+
+class Meter:
+    """Rates between two logged steps.
+
+    Args:
+        images_per_step: Images that a step sends through the network.
+    """
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step
+        self.began, self.steps, self.waited = time.perf_counter(), 0, 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the time is no training's."""
+        began = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - began
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, the loop waits for data."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def lap(self, steps: int) -> dict[str, float]:
+        """Figures since the last lap, given the steps done by now."""
+        now = time.perf_counter()
+        seconds = max(now - self.began, 1e-9)
+        rate = (steps - self.steps) * self.images_per_step / seconds
+        share = self.waited / seconds
+        self.began, self.steps, self.waited = now, steps, 0.0
+        return {"time/images_per_second": rate, "time/data_share": share}
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drop lines of later steps, and a line that a crash has torn."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if step and json.loads(line)["step"] <= step:  # with step 0 the run begins anew
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
+
+
+def _figures(values: dict[str, float]) -> str:
+    return f"loss {values['train/loss']:.4f}  {values['time/images_per_second']:,.0f} images/s"

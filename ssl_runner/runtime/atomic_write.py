@@ -1,0 +1,31 @@
+"""Files that are written whole or not at all."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+def write_atomically(path: Path, write) -> None:
+    """``write(temporary)``, flushed to disk, then renamed: a crash leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except RuntimeError as error:  # how torch's zip writer tells of a full disk, and of a folder that is gone
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+    except SafetensorError as error:  # which wraps what the system said
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)

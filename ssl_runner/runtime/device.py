@@ -1,0 +1,50 @@
+"""Where tensors live, and whether they fit there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ssl_runner.errors import RunStopped
+from ssl_runner.runtime import launch_environment
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and launch_environment.size() > 1:
+        name = f"cuda:{launch_environment.local_rank()}"
+    kind = name.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        usable = ", ".join(kind for kind, present in there.items() if present)
+        raise ValueError(f"device={name!r}, but usable here is: {usable}; set trainer.device=auto")
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # cuda:first
+        raise ValueError(f"device={name!r} is no device; give {kind}, or {kind} and a number as in {kind}:0") from None
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name!r}, but the GPUs here are numbered 0 to {torch.cuda.device_count() - 1}")
+    return device
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Inside, running out of memory stops the run with the remedy.
+
+    Raises:
+        RunStopped: Memory was not enough.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own class for CUDA, a plain RuntimeError on the CPU
+        cpu = "DefaultCPUAllocator" in str(error)
+        if not (cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
+        asked = (str(error).splitlines() or ["nothing left"])[0].rpartition("DefaultCPUAllocator: ")[2]
+        raise RunStopped(f"out of memory: {remedy}. Checkpoints that were written are whole. ({asked})") from None

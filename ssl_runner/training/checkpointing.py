@@ -1,0 +1,87 @@
+"""What is kept of a run while it trains."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.runtime import atomic_write, distributed
+from ssl_runner.runtime.step_context import Horizon
+from ssl_runner.training import checkpoint
+
+
+class Keeper:
+    """Checkpoints, the weights that were best on validation, and the seconds taken.
+
+    Attributes:
+        start: Steps done before.
+        best: Value and step of the best on validation so far.
+
+    Args:
+        folder: Of the checkpoints.
+        algorithm: Is kept; takes up its state where a run goes on.
+        optimizer: Likewise.
+        identity: Stored in checkpoints.
+        resumed: What `checkpoint.load` gave, to go on from.
+        open_ended: Whether the learning rate does not hang on where the run ends.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        algorithm: Algorithm,
+        optimizer: torch.optim.Optimizer,
+        identity: checkpoint.Identity,
+        resumed: dict[str, Any] | None,
+        open_ended: bool,
+    ) -> None:
+        self.folder, self.algorithm, self.optimizer, self.identity = folder, algorithm, optimizer, identity
+        self.start, self.best, before = 0, None, 0.0
+        self.horizon, self.ends = Horizon(matters=not open_ended), list[int]()
+        if resumed is not None:
+            algorithm.load_state_dict(resumed["algorithm"])
+            optimizer.load_state_dict(resumed["optimizer"])
+            self.start, self.best, before = resumed["step"], resumed["best"], resumed["seconds"]
+            self.horizon.matters |= not resumed["open_ended"]
+            self.ends = resumed["ends"]
+        self.began = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        """Of training by now, in all processes that a resumed run took."""
+        return time.perf_counter() - self.began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the time is no training's."""
+        began = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - began
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint after so many steps; process 0 does for all."""
+        if distributed.rank() > 0:
+            return
+        given = self.algorithm, self.optimizer, self.identity, self.best, self.seconds
+        checkpoint.save(self.folder, step, *given, not self.horizon.matters, self.ends)
+
+    def keep_best(self, value: float, step: int) -> None:
+        """Keep the weights if their value on validation is the best so far."""
+        if self.best is not None and value <= self.best["value"]:
+            return
+        self.folder.mkdir(exist_ok=True)
+        state = self.algorithm.state_dict()
+        atomic_write.write_atomically(self.folder / checkpoint.BEST, lambda path: torch.save(state, path))
+        self.best = {"value": value, "step": step}
+
+    def product(self, device: torch.device) -> dict[str, Any]:
+        """Put the product into the algorithm: the best weights if any were kept, else the last. Gives which."""
+        if self.best is None:
+            return {"checkpoint": checkpoint.LAST}
+        state = torch.load(self.folder / checkpoint.BEST, map_location=device, weights_only=True)
+        self.algorithm.load_state_dict(state)
+        return {"checkpoint": checkpoint.BEST} | self.best

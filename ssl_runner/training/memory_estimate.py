@@ -1,0 +1,72 @@
+"""How much memory a training step will take, found without taking it."""
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.runtime import distributed
+from ssl_runner.runtime.step_context import Clock
+
+
+def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulate: int) -> int | None:
+    """Bytes of weights, gradients, optimizer state and activations at the height of a step, batch included.
+
+    The step runs on torch's meta device: shapes without content, so in milliseconds and no memory. What libraries
+    use inside a convolution is not seen.
+
+    Args:
+        algorithm: On any device; it is not changed.
+        batch: A whole one.
+        make_optimizer: From parameter groups to an optimizer.
+        accumulate: Pieces of the batch, of which one is in flight at a time.
+
+    Returns:
+        None for a method that cannot run without numbers: one whose shapes hang on them.
+    """
+    with _Footprint() as footprint:
+        try:
+            shadow = copy.deepcopy(algorithm).to("meta")
+            piece = batch.to("meta").chunk(accumulate)[0] if accumulate > 1 else batch.to("meta")
+            optimizer = make_optimizer(shadow.parameter_groups())
+            clock = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+            with distributed.alone(), torch.enable_grad():
+                shadow.train().training_step(piece, clock).loss.backward()
+            optimizer.step()
+        except (RuntimeError, NotImplementedError):  # what has no meta kernel, or asks for a number
+            return None
+    held = sum(value.nbytes for value in tree_leaves(vars(batch)) if isinstance(value, torch.Tensor))
+    return footprint.most + held
+
+
+class _Footprint(TorchDispatchMode):
+    """Counts the bytes of all meta tensors that are alive, and remembers the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.most = 0, 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor) and value.device.type == "meta":
+                self._count(value.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.seen:  # a view
+            return
+        self.seen.add(key)
+        self.alive += storage.nbytes()
+        self.most = max(self.most, self.alive)
+        weakref.finalize(storage, self._forget, key, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.alive -= size

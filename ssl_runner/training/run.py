@@ -1,0 +1,140 @@
+"""What a run is made of, and what it can do."""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.batching.batching import Batching
+from ssl_runner.data.dataset import Splits
+from ssl_runner.evaluation.evaluator import Evaluator, evaluate, merits, selecting
+from ssl_runner.evaluation.panel import Panel
+from ssl_runner.evaluation.unseen import sources
+from ssl_runner.models import saving
+from ssl_runner.optim.schedules import Schedule
+from ssl_runner.runs import provenance
+from ssl_runner.runtime import distributed
+from ssl_runner.runtime.step_context import Clock
+from ssl_runner.training import checkpoint
+from ssl_runner.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from ssl_runner.runs.tracking import Silence
+
+
+@dataclass(frozen=True)
+class Run:
+    """All objects of a run."""
+
+    seed: int
+    trainer: Trainer
+    splits: Splits
+    batching: Batching
+    algorithm: Algorithm
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    evaluators: dict[str, Evaluator]
+    identity: checkpoint.Identity
+    step_bytes: int | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.trainer.device
+
+    def fit(self, folder: Path, tracker: "Silence", resumed: dict[str, Any] | None) -> dict[str, Any]:
+        """Train to the last step; see `Trainer.fit`."""
+        return self.trainer.fit(
+            self.algorithm,
+            self.batching,
+            self.optimizer,
+            self.schedule,
+            self.seed,
+            folder,
+            self.identity,
+            None if distributed.rank() else self.validate,
+            None if distributed.rank() else self.watch,
+            tracker,
+            resumed,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """What result.json says before the first step: seed, data, protocols, hardware."""
+        splits = self.splits
+        parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        return {
+            "config_hash": self.identity.config_hash,
+            "seed": self.seed,
+            "dataset": {
+                "name": splits.train.name.rpartition("/")[0] or splits.train.name,
+                "fingerprint": splits.train.fingerprint,
+                "split_by": splits.by,
+                "images": {name: 0 if part is None else len(part) for name, part in parts.items()},
+                "classes": {name: 0 if part is None else part.n_classes for name, part in parts.items()},
+                **{note.key: note.value for note in splits.notes},
+            },
+            "protocols": {name: evaluator.protocol(splits) for name, evaluator in self.evaluators.items()}
+            | {"algorithm": self.algorithm.protocol()},
+            "hardware": provenance.hardware(self.device),
+        }
+
+    def save(self, node: dict[str, Any], folder: Path) -> None:
+        """Write the encoder, the product of the run, into its folder.
+
+        Args:
+            node: Of the config, which builds its backbone.
+        """
+        made_for = self.batching.n_outputs, self.batching.most_ways
+        saving.save_encoder(self.algorithm.eval_encoder(), node, *made_for, folder, self._origin())
+
+    def rehearse_saving(self, node: dict[str, Any]) -> None:
+        """Try, before the first step, what is written after the last one; raises ValueError."""
+        made_for = self.batching.n_outputs, self.batching.most_ways
+        saving.rehearse_saving(self.algorithm.eval_encoder(), node, *made_for, self._origin())
+        checkpoint.rehearse(self.algorithm, self.optimizer, self.identity)
+
+    def _origin(self) -> dict[str, str]:
+        """What stands in an encoder's file of where it comes from."""
+        trained = self.splits.train
+        known = {"config_hash": self.identity.config_hash, "dataset": trained.name}
+        return known | {"sources": json.dumps(sorted(sources(trained)))}
+
+    def one_step(self) -> tuple[float, dict[str, float]]:
+        """Take the first step; gives its seconds and its metrics."""
+        clock = Clock(0, self.trainer.steps(self.batching), self.seed, self.device)
+        began = time.perf_counter()
+        self.algorithm.train()
+        metrics = self.trainer.step(self.algorithm, self.batching.batch(0), self.optimizer, clock, measure=True)
+        figures = {name: float(value) for name, value in metrics.items()}
+        return time.perf_counter() - began, figures
+
+    @property
+    def validate(self) -> Callable[[], dict[str, float]] | None:
+        """Evaluates on the validation split, where the trainer asks for it."""
+        if self.trainer.evaluate_every is None:
+            return None
+        splits = self.splits.for_selection()
+
+        def validate() -> dict[str, float]:
+            scores = evaluate(selecting(self.evaluators), self.algorithm, splits, self.device)
+            return {name: scores[name] for name in merits(scores)}
+
+        return validate
+
+    @property
+    def watch(self) -> Callable[[], dict[str, float]] | None:
+        """Figures of the panel, where the trainer asks for them."""
+        panel = self.panel
+        return None if panel is None else functools.partial(panel, self.algorithm)
+
+    @property
+    def panel(self) -> Panel | None:
+        """Figures to follow while training."""
+        if self.trainer.panel_every is None:
+            return None
+        return Panel.of(self.splits, self.batching, self.device)

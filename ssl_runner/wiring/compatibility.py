@@ -1,0 +1,188 @@
+"""Whether the parts of a run fit each other: all that does not is told at once, with the reason."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.config.suggestions import did_you_mean
+from ssl_runner.config.targets import locate
+from ssl_runner.data.batches import Views
+from ssl_runner.data.batching.batching import Batching
+from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import ConfigError, NotAtHand, of_the_house
+from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.network import Network
+from ssl_runner.training.trainer import Trainer
+
+BASELINES = ("raw_pixels", "untrained")
+# of the fields that a loss may need
+PROVIDERS = {
+    "target": "algorithm=momentum or predictive",
+    "memory": "algorithm.queue_size=4096 (of momentum or predictive)",
+    "prototypes": "algorithm=prototypes",
+}
+# of the fields that an algorithm fills
+READERS = {
+    "target": "loss=info_nce, negative_cosine or dino, or algorithm=contrastive",
+    "memory": "algorithm.queue_size=0",
+    "prototypes": "loss=swav, or algorithm=contrastive",
+}
+REFUSED: Any = object()  # stands for what could not be made
+
+
+class Attempts:
+    """Calls of which each may refuse; a call with a refused argument is left out, so that all reasons are collected."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def __call__(self, make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """What ``make`` gives, or REFUSED."""
+        if any(value is REFUSED for value in (*arguments, *named.values())):
+            return REFUSED
+        try:
+            return make(*arguments, **named)
+        except NotAtHand:
+            return REFUSED
+        except ValueError as error:
+            if not of_the_house(error):
+                raise
+            self.problems += error.problems if isinstance(error, ConfigError) else [str(error)]
+            return REFUSED
+
+    def settle(self) -> None:
+        """Raises ConfigError with all problems, if there are any."""
+        if self.problems:
+            raise ConfigError(dict.fromkeys(self.problems))
+
+
+def refuse_baselines(names: list[str]) -> None:
+    """Raises ConfigError for a baseline that there is not."""
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise ConfigError([f"baselines: {name!r} is not one of {', '.join(BASELINES)}" for name in unknown])
+
+
+def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> None:
+    """Raises ConfigError for a loss of labels without any."""
+    if loss is None or "labels" not in loss.needs or batching.makes_labels:
+        return
+    if splits.train.labels is None:
+        raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
+
+
+def refuse_head(algorithm: type[Algorithm], network: Network, batching: Batching) -> None:
+    """Raises ConfigError for a head of another width than there are classes, where it classifies."""
+    if not algorithm.head_classifies:
+        return
+    if batching.n_outputs is None:
+        reason = "one output a class, but these batches have no number of classes"
+        remedy = "give one batching.n_way instead of a range, or a labelled dataset"
+        raise ConfigError([f"{algorithm.__name__} classifies with its head, {reason}; {remedy}"])
+    if getattr(network.head, "out_features", None) != batching.n_outputs:
+        raise ConfigError([f"the head must have one output a class, {batching.n_outputs}; choose model/head=linear"])
+
+
+def check_evaluators(
+    evaluators: dict[str, Any], algorithm: Algorithm | None, splits: Splits, device: torch.device
+) -> None:
+    """What evaluation would refuse after training, of those evaluators that could be made.
+
+    Args:
+        algorithm: None where it could not be made.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    attempt, given = Attempts(), dict[str, str]()
+    for name, evaluator in evaluators.items():
+        attempt(lambda evaluator: evaluator.check(algorithm, splits, device), evaluator)
+        for key in [] if evaluator is REFUSED else evaluator.keys(algorithm):
+            if (first := given.setdefault(key, name)) != name:
+                problem = f"eval.{name} and eval.{first} both give {key}; leave one of them out of eval=[...]"
+                attempt.problems.append(problem)
+                break
+    attempt.settle()
+
+
+def check_selection(trainer: Trainer, evaluators: dict[str, Any], algorithm: Algorithm, splits: Splits) -> None:
+    """Likewise for evaluation while training: on validation, and with the figure that selects.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    if trainer.evaluate_every is None:
+        return
+    evaluators = selecting(evaluators)
+    made: dict[str, Evaluator] = {name: one for name, one in evaluators.items() if one is not REFUSED}
+    keys = merits(key for evaluator in made.values() for key in evaluator.keys(algorithm))
+    if REFUSED not in evaluators.values() and trainer.select not in keys:
+        hint = did_you_mean(str(trainer.select), keys) or f"; it gives {', '.join(keys) or 'none, for eval=[]'}"
+        raise ConfigError([f"trainer.select={trainer.select}: evaluation gives no such figure{hint}"])
+    check_evaluators(made, algorithm, splits.for_selection(), trainer.device)
+
+
+def refuse_misfits(
+    algorithm: type[Algorithm], loss: Loss | None, batching: Batching, trainer: Trainer, config: dict[str, Any]
+) -> None:
+    """Compare what the parts declare.
+
+    Raises:
+        ConfigError: With every misfit.
+    """
+    problems = []
+    name = algorithm.__name__
+    if algorithm.batch_type is not batching.batch_type:
+        wanted, got = algorithm.batch_type.__name__, batching.batch_type.__name__
+        remedy = "two_view or labelled" if algorithm.batch_type is Views else "episodes_5w1s or episodes_20w5s"
+        problems.append(f"algorithm {name} takes {wanted}, but batching makes {got}; choose batching={remedy}")
+    if loss is not None:
+        problems += _loss_misfits(algorithm, loss, batching, config)
+    if batching.batch_type is Views and not algorithm.divisible and batching.images_per_step <= batching.n_views:
+        problems.append(f"batching.batch_size=1, but {name} compares images of a batch; give at least 2, better 128")
+    if trainer.accumulate > 1 and not algorithm.divisible:
+        problems.append(
+            f"trainer.accumulate={trainer.accumulate}, but in {name} every image of the batch is compared with every "
+            "other, so a batch cannot be cut; set it to 1"
+        )
+    if algorithm.surrogate:
+        reason = f"{name}'s gradient is an update in itself"
+        if trainer.gradient_clip is not None:
+            problems.append(f"{reason} and must not be clipped; set trainer.gradient_clip=null")
+        optimizer = config["optimizer"]
+        plain = not optimizer.get("momentum") and not optimizer.get("weight_decay")
+        if locate(optimizer["_target_"]) is not torch.optim.SGD or not plain:
+            problems.append(f"{reason}; choose optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _loss_misfits(algorithm: type[Algorithm], loss: Loss, batching: Batching, config: dict[str, Any]) -> list[str]:
+    """What a loss misses, would leave lying, or cannot take."""
+    problems = []
+    name, loss_name = algorithm.__name__, type(loss).__name__
+    provided = algorithm.provided(config["algorithm"])
+    lacking = sorted(loss.needs - provided - {"labels"})
+    unread = sorted(provided - loss.needs - loss.uses)
+    if lacking:
+        remedy = " and ".join(PROVIDERS[field] for field in lacking if field in PROVIDERS) or "another loss"
+        problems.append(f"loss {loss_name} needs {', '.join(lacking)}, which {name} does not provide; choose {remedy}")
+    elif unread:  # beside the former it would say the same again
+        remedy = " and ".join(READERS[field] for field in unread)
+        problems.append(
+            f"{name} makes {' and '.join(unread)}, which loss {loss_name} would never look at; choose {remedy}"
+        )
+    if loss.of_logits != algorithm.gives_logits:
+        gives, takes = (("logits" if yes else "embeddings") for yes in (algorithm.gives_logits, loss.of_logits))
+        remedy = "loss=cross_entropy" if algorithm.gives_logits else "another loss, or algorithm=supervised"
+        problems.append(f"loss {loss_name} takes {takes}, but {name} gives {gives}; choose {remedy}")
+    most = batching.n_views if loss.most_views is None else loss.most_views
+    if batching.batch_type is Views and not loss.views <= batching.n_views <= most:
+        remedy = f"set batching.views={loss.views}" if "views" in config["batching"] else "choose batching=two_view"
+        problems.append(
+            f"loss {loss_name} compares {loss.views} views, but batching makes {batching.n_views}; {remedy}"
+        )
+    return problems

@@ -1,0 +1,43 @@
+"""From the nodes of a model to a network for the images at hand."""
+
+from typing import Any
+
+import torch
+
+from ssl_runner.config.building import build
+from ssl_runner.data.batching.batching import Batching
+from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.models.network import Encoder, Network
+from ssl_runner.runtime import randomness
+from ssl_runner.wiring import components
+
+Config = dict[str, Any]
+
+
+def begin_network(config: Config, splits: Splits, seed: int) -> Encoder:
+    """The encoder for the images of a dataset; its weights and the head's, made next, are the seed's."""
+    components.takes(config, "model.encoder", "in_channels", "image_size")
+    torch.manual_seed(randomness.number(seed, "weights", 0))
+    channels, height, width = splits.train.images.shape[1:]
+    backbone = build(config, "model.encoder")(channels, height)
+    encoder = Encoder(backbone, (channels, height, width), *pixel_statistics(splits.train))
+    encoder.decoding = dict(splits.decoding)
+    return encoder
+
+
+def finish_network(encoder: Encoder, config: Config, batching: Batching) -> Network:
+    """A head on top."""
+    components.takes(config, "model.head", "in_features", "n_outputs")
+    return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
+
+
+def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in [0, 1], over at most 10,000 evenly spread training images."""
+    images = dataset.images[:: -(-len(dataset) // 10_000)]
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for part in images.split(256):  # histograms: exact, and no floats of the images' size
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.transpose(0, 1)])
+    levels, shares = torch.arange(256) / 255, counts / counts.sum(dim=1, keepdim=True)
+    mean = shares @ levels.double()
+    std = (shares * (levels - mean[:, None]).square()).sum(dim=1).sqrt()
+    return mean.tolist(), std.clamp_min(1e-3).tolist()

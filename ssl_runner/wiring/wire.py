@@ -1,0 +1,153 @@
+"""From a checked config to the objects of a run, in reading order; what does not fit is refused, with the reason."""
+
+import contextlib
+from typing import Any
+
+import torch
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.config.building import build
+from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.batching.batching import Batching
+from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import NotAtHand
+from ssl_runner.evaluation.evaluator import Evaluator
+from ssl_runner.losses.loss import Loss
+from ssl_runner.models.blocked_sums import sum_in_blocks
+from ssl_runner.models.synchronised import synchronise
+from ssl_runner.optim.schedules import Schedule
+from ssl_runner.runtime import allocator, distributed, randomness
+from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.training import checkpoint, memory_estimate
+from ssl_runner.training.run import Run
+from ssl_runner.training.trainer import Trainer
+from ssl_runner.wiring import components
+from ssl_runner.wiring.compatibility import (
+    REFUSED,
+    Attempts,
+    check_evaluators,
+    check_selection,
+    refuse_baselines,
+    refuse_head,
+    refuse_misfits,
+    refuse_unlabelled,
+)
+from ssl_runner.wiring.networks import begin_network, finish_network
+
+Config = dict[str, Any]
+
+
+def prepare(config: Config) -> Run:
+    """Everything built, all mistakes told before anything is downloaded, decoded or written.
+
+    Raises:
+        ConfigError: With every problem at once.
+        DataError: Data is missing or damaged.
+    """
+    with at_hand_only() as absent, contextlib.suppress(NotAtHand):
+        run = wire(config)
+        if not absent:
+            return run
+    return wire(config)
+
+
+def wire(config: Config) -> Run:
+    """Build everything, in reading order; what needs a part that was refused is left out.
+
+    Raises:
+        ConfigError: With every problem at once.
+        NotAtHand: Data would have to be fetched first, which `at_hand_only` forbids.
+    """
+    attempt = Attempts()
+    seed = config["seed"]
+    attempt(randomness.check_seed, seed)
+    attempt(components.name, config["name"])
+    attempt(refuse_baselines, config["baselines"])
+    trainer = attempt(components.part, config["trainer"], "trainer", Trainer)
+    attempt(prepare_process, trainer)
+    augmentation = attempt(components.part, config["augmentation"], "augmentation", Augmentation)
+    batching = attempt(components.part, config["batching"], "batching", Batching, augmentation=augmentation)
+    loss = attempt(components.part, config["loss"], "loss", Loss)
+    schedule = attempt(components.part, config["scheduler"], "scheduler", Schedule)
+    evaluators = {
+        name: attempt(components.part, node, f"eval.{name}", Evaluator)
+        for name, node in config["eval"].items()
+        if node is not None
+    }
+    attempt(components.rates, config["optimizer"])
+    method = attempt(components.method, config["algorithm"])
+    takes = attempt(components.loss_for, method, loss)
+    fits = attempt(refuse_misfits, method, loss, batching, trainer, config)
+
+    splits = attempt(components.part, config["dataset"], "dataset", Splits)
+    attempt(refuse_unlabelled, loss, batching, splits)
+    device = torch.device("cpu") if trainer is REFUSED else trainer.device
+    batching = attempt(bind, batching, splits, seed, device)
+    attempt(lambda trainer, batching: trainer.steps(batching), trainer, batching)  # no epochs of episodes
+    encoder = attempt(begin_network, config["model"]["encoder"], splits, seed)
+    network = attempt(finish_network, encoder, config["model"]["head"], batching)
+    attempt(refuse_head, method, network, batching)
+    attempt(components.views, augmentation, splits, network)
+    n_way = REFUSED if batching is REFUSED else batching.most_ways
+    parts = attempt(components.parts_of, method, network, loss, n_way)
+    fits = REFUSED if takes is REFUSED else fits
+    algorithm = (
+        REFUSED
+        if REFUSED in (fits, parts)
+        else attempt(components.part, config["algorithm"], "algorithm", Algorithm, **parts)
+    )
+    attempt(place, algorithm, trainer)
+    attempt(check_evaluators, evaluators, None if algorithm is REFUSED else algorithm, splits, device)
+    attempt(check_selection, trainer, evaluators, algorithm, splits)
+    if not attempt.problems:  # torch takes seconds to make its first one
+        attempt(components.optimizer, config["optimizer"])
+    step_bytes = None if attempt.problems else attempt(first_step_bytes, config, algorithm, batching, trainer)
+    attempt.settle()
+    if splits is REFUSED or REFUSED in evaluators.values():  # and yet there is no problem
+        raise NotAtHand(f"{config['dataset']['_target_']}, or what an evaluator judges, is not at hand")
+
+    optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    identity = checkpoint.Identity.of_this_process(config, splits.train.fingerprint)
+    run = Run(seed, trainer, splits, batching, algorithm, optimizer, schedule, evaluators, identity, step_bytes)
+    attempt(run.rehearse_saving, config["model"]["encoder"])
+    attempt.settle()
+    return run
+
+
+def prepare_process(trainer: Trainer) -> None:
+    """Threads, allocator and cuDNN, before any tensor of size is made."""
+    if trainer.keep_pages:
+        allocator.keep_pages()
+    torch.backends.cudnn.benchmark = trainer.cudnn_benchmark
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+
+
+def bind(batching: Batching, splits: Splits, seed: int, device: torch.device) -> Batching:
+    """The batching, which from now on draws from the training split."""
+    batching.bind(splits.train, seed, device)
+    return batching
+
+
+def place(algorithm: Algorithm, trainer: Trainer) -> None:
+    """On the device, in its memory format; batch normalisation with exact sums, over all processes."""
+    algorithm.to(trainer.device)
+    if trainer.channels_last:
+        algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    sum_in_blocks(algorithm)
+    if distributed.size() > 1:
+        for part in algorithm.synchronised():
+            synchronise(part)
+
+
+def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, trainer: Trainer) -> int | None:
+    """Memory of a step (`estimate.step_memory`), and what a loss refuses at its first step is told here.
+
+    Of the whole batch, which is what the loss sees where several processes share it, in its largest shape.
+    """
+    make_optimizer = build(config["optimizer"], "optimizer")
+    with distributed.alone():
+        whole = batching.largest()
+    return memory_estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate)

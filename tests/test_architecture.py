@@ -1,0 +1,93 @@
+"""The house: which package may import which, and that each says what lives in it."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import ssl_runner
+
+ROOT = Path(ssl_runner.__file__).parent
+
+# storeys, the lowest first; a package imports only from lower ones
+STOREYS = (
+    {"errors"},
+    {"runtime", "config", "images"},
+    {"models", "losses", "optim", "runs"},
+    {"data", "cli"},
+    {"algorithms"},
+    {"evaluation"},
+    {"training"},
+    {"wiring", "report"},
+    {"train"},
+)
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Modules of the package by the modules that import them, inside functions and for type checking too."""
+    paths = {name(path): path for path in ROOT.rglob("*.py")}
+    return {module: set(imported(path, paths.keys())) for module, path in paths.items()}
+
+
+def name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path, known):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield from [full] if full in known else [node.module] if node.module in known else []
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_only_packages_and_two_modules_stand_at_the_top():
+    modules = {path.stem for path in ROOT.glob("*.py")}
+    assert modules == {"__init__", "errors", "train"}
+    assert modules | {path.parent.name for path in ROOT.glob("*/__init__.py")} == set().union(*STOREYS) | {"__init__"}
+
+
+def test_no_package_imports_upwards_or_sideways():
+    level = {package: number for number, storey in enumerate(STOREYS) for package in storey}
+    upwards = [
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if "." in module and "." in other and room(module) != room(other)
+        if level[room(other)] >= level[room(module)]
+    ]
+    assert upwards == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    left = {module: {other for other in others if other != module} for module, others in imports().items()}
+    while free := [module for module, others in left.items() if not others & left.keys()]:
+        for module in free:
+            del left[module]
+    assert sorted(left) == []
+
+
+def test_only_the_command_line_knows_hydra():
+    users = {
+        name(path)
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hydra")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "hydra" for alias in node.names))
+    }
+    assert users
+    assert {room(module) for module in users} == {"cli"}
+
+
+@pytest.mark.parametrize("package", sorted(ROOT.glob("*/__init__.py")), ids=lambda path: path.parent.name)
+def test_each_package_says_what_lives_in_it_and_what_must_not(package):
+    lines = (ast.get_docstring(ast.parse(package.read_text())) or "").splitlines()
+    assert len(lines) >= 3

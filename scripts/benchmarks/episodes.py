@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=100, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="in which all take turns")
     asked = parser.parse_args()
     allocator.keep_pages()  # as in a run
     config, _ = validate.settled(Composer(conf_folder()), ["experiment=protonet_omniglot"])

@@ -106,9 +106,9 @@ def row(n: int, names: list[str], rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pairs", type=int, nargs="+", choices=PASSES, default=list(PASSES))
-    parser.add_argument("--losses", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--rounds", type=int, default=5, help="in which losses take turns")
+    parser.add_argument("--pairs", type=int, nargs="+", choices=PASSES, default=list(PASSES), help="of views")
+    parser.add_argument("--losses", nargs="+", choices=NAMES, default=NAMES, help="of ours")
     parser.add_argument("--part", nargs=2, metavar=("LOSS", "PAIRS"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:

@@ -156,8 +156,8 @@ def table(width: int, rounds: int, most: float, keep_pages: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64], help="of conv4")
+    parser.add_argument("--rounds", type=int, default=5, help="in which all take turns")
     parser.add_argument("--no-keep-pages", dest="keep_pages", action="store_false", help="torch's own allocator")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -122,7 +122,7 @@ def part(python: str, *arguments: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lightly", metavar="PYTHON", help="interpreter that has lightly 1.6.0")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="in which the parts take turns")
     parser.add_argument("--part", choices=["runner", "lightly"], help=argparse.SUPPRESS)
     parser.add_argument("arrays", nargs="?", help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -25,9 +25,9 @@ from ssl_runner.wiring import wire
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="what makes the run, as for ssl-train")
+    parser.add_argument("--steps", type=int, default=300, help="of each training")
+    parser.add_argument("--pairs", type=int, default=5, help="of trainings, one of each kind")
     asked = parser.parse_intermixed_args()
     config, _ = validate.settled(Composer(conf_folder()), asked.overrides)
     whole = wire.wire(config).trainer.steps(wire.wire(config).batching)

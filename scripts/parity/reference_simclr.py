@@ -112,8 +112,8 @@ def nearest(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--epochs", type=int, default=12, help="of training")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the DataLoader")
     parser.add_argument("--data", default=os.environ.get("SSL_RUNNER_DATA", "data"), help="folder of the datasets")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -157,7 +157,7 @@ def write_table(setting: str) -> None:
 
 def main() -> None:
     parser = command_line(__doc__, "--trial")
-    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("setting", choices=SETTINGS, help="dataset and budget")
     add_names(parser, METHODS)
     parser.add_argument("--seconds", type=float, default=180, help="of training, with mnist")
     asked = parser.parse_args()

@@ -156,7 +156,7 @@ def as_row(name: str, result: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = command_line(__doc__, "--results")
     parser.add_argument("--seconds", type=float, default=170, help="of training, a run")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1), help="how many")
     asked = parser.parse_args()
     page = asked.results / "hard_negatives.md"
     data = page.with_suffix(".json")

@@ -13,7 +13,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -47,7 +47,7 @@ def command_line(description: str | None, *options: str) -> argparse.ArgumentPar
     return parser
 
 
-def add_names(parser: argparse.ArgumentParser, rows: Iterable[str]) -> None:
+def add_names(parser: argparse.ArgumentParser, rows: Collection[str]) -> None:
     """Rows as arguments, any number of them."""
     # argparse holds the default against the choices, too
     parser.add_argument("names", nargs="*", choices=[[], *rows], metavar="NAME", help=", ".join(rows))

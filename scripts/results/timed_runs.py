@@ -7,9 +7,12 @@ The other scripts give rows as many steps as fit into their time.
 
 import argparse
 import subprocess
+import sys
 import time
 
 from harness import composed, environment, python
+
+from ssl_runner.errors import ConfigError
 
 WARM, TIMED = 20, 40  # steps
 LATE = 1_000_000  # the step whose batch is the first: nothing grows any more
@@ -34,7 +37,7 @@ def promised(seconds: float, words: list[str]) -> int | None:
     from ssl_runner.wiring import wire
 
     distributed.join()
-    run = wire.wire(composed([*words, "trainer.max_steps=1000"]))
+    run = wire.wire(composed([*words, "trainer.max_epochs=null", "trainer.max_steps=1000"]))
     run.algorithm.train()
     began = 0.0
     for step in range(WARM + TIMED):
@@ -49,10 +52,13 @@ def promised(seconds: float, words: list[str]) -> int | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seconds", type=float)
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
+    parser.add_argument("seconds", type=float, metavar="SECONDS", help="of training")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="what makes the run, as for ssl-train")
     asked = parser.parse_args()
-    steps = promised(asked.seconds, asked.overrides)
+    try:
+        steps = promised(asked.seconds, asked.overrides)
+    except ConfigError as error:
+        sys.exit(str(error))
     if steps is not None:
         print(steps)
 

@@ -7,6 +7,7 @@ import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import remembered
 
 EvaluatorLike = TypeVar("EvaluatorLike")
@@ -76,6 +77,8 @@ def evaluate(
             new = evaluator(algorithm, splits, device)
             clashes = sorted(scores.keys() & new.keys())
             if clashes:
-                raise ValueError(f"eval.{name} gives {clashes} a second time; keep only one evaluator that gives them")
+                raise InvalidValue(
+                    f"eval.{name} gives {clashes} a second time; keep only one evaluator that gives them"
+                )
             scores |= new
     return scores

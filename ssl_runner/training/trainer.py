@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching.batching import Batching
-from ssl_runner.errors import RunStopped
+from ssl_runner.errors import InvalidValue, RunStopped
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runtime import distributed, randomness
 from ssl_runner.runtime.device import choose_device, enough_memory
@@ -77,7 +77,7 @@ class Trainer:
         timeout: float = distributed.TIMEOUT,
     ) -> None:
         if (max_steps is None) == (max_epochs is None):
-            raise ValueError(
+            raise InvalidValue(
                 f"max_steps={max_steps}, max_epochs={max_epochs}; give exactly one and set the other to null"
             )
         counts = {"max_steps": max_steps, "max_epochs": max_epochs, "accumulate": accumulate, "log_every": log_every}
@@ -85,19 +85,19 @@ class Trainer:
         counts |= {"panel_every": panel_every}
         for name, value in counts.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value}; it must be at least 1")
+                raise InvalidValue(f"{name}={value}; it must be at least 1")
         if threads is not None and threads > MOST_THREADS:
-            raise ValueError(f"threads={threads}; give at most {MOST_THREADS}, or null for torch's choice")
+            raise InvalidValue(f"threads={threads}; give at most {MOST_THREADS}, or null for torch's choice")
         if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision={precision!r} is not one of float32, bfloat16")
+            raise InvalidValue(f"precision={precision!r} is not one of float32, bfloat16")
         if gradient_clip is not None and not gradient_clip > 0:
-            raise ValueError(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
+            raise InvalidValue(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
         if not timeout > 0:
-            raise ValueError(f"timeout={timeout}; give seconds above 0")
+            raise InvalidValue(f"timeout={timeout}; give seconds above 0")
         if (select is None) != (evaluate_every is None):
-            raise ValueError(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
+            raise InvalidValue(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
         if stop_on_collapse and panel_every is None:
-            raise ValueError("stop_on_collapse=true, but panel_every=null: nothing looks; set panel_every, say 100")
+            raise InvalidValue("stop_on_collapse=true, but panel_every=null: nothing looks; set panel_every, say 100")
         self.max_steps, self.max_epochs = max_steps, max_epochs
         self.device = choose_device(device)
         if precision == "bfloat16" and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -122,7 +122,7 @@ class Trainer:
             return self.max_steps
         assert self.max_epochs is not None
         if batching.steps_per_epoch is None:
-            raise ValueError(
+            raise InvalidValue(
                 f"max_epochs={self.max_epochs}, but episodes are drawn without end and have no epoch; "
                 "set trainer.max_steps and trainer.max_epochs=null"
             )

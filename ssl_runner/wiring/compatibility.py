@@ -11,7 +11,7 @@ from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.errors import ConfigError, NotAtHand, of_the_house
+from ssl_runner.errors import ConfigError, NotAtHand, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
@@ -47,9 +47,7 @@ class Attempts:
             return make(*arguments, **named)
         except NotAtHand:
             return REFUSED
-        except ValueError as error:
-            if not of_the_house(error):
-                raise
+        except UserError as error:
             self.problems += error.problems if isinstance(error, ConfigError) else [str(error)]
             return REFUSED
 

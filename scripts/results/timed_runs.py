@@ -12,7 +12,7 @@ import time
 
 from harness import composed, environment, python
 
-from ssl_runner.errors import ConfigError
+from ssl_runner.errors import UserError
 
 WARM, TIMED = 20, 40  # steps
 LATE = 1_000_000  # the step whose batch is the first: nothing grows any more
@@ -57,7 +57,7 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         steps = promised(asked.seconds, asked.overrides)
-    except ConfigError as error:
+    except UserError as error:
         sys.exit(str(error))
     if steps is not None:
         print(steps)

@@ -22,7 +22,7 @@ def main() -> None:
 
 def prepare(config: Config) -> "Run":
     """The objects of a checked config, before anything is written; raises ConfigError or DataError."""
-    from ssl_runner.wiring import wire  # torch takes seconds to import; help, completion and typos need none of it
+    from ssl_runner.wiring import wire
 
     return wire.prepare_all(config)
 

@@ -62,13 +62,13 @@ def checkpoint(folder: Path, name: str = "last.pt") -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """Lines of metrics.jsonl without what a clock says; a torn line is an error."""
+    """Lines of metrics.jsonl without what a context says; a torn line is an error."""
     read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in read]
 
 
 def points(folder: Path) -> dict[str, list]:
-    """All that TensorBoard finds in a run folder, by tag, without what a clock says."""
+    """All that TensorBoard finds in a run folder, by tag, without what a context says."""
     everything = {"scalars": 0, "images": 0, "tensors": 0}
     found = EventAccumulator(str(folder), size_guidance=everything)
     found.Reload()

@@ -19,7 +19,7 @@ from PIL import Image
 from run_folders import CONTRASTIVE, MAML, PAIRWISE, PROTONET, VIEWS, assert_as_unbroken, checkpoint, rows, settled
 from safetensors.torch import save_file
 
-from ssl_runner.evaluation.panel import COLLAPSED
+from ssl_runner.evaluation.diagnostics import COLLAPSED
 from ssl_runner.runtime.atomic_write import write_atomically
 
 

@@ -96,7 +96,7 @@ def test_a_run_on_images_without_labels_is_judged_on_a_dataset_that_has_some(tmp
     result = run(tmp_path / "run", *overrides)
     assert list(result["metrics"]) == ["cifar10/knn/top1", "untrained/cifar10/knn/top1"]
     assert result["metrics"]["cifar10/knn/top1"] > 0.15  # of ten classes
-    assert result["protocols"]["knn_cifar10"]["bank"] == "cifar10/train"
+    assert result["protocols"]["knn_cifar10"]["gallery"] == "cifar10/train"
 
 
 def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_that_it_never_saw(tmp_path, data_root):
@@ -203,10 +203,10 @@ def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
 
     step = Trainer.step
 
-    def crash(self, algorithm, batch, optimizer, clock, measure):
-        if clock.step == 4:
+    def crash(self, algorithm, batch, optimizer, context, measure):
+        if context.step == 4:
             raise KeyboardInterrupt
-        return step(self, algorithm, batch, optimizer, clock, measure)
+        return step(self, algorithm, batch, optimizer, context, measure)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "step", crash)

@@ -95,10 +95,10 @@ def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypat
 
     original = trainer.Trainer.step
 
-    def crash(self, algorithm, batch, optimizer, clock, measure):
-        if clock.step == 3:
+    def crash(self, algorithm, batch, optimizer, context, measure):
+        if context.step == 3:
             raise KeyboardInterrupt
-        return original(self, algorithm, batch, optimizer, clock, measure)
+        return original(self, algorithm, batch, optimizer, context, measure)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "step", crash)
@@ -143,7 +143,7 @@ def test_a_surrogate_logs_the_real_loss_and_refuses_what_would_bend_its_update(t
 def test_a_loss_that_needs_a_teacher_is_refused_without_one(tmp_path):
     lonely = config("MomentumQueue")
     lonely["algorithm"] = {"_target_": "ssl_runner.algorithms.contrastive.Contrastive"}
-    with pytest.raises(ConfigError, match="needs memory, target"):
+    with pytest.raises(ConfigError, match="needs memory_bank, target"):
         train.run(lonely, tmp_path)
 
 

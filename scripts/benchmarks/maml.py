@@ -38,19 +38,19 @@ def steps_of(width: int, keep_pages: bool) -> tuple[dict[str, Callable[[], None]
     from ssl_runner.cli import validate
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.runtime.step_context import StepContext
     from ssl_runner.wiring import wire
 
     overrides = ["experiment=maml_omniglot", f"model.encoder.width={width}", f"algorithm.inner_steps={INNER_STEPS}"]
     overrides += [f"batching.tasks_per_batch={TASKS}", f"trainer.keep_pages={str(keep_pages).lower()}", "eval=[]"]
     config, _ = validate.settled(Composer(conf_folder()), overrides)
     run = wire.wire(config)
-    algorithm, batch, clock = run.algorithm.train(), run.batching.batch(0), Clock(0, 1, 0, run.device)
+    algorithm, batch, context = run.algorithm.train(), run.batching.batch(0), StepContext(0, 1, 0, run.device)
 
     def vectorised(pieces: list, of: int = TASKS) -> None:
         algorithm.zero_grad()
         for piece in pieces:
-            (algorithm.training_step(piece, clock).loss * (len(piece) / of)).backward()
+            (algorithm.training_step(piece, context).loss * (len(piece) / of)).backward()
 
     def loop(pieces: list, of: int = TASKS) -> None:
         algorithm.zero_grad()
@@ -68,7 +68,7 @@ def steps_of(width: int, keep_pages: bool) -> tuple[dict[str, Callable[[], None]
 
 
 def milliseconds(width: int, rounds: int, keep_pages: bool) -> dict[str, list[tuple[float, float]]]:
-    """Of each, in each round: by the clock, and of CPU."""
+    """Of each, in each round: by the context, and of CPU."""
     named, small = steps_of(width, keep_pages)
     small()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in named}

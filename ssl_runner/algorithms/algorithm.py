@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # as `Algorithm.classify`
 
@@ -76,13 +76,13 @@ class Algorithm(nn.Module):
     @classmethod
     def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
         """What it provides when made with these arguments of its config."""
-        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
+        return cls.provides | ({"memory_bank"} if arguments.get("queue_size") else frozenset())
 
     @abstractmethod
-    def training_step(self, batch: Any, clock: Clock) -> Step:
+    def training_step(self, batch: Any, context: StepContext) -> Step:
         """Loss and metrics of one batch of `batch_type`."""
 
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         """Moving averages, queues, centers: called once after the optimizer's step, without gradient."""
 
     def less_memory(self, accumulate: int) -> str:

@@ -15,9 +15,9 @@ from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS, explain
 from ssl_runner.cli.jobs import as_job, jobs, shared_folders
 from ssl_runner.cli.option_files import complaints
 from ssl_runner.config.schema import check
-from ssl_runner.errors import ConfigError, Misspelled, NotAtHand
+from ssl_runner.errors import ConfigError, Misspelled, NotDownloaded
 from ssl_runner.runtime import launch_environment
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 
 MOST_JOBS_CHECKED = 256
 SECONDS_OF_PREPARING = 5.0
@@ -71,7 +71,7 @@ def checked(program: Program, composer: Composer, overrides: list[str], multirun
 def _fit(program: Program, composer: Composer, multirun: bool, overrides: list[str]) -> None:
     """Prepare the jobs of a command line as far as the data at hand allow, only to see what is wrong with it."""
     configs = _settle_all(composer, multirun, overrides)[0]
-    with at_hand_only(), contextlib.suppress(NotAtHand):
+    with no_download(), contextlib.suppress(NotDownloaded):
         _prepare_all(program, [config | {"dry_run": False} for config in configs])
 
 

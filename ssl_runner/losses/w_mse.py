@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class WMSE(Loss):
@@ -14,7 +14,7 @@ class WMSE(Loss):
 
     Every step the batch is cut at random, the same for both views, into sub-batches of ``size`` images. Each is
     whitened by the inverse of its covariance's Cholesky factor, one view apart from the other, as in the
-    authors' code. Whitened embeddings cannot collapse, so there are no negatives. The draws come from the clock.
+    authors' code. Whitened embeddings cannot collapse, so there are no negatives. The draws come from the step context.
 
     A covariance that is singular in spite of ``size`` > D (a dead dimension, a collapsed encoder) has no such factor:
     the loss is NaN then, at which training stops; ``epsilon`` is the remedy.
@@ -37,7 +37,7 @@ class WMSE(Loss):
             raise InvalidValue(f"epsilon={epsilon}, but it is a share; give a number in [0, 1)")
         self.size, self.iterations, self.epsilon = size, iterations, epsilon
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
         online = embeddings.online
         if len(online) != 2:
@@ -54,9 +54,9 @@ class WMSE(Loss):
                 f"give loss.size={2 * width} and a batch it divides, or a narrower head"
             )
         online = online.to(torch.promote_types(online.dtype, torch.float32))
-        generator = clock.generator("w_mse")
+        generator = context.generator("w_mse")
         order = torch.stack(
-            [torch.randperm(images, generator=generator, device=clock.device) for _ in range(self.iterations)]
+            [torch.randperm(images, generator=generator, device=context.device) for _ in range(self.iterations)]
         )
         whitened, condition = self.whiten(online[:, order].unflatten(2, (-1, self.size)))
         similarity = F.cosine_similarity(whitened[0], whitened[1], dim=-1).mean()

@@ -17,7 +17,7 @@ from ssl_runner.evaluation.negatives import figures
 from ssl_runner.models.features import evaluating, features
 from ssl_runner.report import adaptation
 from ssl_runner.report.board import log_config, log_layout
-from ssl_runner.report.gallery import log_negatives
+from ssl_runner.report.hard_negatives import log_negatives
 from ssl_runner.report.hparams import log_hparams
 from ssl_runner.report.maps import map_picture
 from ssl_runner.report.pictures import episode_picture, views_picture

@@ -147,7 +147,7 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
     return None
 
 
-def product(folder: Path, name: str) -> dict[str, torch.Tensor]:
+def selected_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """The algorithm's weights and buffers, on the CPU.
 
     Args:

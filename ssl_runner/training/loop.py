@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ssl_runner.errors import RunStopped
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import process_group
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.runtime.signals import Stop, stop_signals
-from ssl_runner.runtime.step_context import Clock
-from ssl_runner.training.checkpointing import Keeper
-from ssl_runner.training.health import all_there, check_finite, collapse
+from ssl_runner.runtime.step_context import StepContext
+from ssl_runner.training.checkpointing import Checkpointing
+from ssl_runner.training.health import check_finite, collapse, report_lost_process
 from ssl_runner.training.run import Run
 
 if TYPE_CHECKING:
@@ -48,14 +48,16 @@ class Loop:
     """One training, from its first step or from a checkpoint to its last step. Arguments are those of `fit`."""
 
     def __init__(self, run: Run, folder: Path, tracker: "Silence", resumed: dict[str, Any] | None) -> None:
-        from ssl_runner.runs.tracking import Meter  # imports TensorBoard, which a mistake need not wait for
+        from ssl_runner.runs.tracking import Meter
 
         self.run, self.trainer, self.folder, self.tracker = run, run.trainer, folder, tracker
         self.max_steps = run.trainer.steps(run.batching)
         open_ended = bool(getattr(run.schedule, "open_ended", False))
-        self.keeper = Keeper(folder / "checkpoints", run.algorithm, run.optimizer, run.identity, resumed, open_ended)
+        self.keeper = Checkpointing(
+            folder / "checkpoints", run.algorithm, run.optimizer, run.identity, resumed, open_ended
+        )
         self.meter = Meter(run.batching.images_per_step)
-        first = distributed.rank() == 0
+        first = process_group.rank() == 0
         self.validate, self.watch = (run.validate, run.watch) if first else (None, None)
         self.warned_of_collapse = False
 
@@ -83,11 +85,11 @@ class Loop:
         trainer, done = self.trainer, step + 1
         logging = self._due(trainer.log_every, done)
         looking = self.watch is not None and self._due(trainer.panel_every, done)
-        distributed.begin_step(step)
-        with all_there(self.folder, step):
+        process_group.begin_step(step)
+        with report_lost_process(self.folder, step):
             metrics = self._step(step, logging)
             # read once, for all processes: a signal from here on is the next step's
-            stopping = distributed.any_of(stop.requested)
+            stopping = process_group.any_of(stop.requested)
         saving = self._due(trainer.checkpoint_every, done) or stopping
         self._check(metrics, done, logging, saving or looking)
         values, collapsed = self._look(done) if looking else ({}, None)
@@ -113,14 +115,14 @@ class Loop:
     def _step(self, step: int, measure: bool) -> dict[str, Tensor]:
         """Draw a batch, and take a step at the schedule's rate."""
         run = self.run
-        clock = Clock(step, self.max_steps, run.seed, self.trainer.device, self.keeper.horizon)
+        context = StepContext(step, self.max_steps, run.seed, self.trainer.device, self.keeper.horizon)
         rate = run.schedule(step, self.max_steps)
         for group in run.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
         with enough_memory(self._remedy()):
             with self.meter.waiting():
                 batch = run.batching.batch(step)
-            return self.trainer.step(run.algorithm, batch, run.optimizer, clock, measure=measure)
+            return self.trainer.step(run.algorithm, batch, run.optimizer, context, measure=measure)
 
     def _remedy(self) -> str:
         """What to lower where memory is not enough."""

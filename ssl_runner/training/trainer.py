@@ -9,9 +9,9 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.errors import InvalidValue
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import collectives, process_group, randomness
 from ssl_runner.runtime.device import choose_device
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 MOST_THREADS = 1024
 
@@ -34,7 +34,7 @@ class Trainer:
             that of the whole where nothing spans it (MAML). Batch normalisation over a batch sees its pieces.
         log_every: Steps between two points in the logs.
         checkpoint_every: Steps between two checkpoints; the last step always has one.
-        panel_every: Steps between two looks at the panel (`ssl_runner.evaluation.panel`), or null for none.
+        panel_every: Steps between two looks at the panel (`ssl_runner.evaluation.diagnostics`), or null for none.
         stop_on_collapse: Whether a collapsed embedding ends the run, after a checkpoint; else it is a warning.
         evaluate_every: Steps between evaluations on validation, or null for none.
         select: Metric whose best value on validation chooses the product (best.pt), or null: the last step is.
@@ -61,7 +61,7 @@ class Trainer:
         evaluate_every: int | None,
         select: str | None,
         progress: bool,
-        timeout: float = distributed.TIMEOUT,
+        timeout: float = process_group.TIMEOUT,
     ) -> None:
         self._refuse(max_steps, max_epochs, precision, gradient_clip, timeout)
         self._refuse_cadences(select, evaluate_every, stop_on_collapse, panel_every)
@@ -129,11 +129,11 @@ class Trainer:
             raise InvalidValue("stop_on_collapse=true, but panel_every=null: nothing looks; set panel_every, say 100")
 
     def step(
-        self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, clock: Clock, measure: bool
+        self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, context: StepContext, measure: bool
     ) -> dict[str, Tensor]:
         """One optimizer step. Nothing in it waits for the device."""
         # dropout and drop-path draw from torch's own generator
-        torch.manual_seed(randomness.number(clock.seed, "network", clock.step) + distributed.rank())
+        torch.manual_seed(randomness.number(context.seed, "network", context.step) + process_group.rank())
         optimizer.zero_grad(set_to_none=True)
         pieces = batch.chunk(self.accumulate) if self.accumulate > 1 else [batch]
         metrics: dict[str, Tensor] = {}
@@ -141,20 +141,20 @@ class Trainer:
         for piece in pieces:
             weight = len(piece) / len(batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                step = algorithm.training_step(piece, clock)
+                step = algorithm.training_step(piece, context)
             (step.loss * weight).backward()
             for name, value in ({"loss": step.loss.detach()} | step.metrics).items():
                 metrics[name] = metrics.get(name, 0) + value.detach() * weight
             carries.append(step.carry)
-        distributed.average_gradients(algorithm.parameters())
+        collectives.average_gradients(algorithm.parameters())
         if measure:
-            metrics = distributed.average(metrics)
+            metrics = collectives.average(metrics)
         if self.gradient_clip is not None:
             metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), self.gradient_clip)
         elif measure:
             gradients = [parameter.grad for parameter in algorithm.parameters() if parameter.grad is not None]
             metrics["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
         optimizer.step()
-        carry = {name: distributed.gather(torch.cat([part[name] for part in carries])) for name in carries[0]}
-        algorithm.after_step(clock, carry)
+        carry = {name: collectives.gather(torch.cat([part[name] for part in carries])) for name in carries[0]}
+        algorithm.after_step(context, carry)
         return metrics

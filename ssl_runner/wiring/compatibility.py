@@ -12,7 +12,7 @@ from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.errors import ConfigError, NotAtHand, UserError
+from ssl_runner.errors import ConfigError, NotDownloaded, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
@@ -21,13 +21,13 @@ from ssl_runner.training.trainer import Trainer
 # of the fields that a loss may need
 PROVIDERS = {
     "target": "algorithm=momentum or predictive",
-    "memory": "algorithm.queue_size=4096 (of momentum or predictive)",
+    "memory_bank": "algorithm.queue_size=4096 (of momentum or predictive)",
     "prototypes": "algorithm=prototypes",
 }
 # of the fields that an algorithm fills
 READERS = {
     "target": "loss=info_nce, negative_cosine or dino, or algorithm=contrastive",
-    "memory": "algorithm.queue_size=0",
+    "memory_bank": "algorithm.queue_size=0",
     "prototypes": "loss=swav, or algorithm=contrastive",
 }
 REFUSED: Any = object()  # stands for what could not be made
@@ -45,7 +45,7 @@ class Attempts:
             return REFUSED
         try:
             return make(*arguments, **named)
-        except NotAtHand:
+        except NotDownloaded:
             return REFUSED
         except UserError as error:
             self.problems += error.problems if isinstance(error, ConfigError) else [str(error)]

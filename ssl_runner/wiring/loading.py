@@ -60,7 +60,7 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
     for part in algorithm.modules():
         if isinstance(part, Encoder):  # a teacher has one, too
             part.decoding = json.loads(metadata.get("decoding", "{}"))
-    state = checkpoint.product(folder / "checkpoints", product)
+    state = checkpoint.selected_weights(folder / "checkpoints", product)
     try:
         algorithm.load_state_dict(state)
     except RuntimeError as error:

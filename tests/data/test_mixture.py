@@ -16,7 +16,7 @@ from ssl_runner.data.sources.mixture import mixture
 from ssl_runner.errors import ConfigError, DataError
 from ssl_runner.evaluation.unseen import shares_images
 from ssl_runner.runtime import randomness
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 from ssl_runner.wiring import wire
 
 CONF = conf_folder()
@@ -167,13 +167,13 @@ def test_the_option_is_grey_28_and_rgb_32_with_two_keys_and_has_the_official_ima
 
 def test_without_the_data_it_is_blank_takes_no_memory_and_fits_a_run(composed, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path))
-    with at_hand_only() as absent:
+    with no_download() as absent:
         splits = build(composed("dataset.size=100", "dataset.channels=3")["dataset"], "dataset")
     assert absent == ["mnist", "fashion_mnist"]
     assert splits.train.images.shape == (96_000, 3, 100, 100)
     assert splits.train.images.untyped_storage().nbytes() < 100
     with (
-        at_hand_only(),
+        no_download(),
         pytest.raises(ConfigError, match=r"batch_size=100000, but mnist\+fashion_mnist/train has 96000"),
     ):
         wire.wire(composed("batching.batch_size=100000"))

@@ -13,7 +13,7 @@ from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.data.episodes.task_augmentation import KINDS, TaskAugmentation, orthogonal
 from ssl_runner.data.sources.digits import digits
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import process_group
 
 WAYS, SHOTS, QUERIES = 3, 2, 1
 CPU = torch.device("cpu")
@@ -153,11 +153,11 @@ def test_two_processes_change_tasks_as_one_does(train, n_way, monkeypatch):
     jitter = Augmentation({"affine": Affine(degrees=10.0, translate=0.1, scale=[0.9, 1.1], shear=0.0, fill=0.0)})
     batching = episodes(train, only("rotation", "inversion", "projection", probability=0.5), n_way, jitter)
     whole = [batching.batch(step) for step in range(4)]
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(process_group, "size", lambda: 2)
     for step, expected in enumerate(whole):
         halves = []
         for rank in range(2):
-            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
             halves.append(batching.batch(step))
         for name in ("support_images", "query_images", "query_labels"):
             assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(expected, name)), name

@@ -11,11 +11,11 @@ from torch import nn
 
 from ssl_runner.algorithms.contrastive import Contrastive
 from ssl_runner.algorithms.momentum import Momentum
-from ssl_runner.algorithms.predictive import Predictive
+from ssl_runner.algorithms.stop_gradient import StopGradient
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching.view_batching import ViewBatching
+from ssl_runner.evaluation.diagnostics import Diagnostics
 from ssl_runner.evaluation.negatives import figures, kinship
-from ssl_runner.evaluation.panel import Panel
 from ssl_runner.losses.barlow_twins import BarlowTwins
 from ssl_runner.losses.hard_negative import HardNegative
 from ssl_runner.losses.info_nce import InfoNCE
@@ -24,10 +24,10 @@ from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.nnclr import NNCLR
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.triplet import Triplet
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 CPU = torch.device("cpu")
-CLOCK = Clock(0, 1, 0, CPU)
+CLOCK = StepContext(0, 1, 0, CPU)
 N = 6
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])
 MINED = {
@@ -142,7 +142,7 @@ def test_negatives_that_show_no_image_have_every_figure_but_those_of_classes():
 def panel(by_images):
     batching = ViewBatching(Augmentation({}), batch_size=64, views=2)
     batching.bind(by_images.train, seed=0, device=CPU)
-    return Panel.of(by_images, batching, CPU)
+    return Diagnostics.of(by_images, batching, CPU)
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_of_a_queue_the_panel_tells_what_needs_no_image_and_of_nnclr_everything(
         queued.eval()
         student = F.normalize(queued.predictor(queued.network(panel.first)), dim=1)
     torch.testing.assert_close(found.similarity[: len(student)], student @ queued.queue.items.T, rtol=1e-4, atol=1e-5)
-    nnclr = Predictive(network, NNCLR(0.2), identity, False, 16, 1)
+    nnclr = StopGradient(network, NNCLR(0.2), identity, False, 16, 1)
     assert set(panel(nnclr)) == common | MINED
     found = panel.negatives(nnclr)
     assert found is not None and found.remembered == 0 and found.weight.shape == (2 * len(panel.first),) * 2
@@ -199,7 +199,7 @@ def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(pan
     found = panel.negatives(algorithm)
     assert found is not None and expected is not None
     torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-6)
-    predictive = Predictive(network, InfoNCE(0.2), identity, False, 0, 1)
+    predictive = StopGradient(network, InfoNCE(0.2), identity, False, 0, 1)
     found = panel.negatives(predictive)
     with torch.no_grad():
         predictive.eval()

@@ -198,9 +198,9 @@ def test_the_supervised_baseline_is_ridge_on_features_standardised_by_the_source
         encoder = SourceClassifier(6, 32, 0.01).train(algorithm.eval_encoder(), source, 0, CPU)
         features = standardised(encoder, unseen.test, source, CPU).numpy()
     with torch.no_grad():
-        bank, judged = encoder(source.images).numpy(), encoder(unseen.test.images).numpy()
-    varies = bank.std(axis=0) > 1e-4
-    expected = ((judged - bank.mean(axis=0)) / bank.std(axis=0).clip(1e-9))[:, varies]
+        gallery, judged = encoder(source.images).numpy(), encoder(unseen.test.images).numpy()
+    varies = gallery.std(axis=0) > 1e-4
+    expected = ((judged - gallery.mean(axis=0)) / gallery.std(axis=0).clip(1e-9))[:, varies]
     assert np.allclose(features[:, varies], expected, atol=1e-3)
     right = []
     for support, query, labels, expected in by_task(unseen, setting):

@@ -10,9 +10,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.evaluation.panel import Panel
+from ssl_runner.evaluation.diagnostics import Diagnostics
 from ssl_runner.losses.negatives import Negatives
-from ssl_runner.report.gallery import ANCHORS, HARDEST, log_negatives, negatives_picture
+from ssl_runner.report.hard_negatives import ANCHORS, HARDEST, log_negatives, negatives_picture
 from ssl_runner.report.pictures import BORDER, CELL, WRONG
 from ssl_runner.runs.events import final_writer, resumed_writer
 
@@ -114,7 +114,7 @@ def test_similarities_are_written_and_few_images_give_few_rows():
     assert len(shown(negatives_picture(images()[:, :2], few, None))) == 2
 
 
-class Fixed(Panel):
+class Fixed(Diagnostics):
     """A panel whose algorithm is given."""
 
     def negatives(self, algorithm):

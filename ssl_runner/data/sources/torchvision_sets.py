@@ -13,7 +13,7 @@ from ssl_runner.data.sources.download import download
 from ssl_runner.data.sources.source import Source, blank, train_and_test
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
-from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.errors import DataError, NotDownloaded
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def torchvision_set(
         raise DataError(f"dataset.name={name!r}: expected one of {', '.join(OPENINGS)}; else use dataset=image_folder.")
     try:
         source = _source(name, absolute(root), size, channels)
-    except NotAtHand:
+    except NotDownloaded:
         opening = OPENINGS[name]
         counts = {"train": opening.counts[0], "test": opening.counts[1]}
         class_names = [str(number) for number in range(opening.n_classes)]

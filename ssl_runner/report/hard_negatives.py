@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.evaluation.diagnostics import Diagnostics
 from ssl_runner.evaluation.negatives import kinship
-from ssl_runner.evaluation.panel import Panel
 from ssl_runner.losses.negatives import Negatives
 from ssl_runner.report import pictures
 from ssl_runner.report.pictures import BORDER, CELL, GAP, INK, PAPER, TEXT, WRONG
@@ -19,7 +19,7 @@ ANCHORS, HARDEST = 8, 6
 
 
 def log_negatives(
-    writer: SummaryWriter, panel: Panel, algorithm: Algorithm, class_names: Sequence[str], step: int
+    writer: SummaryWriter, panel: Diagnostics, algorithm: Algorithm, class_names: Sequence[str], step: int
 ) -> Negatives | None:
     """The gallery of some of the panel's anchors, and histograms of the similarity of all its positives and negatives.
 

@@ -21,7 +21,7 @@ class MomentumQueue(Algorithm):
 
     batch_type = Views
     provides = frozenset({"target", "memory_bank"})
-    divisible = False
+    supports_accumulation = False
 
     def __init__(self, network: Network, loss: Loss, momentum: float, size: int) -> None:
         super().__init__(network)
@@ -101,7 +101,7 @@ class MultiCrop(Algorithm):
     """All resolutions through one network, one pass each."""
 
     batch_type = Views
-    divisible = False
+    supports_accumulation = False
 
     def __init__(self, network: Network, loss: Loss) -> None:
         super().__init__(network)

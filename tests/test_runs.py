@@ -237,7 +237,7 @@ def test_an_encoder_that_is_not_there_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["algorithm.second_order=false", "algorithm.statistics=support", "trainer.accumulate=2"]
+    "override", ["algorithm.second_order=false", "algorithm.statistics=support", "trainer.accumulate_grad_batches=2"]
 )
 def test_mamls_options_run(override, tmp_path, data_root):
     assert run(tmp_path, *small("maml_omniglot"), override)["status"] == "finished"

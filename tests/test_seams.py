@@ -79,7 +79,7 @@ def state(folder) -> dict:
 
 def logged(folder) -> list[dict]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]  # at 0 only the panel
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]  # at 0 only diagnostics
     return rows[1:]
 
 
@@ -133,7 +133,7 @@ def test_a_surrogate_logs_the_real_loss_and_refuses_what_would_bend_its_update(t
     train.run(config("Reptile"), tmp_path)
     rows = logged(tmp_path)
     assert all(0.1 < row["train/loss"] < 5 for row in rows)
-    bent = config("Reptile", gradient_clip=1.0)
+    bent = config("Reptile", gradient_clip_norm=1.0)
     bent["optimizer"]["momentum"] = 0.9
     with pytest.raises(ConfigError) as refusal:
         train.run(bent, tmp_path)
@@ -161,7 +161,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
         (["loss=cross_entropy"], "gives embeddings"),
         (["experiment=supervised_mnist", "dataset=digits", "model/head=projector"], "one output a class"),
         (["loss=pairwise", "batching.views=1", "loss=nt_xent"], "compares 2 views, but batching makes 1"),
-        (["trainer.accumulate=2"], "cannot be cut"),
+        (["trainer.accumulate_grad_batches=2"], "cannot be cut"),
         (["seed=-1"], "seed=-1"),
         (["baselines=[pixels]"], "'pixels' is not one of raw_pixels, untrained"),
         (["experiment=protonet_digits", "batching.n_way=50"], "n_way=50, but split 'train' of digits has 5 classes"),

@@ -43,7 +43,11 @@ def cases() -> dict[str, list[str]]:
     predictor += "out_features: null, layers: 2, last_norm: true}"
     found["pieces of batch normalisation"] = [*momentum, "algorithm.batch_norm_groups=4"]
     found["pieces and a predictor"] = [*found["pieces of batch normalisation"], f"algorithm.predictor={predictor}"]
-    for arrangement, loss in {"contrastive": "nt_xent", "predictive": "negative_cosine", "prototypes": "swav"}.items():
+    for arrangement, loss in {
+        "contrastive": "nt_xent",
+        "stop_gradient": "negative_cosine",
+        "prototypes": "swav",
+    }.items():
         chunks = [f"loss={loss}", f"algorithm={arrangement}", "algorithm.encode_chunks=4"]
         found[f"chunks, {arrangement}"] = [*VIEWS, *HEAD, *chunks]
     found["chunks, momentum"] = [*momentum, "algorithm.encode_chunks=4"]
@@ -55,7 +59,7 @@ def cases() -> dict[str, list[str]]:
     found["matchingnet"] = [*TASKS, "algorithm=matchingnet"]
     found["matchingnet, full context"] = [*TASKS, "algorithm=matchingnet", "algorithm.read_steps=2"]
     found["relationnet"] = [*TASKS, "algorithm=relationnet", "loss=relation_mse", "algorithm.width=4"]
-    for method in ("r2d2", "cnp", "attentive_cnp", "context", "snail", "mann"):
+    for method in ("r2d2", "cnp", "attentive_cnp", "in_context_transformer", "snail", "mann"):
         found[method] = [*TASKS, f"algorithm={method}"]
     found["baseline_pp"] = [*VIEWS, "algorithm=baseline_pp", "loss=cross_entropy", "batching=labelled"]
     found["baseline_pp"] += ["model/head=cosine"]

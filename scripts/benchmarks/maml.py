@@ -7,7 +7,7 @@ Omniglot 5-way 1-shot, 1 query a class, 32 tasks, 5 inner steps, strided conv4 a
 float32 on the CPU; forward and backward pass, no data and no optimizer. The loop is that of
 `ssl_runner.algorithms.reference_loop`, with torch's own batch normalisation, and calls backward after each task, as one
 does who minds memory; `loop, one backward` does so at the end of the batch. Ours is timed in chunks of tasks, which is
-what `trainer.accumulate` makes: 32 tasks are one chunk at accumulate=1.
+what `trainer.accumulate_grad_batches` makes: 32 tasks are one chunk at accumulate_grad_batches=1.
 
 Milliseconds: medians of rounds in one process, in which all take turns, forwards and backwards; ratios are within
 rounds. CPU ms are of all threads together, and with one thread hold on a busy machine too. Memory: greatest resident

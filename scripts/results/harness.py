@@ -25,7 +25,7 @@ Key = TypeVar("Key")
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}
-TRIAL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.panel_every=null", "eval=[]", "baselines=[]"]
+TRIAL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.diagnostics_every=null", "eval=[]", "baselines=[]"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "--steps": {"type": int, "help": "of training, instead of what the first ones promise for the minutes"},
     "--threads": {"type": int, "help": "of the CPU, for each run"},

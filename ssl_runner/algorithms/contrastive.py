@@ -21,7 +21,7 @@ class Contrastive(Algorithm):
     """
 
     batch_type = Views
-    divisible = False  # every image is a negative of the others
+    supports_accumulation = False  # every image is a negative of the others
 
     def __init__(self, network: Network, loss: Loss, encode_chunks: int) -> None:
         super().__init__(network)

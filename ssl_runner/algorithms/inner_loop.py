@@ -31,8 +31,8 @@ class InnerLoop(Algorithm):
     """Base of the meta-learners that adapt to a task by a few steps of gradient descent on its support set.
 
     All tasks run their inner loops at once under `torch.func.vmap`, and gradients are those of a loop over tasks
-    (`ssl_runner.algorithms.reference_loop`). Memory grows with the tasks in flight: ``trainer.accumulate`` cuts it
-    without changing the gradient. In training, batch normalisation always uses the batch at hand.
+    (`ssl_runner.algorithms.reference_loop`). Memory grows with the tasks in flight: ``trainer.accumulate_grad_batches``
+    cuts it without changing the gradient. In training, batch normalisation always uses the batch at hand.
 
     A method says what adapts (`adapts`), at what rate (`rate`), and, where it is not MAML's, what an inner step is
     (`descend`), what counts of it (`emphasis`), and how the outer update follows (`training_step`).

@@ -47,7 +47,7 @@ class Momentum(Algorithm):
 
     batch_type = Views
     provides = frozenset({"target"})
-    divisible = False
+    supports_accumulation = False
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class Prototypes(Algorithm):
 
     batch_type = Views
     provides = frozenset({"prototypes"})
-    divisible = False
+    supports_accumulation = False
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class StopGradient(Algorithm):
 
     batch_type = Views
     provides = frozenset({"target"})
-    divisible = False
+    supports_accumulation = False
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from ssl_runner.cli import flags, help_page, home_folder, search_path
 from ssl_runner.cli.app import Program, follow
 from ssl_runner.cli.report_error import GONE, of_a_thread, tell, working_folder_is_gone
 from ssl_runner.cli.resume import named_folder, resume
+from ssl_runner.config.renamed import current_words
 from ssl_runner.errors import ConfigError, JobFailed
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.streams import guarded
@@ -61,7 +62,9 @@ def _version() -> str:
 
 def _serve(program: Program, arguments: list[str]) -> int:
     asked = flags.read(arguments)
-    overrides = home_folder.with_homes(asked.overrides)
+    overrides, renamed = current_words(home_folder.with_homes(asked.overrides))
+    for sentence in renamed if launch_environment.rank() == 0 else []:
+        print(f"warning: {sentence}; the old name works until version 0.3", file=sys.stderr)
     # with Hydra, which help does without
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over

@@ -53,14 +53,14 @@ class Diagnostics:
 
     @classmethod
     def of(cls, splits: Splits, batching: Batching, device: torch.device) -> "Diagnostics":
-        """The panel of a run whose batching is bound."""
+        """Diagnostics of a run whose batching is bound."""
         first, second, labels = _pairs(batching, splits.train)
         tensors = (tensor.to(device) for tensor in (first, second, *_knn_sample(splits)))
         return cls(*tensors, labels=None if labels is None else labels.to(device))
 
     @property
     def names(self) -> list[str]:
-        """Of the figures that this panel gives of every algorithm."""
+        """Of the figures that these diagnostics give of every algorithm."""
         names = ["alignment", "uniformity", "rankme", "embedding_std", "feature_std"]
         return names if self.queries is None else [*names, "online_knn"]
 
@@ -145,7 +145,7 @@ def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor, Tensor |
     if isinstance(batch, Views) and len(batch.crops[0]) > 1:
         first, second = batch.crops[0][:2, :N_PAIRS]
         return first, second, None if batch.labels is None else batch.labels[:N_PAIRS]
-    chosen = _draw(train, "panel/pairs", 2 * N_PAIRS)
+    chosen = _draw(train, "diagnostics/pairs", 2 * N_PAIRS)
     if train.labels is not None:  # neighbours of one class
         chosen = chosen[train.labels[chosen].argsort(stable=True)]
         same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
@@ -168,10 +168,10 @@ def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
     if splits.by == "images":
         if splits.train.class_names != validation.class_names:  # clusters, say
             return ()
-        source, gallery = splits.train, _draw(splits.train, "panel/gallery", N_BANK)
-        queries = _draw(validation, "panel/queries", N_QUERIES)
+        source, gallery = splits.train, _draw(splits.train, "diagnostics/gallery", N_BANK)
+        queries = _draw(validation, "diagnostics/queries", N_QUERIES)
     else:  # classes that were not trained on; few, so that a class has several images
-        source, drawn = validation, _draw(validation, "panel/queries", len(validation))
+        source, drawn = validation, _draw(validation, "diagnostics/queries", len(validation))
         drawn = drawn[validation.labels[drawn] < N_CLASSES][: N_BANK + N_QUERIES]
         n_bank = len(drawn) * N_BANK // (N_BANK + N_QUERIES)
         gallery, queries = drawn[:n_bank], drawn[n_bank:]

@@ -80,7 +80,7 @@ def gallery_indices(splits: Splits, labels: float = 1.0) -> GalleryIndices:
 
 
 def describe(splits: Splits, labels: float = 1.0) -> dict[str, Any]:
-    """What gallery, validation and queries are, as plain data for the result, and how a share of the labels is drawn."""
+    """What gallery, validation and queries are, and how a share of the labels is drawn, as plain data."""
     found, whole, halved = gallery_indices(splits, labels), labels == 1, splits.by == "classes"
     if halved:
         gallery, queries = (f"{half} half of each class of {splits.test.name}" for half in ("one", "the other"))

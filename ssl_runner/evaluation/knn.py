@@ -67,7 +67,7 @@ class KNN(Labelled):
     def predict(self, gallery: Tensor, gallery_labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
         """Classes int64 (M,) of queries (M, D), given a gallery (N, D) with labels (N,); neither is normalised.
 
-        Of a gallery of fewer than k all vote: the panel's may be so small.
+        Of a gallery of fewer than k all vote: the diagnostics' may be so small.
         """
         gallery, queries = F.normalize(gallery, dim=1), F.normalize(queries, dim=1)
         rows = max(1, CHUNK // len(gallery))

@@ -52,7 +52,7 @@ class Loss(nn.Module):
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """What repels each anchor in this loss, for people to look at; None where it has no negatives.
 
-        Asked for at the panel's cadence (`ssl_runner.evaluation.negatives`), never by a training step.
+        Asked for at the diagnostics' cadence (`ssl_runner.evaluation.negatives`), never by a training step.
         """
         return None
 

@@ -19,25 +19,26 @@ ANCHORS, HARDEST = 8, 6
 
 
 def log_negatives(
-    writer: SummaryWriter, panel: Diagnostics, algorithm: Algorithm, class_names: Sequence[str], step: int
+    writer: SummaryWriter, diagnostics: Diagnostics, algorithm: Algorithm, class_names: Sequence[str], step: int
 ) -> Negatives | None:
-    """The gallery of some of the panel's anchors, and histograms of the similarity of all its positives and negatives.
+    """The gallery of some of the diagnostics' anchors, and histograms of the similarity of all its positives and
+    negatives.
 
-    The panel is the same at every step, so that one sees its negatives move. Where none of them is an image, as in a
+    Diagnostics are the same at every step, so that one sees its negatives move. Where none of them is an image, as in a
     queue, there is no gallery.
 
     Returns:
         What is shown; None where the algorithm's loss tells no negatives, and then nothing is.
     """
-    found = panel.negatives(algorithm)
+    found = diagnostics.negatives(algorithm)
     if found is None:
         return None
     pictured = found.pictured()
     if pictured.weight.shape[1]:
-        images = torch.stack([panel.first, panel.second])
+        images = torch.stack([diagnostics.first, diagnostics.second])
         if not images.is_floating_point():
             images = images.float() / 255
-        writer.add_image("hard_negatives", negatives_picture(images, pictured, panel.labels, class_names), step)
+        writer.add_image("hard_negatives", negatives_picture(images, pictured, diagnostics.labels, class_names), step)
     writer.add_histogram("similarity/positive", found.positive, step)
     negative = found.similarity[found.weight > 0]
     if len(negative):

@@ -35,7 +35,7 @@ def check_finite(name: str, value: Tensor, step: int, checkpoints: Path) -> None
         kept = f"The last good checkpoint is in {checkpoints}"
         raise RunStopped(
             f"the {name} is {float(value)} at step {step}; the likely cause is a learning rate that is too "
-            "high: lower optimizer.lr or set trainer.gradient_clip=1. "
+            "high: lower optimizer.lr or set trainer.gradient_clip_norm=1. "
             + (kept if (checkpoints / LAST).exists() else "There was no checkpoint yet")
         )
 

@@ -67,7 +67,7 @@ class Loop:
         self.run.algorithm.train()
         with self.tracker.bar(start, self.max_steps, self.trainer.progress), stop_signals() as stop:
             if self.watch is not None and start == 0:
-                self.tracker.scalars(0, _tagged("panel", self.watch()))
+                self.tracker.scalars(0, _tagged("diagnostics", self.watch()))
             for step in range(start, self.max_steps):
                 self._pass(step, stop)
             if stop.requested:  # too late for the last step
@@ -84,7 +84,7 @@ class Loop:
         """One step, and what is due after it."""
         trainer, done = self.trainer, step + 1
         logging = self._due(trainer.log_every, done)
-        looking = self.watch is not None and self._due(trainer.panel_every, done)
+        looking = self.watch is not None and self._due(trainer.diagnostics_every, done)
         process_group.begin_step(step)
         with report_lost_process(self.folder, step):
             metrics = self._step(step, logging)
@@ -126,7 +126,7 @@ class Loop:
 
     def _remedy(self) -> str:
         """What to lower where memory is not enough."""
-        remedy = self.run.algorithm.less_memory(self.trainer.accumulate)
+        remedy = self.run.algorithm.less_memory(self.trainer.accumulate_grad_batches)
         return f"a step has {self.run.batching.images_per_step:,} images; {remedy}"
 
     def _check(self, metrics: Mapping[str, Tensor], done: int, logging: bool, thoroughly: bool) -> None:
@@ -138,11 +138,11 @@ class Loop:
             check_finite("norm of the weights", norm, done, self.keeper.folder)
 
     def _look(self, done: int) -> tuple[Metrics, str | None]:
-        """The panel's figures, and why the run must end with them; a collapse that may go on is warned of once."""
+        """The diagnostics' figures, and why the run must end with them; a collapse that may go on is warned of once."""
         assert self.watch is not None
-        with self.meter.paused(), enough_memory("the panel is too much; set trainer.panel_every=null"):
-            values = _tagged("panel", self.watch())
-        collapsed = collapse(values["panel/embedding_std"], done)
+        with self.meter.paused(), enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
+            values = _tagged("diagnostics", self.watch())
+        collapsed = collapse(values["diagnostics/embedding_std"], done)
         if collapsed is None or self.trainer.stop_on_collapse:
             return values, collapsed
         if not self.warned_of_collapse:

@@ -23,7 +23,7 @@ def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulat
         algorithm: On any device; it is not changed.
         batch: A whole one.
         make_optimizer: From parameter groups to an optimizer.
-        accumulate: Pieces of the batch, of which one is in flight at a time.
+        accumulate_grad_batches: Pieces of the batch, of which one is in flight at a time.
 
     Returns:
         None for a method that cannot run without numbers: one whose shapes hang on them.

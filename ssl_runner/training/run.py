@@ -111,13 +111,13 @@ class Run:
 
     @property
     def watch(self) -> Callable[[], dict[str, float]] | None:
-        """Figures of the panel, where the trainer asks for them."""
-        panel = self.panel
-        return None if panel is None else functools.partial(panel, self.algorithm)
+        """Figures of the diagnostics, where the trainer asks for them."""
+        diagnostics = self.diagnostics
+        return None if diagnostics is None else functools.partial(diagnostics, self.algorithm)
 
     @property
-    def panel(self) -> Diagnostics | None:
+    def diagnostics(self) -> Diagnostics | None:
         """Figures to follow while training."""
-        if self.trainer.panel_every is None:
+        if self.trainer.diagnostics_every is None:
             return None
         return Diagnostics.of(self.splits, self.batching, self.device)

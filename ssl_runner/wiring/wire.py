@@ -157,4 +157,4 @@ def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, t
     make_optimizer = build(config["optimizer"], "optimizer")
     with process_group.single_process():
         whole = batching.largest()
-    return memory_estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate)
+    return memory_estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate_grad_batches)

@@ -149,11 +149,11 @@ VALUES = [
         ],
     ),
     (
-        "seed=null trainer.gradient_clip=None optimizer.lr=nan loss.temperature=inf +optimizer.betas=[0.9] "
+        "seed=null trainer.gradient_clip_norm=None optimizer.lr=nan loss.temperature=inf +optimizer.betas=[0.9] "
         "+optimizer.params=[] +optimizer.foreach=5 eval.few_shot.settings=5w1s",
         [
             "seed: got None (null)",
-            "null is null in YAML: trainer.gradient_clip=null",
+            "null is null in YAML: trainer.gradient_clip_norm=null",
             "optimizer.lr: got nan, expected a finite number",
             "loss.temperature: got inf, expected a finite number",
             "optimizer.betas: got [0.9] (list)",
@@ -261,7 +261,7 @@ MISFITS = [
     ),
     ("batching.views=1", ["loss NTXent compares 2 views, but batching makes 1; set batching.views=2"]),
     (
-        "batching.views=3 batching.batch_size=1 trainer.accumulate=2",
+        "batching.views=3 batching.batch_size=1 trainer.accumulate_grad_batches=2",
         [
             "loss NTXent compares 2 views, but batching makes 3; set batching.views=2",
             "batching.batch_size=1, but Contrastive compares images of a batch",
@@ -388,7 +388,7 @@ def test_taking_a_wrong_word_away_brings_up_no_problem_of_its_own(answer):
 OWN = """\
 # @package _global_
 optimizer: {weight_decya: 1}
-trainer: {gradient_clip: None, max_epoch: 3}
+trainer: {gradient_clip_norm: None, max_epoch: 3}
 batching: {batch_size: sixty}
 los: {temperature: 1}
 """
@@ -399,7 +399,7 @@ def test_a_typo_in_an_experiment_of_ones_own_is_found_where_it_stands(answer, tm
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(OWN)
     answer("--config-dir mine experiment=own").refused(
         "optimizer.weight_decya: SGD() has no such parameter; did you mean 'weight_decay'?",
-        "trainer.gradient_clip: got the string 'None'; null is null in YAML",
+        "trainer.gradient_clip_norm: got the string 'None'; null is null in YAML",
         "trainer.max_epoch: Trainer() has no such parameter; did you mean 'max_epochs'?",
         "batching.batch_size: got 'sixty' (str), expected int",
         "los: there is no such key; did you mean 'loss'?",
@@ -497,16 +497,23 @@ OPTIONS = {
     for path in sorted(CONF.rglob("*.yaml"))
     if path.parent != CONF and path.parent.name not in ("experiment", "sweep")
 }
+FORWARD_LEARNERS = (
+    "matchingnet",
+    "r2d2",
+    "relationnet",
+    "cnp",
+    "attentive_cnp",
+    "in_context_transformer",
+    "snail",
+    "mann",
+)
 # what belongs with an option for a run to make sense; the data is tiny or not there
 WITH = {
     **{
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
         for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "imaml")
     },
-    **{
-        f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"]
-        for name in ("matchingnet", "r2d2", "relationnet", "cnp", "attentive_cnp", "context", "snail", "mann")
-    },
+    **{f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"] for name in FORWARD_LEARNERS},
     "algorithm/baseline_pp": ["batching=labelled", "loss=cross_entropy", "model/head=cosine"],
     "algorithm/reptile": [
         *EPISODES.split(),
@@ -517,7 +524,7 @@ WITH = {
         "optimizer.weight_decay=0",
     ],
     "algorithm/momentum": ["loss=info_nce"],
-    "algorithm/predictive": ["loss=info_nce"],
+    "algorithm/stop_gradient": ["loss=info_nce"],
     "algorithm/prototypes": ["loss=swav"],
     "batching/episodes_5w1s": [*EPISODES.split(), "algorithm=protonet"],
     "batching/episodes_20w5s": [*EPISODES.split(), "algorithm=protonet", "batching=episodes_20w5s"],

@@ -93,7 +93,9 @@ def test_labels_are_permuted_anew_so_that_a_memoriser_scores_chance():
     # The best that the true class alone can tell about the label.
     table = torch.zeros(5, 5)
     table.index_put_(
-        (source.labels[tasks.query].flatten(), tasks.query_labels.flatten()), torch.ones(1), accumulate=True
+        (source.labels[tasks.query].flatten(), tasks.query_labels.flatten()),
+        torch.ones(1),
+        accumulate_grad_batches=True,
     )
     best = table.amax(dim=1).sum() / table.sum()
     assert best.item() == pytest.approx(0.2, abs=0.01)

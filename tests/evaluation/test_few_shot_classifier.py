@@ -23,7 +23,7 @@ from ssl_runner.models.features import evaluating
 from ssl_runner.training.run import Run
 from ssl_runner.wiring import wire
 
-SHORT = ["trainer.max_steps=2", "eval=[]", "baselines=[]", "trainer.panel_every=null", "model.encoder.width=4"]
+SHORT = ["trainer.max_steps=2", "eval=[]", "baselines=[]", "trainer.diagnostics_every=null", "model.encoder.width=4"]
 DINO = ["algorithm=momentum", "algorithm.product=teacher", "loss=dino", "model/head=dino"]
 DINO += ["model.head.hidden_features=16", "model.head.bottleneck=8", "model.head.out_features=12"]
 VIEWS_DINO = [*(line for line in VIEWS if not line.startswith("model.head")), *DINO]
@@ -34,7 +34,13 @@ RUNS = {
     "protonet": [*PROTONET, "model/head=projector", "model.head.out_features=8"],
     "maml": MAML,
     # made for as many ways as a task may have at most
-    "context": [*PROTONET, "algorithm=context", "algorithm.width=16", "algorithm.depth=1", "batching.n_way=[2,5]"],
+    "context": [
+        *PROTONET,
+        "algorithm=in_context_transformer",
+        "algorithm.width=16",
+        "algorithm.depth=1",
+        "batching.n_way=[2,5]",
+    ],
 }
 SIZES = [3, 1, 2, 1, 4]  # support images of each class
 

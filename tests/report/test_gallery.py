@@ -115,13 +115,13 @@ def test_similarities_are_written_and_few_images_give_few_rows():
 
 
 class Fixed(Diagnostics):
-    """A panel whose algorithm is given."""
+    """Diagnostics whose algorithm is given."""
 
     def negatives(self, algorithm):
         return algorithm
 
 
-def panel() -> Fixed:
+def diagnostics() -> Fixed:
     first, second = images()
     return Fixed(first, second, labels=LABELS)
 
@@ -133,11 +133,11 @@ def logged(folder) -> EventAccumulator:
 def test_a_run_that_goes_on_and_is_evaluated_again_has_each_picture_once(tmp_path):
     algorithm: Algorithm = mined()  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
-        assert log_negatives(writer, panel(), algorithm, NAMES, 0) is algorithm
+        assert log_negatives(writer, diagnostics(), algorithm, NAMES, 0) is algorithm
     resumed_writer(tmp_path, 3).close()
     for _ in range(2):
         with final_writer(tmp_path) as writer:
-            log_negatives(writer, panel(), algorithm, NAMES, 5)
+            log_negatives(writer, diagnostics(), algorithm, NAMES, 5)
     events = logged(tmp_path)
     assert events.Tags()["images"] == ["hard_negatives"]
     assert [image.step for image in events.Images("hard_negatives")] == [0, 5]
@@ -151,12 +151,12 @@ def test_a_run_that_goes_on_and_is_evaluated_again_has_each_picture_once(tmp_pat
 def test_nothing_is_logged_where_no_negatives_are_told_and_no_histogram_of_none(tmp_path):
     none: Algorithm = None  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
-        assert log_negatives(writer, panel(), none, NAMES, 0) is None
+        assert log_negatives(writer, diagnostics(), none, NAMES, 0) is None
     assert logged(tmp_path).Tags()["images"] == []
     found = mined()
     found.weight.zero_()
     with resumed_writer(tmp_path, 0) as writer:
-        log_negatives(writer, panel(), found, NAMES, 0)  # type: ignore[arg-type]
+        log_negatives(writer, diagnostics(), found, NAMES, 0)  # type: ignore[arg-type]
     assert logged(tmp_path).Tags()["histograms"] == ["similarity/positive"]
 
 
@@ -164,7 +164,7 @@ def test_negatives_without_images_have_histograms_and_no_gallery_and_are_left_ou
     found = mined()
     queue: Algorithm = replace(found, remembered=2 * N)  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
-        assert log_negatives(writer, panel(), queue, NAMES, 0) is queue
+        assert log_negatives(writer, diagnostics(), queue, NAMES, 0) is queue
     events = logged(tmp_path)
     assert events.Tags()["images"] == []
     assert events.Histograms("similarity/negative")[0].histogram_value.num == 2 * N * (2 * N - 2)
@@ -173,7 +173,7 @@ def test_negatives_without_images_have_histograms_and_no_gallery_and_are_left_ou
     both = Negatives(torch.cat([found.similarity, more], 1), found.positive, torch.cat([found.weight, more], 1), 5)
     beside: Algorithm = both  # type: ignore[assignment]
     with resumed_writer(tmp_path / "both", 0) as writer:
-        log_negatives(writer, panel(), beside, NAMES, 0)
+        log_negatives(writer, diagnostics(), beside, NAMES, 0)
     events = logged(tmp_path / "both")
     encoded = events.Images("hard_negatives")[0].encoded_image_string
     picture = torch.from_numpy(np.array(Image.open(io.BytesIO(encoded)))).permute(2, 0, 1)

@@ -38,11 +38,11 @@ def trainer(**changes) -> Trainer:
         "channels_last": False,
         "keep_pages": False,
         "cudnn_benchmark": False,
-        "gradient_clip": None,
-        "accumulate": 1,
+        "gradient_clip_norm": None,
+        "accumulate_grad_batches": 1,
         "log_every": 1,
         "checkpoint_every": 100,
-        "panel_every": None,
+        "diagnostics_every": None,
         "stop_on_collapse": False,
         "evaluate_every": None,
         "select": None,
@@ -186,8 +186,8 @@ def test_accumulation_equals_the_whole_batch(tmp_path):
     torch.manual_seed(0)
     pieces = Plain()
     pieces.load_state_dict(whole.state_dict())
-    fit(whole, tmp_path / "whole", accumulate=1)
-    fit(pieces, tmp_path / "pieces", accumulate=3)
+    fit(whole, tmp_path / "whole", accumulate_grad_batches=1)
+    fit(pieces, tmp_path / "pieces", accumulate_grad_batches=3)
     torch.testing.assert_close(whole.network.head.weight, pieces.network.head.weight)
     losses = [[row["train/loss"] for row in log(tmp_path / name)] for name in ("whole", "pieces")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -195,7 +195,7 @@ def test_accumulation_equals_the_whole_batch(tmp_path):
 
 def test_clipping_bounds_the_update(tmp_path):
     before, after = Classifier(), Classifier()
-    fit(after, tmp_path, gradient_clip=1e-3, max_steps=1, lr=1.0)
+    fit(after, tmp_path, gradient_clip_norm=1e-3, max_steps=1, lr=1.0)
     moved = torch.cat([(a - b).flatten() for a, b in zip(before.parameters(), after.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -301,7 +301,7 @@ def test_checkpoints_hold_tensors_and_plain_data_only(tmp_path):
         ({"log_every": 0}, "log_every=0"),
         ({"precision": "float16"}, "float32, bfloat16"),
         ({"device": "tpu"}, "usable here"),
-        ({"gradient_clip": 0.0}, "gradient_clip"),
+        ({"gradient_clip_norm": 0.0}, "gradient_clip_norm"),
         ({"select": "knn/top1"}, "needs both"),
     ],
 )

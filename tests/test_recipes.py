@@ -48,7 +48,7 @@ def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_as_it_stan
 
 
 @pytest.mark.parametrize("name", ACROSS)
-@pytest.mark.parametrize("shape", [[], ["dataset.size=32", "dataset.channels=3"]], ids=["grey 28", "RGB 32"])
+@pytest.mark.parametrize("shape", [[], ["dataset.size=32", "dataset.channels=3"]], ids=["gray 28", "RGB 32"])
 def test_every_recipe_across_datasets_takes_another_shape_with_two_keys(name, shape, data_root):
     run = wire.wire(validate.settled(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0])
     assert run.step_bytes is not None

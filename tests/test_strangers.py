@@ -99,7 +99,7 @@ def test_a_run_behind_links_is_gone_on_with_and_loaded(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.webp", "a.gif", "a.tga", "a.tif", "a.PNG", "a.avif", "a.jp2"])
 def test_formats_without_loss_give_back_their_pixels(tmp_path, name):
-    pixels = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8) * 255  # few colours, for a palette
+    pixels = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8) * 255  # few colors, for a palette
     keys = {"a.webp": {"lossless": True}, "a.avif": {"quality": 100, "subsampling": "4:4:4"}}.get(name, {})
     Image.fromarray(pixels).save(tmp_path / name, **keys)
     found = decode(tmp_path / name, Decoding(None, 3)).transpose(1, 2, 0)

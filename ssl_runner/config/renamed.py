@@ -11,6 +11,7 @@ TARGETS = {
     "ssl_runner.algorithms.context.Context": "ssl_runner.algorithms.in_context_transformer.InContextTransformer",
     "ssl_runner.algorithms.predictive.Predictive": "ssl_runner.algorithms.stop_gradient.StopGradient",
     "ssl_runner.trainer.Trainer": "ssl_runner.training.trainer.Trainer",
+    f"{_DATA}.augmentation.ColourJitter": f"{_DATA}.augmentation.ColorJitter",
     f"{_DATA}.batching.EpisodeBatching": f"{_DATA}.episodes.episode_batching.EpisodeBatching",
     f"{_DATA}.batching.ViewBatching": f"{_DATA}.batching.view_batching.ViewBatching",
     f"{_DATA}.cifar10.cifar10": f"{_DATA}.sources.cifar10.cifar10",
@@ -29,6 +30,7 @@ TARGETS = {
 }
 # dotted keys
 KEYS: Mapping[str, str] = {
+    "batching.task_augmentation.colourisation": "batching.task_augmentation.colorization",
     "trainer.accumulate_grad_batches": "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_norm": "trainer.gradient_clip_norm",
     "trainer.diagnostics_every": "trainer.diagnostics_every",

@@ -51,8 +51,8 @@ class VICReg(Loss):
         spread, mean = torch.var_mean(online, dim=1, keepdim=True)
         deviation = (spread + self.epsilon).sqrt()
         variance = (self.gamma - deviation).relu().mean()
-        centred = online - mean
-        products = centred.mT @ centred / (images - 1)  # (2, D, D)
+        centered = online - mean
+        products = centered.mT @ centered / (images - 1)  # (2, D, D)
         off_diagonal = products - torch.diag_embed(products.diagonal(dim1=1, dim2=2))
         covariance = off_diagonal.square().sum() / width
         loss = self.invariance * invariance + self.variance * variance + self.covariance * covariance

@@ -68,12 +68,12 @@ class WMSE(Loss):
         The second is log10 of the greatest ratio of the squared entries of a factor's diagonal, a lower bound of the
         covariance's condition number: above 6, float32 has lost most digits.
         """
-        centred = groups - groups.mean(dim=-2, keepdim=True)
-        covariance = centred.mT @ centred / (self.size - 1)
+        centered = groups - groups.mean(dim=-2, keepdim=True)
+        covariance = centered.mT @ centered / (self.size - 1)
         identity = torch.eye(groups.shape[-1], dtype=groups.dtype, device=groups.device)
         # the checked version would wait for the device
         factor, failed = torch.linalg.cholesky_ex((1 - self.epsilon) * covariance + self.epsilon * identity)
         factor = factor.masked_fill((failed != 0)[..., None, None], torch.nan)
         diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
         condition = 2 * (diagonal.amax(dim=-1) / diagonal.amin(dim=-1)).max().log10()
-        return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT, condition
+        return torch.linalg.solve_triangular(factor, centered.mT, upper=False).mT, condition

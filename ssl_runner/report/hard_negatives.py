@@ -120,17 +120,17 @@ class _Sheet:
         middle = self.top + row * self.height + BORDER + self.high // 2
         self.pen.text((self._left(2) + 2 * GAP, middle), text, INK, self.font, anchor="lm")
 
-    def put(self, row: int, column: int, image: Tensor, text: str, colour: tuple[int, int, int] = INK) -> None:
-        """An image (C, H, W) with its text below; of another colour than ink it is framed."""
+    def put(self, row: int, column: int, image: Tensor, text: str, color: tuple[int, int, int] = INK) -> None:
+        """An image (C, H, W) with its text below; of another color than ink it is framed."""
         picture = pictures.image_of(image, self.scale)
         x = self._left(column) + (self.width - picture.width) // 2
         y = self.top + row * self.height + BORDER
-        if colour != INK:
+        if color != INK:
             corners = (x - BORDER, y - BORDER, x + picture.width + BORDER - 1, y + picture.height + BORDER - 1)
-            self.pen.rectangle(corners, fill=colour)
+            self.pen.rectangle(corners, fill=color)
         self.paper.paste(picture, (x, y))
         below = (x + picture.width // 2, y + picture.height + BORDER + 1)
-        self.pen.text(below, text, colour, self.font, anchor="ma")
+        self.pen.text(below, text, color, self.font, anchor="ma")
 
 
 def _percent(share: float) -> str:

@@ -289,7 +289,7 @@ TARGETS = [
 # of what is not at hand, sizes are known: no megabyte moves before the line makes sense
 ABSENT = [
     ("dataset=mnist batching.batch_size=60000 optimizer.lr=0", ["batch_size=60000, but mnist/train has 55000", "lr=0"]),
-    ("experiment=simclr_cifar10 model/encoder=conv4 dataset.channels=2", ["dataset.channels=2: expected 1 (grey), 3"]),
+    ("experiment=simclr_cifar10 model/encoder=conv4 dataset.channels=2", ["dataset.channels=2: expected 1 (gray), 3"]),
     ("dataset=fashion_mnist dataset.size=-3", ["dataset.size=-3: expected a number of pixels"]),
     ("dataset=torchvision dataset.name=CIFAR", ["dataset.name='CIFAR': expected one of CIFAR10, CIFAR100"]),
     ("dataset=torchvision", ["dataset.name: it has no value; set dataset.name=..."]),
@@ -331,11 +331,11 @@ ABSENT = [
         ],
     ),
     (
-        "experiment=maml_mnist_fashion_to_cifar10 batching.task_augmentation.colourisation=1.0 "
+        "experiment=maml_mnist_fashion_to_cifar10 batching.task_augmentation.colorization=1.0 "
         "eval.few_shot_omniglot.dataset.size=-1",
         [
-            "task_augmentation.colourisation=1.0, but images of mnist+fashion_mnist/train are grey; set "
-            "batching.task_augmentation.colourisation=0 or dataset.channels=3",
+            "task_augmentation.colorization=1.0, but images of mnist+fashion_mnist/train are gray; set "
+            "batching.task_augmentation.colorization=0 or dataset.channels=3",
             "eval.few_shot_omniglot.dataset.size=-1: expected a number of pixels",
         ],
     ),

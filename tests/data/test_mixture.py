@@ -153,16 +153,16 @@ def composed() -> Callable[..., dict]:
     return lambda *words: validate.settled(Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words])[0]
 
 
-def test_the_option_is_grey_28_and_rgb_32_with_two_keys_and_has_the_official_images(composed, data_root):
-    grey = build(composed()["dataset"], "dataset")
-    assert grey.train.images.shape[1:] == (1, 28, 28)
-    assert grey.train.n_classes == 16 and grey.test.n_classes == 4
+def test_the_option_is_gray_28_and_rgb_32_with_two_keys_and_has_the_official_images(composed, data_root):
+    gray = build(composed()["dataset"], "dataset")
+    assert gray.train.images.shape[1:] == (1, 28, 28)
+    assert gray.train.n_classes == 16 and gray.test.n_classes == 4
     alone = build(composed("dataset.datasets.fashion_mnist=null", "dataset.held_out=0")["dataset"], "dataset")
     single = build(validate.settled(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset")
     for found, expected in ((alone.train, single.train), (alone.test, single.test)):
         assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
     rgb = build(composed("dataset.size=32", "dataset.channels=3")["dataset"], "dataset")
-    assert rgb.train.images.shape == (len(grey.train), 3, 32, 32)
+    assert rgb.train.images.shape == (len(gray.train), 3, 32, 32)
 
 
 def test_without_the_data_it_is_blank_takes_no_memory_and_fits_a_run(composed, tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def test_the_product_is_the_checkpoint_that_the_result_names(copied):
 
 
 def test_neither_the_data_nor_its_folder_is_needed(tmp_path, digits, support, queries, monkeypatch):
-    """Trained on RGB images of a folder that is gone; grey files of another size are brought to what it takes."""
+    """Trained on RGB images of a folder that is gone; gray files of another size are brought to what it takes."""
     images, labels = digits
     for label in range(10):
         write(images[labels == label][:8], tmp_path / "data" / f"{label}")

@@ -218,8 +218,8 @@ def test_a_share_outside_0_to_1_is_refused(labels):
 
 def test_thousands_of_classes_take_tens_of_evaluations_and_the_loss_is_the_least(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(500, 24, generator=generator)
-    rows = (centres.repeat(3, 1) + 0.7 * torch.randn(1500, 24, generator=generator)) @ torch.randn(
+    centers = torch.randn(500, 24, generator=generator)
+    rows = (centers.repeat(3, 1) + 0.7 * torch.randn(1500, 24, generator=generator)) @ torch.randn(
         24, 48, generator=generator
     )
     features, labels = standardise(rows, rows[:1])[0], torch.arange(500).repeat(3)

@@ -341,15 +341,15 @@ def few_shot_protocol(unseen: Splits, splits: Splits):
 
 
 def test_images_of_another_shape_are_refused_with_the_remedy(small, by_classes, unseen):
-    grey = unseen.test.images
-    colour = replace(unseen, test=replace(unseen.test, images=F.pad(grey, (2, 2, 2, 2)).repeat(1, 3, 1, 1)))
+    gray = unseen.test.images
+    color = replace(unseen, test=replace(unseen.test, images=F.pad(gray, (2, 2, 2, 2)).repeat(1, 3, 1, 1)))
     remedy = (
         r"3 x 12 x 12, but the encoder takes 1 x 8 x 8; "
         r"set eval\.verdict\.dataset\.size=8 eval\.verdict\.dataset\.channels=1"
     )
     for algorithm in (None, small()):
         with pytest.raises(ConfigError, match=remedy):
-            verdict(colour).check(algorithm, by_classes, CPU)
+            verdict(color).check(algorithm, by_classes, CPU)
 
 
 def test_what_cannot_be_drawn_classified_or_made_anew_is_told_before_training(small, long_way, by_classes, unseen):

@@ -17,8 +17,8 @@ def naive(online: torch.Tensor, weight: float) -> torch.Tensor:
     _, n, width = online.shape
     columns = []
     for view in online:
-        centred = [view[:, i] - view[:, i].sum() / n for i in range(width)]
-        columns.append([c / ((c @ c) / n + 1e-5).sqrt() for c in centred])
+        centered = [view[:, i] - view[:, i].sum() / n for i in range(width)]
+        columns.append([c / ((c @ c) / n + 1e-5).sqrt() for c in centered])
     total = torch.zeros((), dtype=online.dtype)
     for i in range(width):
         for j in range(width):

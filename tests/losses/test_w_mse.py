@@ -25,10 +25,10 @@ def naive(online: torch.Tensor, size: int, iterations: int, epsilon: float, step
             pair = []
             for view in online:
                 rows = torch.stack([view[i] for i in order[start : start + size]])
-                centred = rows - rows.sum(0) / size
-                covariance = sum(torch.outer(row, row) for row in centred) / (size - 1)
+                centered = rows - rows.sum(0) / size
+                covariance = sum(torch.outer(row, row) for row in centered) / (size - 1)
                 mixed = (1 - epsilon) * covariance + epsilon * torch.eye(width, dtype=online.dtype)
-                pair.append(centred @ torch.linalg.cholesky(mixed).inverse().T)
+                pair.append(centered @ torch.linalg.cholesky(mixed).inverse().T)
             for z, w in zip(*pair, strict=True):
                 distances.append((z / z.norm() - w / w.norm()).square().sum())
     return torch.stack(distances).mean()

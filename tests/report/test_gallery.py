@@ -23,7 +23,7 @@ SHOWN = [0, 1, 3, 4, 6, 7, 9, 10]  # spread over the first view, which may be so
 
 
 def images() -> torch.Tensor:
-    """(2, N, 1, SIZE, SIZE); view v of image b has the grey level 10 + 2 (N v + b), which nothing else has."""
+    """(2, N, 1, SIZE, SIZE); view v of image b has the gray level 10 + 2 (N v + b), which nothing else has."""
     levels = (10 + 2 * torch.arange(2 * N).float()) / 255
     return levels.view(2, N, 1, 1, 1).expand(-1, -1, 1, SIZE, SIZE)
 
@@ -56,7 +56,7 @@ def runs(mask: torch.Tensor, length: int, dim: int) -> torch.Tensor:
 
 
 def frames(picture: torch.Tensor) -> int:
-    """Full frames of the colour of false negatives, by their upright sides; letters are lower."""
+    """Full frames of the color of false negatives, by their upright sides; letters are lower."""
     red = (picture == torch.tensor(WRONG)[:, None, None]).all(dim=0)
     return int(runs(red, CELL + 2 * BORDER, 0).sum()) // (2 * BORDER)
 

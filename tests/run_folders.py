@@ -92,7 +92,7 @@ def assert_as_unbroken(folder: Path, whole: Path) -> None:
     assert rows(folder) == rows(whole)
     assert [row["step"] for row in rows(folder)] == list(range(7))
     result, other = (json.loads((path / "result.json").read_text()) for path in (folder, whole))
-    for key in ("status", "metrics", "product", "steps"):
+    for key in ("status", "metrics", "selected_checkpoint", "steps"):
         assert result[key] == other[key]
     assert result["status"] == "finished"
 

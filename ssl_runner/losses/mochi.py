@@ -10,7 +10,7 @@ from ssl_runner.losses.negatives import Negatives, negatives_remembered
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
 from ssl_runner.runtime.step_context import StepContext
 
-ROWS = 16  # queries whose mixed pairs are held in memory_bank at a time
+ROWS = 16  # queries whose mixed pairs are held in memory at a time
 
 
 class MoCHi(Loss):

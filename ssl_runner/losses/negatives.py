@@ -91,7 +91,7 @@ def negatives_across(anchors: Tensor, others: Tensor, temperature: float) -> Neg
 def negatives_remembered(
     online: Tensor, target: Tensor, memory_bank: Tensor, temperature: float, mixed: Sequence[Tensor]
 ) -> Negatives:
-    """Of InfoNCE against a memory_bank, and against what was mixed from it: no column is an image.
+    """Of InfoNCE against a memory bank, and against what was mixed from it: no column is an image.
 
     Args:
         online: (V, B, D), normalised.

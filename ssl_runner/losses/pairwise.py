@@ -100,7 +100,7 @@ class Pairwise(Loss):
 
 
 def squared_distances(points: Tensor) -> Tensor:
-    """(n, d) to (n, n), never below 0; a matrix product, so it costs no n x n x d memory_bank."""
+    """(n, d) to (n, n), never below 0; a matrix product, so it costs no n x n x d memory."""
     norms = points.square().sum(dim=1)
     return (norms[:, None] + norms[None, :] - 2 * points @ points.T).clamp_min(0)
 

@@ -110,7 +110,7 @@ class PsCo(Loss):
 
 
 def normalised(embeddings: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
-    """Online views, targets and memory_bank, of length 1, the last two without gradient."""
+    """Online views, targets and memory bank, of length 1, the last two without gradient."""
     assert embeddings.target is not None and embeddings.memory_bank is not None
     return unit(embeddings.online), unit(embeddings.target.detach()), unit(embeddings.memory_bank.detach())
 

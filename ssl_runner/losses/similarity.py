@@ -49,7 +49,7 @@ def compare_all(
     classes: Tensor | None = None,
     weigh: bool = False,
 ) -> Comparison:
-    """What each row finds in the others; from `TILED_FROM` rows on in tiles, in memory_bank proportional to their
+    """What each row finds in the others; from `TILED_FROM` rows on in tiles, in memory proportional to their
     number.
 
     Args:

@@ -55,7 +55,7 @@ class SupCon(Loss):
 
 
 def mean_similarity_to_class(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean product of each row with the other rows of its class, from the sums of classes and so in linear memory_bank.
+    """Mean product of each row with the other rows of its class, from the sums of classes and so in linear memory.
 
     Args:
         rows: (M, D).

@@ -57,7 +57,7 @@ class SwAV(Loss):
 
     @torch.no_grad()
     def codes(self, scores: Tensor, memory_bank: Tensor | None) -> Tensor:
-        """Codes (G, B, K), each summing to 1, of scores (G, B, K) shared out together with memory_bank (M, K)."""
+        """Codes (G, B, K), each summing to 1, of scores (G, B, K) shared out together with the memory bank (M, K)."""
         images = scores.shape[1]
         if memory_bank is not None:
             scores = torch.cat([scores, memory_bank.to(scores.dtype).expand(len(scores), -1, -1)], dim=1)

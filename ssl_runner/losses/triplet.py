@@ -91,7 +91,7 @@ class Triplet(Loss):
         return counted_negatives(embeddings.online, counts.to(distance.dtype), embeddings.labels)
 
     def all_triplets(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean over the triplets that cost something, and their share; in n^2 memory_bank, not n^3.
+        """Mean over the triplets that cost something, and their share; in n^2 memory, not n^3.
 
         With an anchor's negatives in order, those that cost something beside a positive are the first ones, and running
         sums give their total.

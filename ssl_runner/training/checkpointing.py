@@ -78,8 +78,8 @@ class Checkpointing:
         atomic_write.write_atomically(self.folder / checkpoint.BEST, lambda path: torch.save(state, path))
         self.best = {"value": value, "step": step}
 
-    def product(self, device: torch.device) -> dict[str, Any]:
-        """Put the product into the algorithm: the best weights if any were kept, else the last. Gives which."""
+    def load_selected(self, device: torch.device) -> dict[str, Any]:
+        """Load the selected weights into the algorithm: the best if any were kept, else the last. Gives which."""
         if self.best is None:
             return {"checkpoint": checkpoint.LAST}
         state = torch.load(self.folder / checkpoint.BEST, map_location=device, weights_only=True)

@@ -24,7 +24,7 @@ Metrics = dict[str, float]
 
 
 def fit(run: Run, folder: Path, tracker: "Silence", resumed: dict[str, Any] | None) -> dict[str, Any]:
-    """Train to the last step; afterwards the algorithm holds the product.
+    """Train to the last step; afterwards the algorithm holds the selected weights.
 
     Args:
         run: What is trained, on what, how.
@@ -34,7 +34,7 @@ def fit(run: Run, folder: Path, tracker: "Silence", resumed: dict[str, Any] | No
 
     Returns:
         ``steps``, ``training_seconds`` (of all processes that a resumed run took, without evaluation),
-        ``images_per_second``, and which checkpoint is the ``product``.
+        ``images_per_second``, and the ``selected_checkpoint``.
 
     Raises:
         RunStopped: The loss is no longer finite, the embedding has collapsed, or memory was not enough.
@@ -53,7 +53,7 @@ class Loop:
         self.run, self.trainer, self.folder, self.tracker = run, run.trainer, folder, tracker
         self.max_steps = run.trainer.steps(run.batching)
         open_ended = bool(getattr(run.schedule, "open_ended", False))
-        self.keeper = Checkpointing(
+        self.checkpointing = Checkpointing(
             folder / "checkpoints", run.algorithm, run.optimizer, run.identity, resumed, open_ended
         )
         self.meter = Meter(run.batching.images_per_step)
@@ -63,7 +63,7 @@ class Loop:
 
     def run_to_the_end(self) -> dict[str, Any]:
         """What `fit` gives."""
-        start = self.keeper.start
+        start = self.checkpointing.start
         self.run.algorithm.train()
         with self.tracker.bar(start, self.max_steps, self.trainer.progress), stop_signals() as stop:
             if self.watch is not None and start == 0:
@@ -72,12 +72,12 @@ class Loop:
                 self._pass(step, stop)
             if stop.requested:  # too late for the last step
                 raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(self.folder)}")
-        seconds = self.keeper.seconds
+        seconds = self.checkpointing.seconds
         return {
             "steps": self.max_steps,
             "training_seconds": seconds,
             "images_per_second": self.max_steps * self.run.batching.images_per_step / max(seconds, 1e-9),
-            "product": self.keeper.product(self.trainer.device),
+            "selected_checkpoint": self.checkpointing.load_selected(self.trainer.device),
         }
 
     def _pass(self, step: int, stop: Stop) -> None:
@@ -94,7 +94,7 @@ class Loop:
         self._check(metrics, done, logging, saving or looking)
         values, collapsed = self._look(done) if looking else ({}, None)
         if logging:
-            values |= _tagged("train", metrics) | self.meter.lap(done - self.keeper.start)
+            values |= _tagged("train", metrics) | self.meter.lap(done - self.checkpointing.start)
             values["train/lr"] = self.run.optimizer.param_groups[0]["lr"]
         if self.validate is not None and trainer.evaluate_every is not None and done % trainer.evaluate_every == 0:
             values |= self._validate(self.validate, done)
@@ -102,10 +102,10 @@ class Loop:
             self.tracker.scalars(done, values)
         if saving or collapsed is not None:
             self.tracker.flush()
-            self.keeper.save(done)
+            self.checkpointing.save(done)
         self.tracker.advance(done)
         if collapsed is not None:
-            raise RunStopped(f"{collapsed} The checkpoint of step {done} is in {self.keeper.folder}")
+            raise RunStopped(f"{collapsed} The checkpoint of step {done} is in {self.checkpointing.folder}")
         if stopping:
             raise KeyboardInterrupt(f"stopped after step {done} of {self.max_steps}; {how_to_go_on(self.folder)}")
 
@@ -115,7 +115,7 @@ class Loop:
     def _step(self, step: int, measure: bool) -> dict[str, Tensor]:
         """Draw a batch, and take a step at the schedule's rate."""
         run = self.run
-        context = StepContext(step, self.max_steps, run.seed, self.trainer.device, self.keeper.horizon)
+        context = StepContext(step, self.max_steps, run.seed, self.trainer.device, self.checkpointing.horizon)
         rate = run.schedule(step, self.max_steps)
         for group in run.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
@@ -132,10 +132,10 @@ class Loop:
     def _check(self, metrics: Mapping[str, Tensor], done: int, logging: bool, thoroughly: bool) -> None:
         """Raises RunStopped where numbers are not finite."""
         if logging or thoroughly:
-            check_finite("loss", metrics["loss"], done, self.keeper.folder)
+            check_finite("loss", metrics["loss"], done, self.checkpointing.folder)
         if thoroughly:  # a finite loss can have a gradient that is not
             norm = torch.nn.utils.get_total_norm(list(self.run.algorithm.parameters()))
-            check_finite("norm of the weights", norm, done, self.keeper.folder)
+            check_finite("norm of the weights", norm, done, self.checkpointing.folder)
 
     def _look(self, done: int) -> tuple[Metrics, str | None]:
         """The diagnostics' figures, and why the run must end with them; a collapse that may go on is warned of once."""
@@ -153,9 +153,9 @@ class Loop:
     def _validate(self, validate: Callable[[], Metrics], done: int) -> Metrics:
         """Scores on validation; the weights are kept if they are the best so far."""
         assert self.trainer.select is not None
-        with self.keeper.paused(), self.meter.paused():
+        with self.checkpointing.paused(), self.meter.paused():
             scores = validate()
-            self.keeper.keep_best(scores[self.trainer.select], done)
+            self.checkpointing.keep_best(scores[self.trainer.select], done)
         return _tagged("eval/validation", scores)
 
 

@@ -67,7 +67,7 @@ class Run:
         }
 
     def save(self, node: dict[str, Any], folder: Path) -> None:
-        """Write the encoder, the product of the run, into its folder.
+        """Write the encoder, which the run has trained, into its folder.
 
         Args:
             node: Of the config, which builds its backbone.

@@ -159,7 +159,7 @@ def test_the_product_is_the_checkpoint_that_the_result_names(copied):
     state = torch.load(copied / "checkpoints" / "last.pt", weights_only=True)["algorithm"]
     best = {key: value + 1 for key, value in state.items()}
     torch.save(best, copied / "checkpoints" / "best.pt")
-    edit(copied / "result.json", lambda content: content["product"].update(checkpoint="best.pt"))
+    edit(copied / "result.json", lambda content: content["selected_checkpoint"].update(checkpoint="best.pt"))
     got = ssl_runner.load_algorithm(copied).state_dict()
     assert all(torch.equal(got[key], value) for key, value in best.items())
 
@@ -271,7 +271,9 @@ DAMAGES = {
     ),
     "a flipped bit": (lambda run: flip(run / "checkpoints/last.pt"), ValueError, r"last\.pt is damaged"),
     "another checkpoint": (
-        lambda run: edit(run / "result.json", lambda content: content["product"].update(checkpoint="../../x.pt")),
+        lambda run: edit(
+            run / "result.json", lambda content: content["selected_checkpoint"].update(checkpoint="../../x.pt")
+        ),
         ValueError,
         r"'\.\./\.\./x\.pt', expected last\.pt or best\.pt",
     ),

@@ -36,7 +36,7 @@ def shots_of(target: torch.Tensor, memory_bank: list[torch.Tensor], k: int) -> l
 
 
 def naive(online, target, memory_bank, k: int) -> torch.Tensor:
-    """One query at a time: MoCo against the whole memory_bank, then a task of as many classes as images."""
+    """One query at a time: MoCo against the whole memory bank, then a task of as many classes as images."""
     entries, terms = [m / m.norm() for m in memory_bank], []
     for i in range(len(online)):
         for j in range(len(target)):

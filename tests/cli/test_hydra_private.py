@@ -217,8 +217,10 @@ def test_served_jobs_have_their_folder_and_the_name_given_and_nothing_warns(smal
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Loader(small_conf, None)
-        hydra_private.register_resolver("unique", lambda: "folder")
-        hydra_private.serve(job, "some.module", small_conf, "config", ["--multirun", *asked, "hydra.sweep.dir=here"])
+        hydra_private.register_resolver("test_place", lambda: "here")
+        hydra_private.serve(
+            job, "some.module", small_conf, "config", ["--multirun", *asked, "hydra.sweep.dir=${test_place:}"]
+        )
     assert [one.name for one in seen] == ["module", "module"]
     assert {one.mode for one in seen} == {RunMode.MULTIRUN}
     assert [one.folder for one in seen] == [tmp_path / "here" / "0", tmp_path / "here" / "1"]

@@ -2,14 +2,31 @@
 
 import os
 import re
-import traceback
 from collections.abc import Iterable, Sequence
 
 # line breaks, escapes, and marks that turn the direction of what follows
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """A mistake of the user: its message is printed without a traceback, and the exit code is 2.
+
+    Every other exception is a bug or an event of the run. Raise `InvalidValue` for a value that was refused.
+    """
+
+
+class RunEvent(Exception):
+    """What ended a run that was not the user's mistake: its message is printed without a traceback, exit code 1."""
+
+
+class InvalidValue(UserError, ValueError):
+    """A value is out of range, or does not fit others. The message says what was given, what is valid, and what to do.
+
+    A constructor raises it; `ssl_runner.config.building.build` adds the dotted key of the node.
+    """
+
+
+class ConfigError(InvalidValue):
     """What is wrong with a config, all of it.
 
     Attributes:
@@ -36,7 +53,7 @@ class Misspelled(ConfigError):
         self.rest = list(rest)
 
 
-class DataError(ValueError):
+class DataError(InvalidValue):
     """Data that is missing, damaged or does not fit what was asked."""
 
 
@@ -44,27 +61,27 @@ class NotAtHand(DataError):
     """Data that would have to be downloaded or decoded first, where `at_hand_only` forbids it."""
 
 
-class ResumeError(ValueError):
+class ResumeError(InvalidValue):
     """A run cannot go on from here, and why."""
 
 
-class JobFailed(RuntimeError):
+class JobFailed(RunEvent, RuntimeError):
     """A job of a sweep failed and has told why."""
 
 
-class FolderInUse(RuntimeError):
+class FolderInUse(RunEvent, RuntimeError):
     """Two processes in one run folder would destroy each other's files."""
 
 
-class RunStopped(RuntimeError):
+class RunStopped(RunEvent, RuntimeError):
     """A run ended before its last step; the message says why and how to go on."""
 
 
-class FolderGone(RuntimeError):
+class FolderGone(RunEvent, RuntimeError):
     """The run folder, or a part of it, was taken away while the run wrote to it."""
 
 
-class ProcessLost(RuntimeError):
+class ProcessLost(RunEvent, RuntimeError):
     """Another process of the run does not answer.
 
     Args:
@@ -76,13 +93,6 @@ class ProcessLost(RuntimeError):
     def __init__(self, reason: str, when: str = "", remedy: str = "Go on with resume=RUN, or start it again") -> None:
         super().__init__(f"another process of this run is gone{when} ({reason}). {remedy}")
         self.reason = reason
-
-
-def of_the_house(error: Exception) -> bool:
-    """Whether the message is addressed to the user: an exception class of ours, or a ValueError raised in our code."""
-    places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = isinstance(error, ValueError) and "".join(places[-1:]).startswith("ssl_runner.")
-    return ours or type(error).__module__.startswith("ssl_runner.")
 
 
 def printable(name: str) -> str:

@@ -1,13 +1,16 @@
-"""Every file under conf/ composes and passes the check."""
+"""Every file under conf/ composes and passes the check, and an experiment says only what is not so anyway."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from ssl_runner.cli import validate
-from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.compose import EXPERIMENT, Composer
 from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.config.hashing import flatten
 
 CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -33,6 +36,64 @@ def test_every_experiment_composes_and_is_named_after_its_file(name):
     assert config["name"] == name
     first = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
     assert first.startswith("# "), "the help page shows the first comment"
+
+
+def needless(name: str, folder: Path) -> list[str]:
+    """What an experiment's own file could leave out. An interpolation is a value of its own, whatever it comes to.
+
+    Args:
+        name: Of an experiment of conf/, or of the folder.
+        folder: Where two experiments may be written: one without its values, one without its overrides too.
+    """
+    composer = Composer(CONF, folder)
+    content = composer.option(EXPERIMENT, name)
+    defaults = content.pop("defaults", [])
+    chosen = {key: entry[key] for entry in defaults for key in entry if str(key).startswith("override /")}
+    others = [entry for entry in defaults if not chosen.keys() & set(entry)]
+    write_experiment(folder, "without_values", {"defaults": defaults})
+    write_experiment(folder, "without_overrides", {"defaults": others})
+
+    anyway = composer.selection([f"{EXPERIMENT}=without_overrides"])
+    found = [key for key, option in chosen.items() if anyway.options(key.removeprefix("override /")) == listed(option)]
+
+    standing = flatten(OmegaConf.to_container(composer.compose([f"{EXPERIMENT}=without_values"])))
+    return found + [key for key, value in flatten(content).items() if key in standing and standing[key] == value]
+
+
+def listed(option: Any) -> list[Any]:
+    return option if isinstance(option, list) else [option]
+
+
+def write_experiment(folder: Path, name: str, content: dict[str, Any]) -> None:
+    (folder / EXPERIMENT).mkdir(exist_ok=True)
+    (folder / EXPERIMENT / f"{name}.yaml").write_text(
+        f"# @package _global_\n{yaml.safe_dump(content, sort_keys=False)}"
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_nothing_that_is_so_without_it(name, tmp_path):
+    assert not needless(name, tmp_path), "remove these; the composed config stays as it is"
+
+
+def test_values_and_options_that_are_so_without_the_experiment_are_found(tmp_path):
+    defaults = [{"override /scheduler": "warmup_cosine"}, {"override /optimizer": "adam"}, {"override /eval": ["knn"]}]
+    crop = {"scale": [0.3, 1.0], "ratio": [0.5, 2.0]}
+    content = {
+        "optimizer": {"lr": 0.001, "weight_decay": 0.1},
+        "model": {"encoder": {"width": "${model.head.hidden_features}"}, "head": {"layers": 2, "out_features": 64}},
+        "augmentation": {"transforms": {"crop": crop, "erasing": None, "flip": None}},
+        "eval": {"knn": {"k": 200}},
+    }
+    write_experiment(tmp_path, "wordy", {"defaults": defaults, **content})
+    assert needless("wordy", tmp_path) == [
+        "override /scheduler",
+        "optimizer.lr",
+        "model.head.layers",
+        "augmentation.transforms.crop.scale",
+        "augmentation.transforms.erasing",
+        "eval.knn.k",
+    ]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

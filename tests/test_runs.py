@@ -132,11 +132,11 @@ def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_tha
 
 
 def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypatch):
-    from ssl_runner.evaluation import evaluator
+    from ssl_runner.training import session
 
     seen = []
-    evaluate = evaluator.evaluate
-    monkeypatch.setattr(evaluator, "evaluate", lambda *given: seen.append(given[1]) or evaluate(*given))
+    evaluate = session.evaluate
+    monkeypatch.setattr(session, "evaluate", lambda *given: seen.append(given[1]) or evaluate(*given))
     overrides = [
         *SMALL,
         "model.encoder.width=4",

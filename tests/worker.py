@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from test_combinations import ARRANGEMENTS, CONF, FITS, SMALL
+from combinations import ARRANGEMENTS, CONF, FITS, SMALL
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm

@@ -85,6 +85,16 @@ class Algorithm(nn.Module):
     def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
         """Moving averages, queues, centers: called once after the optimizer's step, without gradient."""
 
+    def less_memory(self, accumulate: int) -> str:
+        """What to change where a step does not fit into memory, for a message.
+
+        Args:
+            accumulate: Pieces that a batch is cut into by now, `Trainer`'s.
+        """
+        if self.divisible:
+            return f"cut it with trainer.accumulate={2 * accumulate}"
+        return f"encode it in pieces with algorithm.encode_chunks={2 * self.pieces}, or lower batching.batch_size"
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups: biases and normalisation (ndim <= 1) take no weight decay."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]

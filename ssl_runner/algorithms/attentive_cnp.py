@@ -6,6 +6,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
 from ssl_runner.algorithms.label_reader import LabelReader
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.attention import Attention, perceptron, refuse_heads
 from ssl_runner.models.network import Network
@@ -34,7 +35,7 @@ class AttentiveCNP(LabelReader):
     def __init__(self, network: Network, loss: Loss, n_way: int, width: int, layers: int, heads: int) -> None:
         super().__init__(network, loss, n_way)
         if layers < 1:
-            raise ValueError(f"layers={layers}; give at least 1, say 2")
+            raise InvalidValue(f"layers={layers}; give at least 1, say 2")
         refuse_heads(width, heads)
         self.representation = perceptron(self.in_features + n_way, width, width, layers)
         self.among_support = Attention(width, width, width, heads)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.precision import at_least_float32, widened
 from ssl_runner.data.batches import Views
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.heads import Cosine
 from ssl_runner.models.network import Network
@@ -61,17 +62,17 @@ class BaselinePP(Algorithm):
     ) -> None:
         super().__init__(network)
         if not isinstance(network.head, Cosine):
-            raise ValueError(
+            raise InvalidValue(
                 f"Baseline++ learns by cosines, but the head is a {type(network.head).__name__}; "
                 "choose model/head=cosine, or algorithm=supervised"
             )
         for name, value in {"scale": scale, "fit_lr": fit_lr}.items():
             if not value > 0:
-                raise ValueError(f"{name}={value}; give a number above 0")
+                raise InvalidValue(f"{name}={value}; give a number above 0")
         if fit_steps < 1 or (fit_batch_size is not None and fit_batch_size < 1):
-            raise ValueError(f"fit_steps={fit_steps}, fit_batch_size={fit_batch_size}; both must be at least 1")
+            raise InvalidValue(f"fit_steps={fit_steps}, fit_batch_size={fit_batch_size}; both must be at least 1")
         if not (0 <= fit_momentum < 1 and 0 <= fit_dampening <= 1 and fit_weight_decay >= 0):
-            raise ValueError(
+            raise InvalidValue(
                 f"fit_momentum={fit_momentum}, fit_dampening={fit_dampening}, fit_weight_decay={fit_weight_decay}; "
                 "give a number in [0, 1), one in [0, 1] and one of at least 0"
             )

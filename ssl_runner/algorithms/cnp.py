@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.label_reader import LabelReader
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.attention import perceptron
 from ssl_runner.models.network import Network
@@ -30,7 +31,7 @@ class CNP(LabelReader):
     def __init__(self, network: Network, loss: Loss, n_way: int, width: int, layers: int) -> None:
         super().__init__(network, loss, n_way)
         if min(width, layers) < 1:
-            raise ValueError(f"width={width}, layers={layers}; both must be at least 1")
+            raise InvalidValue(f"width={width}, layers={layers}; both must be at least 1")
         self.representation = perceptron(self.in_features, width, width, layers)
         self.decoder = perceptron(n_way * width + self.in_features, width, n_way, layers)
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
 from ssl_runner.algorithms.label_reader import LabelReader
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.attention import Attention, perceptron, refuse_heads
 from ssl_runner.models.network import Network
@@ -35,7 +36,7 @@ class Context(LabelReader):
     def __init__(self, network: Network, loss: Loss, n_way: int, width: int, depth: int, heads: int) -> None:
         super().__init__(network, loss, n_way)
         if depth < 1:
-            raise ValueError(f"depth={depth}; give at least one block, say 4")
+            raise InvalidValue(f"depth={depth}; give at least one block, say 4")
         refuse_heads(width, heads)
         self.token = nn.Linear(self.in_features + n_way, width)
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])

@@ -9,6 +9,7 @@ from torch.func import grad, vjp, vmap
 from ssl_runner.algorithms.algorithm import Step
 from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, means, refuse_rate
 from ssl_runner.data.batches import Episodes
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import forget_records, normalised_by
 from ssl_runner.models.network import Network
@@ -45,11 +46,13 @@ class IMAML(InnerLoop):
         super().__init__(network, loss, inner_steps, eval_inner_steps, statistics)
         refuse_rate(inner_lr)
         if not proximal > 0:
-            raise ValueError(f"proximal={proximal}, but it holds tasks near the common weights; give a number above 0")
+            raise InvalidValue(
+                f"proximal={proximal}, but it holds tasks near the common weights; give a number above 0"
+            )
         if inner_lr * proximal >= 1:
-            raise ValueError(f"inner_lr={inner_lr}, proximal={proximal}; their product must be below 1")
+            raise InvalidValue(f"inner_lr={inner_lr}, proximal={proximal}; their product must be below 1")
         if conjugate_steps < 1:
-            raise ValueError(f"conjugate_steps={conjugate_steps}; it must be at least 1")
+            raise InvalidValue(f"conjugate_steps={conjugate_steps}; it must be at least 1")
         self.inner_lr, self.proximal, self.conjugate_steps = inner_lr, proximal, conjugate_steps
 
     def rate(self, name: str, step: int) -> float:

@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.data.batches import Episodes
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.batch_norm import BatchNorm2d, batch_norms, forget_records, normalised_by
 from ssl_runner.models.network import Network
@@ -56,9 +57,11 @@ class InnerLoop(Algorithm):
     ) -> None:
         super().__init__(network)
         if min(inner_steps, eval_inner_steps) < 1:
-            raise ValueError(f"inner_steps={inner_steps}, eval_inner_steps={eval_inner_steps}; both must be at least 1")
+            raise InvalidValue(
+                f"inner_steps={inner_steps}, eval_inner_steps={eval_inner_steps}; both must be at least 1"
+            )
         if statistics not in STATISTICS:
-            raise ValueError(f"statistics={statistics!r} is not one of {', '.join(STATISTICS)}")
+            raise InvalidValue(f"statistics={statistics!r} is not one of {', '.join(STATISTICS)}")
         refuse_normalisation(network)
         self.loss = loss
         self.inner_steps = inner_steps
@@ -243,7 +246,7 @@ class InnerLoop(Algorithm):
     def _check_ways(self, n_way: int) -> None:
         outputs = getattr(self.network.head, "out_features", n_way)
         if outputs < n_way:
-            raise ValueError(
+            raise InvalidValue(
                 f"the head has {outputs} outputs, so {type(self).__name__} classifies at most {outputs} ways, got "
                 f"{n_way}; evaluate {outputs} ways (eval.few_shot.settings) or set batching.n_way={n_way}"
             )
@@ -257,7 +260,7 @@ def refuse_normalisation(network: Network) -> None:
     """
     for name, layer in network.named_modules():
         if isinstance(layer, _BatchNorm | _InstanceNorm | nn.LayerNorm) and not isinstance(layer, BatchNorm2d):
-            raise ValueError(
+            raise InvalidValue(
                 f"{name} is a {type(layer).__name__}, whose gradients of second order torch.func.vmap gets wrong; "
                 "choose an encoder without it: model/encoder=conv4, resnet18, resnet34 or resnet50"
             )
@@ -266,7 +269,7 @@ def refuse_normalisation(network: Network) -> None:
 def refuse_rate(inner_lr: float) -> None:
     """Raises ValueError for an inner rate that does not descend."""
     if not inner_lr > 0:
-        raise ValueError(f"inner_lr={inner_lr}, but the inner loop descends; give a number above 0, say 0.4")
+        raise InvalidValue(f"inner_lr={inner_lr}, but the inner loop descends; give a number above 0, say 0.4")
 
 
 def means(metrics: dict[str, Tensor], batch: Episodes) -> dict[str, Tensor]:

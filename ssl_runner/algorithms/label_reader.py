@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.forward_learner import ForwardLearner
 from ssl_runner.data.augmentation.transform import to_device
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network, out_features
 from ssl_runner.runtime import randomness
@@ -31,7 +32,7 @@ class LabelReader(ForwardLearner):
     def __init__(self, network: Network, loss: Loss, n_way: int) -> None:
         super().__init__(network, loss)
         if n_way < 2:
-            raise ValueError(f"{type(self).__name__} tells {n_way} class from no other; set batching.n_way=5, say")
+            raise InvalidValue(f"{type(self).__name__} tells {n_way} class from no other; set batching.n_way=5, say")
         self.n_way = n_way
         self.in_features = out_features(network)
 
@@ -42,7 +43,7 @@ class LabelReader(ForwardLearner):
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         if n_way > self.n_way:
             name = type(self).__name__
-            raise ValueError(
+            raise InvalidValue(
                 f"this {name} has {self.n_way} outputs, so it classifies up to {self.n_way} ways, got {n_way}; "
                 f"evaluate fewer (eval.few_shot.settings=[{self.n_way}w1s]) or set batching.n_way={n_way}"
             )

@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Statistics, key_of, refuse_rate
 from ssl_runner.algorithms.meta_sgd import with_rates
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import BatchNorm2d
 from ssl_runner.models.network import Network
@@ -51,7 +52,7 @@ class MAMLpp(InnerLoop):
         refuse_rate(inner_lr)
         for name, share in {"multi_step_share": multi_step_share, "first_order_share": first_order_share}.items():
             if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share}, but it is a share of the run; give a number in [0, 1]")
+                raise InvalidValue(f"{name}={share}, but it is a share of the run; give a number in [0, 1]")
         self.multi_step_share, self.first_order_share = multi_step_share, first_order_share
         layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, BatchNorm2d)}
         self.affine = nn.ParameterDict()

@@ -10,6 +10,7 @@ from ssl_runner.algorithms.algorithm import Map, Step, by_domain, encode_tasks
 from ssl_runner.algorithms.forward_learner import QUERIES
 from ssl_runner.algorithms.label_reader import SequenceReader
 from ssl_runner.data.batches import Episodes
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
 from ssl_runner.runtime import distributed
@@ -75,12 +76,12 @@ class MANN(SequenceReader):
     ) -> None:
         super().__init__(network, loss, n_way)
         if min(hidden_features, row_width, heads) < 1 or rows < heads:
-            raise ValueError(
+            raise InvalidValue(
                 f"hidden_features={hidden_features}, row_width={row_width}, heads={heads}, rows={rows}; all must be at "
                 "least 1, and rows as many as heads"
             )
         if not 0 <= usage_decay < 1:
-            raise ValueError(f"usage_decay={usage_decay}; give a share in [0, 1), say 0.95")
+            raise InvalidValue(f"usage_decay={usage_decay}; give a share in [0, 1), say 0.95")
         self.hidden_features, self.rows, self.row_width, self.heads = hidden_features, rows, row_width, heads
         self.usage_decay = usage_decay
         self.controller = nn.LSTMCell(self.in_features + n_way + heads * row_width, hidden_features)

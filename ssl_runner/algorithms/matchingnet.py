@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT, ForwardLearner
 from ssl_runner.algorithms.precision import at_least_float32, widened
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.losses.similarity import refuse_temperature
 from ssl_runner.models.network import Network, out_features
@@ -40,7 +41,7 @@ class MatchingNet(ForwardLearner):
         super().__init__(network, loss)
         refuse_temperature(temperature)
         if read_steps < 0:
-            raise ValueError(f"read_steps={read_steps}; give at least 0, which is without full context embeddings")
+            raise InvalidValue(f"read_steps={read_steps}; give at least 0, which is without full context embeddings")
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learned_temperature)
         self.context = FullContext(out_features(network), read_steps) if read_steps else None
 

@@ -12,6 +12,7 @@ from ssl_runner.algorithms.predictive import Head
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.algorithms.views import Crops, embed_views, refuse_pieces
 from ssl_runner.data.batches import Views
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Encoder, Network, out_features
 from ssl_runner.runtime.distributed import gather, rows
@@ -63,18 +64,18 @@ class Momentum(Algorithm):
         super().__init__(network)
         refuse_queue(queue_size)
         if not 0 <= momentum <= final_momentum <= 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one not below"
             )
         refuse_pieces("batch_norm_groups", batch_norm_groups)
         refuse_pieces("encode_chunks", encode_chunks)
         if encode_chunks != batch_norm_groups and min(encode_chunks, batch_norm_groups) > 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"encode_chunks={encode_chunks}, batch_norm_groups={batch_norm_groups}; each chunk is normalised "
                 "apart, so give the same number twice, or 1 for one of them"
             )
         if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
-            raise ValueError(
+            raise InvalidValue(
                 f"freeze_share={freeze_share}; give a share of the run in [0, 1), or 0 for a head without prototypes "
                 "(model/head=dino has some)"
             )

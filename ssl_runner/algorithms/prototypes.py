@@ -8,6 +8,7 @@ from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.algorithms.views import embed_views, refuse_pieces
 from ssl_runner.data.batches import Views
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Network, out_features
 from ssl_runner.runtime.step_context import Clock
@@ -44,9 +45,11 @@ class Prototypes(Algorithm):
         refuse_queue(queue_size)
         refuse_pieces("encode_chunks", encode_chunks)
         if prototypes < 2:
-            raise ValueError(f"prototypes={prototypes}; give at least 2")
+            raise InvalidValue(f"prototypes={prototypes}; give at least 2")
         if not (0 <= freeze_share < 1 and 0 <= queue_share <= 1):
-            raise ValueError(f"freeze_share={freeze_share}, queue_share={queue_share}; give shares of the run, below 1")
+            raise InvalidValue(
+                f"freeze_share={freeze_share}, queue_share={queue_share}; give shares of the run, below 1"
+            )
         width = out_features(network)
         self.loss = loss
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, width), dim=1))

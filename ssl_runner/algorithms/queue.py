@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_runner.errors import InvalidValue
+
 
 class Queue(nn.Module):
     """The last ``size`` rows that were pushed; before that, random directions, as MoCo begins.
@@ -21,7 +23,7 @@ class Queue(nn.Module):
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         if size < 1:
-            raise ValueError(f"queue_size={size}; give at least 1, or 0 for no queue")
+            raise InvalidValue(f"queue_size={size}; give at least 1, or 0 for no queue")
         self.register_buffer("items", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
@@ -37,4 +39,4 @@ class Queue(nn.Module):
 def refuse_queue(size: int) -> None:
     """Raises ValueError for a size below 0."""
     if size < 0:
-        raise ValueError(f"queue_size={size}; give the rows to remember, or 0 for no queue")
+        raise InvalidValue(f"queue_size={size}; give the rows to remember, or 0 for no queue")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ssl_runner.algorithms.forward_learner import ForwardLearner
 from ssl_runner.algorithms.precision import at_least_float32, widened
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 
@@ -36,7 +37,7 @@ class R2D2(ForwardLearner):
         super().__init__(network, loss)
         for name, value in {"regularisation": regularisation, "scale": scale}.items():
             if not value > 0:
-                raise ValueError(f"{name}={value}; give a number above 0, say 1.0")
+                raise InvalidValue(f"{name}={value}; give a number above 0, say 1.0")
         self.log_regularisation = nn.Parameter(torch.tensor(math.log(regularisation)))
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.zeros(()))

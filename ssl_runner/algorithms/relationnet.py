@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import class_means, encode_tasks
 from ssl_runner.algorithms.forward_learner import ForwardLearner
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import BatchNorm2d
 from ssl_runner.models.network import Encoder, Network
@@ -33,9 +34,9 @@ class RelationNet(ForwardLearner):
     def __init__(self, network: Network, loss: Loss, width: int, hidden_features: int) -> None:
         super().__init__(network, loss)
         if min(width, hidden_features) < 1:
-            raise ValueError(f"width={width}, hidden_features={hidden_features}; both must be at least 1")
+            raise InvalidValue(f"width={width}, hidden_features={hidden_features}; both must be at least 1")
         if list(network.head.parameters()):
-            raise ValueError(
+            raise InvalidValue(
                 "RelationNet compares feature maps and would never train a head; choose model/head=identity"
             )
         self.relation = Relation(*_map_shape(network.encoder), width, hidden_features)
@@ -108,7 +109,7 @@ def _map_shape(encoder: Encoder) -> tuple[int, int]:
         maps = encoder.eval().feature_map(torch.zeros(1, *encoder.input_shape, device=encoder.mean.device))
     encoder.train(was_training)
     if maps.ndim != 4 or maps.shape[2] != maps.shape[3]:
-        raise ValueError(
+        raise InvalidValue(
             f"RelationNet compares maps (B, channels, h, h), but this encoder gives {tuple(maps.shape)}; "
             "choose a convolutional one, say model/encoder=conv4 or resnet18"
         )

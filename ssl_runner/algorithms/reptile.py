@@ -10,6 +10,7 @@ from torch.func import grad, vmap
 from ssl_runner.algorithms.algorithm import Step
 from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, means, refuse_rate
 from ssl_runner.data.batches import Episodes
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import forget_records, normalised_by
 from ssl_runner.models.network import Network
@@ -51,7 +52,9 @@ class Reptile(InnerLoop):
         super().__init__(network, loss, inner_steps, eval_inner_steps, statistics)
         refuse_rate(inner_lr)
         if min(inner_batch, eval_inner_batch) < 1:
-            raise ValueError(f"inner_batch={inner_batch}, eval_inner_batch={eval_inner_batch}; both must be at least 1")
+            raise InvalidValue(
+                f"inner_batch={inner_batch}, eval_inner_batch={eval_inner_batch}; both must be at least 1"
+            )
         self.inner_lr = inner_lr
         self.inner_batch, self.eval_inner_batch = inner_batch, eval_inner_batch
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
 from ssl_runner.algorithms.label_reader import SequenceReader
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.runtime.step_context import Clock
@@ -40,7 +41,7 @@ class SNAIL(SequenceReader):
     def __init__(self, network: Network, loss: Loss, n_way: int, sequence_length: int) -> None:
         super().__init__(network, loss, n_way)
         if sequence_length < 2:
-            raise ValueError(f"sequence_length={sequence_length}; give the images of a task and one, say 26 for 5w5s")
+            raise InvalidValue(f"sequence_length={sequence_length}; give the images of a task and one, say 26 for 5w5s")
         width, blocks = self.in_features + n_way, []
         for number, (key, value) in enumerate(ATTENTION):
             blocks.append(CausalAttention(width, key, value))

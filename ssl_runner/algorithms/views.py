@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.models.synchronised import in_turn
 from ssl_runner.runtime.distributed import rows, size
 
@@ -29,7 +30,7 @@ def embed_views(module: nn.Module, crops: Crops, pieces: int = 1, checkpointed: 
     n = crops[0].shape[1]
     own = pieces // size()
     if n % own:
-        raise ValueError(
+        raise InvalidValue(
             f"batches of {n * size()} images cannot be cut into {pieces} equal pieces; choose algorithm.encode_chunks "
             "(or batch_norm_groups) so that it divides batching.batch_size"
         )
@@ -49,7 +50,7 @@ def embed_views(module: nn.Module, crops: Crops, pieces: int = 1, checkpointed: 
 def refuse_pieces(name: str, pieces: int) -> None:
     """Raises ValueError for less than one piece, or pieces that processes cannot share evenly."""
     if pieces < 1:
-        raise ValueError(f"{name}={pieces}; give at least 1, which is the whole batch at once")
+        raise InvalidValue(f"{name}={pieces}; give at least 1, which is the whole batch at once")
     if pieces > 1:
         rows(pieces, name)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from ssl_runner.config.schema import BASELINES
+
 _WIDTH = 120
 
 _PURPOSE = """\
@@ -39,7 +41,7 @@ line, and all are checked before anything starts.
 _ROOT = {
     "name": "folder of the run's kind under outputs/",
     "seed": "of every draw",
-    "baselines": "what the encoder is compared with: raw_pixels, untrained",
+    "baselines": f"what the encoder is compared with: {', '.join(sorted(BASELINES))}",
     "dry_run": "whether to stop after saying what would be done, and one step of it",
     "reproduce": "folder of a run to run again and compare with",
     "resume": "folder of a run to go on with; auto: whatever is in hydra.run.dir",

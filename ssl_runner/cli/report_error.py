@@ -9,7 +9,7 @@ import traceback
 
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_runner.errors import ProcessLost, of_the_house
+from ssl_runner.errors import RunEvent, UserError
 from ssl_runner.runtime import launch_environment
 
 PATIENCE = 30.0  # seconds
@@ -45,7 +45,7 @@ def tell(error: Exception) -> int:
     Returns:
         Exit code: 1 for a failure, 2 for a mistake in what was asked.
     """
-    if launch_environment.rank() > 0 and (isinstance(error, OSError | ProcessLost) or of_the_house(error)):
+    if launch_environment.rank() > 0 and isinstance(error, OSError | UserError | RunEvent):
         # process 0 tells it; torchrun ends all of them with the first that ends, which must not be another
         time.sleep(PATIENCE)
     if isinstance(error, OSError) and error.errno in _DISK:
@@ -59,8 +59,8 @@ def tell(error: Exception) -> int:
         return 1
     from hydra.errors import HydraException
 
-    if not (isinstance(error, HydraException | OmegaConfBaseException) or of_the_house(error)):
+    if not isinstance(error, HydraException | OmegaConfBaseException | UserError | RunEvent):
         traceback.print_exception(error)
         return 1
     print(error, file=sys.stderr)
-    return 2 if isinstance(error, ValueError) else 1
+    return 1 if isinstance(error, RunEvent) else 2

@@ -7,16 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from ssl_runner.config.hashing import flatten, join
-from ssl_runner.config.targets import locate
-from ssl_runner.errors import ConfigError, DataError
+from ssl_runner.config.targets import LIBRARIES, locate
+from ssl_runner.errors import ConfigError, DataError, InvalidValue
 
 
 @contextmanager
-def user_mistakes(path: str) -> Iterator[None]:
-    """Inside, a bare ValueError is about the values of this node: it becomes a ConfigError that names the node.
+def user_mistakes(path: str, refusal: type[ValueError] = InvalidValue) -> Iterator[None]:
+    """Inside, a refused value is one of this node's: it becomes a ConfigError that names the node.
 
-    Subclasses of ValueError pass: those of the house speak for themselves, others are nobody's wrong value. But a
-    dataset calls its keys ``dataset.KEY``, and in an error of one that stands elsewhere they become ``path.KEY``.
+    Subclasses pass, for they name what is wrong themselves. But a dataset calls its keys ``dataset.KEY``, and if it
+    stands elsewhere they become ``path.KEY``.
+
+    Args:
+        path: Dotted key of the node.
+        refusal: How the constructor refuses a value. Libraries raise a plain ValueError; in our own code that is a bug,
+            and keeps its traceback.
     """
     try:
         yield
@@ -25,8 +30,8 @@ def user_mistakes(path: str) -> Iterator[None]:
             raise
         message = re.sub(r"(?<![\w./])dataset\.(?=\w)", lambda _: f"{path}.", str(error))
         raise type(error)(message) from None
-    except ValueError as error:
-        if type(error) is not ValueError:
+    except refusal as error:
+        if type(error) is not refusal:
             raise
         raise ConfigError([f"{path}: {error}" if path else str(error)]) from error
 
@@ -72,5 +77,6 @@ def _build(value: Any, path: str, supplied: Mapping[str, Any]) -> Any:
 
 
 def _call(path: str, target: Callable[..., Any], /, *positional: Any, **arguments: Any) -> Any:
-    with user_mistakes(path):
+    library = getattr(target, "__module__", "").partition(".")[0] in LIBRARIES
+    with user_mistakes(path, ValueError if library else InvalidValue):
         return target(*positional, **arguments)

@@ -29,6 +29,9 @@ ROOT_KEYS: Mapping[str, Any] = {
     "dry_run": bool,
 }
 
+# what the trained encoder is compared with, and what it is called in tables
+BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}
+
 # arguments that wiring supplies
 SUPPLIED: Mapping[str, Set[str]] = {
     "algorithm": {"network", "loss", "n_way"},

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from ssl_runner.config.suggestions import did_you_mean
+from ssl_runner.errors import InvalidValue
 
 # how a target may be spelled, and where what it names must have been defined
 _TRUSTED = {
@@ -17,6 +18,9 @@ _TRUSTED = {
     "torchvision.models": "torchvision.models",
     "timm.create_model": "timm",  # all of timm would include its loaders of pickled files
 }
+
+# of these, a plain ValueError is how a value is refused
+LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def trusted() -> dict[str, str]:
@@ -34,16 +38,16 @@ def locate(target: str) -> Callable[..., Any]:
         ValueError: It is not trusted, does not exist, or cannot be called.
     """
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
-        raise ValueError(f"_target_={target!r} is not a dotted name of a class or function")
+        raise InvalidValue(f"_target_={target!r} is not a dotted name of a class or function")
     allowed = trusted()
     if not any(_under(target, prefix) for prefix in allowed) or any(part[0] == "_" for part in target.split(".")):
-        raise ValueError(f"{target} {_refusal(allowed)}")
+        raise InvalidValue(f"{target} {_refusal(allowed)}")
     found = _resolve(target)
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     if isinstance(found, ModuleType) or not callable(found):
-        raise ValueError(f"{target} is not a class or function")
+        raise InvalidValue(f"{target} is not a class or function")
     if not isinstance(module, str) or not any(_under(f"{module}.{name}", prefix) for prefix in allowed.values()):
-        raise ValueError(f"{target} is in truth {module}.{name}, which {_refusal(allowed)}")
+        raise InvalidValue(f"{target} is in truth {module}.{name}, which {_refusal(allowed)}")
     return found
 
 
@@ -63,7 +67,7 @@ def _resolve(target: str) -> Any:
     try:
         found: Any = importlib.import_module(first)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{target} needs the package {error.name}, which is not installed: pip install it") from None
+        raise InvalidValue(f"{target} needs the package {error.name}, which is not installed: pip install it") from None
     for number, part in enumerate(parts, start=1):
         name = ".".join([first, *parts[:number]])
         if not hasattr(found, part) and isinstance(found, ModuleType):
@@ -71,8 +75,8 @@ def _resolve(target: str) -> Any:
                 importlib.import_module(name)
             except ModuleNotFoundError as error:
                 if error.name != name:
-                    raise ValueError(f"{target} needs the package {error.name}, which is not installed") from None
+                    raise InvalidValue(f"{target} needs the package {error.name}, which is not installed") from None
         if not hasattr(found, part):
-            raise ValueError(f"{name} does not exist{did_you_mean(part, vars(found))}")
+            raise InvalidValue(f"{name} does not exist{did_you_mean(part, vars(found))}")
         found = getattr(found, part)
     return found

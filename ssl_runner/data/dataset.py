@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -86,5 +88,5 @@ class Splits:
     def for_selection(self) -> "Splits":
         """The splits on which a model may be selected: validation stands as test, and test is out of reach."""
         if self.validation is None:
-            raise ValueError(f"{self.train.name} has no validation split; without one nothing may be selected.")
+            raise InvalidValue(f"{self.train.name} has no validation split; without one nothing may be selected.")
         return replace(self, validation=None, test=self.validation)

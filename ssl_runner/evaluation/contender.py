@@ -10,6 +10,7 @@ from ssl_runner.algorithms.algorithm import Algorithm, Classifier
 from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.tasks import Tasks
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import features_at
 
 
@@ -63,7 +64,7 @@ class Contender:
             for way, scores in self.classify(support, part.support_labels.to(device), query, part.n_way).items():
                 if scores.shape != expected:
                     name = f"{self.name}, {way}," if way else self.name
-                    raise ValueError(f"{name} gave {tuple(scores.shape)}; expected (T, Q, n_way) = {expected}")
+                    raise InvalidValue(f"{name} gave {tuple(scores.shape)}; expected (T, Q, n_way) = {expected}")
                 right = scores.argmax(dim=2).cpu() == part.query_labels
                 found.setdefault(way, []).append(right.double().mean(dim=1))
         return {way: torch.cat(parts) for way, parts in found.items()}

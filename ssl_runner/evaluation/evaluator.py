@@ -1,12 +1,14 @@
 """What an evaluator is, and how several are run."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import remembered
 
 EvaluatorLike = TypeVar("EvaluatorLike")
@@ -21,6 +23,8 @@ class Evaluator(Protocol):
 
     It has its own fixed seed, draws nothing from global generators and leaves the algorithm as it was: parameters,
     buffers and modes. Scores whose keys begin with ``time/`` are a clock's: nothing that compares runs looks at them.
+
+    One that asks fixed tasks has a method ``write_manifest(folder, splits)``: see `write_manifests`.
 
     One with an attribute ``final`` that is true is asked once, of the trained algorithm, as it brings baselines of its
     own and judges on images that nothing may select by: see `asked_again`.
@@ -62,6 +66,14 @@ def asked_again(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorL
     return {name: one for name, one in evaluators.items() if not getattr(one, "final", False)}
 
 
+def write_manifests(evaluators: Mapping[str, object], folder: Path, splits: Splits) -> None:
+    """Write into the run folder which tasks will be asked, where evaluators ask fixed ones."""
+    for evaluator in evaluators.values():
+        write = getattr(evaluator, "write_manifest", None)
+        if write is not None:
+            write(folder, splits)
+
+
 def evaluate(
     evaluators: dict[str, Evaluator], algorithm: Algorithm, splits: Splits, device: torch.device
 ) -> dict[str, float]:
@@ -76,6 +88,8 @@ def evaluate(
             new = evaluator(algorithm, splits, device)
             clashes = sorted(scores.keys() & new.keys())
             if clashes:
-                raise ValueError(f"eval.{name} gives {clashes} a second time; keep only one evaluator that gives them")
+                raise InvalidValue(
+                    f"eval.{name} gives {clashes} a second time; keep only one evaluator that gives them"
+                )
             scores |= new
     return scores

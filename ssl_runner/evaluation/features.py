@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.gallery import places, rows_at
 from ssl_runner.models.features import features
 
@@ -59,7 +60,7 @@ def features_at(encoder: nn.Module, dataset: Dataset, places: Tensor, device: to
 
 def _finite(found: Tensor, dataset: Dataset) -> Tensor:
     if not found.isfinite().all():
-        raise ValueError(f"features of {dataset.name} are not finite: training has diverged; lower optimizer.lr")
+        raise InvalidValue(f"features of {dataset.name} are not finite: training has diverged; lower optimizer.lr")
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.errors import InvalidValue
 from ssl_runner.models.features import BATCH_SIZE, evaluating
 
 Images = Tensor | Iterable[str | Path]
@@ -43,7 +44,7 @@ class FewShotClassifier:
         batch_size: int,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; give at least 1, say {BATCH_SIZE}")
+            raise InvalidValue(f"batch_size={batch_size}; give at least 1, say {BATCH_SIZE}")
         self.algorithm, self.encoder = algorithm, algorithm.eval_encoder()
         self.support_images = self._floats(support_images)[None]
         self.support_labels = support_labels.to(self.support_images.device)[None]
@@ -68,7 +69,7 @@ class FewShotClassifier:
             ValueError: A tensor of another shape or range, or (DataError) a damaged file; names it.
         """
         if isinstance(images, str | Path):
-            raise ValueError(f"got the path {str(images)!r}, expected a list of files; give [{str(images)!r}]")
+            raise InvalidValue(f"got the path {str(images)!r}, expected a list of files; give [{str(images)!r}]")
         images = images if isinstance(images, Tensor) else list(images)
         n = len(images)
         pieces = -(-n // self.batch_size)
@@ -88,13 +89,13 @@ class FewShotClassifier:
         shape, mean = self.encoder.input_shape, self.encoder.mean
         if images.shape[1:] != shape:
             got, expected = tuple(images.shape), ", ".join(map(str, shape))
-            raise ValueError(f"images are {got}, expected (B, {expected}); resize them, or give files")
+            raise InvalidValue(f"images are {got}, expected (B, {expected}); resize them, or give files")
         if images.dtype == torch.uint8:
             return images.to(mean.device, mean.dtype) / 255
         if not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype}, expected uint8, or float in [0, 1]; convert them")
+            raise InvalidValue(f"images are {images.dtype}, expected uint8, or float in [0, 1]; convert them")
         if len(images) and not 0 <= images.min() <= images.max() <= 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"images are floats in [{images.min():g}, {images.max():g}], expected [0, 1]; divide by 255, and leave "
                 "normalisation to the encoder"
             )

@@ -15,6 +15,7 @@ from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.gallery import SEED, Places, by_share, places, rows_at, rows_of
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import features
@@ -71,16 +72,16 @@ class FineTuning(Labelled):
     ) -> None:
         super().__init__(by_share("fine_tuning", labels), dataset, labels)
         if epochs < 1:
-            raise ValueError(f"epochs={epochs}; give at least 1, say 30")
+            raise InvalidValue(f"epochs={epochs}; give at least 1, say 30")
         if batch_size < 3:
-            raise ValueError(f"batch_size={batch_size}; give at least 3, so that no batch has a single image, say 64")
+            raise InvalidValue(f"batch_size={batch_size}; give at least 3, so that no batch has a single image, say 64")
         for name, value in {"lr": lr, "head_lr_factor": head_lr_factor}.items():
             if not 0 < value < math.inf:
-                raise ValueError(f"{name}={value}; give a number above 0")
+                raise InvalidValue(f"{name}={value}; give a number above 0")
         if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay={weight_decay}; give at least 0, which switches it off")
+            raise InvalidValue(f"weight_decay={weight_decay}; give at least 0, which switches it off")
         if not isinstance(augmentation, Augmentation):
-            raise ValueError(
+            raise InvalidValue(
                 f"augmentation is a {type(augmentation).__name__}, expected an Augmentation; without transforms, "
                 "{_target_: ssl_runner.data.augmentation.Augmentation, transforms: {}} changes nothing"
             )
@@ -120,12 +121,12 @@ class FineTuning(Labelled):
         view = self.augmentation(image, torch.zeros(1, self.augmentation.columns))
         if view.shape != image.shape:
             made, given = ("x".join(map(str, images.shape[1:])) for images in (view, image))
-            raise ValueError(
+            raise InvalidValue(
                 f"eval.{self.option}.augmentation makes {made} of images of {given}, but queries keep their size; "
                 "set the crop's size to null"
             )
         if algorithm is not None and not list(algorithm.eval_encoder().parameters()):
-            raise ValueError(
+            raise InvalidValue(
                 f"eval.{self.option} trains the encoder, but this one has no weights; leave it out of eval="
             )
 
@@ -202,7 +203,7 @@ class FineTuning(Labelled):
 
     def _check_finite(self, value: Tensor, epoch: str) -> None:
         if not value.isfinite():
-            raise ValueError(
+            raise InvalidValue(
                 f"fine-tuning diverged: what it computes is not finite after epoch {epoch}; "
                 f"lower eval.{self.option}.lr={self.lr:g}"
             )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_runner.data.episodes.tasks import Tasks
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.fine_tuning import zero_head
 from ssl_runner.evaluation.timing import now
 from ssl_runner.models.initialisation import initialised_anew
@@ -32,7 +33,7 @@ class FromScratch:
 
     def __init__(self, steps: int, lr: float) -> None:
         if steps < 1 or not lr > 0:
-            raise ValueError(f"scratch_steps={steps}, scratch_lr={lr}; give at least 1 step, and a rate above 0")
+            raise InvalidValue(f"scratch_steps={steps}, scratch_lr={lr}; give at least 1 step, and a rate above 0")
         self.steps, self.lr = steps, lr
 
     def recipe(self) -> str:

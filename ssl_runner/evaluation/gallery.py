@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import randomness
 
 # One seed for all, so that every evaluator and every run is judged on the same halves and given the same labels.
@@ -66,7 +67,7 @@ def places(splits: Splits, labels: float = 1.0) -> Places:
         bank_labels = torch.cat([labels_of(part) for part in parts])
         bank = torch.arange(len(bank_labels))
         if splits.train.class_names != splits.test.class_names:
-            raise ValueError(
+            raise InvalidValue(
                 f"{splits.train.name} has other classes than {splits.test.name}, so its labels teach nothing about "
                 "these; choose eval=[few_shot], or a dataset split by classes"
             )
@@ -145,7 +146,7 @@ def labels_of(dataset: Dataset) -> Tensor:
         ValueError: If it has none.
     """
     if dataset.labels is None:
-        raise ValueError(
+        raise InvalidValue(
             f"{dataset.name} has no labels, and without them nothing can be scored; judge on a dataset that has some, "
             "say eval=[knn_cifar10], or run with eval=[]"
         )
@@ -159,5 +160,5 @@ def by_share(evaluator: str, labels: float) -> str:
         ValueError: If the share is outside (0, 1].
     """
     if not 0 < labels <= 1:
-        raise ValueError(f"labels={labels}; give a share of the labels in (0, 1], 1 for all of them")
+        raise InvalidValue(f"labels={labels}; give a share of the labels in (0, 1], 1 for all of them")
     return evaluator if labels == 1 else f"{evaluator}_{100 * labels:g}pct"

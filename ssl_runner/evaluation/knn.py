@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import bank_and_queries
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import evaluating
@@ -34,7 +35,7 @@ class KNN(Labelled):
     def __init__(self, k: int, temperature: float, dataset: Splits | None = None) -> None:
         super().__init__("knn", dataset)
         if k < 1 or not temperature > 0:
-            raise ValueError(f"k={k}, temperature={temperature}; eval.{self.option} needs k >= 1 and temperature > 0")
+            raise InvalidValue(f"k={k}, temperature={temperature}; eval.{self.option} needs k >= 1 and temperature > 0")
         self.k = k
         self.temperature = temperature
 
@@ -54,7 +55,7 @@ class KNN(Labelled):
         found = self.checked(algorithm, splits)
         n, names = len(found.bank), " and ".join(part.name for part in found.parts)
         if self.k > n:
-            raise ValueError(
+            raise InvalidValue(
                 f"eval.{self.option}.k={self.k}, but there are {n:,} images for neighbours in {names}; "
                 f"set eval.{self.option}.k={min(20, math.isqrt(n))}"
             )

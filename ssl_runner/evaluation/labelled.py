@@ -5,6 +5,7 @@ from typing import Any
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.gallery import Places, describe, places
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 
@@ -55,7 +56,7 @@ class Labelled:
         for labels, where in ((found.bank_labels, judged.train.name), (found.query_labels, judged.test.name)):
             present = labels.unique().tolist()
             if len(present) < 2:
-                raise ValueError(_one_class(where, [judged.test.class_names[label] for label in present]))
+                raise InvalidValue(_one_class(where, [judged.test.class_names[label] for label in present]))
         return found
 
     def described(self, splits: Splits) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import bank_and_queries
 from ssl_runner.evaluation.gallery import by_share, places
 from ssl_runner.evaluation.labelled import Labelled
@@ -50,9 +51,9 @@ class LinearProbe(Labelled):
     ) -> None:
         super().__init__(by_share("linear_probe", labels), dataset, labels)
         if not regularisations or not all(0 < value < math.inf for value in regularisations):
-            raise ValueError(f"eval.{self.option}.regularisations={list(regularisations)}; give positive numbers")
+            raise InvalidValue(f"eval.{self.option}.regularisations={list(regularisations)}; give positive numbers")
         if max_iterations < 1:
-            raise ValueError(f"eval.{self.option}.max_iterations={max_iterations}; give at least 1, say 500")
+            raise InvalidValue(f"eval.{self.option}.max_iterations={max_iterations}; give at least 1, say 500")
         self.regularisations = sorted(regularisations, reverse=True)
         self.max_iterations = max_iterations
 

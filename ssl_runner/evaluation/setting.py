@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.errors import InvalidValue
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Setting:
     def parse(cls, name: str, n_query: int, option: str = "few_shot") -> "Setting":
         match = re.fullmatch(r"(\d+)w(\d+)s(?:(\d+)q)?", name)
         if match is None:
-            raise ValueError(f"eval.{option}.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q")
+            raise InvalidValue(f"eval.{option}.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q")
         return cls(name, int(match[1]), int(match[2]), int(match[3] or n_query))
 
 

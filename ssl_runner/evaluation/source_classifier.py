@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batching.batching import gather, on_device
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.fine_tuning import zero_head
 from ssl_runner.evaluation.gallery import labels_of
 from ssl_runner.evaluation.linear_probe import standardise
@@ -40,7 +41,7 @@ class SourceClassifier:
 
     def __init__(self, steps: int, batch_size: int, lr: float) -> None:
         if steps < 1 or batch_size < 2 or not lr > 0:
-            raise ValueError(
+            raise InvalidValue(
                 f"supervised_steps={steps}, supervised_batch_size={batch_size}, supervised_lr={lr}; "
                 "give at least 1 step, at least 2 images, and a rate above 0"
             )
@@ -75,7 +76,7 @@ class SourceClassifier:
                 loss.backward()
             optimizer.step()
         if not loss.isfinite():
-            raise ValueError(
+            raise InvalidValue(
                 f"the supervised baseline diverged: its loss is {float(loss)} after {self.steps} steps; "
                 f"lower eval.verdict.supervised_lr={self.lr:g}"
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.baselines import nearest_mean, nearest_neighbour, of_pixels, ridge_regression
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.fine_tuning import own_generators
@@ -90,13 +91,15 @@ class Verdict:
         scratch_lr: float,
     ) -> None:
         if min(episodes, scratch_episodes) < 2:
-            raise ValueError(f"episodes={episodes}, scratch_episodes={scratch_episodes}; an interval needs at least 2")
+            raise InvalidValue(
+                f"episodes={episodes}, scratch_episodes={scratch_episodes}; an interval needs at least 2"
+            )
         if not settings or len(set(settings)) < len(settings):
-            raise ValueError(f"settings={list(settings)}; name at least one, as in [5w1s], and each once")
+            raise InvalidValue(f"settings={list(settings)}; name at least one, as in [5w1s], and each once")
         if min(n_query, tasks_per_batch) < 1:
-            raise ValueError(f"n_query={n_query}, tasks_per_batch={tasks_per_batch}; both must be at least 1")
+            raise InvalidValue(f"n_query={n_query}, tasks_per_batch={tasks_per_batch}; both must be at least 1")
         if not ridge > 0:
-            raise ValueError(f"ridge={ridge}; give a number above 0, say 0.3")
+            raise InvalidValue(f"ridge={ridge}; give a number above 0, say 0.3")
         randomness.check_seed(seed)
         self.target = dataset.test
         self.name = dataset.test.source.replace("/", "_")

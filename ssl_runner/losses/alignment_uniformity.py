@@ -6,6 +6,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.similarity import refuse_lone_image, unit
 from ssl_runner.runtime.step_context import Clock
@@ -31,10 +32,10 @@ class AlignmentUniformity(Loss):
         super().__init__()
         for name, weight in (("alignment_weight", alignment_weight), ("uniformity_weight", uniformity_weight)):
             if not weight >= 0:
-                raise ValueError(f"{name}={weight}, but a weight below 0 drives the wrong way; give 0 or more, say 1")
+                raise InvalidValue(f"{name}={weight}, but a weight below 0 drives the wrong way; give 0 or more, say 1")
         for name, value in (("alpha", alpha), ("t", t)):
             if not value > 0:
-                raise ValueError(f"{name}={value}, but distances must cost; give a number above 0, say 2")
+                raise InvalidValue(f"{name}={value}, but distances must cost; give a number above 0, say 2")
         self.alignment_weight = alignment_weight
         self.uniformity_weight = uniformity_weight
         self.alpha = alpha
@@ -48,7 +49,7 @@ class AlignmentUniformity(Loss):
         """
         online = embeddings.online
         if len(online) < 2:
-            raise ValueError(f"alignment compares views, got {len(online)}; set batching.views=2")
+            raise InvalidValue(f"alignment compares views, got {len(online)}; set batching.views=2")
         refuse_lone_image(online.shape[1])
         views = unit(online)
         alignment, uniformity = self.alignment(views), self.uniformity(views)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.runtime.step_context import Clock
 
@@ -24,7 +25,7 @@ class BarlowTwins(Loss):
     def __init__(self, off_diagonal_weight: float) -> None:
         super().__init__()
         if not off_diagonal_weight >= 0:
-            raise ValueError(
+            raise InvalidValue(
                 f"off_diagonal_weight={off_diagonal_weight}, but it weights a penalty; give a number at or above 0, "
                 "say 0.005"
             )
@@ -34,9 +35,9 @@ class BarlowTwins(Loss):
         """online: (2, B, D), unnormalised; B at least 2."""
         online = embeddings.online
         if len(online) != 2:
-            raise ValueError(f"Barlow Twins compares 2 views, got {len(online)}; set batching.views=2")
+            raise InvalidValue(f"Barlow Twins compares 2 views, got {len(online)}; set batching.views=2")
         if online.shape[1] < 2:
-            raise ValueError(f"correlations need 2 images at least, got {online.shape[1]}; raise the batch size")
+            raise InvalidValue(f"correlations need 2 images at least, got {online.shape[1]}; raise the batch size")
         online = online.to(torch.promote_types(online.dtype, torch.float32))
         variance, mean = torch.var_mean(online, dim=1, correction=0, keepdim=True)
         first, second = (online - mean) * (variance + 1e-5).rsqrt()

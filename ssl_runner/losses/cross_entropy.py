@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.runtime.step_context import Clock
 
@@ -21,7 +22,7 @@ class CrossEntropy(Loss):
     def __init__(self, label_smoothing: float) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing}, but it is a share; give a number in [0, 1)")
+            raise InvalidValue(f"label_smoothing={label_smoothing}, but it is a share; give a number in [0, 1)")
         self.label_smoothing = label_smoothing
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:

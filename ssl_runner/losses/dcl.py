@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
@@ -30,7 +31,7 @@ class DCL(Loss):
         super().__init__()
         refuse_temperature(temperature)
         if sigma is not None and not sigma > 0:
-            raise ValueError(f"sigma={sigma}, but it divides similarities; give a number above 0, say 0.5, or null")
+            raise InvalidValue(f"sigma={sigma}, but it divides similarities; give a number above 0, say 0.5, or null")
         self.temperature = temperature
         self.sigma = sigma
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
@@ -62,7 +63,7 @@ class Debiased(Loss):
 def refuse_tau_plus(tau_plus: float) -> None:
     """Raises ValueError unless it is a share below 1."""
     if not 0 <= tau_plus < 1:
-        raise ValueError(
+        raise InvalidValue(
             f"tau_plus={tau_plus}, but it is the share of false negatives; give a number in [0, 1), say 1 / classes"
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.runtime.step_context import Clock
 
@@ -46,10 +47,10 @@ class DINO(Loss):
         }
         for name, value in temperatures.items():
             if not value > 0:
-                raise ValueError(f"{name}={value}, but it divides scores; give a number above 0")
+                raise InvalidValue(f"{name}={value}, but it divides scores; give a number above 0")
         for name, value in {"warmup_share": warmup_share, "center_momentum": center_momentum}.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}, but it is a share; give a number in [0, 1]")
+                raise InvalidValue(f"{name}={value}, but it is a share; give a number in [0, 1]")
         self.student_temperature = student_temperature
         self.first_temperature, self.last_temperature = warmup_teacher_temperature, teacher_temperature
         self.warmup_share, self.center_momentum = warmup_share, center_momentum
@@ -67,7 +68,7 @@ class DINO(Loss):
         online, target = embeddings.online.to(precision), embeddings.target.detach().to(precision)
         views, images, _ = online.shape
         if views < 2:
-            raise ValueError("DINO compares different views, got 1; set batching.views=2")
+            raise InvalidValue("DINO compares different views, got 1; set batching.views=2")
         temperature = self.teacher_temperature(clock)
         teacher = ((target - self.center) / temperature).softmax(dim=-1)
         student = (online / self.student_temperature).log_softmax(dim=-1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.debiased import debiased_log_mean, refuse_tau_plus
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
@@ -38,7 +39,7 @@ class HardNegative(Loss):
         refuse_temperature(temperature)
         refuse_tau_plus(tau_plus)
         if not 0 <= beta < math.inf:
-            raise ValueError(f"beta={beta}, but it is how much nearer negatives count more; give 0 or more, say 1")
+            raise InvalidValue(f"beta={beta}, but it is how much nearer negatives count more; give 0 or more, say 1")
         self.temperature = temperature
         self.tau_plus = tau_plus
         self.beta = beta

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.info_nce import contrast, cross_entropy
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, negatives_remembered
@@ -37,7 +38,7 @@ class MoCHi(Loss):
         refuse_temperature(temperature)
         for name, value, least in (("hardest", hardest, 1), ("pairs", pairs, 0), ("with_query", with_query, 0)):
             if value < least:
-                raise ValueError(f"{name}={value}, but it counts negatives; give at least {least}")
+                raise InvalidValue(f"{name}={value}, but it counts negatives; give at least {least}")
         self.temperature = temperature
         self.hardest, self.pairs, self.with_query = hardest, pairs, with_query
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles, softmax_among
 from ssl_runner.losses.pairwise import mean_of
@@ -31,11 +32,11 @@ class MultiSimilarity(Loss):
         super().__init__()
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not value > 0:
-                raise ValueError(f"{name}={value}, but it sharpens the weights of pairs; give a number above 0")
+                raise InvalidValue(f"{name}={value}, but it sharpens the weights of pairs; give a number above 0")
         if not -1 <= base <= 1:
-            raise ValueError(f"base={base}, but it is a cosine similarity; give a number in [-1, 1]")
+            raise InvalidValue(f"base={base}, but it is a cosine similarity; give a number in [-1, 1]")
         if not epsilon >= 0:
-            raise ValueError(f"epsilon={epsilon}, but it widens the choice of pairs; give a number at or above 0")
+            raise InvalidValue(f"epsilon={epsilon}, but it widens the choice of pairs; give a number at or above 0")
         self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:

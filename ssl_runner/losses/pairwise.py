@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles
 from ssl_runner.runtime.step_context import Clock
@@ -38,9 +39,11 @@ class Pairwise(Loss):
     def __init__(self, margin: float, mining: Mining) -> None:
         super().__init__()
         if not 0 < margin <= 2:
-            raise ValueError(f"margin={margin}, but normalised embeddings are at most 2 apart; give a number in (0, 2]")
+            raise InvalidValue(
+                f"margin={margin}, but normalised embeddings are at most 2 apart; give a number in (0, 2]"
+            )
         if mining not in ("all", "hardest", "semi_hard"):
-            raise ValueError(f"mining={mining!r} is not one of all, hardest, semi_hard")
+            raise InvalidValue(f"mining={mining!r} is not one of all, hardest, semi_hard")
         self.margin = margin
         self.mining = mining
 

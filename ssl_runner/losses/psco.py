@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.info_nce import contrast, cross_entropy
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, shares
@@ -45,9 +46,9 @@ class PsCo(Loss):
         super().__init__()
         refuse_temperature(temperature)
         if not shot_temperature > 0:
-            raise ValueError(f"shot_temperature={shot_temperature}, but it divides similarities; give 1.0, say")
+            raise InvalidValue(f"shot_temperature={shot_temperature}, but it divides similarities; give 1.0, say")
         if shots < 1:
-            raise ValueError(f"shots={shots}, but every pseudo-class needs some; give at least 1")
+            raise InvalidValue(f"shots={shots}, but every pseudo-class needs some; give at least 1")
         refuse_sinkhorn(epsilon, sinkhorn_iterations)
         self.temperature, self.shot_temperature, self.shots = temperature, shot_temperature, shots
         self.epsilon, self.sinkhorn_iterations = epsilon, sinkhorn_iterations

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, shares, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
@@ -32,7 +33,7 @@ class Ring(Loss):
         super().__init__()
         refuse_temperature(temperature)
         if not 0 <= lower < upper <= 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"lower={lower}, upper={upper}, but they are quantiles of similarity; give 0 <= lower < upper <= 1"
             )
         self.temperature = temperature

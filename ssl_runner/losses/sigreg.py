@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.runtime.step_context import Clock
 
@@ -37,12 +38,12 @@ class SIGReg(Loss):
     def __init__(self, weight: float, slices: int, knots: int, t_max: float) -> None:
         super().__init__()
         if not 0 <= weight <= 1:
-            raise ValueError(f"weight={weight}, but it is the share of the regulariser; give a number in [0, 1]")
+            raise InvalidValue(f"weight={weight}, but it is the share of the regulariser; give a number in [0, 1]")
         for name, value, least in (("slices", slices, 1), ("knots", knots, 2)):
             if not value >= least:
-                raise ValueError(f"{name}={value}, but it is a number of at least {least}; raise it")
+                raise InvalidValue(f"{name}={value}, but it is a number of at least {least}; raise it")
         if not t_max > 0:
-            raise ValueError(f"t_max={t_max}, but it ends an integral that begins at 0; give a number above 0, say 3")
+            raise InvalidValue(f"t_max={t_max}, but it ends an integral that begins at 0; give a number above 0, say 3")
         self.weight, self.slices, self.knots, self.t_max = weight, slices, knots, t_max
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:

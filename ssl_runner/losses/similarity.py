@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.tiled import Comparison, tiled_comparison
 
 # Rows from which tiles are faster than the whole matrix. Fewer can be differentiated twice.
@@ -18,7 +19,7 @@ def unit(embeddings: Tensor) -> Tensor:
 def refuse_temperature(temperature: float) -> None:
     """Raises ValueError unless it is above 0."""
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature}, but it divides similarities; give a number above 0, say 0.1")
+        raise InvalidValue(f"temperature={temperature}, but it divides similarities; give a number above 0, say 0.1")
 
 
 def two_views(online: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ def two_views(online: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: There are not two views, or there is no second image.
     """
     if len(online) != 2:
-        raise ValueError(f"the loss compares 2 views, got {len(online)}; set batching.views=2")
+        raise InvalidValue(f"the loss compares 2 views, got {len(online)}; set batching.views=2")
     refuse_lone_image(online.shape[1])
     views = unit(online)
     return (views[0] * views[1]).sum(dim=-1).repeat(2), views.flatten(0, 1)
@@ -85,7 +86,7 @@ def plain_comparison(
 def refuse_lone_image(n: int) -> None:
     """Raises ValueError for a batch in which no image has another one to be told from."""
     if n < 2:
-        raise ValueError(f"the loss tells the images of a batch apart, got {n}; give batching.batch_size at least 2")
+        raise InvalidValue(f"the loss tells the images of a batch apart, got {n}; give batching.batch_size at least 2")
 
 
 def different_views(n_online: int, n_target: int) -> list[tuple[int, int]]:
@@ -96,7 +97,7 @@ def different_views(n_online: int, n_target: int) -> list[tuple[int, int]]:
     """
     pairs = [(i, j) for i in range(n_online) for j in range(n_target) if i != j]
     if not pairs:
-        raise ValueError(
+        raise InvalidValue(
             f"the loss compares each view with the target of another, got {n_online} online and {n_target} target "
             "views of one number; set batching.views=2"
         )

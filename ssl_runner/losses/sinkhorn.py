@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
+
 
 @torch.no_grad()
 def sinkhorn(exponents: Tensor, iterations: int) -> Tensor:
@@ -30,6 +32,6 @@ def sinkhorn(exponents: Tensor, iterations: int) -> Tensor:
 def refuse_sinkhorn(epsilon: float, iterations: int) -> None:
     """Raises ValueError for a temperature that is not above 0, or less than one iteration."""
     if not epsilon > 0:
-        raise ValueError(f"epsilon={epsilon}, but it divides scores; give a number above 0, say 0.05")
+        raise InvalidValue(f"epsilon={epsilon}, but it divides scores; give a number above 0, say 0.05")
     if not iterations >= 1:
-        raise ValueError(f"sinkhorn_iterations={iterations}; give a number of at least 1, say 3")
+        raise InvalidValue(f"sinkhorn_iterations={iterations}; give a number of at least 1, say 3")

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.sinkhorn import refuse_sinkhorn, sinkhorn
 from ssl_runner.runtime.step_context import Clock
@@ -30,7 +31,7 @@ class SwAV(Loss):
     def __init__(self, temperature: float, epsilon: float, sinkhorn_iterations: int) -> None:
         super().__init__()
         if not temperature > 0:
-            raise ValueError(f"temperature={temperature}, but it divides scores; give a number above 0, say 0.1")
+            raise InvalidValue(f"temperature={temperature}, but it divides scores; give a number above 0, say 0.1")
         refuse_sinkhorn(epsilon, sinkhorn_iterations)
         self.temperature, self.epsilon, self.sinkhorn_iterations = temperature, epsilon, sinkhorn_iterations
 
@@ -39,7 +40,7 @@ class SwAV(Loss):
         scores = embeddings.online.to(torch.promote_types(embeddings.online.dtype, torch.float32))
         views, images, _ = scores.shape
         if views < 2:
-            raise ValueError("SwAV predicts one view's code from another, got 1 view; set batching.views=2")
+            raise InvalidValue("SwAV predicts one view's code from another, got 1 view; set batching.views=2")
         count = views if embeddings.global_views is None else embeddings.global_views
         codes = self.codes(scores[:count].detach(), embeddings.memory)
         log_predictions = (scores / self.temperature).log_softmax(dim=-1)

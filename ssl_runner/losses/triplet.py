@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles
 from ssl_runner.losses.pairwise import mean_of, squared_distances
@@ -39,9 +40,11 @@ class Triplet(Loss):
     def __init__(self, margin: float, mining: Mining) -> None:
         super().__init__()
         if not 0 < margin <= 2:
-            raise ValueError(f"margin={margin}, but normalised embeddings are at most 2 apart; give a number in (0, 2]")
+            raise InvalidValue(
+                f"margin={margin}, but normalised embeddings are at most 2 apart; give a number in (0, 2]"
+            )
         if mining not in ("batch_all", "batch_hard", "semi_hard", "distance_weighted"):
-            raise ValueError(f"mining={mining!r} is not one of batch_all, batch_hard, semi_hard, distance_weighted")
+            raise InvalidValue(f"mining={mining!r} is not one of batch_all, batch_hard, semi_hard, distance_weighted")
         self.margin = margin
         self.mining = mining
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.runtime.step_context import Clock
 
@@ -30,10 +31,10 @@ class VICReg(Loss):
         super().__init__()
         for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
             if not value >= 0:
-                raise ValueError(f"{name}={value}, but it is a weight; give a number at or above 0")
+                raise InvalidValue(f"{name}={value}, but it is a weight; give a number at or above 0")
         for name, value in (("gamma", gamma), ("epsilon", epsilon)):
             if not value > 0:
-                raise ValueError(f"{name}={value}, but a standard deviation is above 0; give a number above 0")
+                raise InvalidValue(f"{name}={value}, but a standard deviation is above 0; give a number above 0")
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.gamma, self.epsilon = gamma, epsilon
 
@@ -41,10 +42,10 @@ class VICReg(Loss):
         """online: (2, B, D), unnormalised; B at least 2."""
         online = embeddings.online
         if len(online) != 2:
-            raise ValueError(f"VICReg compares 2 views, got {len(online)}; set batching.views=2")
+            raise InvalidValue(f"VICReg compares 2 views, got {len(online)}; set batching.views=2")
         _, images, width = online.shape
         if images < 2:
-            raise ValueError(f"a variance needs 2 images at least, got {images}; raise the batch size")
+            raise InvalidValue(f"a variance needs 2 images at least, got {images}; raise the batch size")
         online = online.to(torch.promote_types(online.dtype, torch.float32))
         invariance = (online[0] - online[1]).square().mean()
         spread, mean = torch.var_mean(online, dim=1, keepdim=True)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.runtime.step_context import Clock
 
@@ -31,24 +32,24 @@ class WMSE(Loss):
         super().__init__()
         for name, value, least in (("size", size, 2), ("iterations", iterations, 1)):
             if not value >= least:
-                raise ValueError(f"{name}={value}, but it is a number of at least {least}; raise it")
+                raise InvalidValue(f"{name}={value}, but it is a number of at least {least}; raise it")
         if not 0 <= epsilon < 1:
-            raise ValueError(f"epsilon={epsilon}, but it is a share; give a number in [0, 1)")
+            raise InvalidValue(f"epsilon={epsilon}, but it is a share; give a number in [0, 1)")
         self.size, self.iterations, self.epsilon = size, iterations, epsilon
 
     def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
         online = embeddings.online
         if len(online) != 2:
-            raise ValueError(f"W-MSE compares 2 views, got {len(online)}; set batching.views=2")
+            raise InvalidValue(f"W-MSE compares 2 views, got {len(online)}; set batching.views=2")
         _, images, width = online.shape
         if images % self.size:
-            raise ValueError(
+            raise InvalidValue(
                 f"a batch of {images} images does not divide into sub-batches of loss.size={self.size}; "
                 "make loss.size a divisor of the batch size"
             )
         if self.size <= width:
-            raise ValueError(
+            raise InvalidValue(
                 f"loss.size={self.size} images span no covariance of {width} dimensions; "
                 f"give loss.size={2 * width} and a batch it divides, or a narrower head"
             )

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_runner.errors import InvalidValue
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention of several heads (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2).
@@ -47,7 +49,7 @@ class Attention(nn.Module):
 def refuse_heads(width: int, heads: int) -> None:
     """Raises ValueError for heads that cannot share a width evenly."""
     if min(width, heads) < 1 or width % heads:
-        raise ValueError(f"width={width}, heads={heads}; give a width that is a multiple of the heads, say 128 and 4")
+        raise InvalidValue(f"width={width}, heads={heads}; give a width that is a multiple of the heads, say 128 and 4")
 
 
 def perceptron(in_features: int, hidden_features: int, out_features: int, layers: int) -> nn.Sequential:

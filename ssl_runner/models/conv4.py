@@ -5,6 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.models.batch_norm import BatchNorm2d
 
 
@@ -36,9 +37,9 @@ class Conv4(nn.Module):
     ) -> None:
         super().__init__()
         if width < 1:
-            raise ValueError(f"width={width}, but a block needs channels; give at least 1, say 64")
+            raise InvalidValue(f"width={width}, but a block needs channels; give at least 1, say 64")
         if grid is not None and not 1 <= grid <= image_size:
-            raise ValueError(
+            raise InvalidValue(
                 f"grid={grid}, but images have {image_size} pixels a side; give 1 to {image_size}, or null"
             )
         blocks, side = [], image_size

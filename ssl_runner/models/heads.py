@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_runner.errors import InvalidValue
+
 
 class Projector(nn.Sequential):
     """Projection head: linear layers with batch normalisation and ReLU in between (Chen et al. 2020, arXiv:2002.05709,
@@ -32,7 +34,7 @@ class Projector(nn.Sequential):
     ) -> None:
         width = in_features if out_features is None else out_features
         if min(hidden_features, width, layers) < 1:
-            raise ValueError(f"{hidden_features=}, {out_features=}, {layers=}; all must be at least 1")
+            raise InvalidValue(f"{hidden_features=}, {out_features=}, {layers=}; all must be at least 1")
         stack: list[nn.Module] = []
         for _ in range(layers - 1):
             stack += [nn.Linear(in_features if not stack else hidden_features, hidden_features, bias=False)]
@@ -60,7 +62,7 @@ class Prototyped(nn.Module):
         self, in_features: int, n_outputs: int | None, hidden_features: int, bottleneck: int, out_features: int
     ) -> None:
         if min(hidden_features, bottleneck, out_features) < 1:
-            raise ValueError(f"{hidden_features=}, {bottleneck=}, {out_features=}; all must be at least 1")
+            raise InvalidValue(f"{hidden_features=}, {bottleneck=}, {out_features=}; all must be at least 1")
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(in_features, hidden_features),
@@ -86,7 +88,7 @@ class Linear(nn.Linear):
 
     def __init__(self, in_features: int, n_outputs: int | None) -> None:
         if n_outputs is None:
-            raise ValueError(
+            raise InvalidValue(
                 "model/head=linear makes one output a class, but these batches have no classes, or tasks "
                 "of different numbers of them; use another head, batching=labelled, or episodes of one batching.n_way"
             )
@@ -110,12 +112,12 @@ class Cosine(nn.Module):
     def __init__(self, in_features: int, n_outputs: int | None, scale: float) -> None:
         super().__init__()
         if n_outputs is None:
-            raise ValueError(
+            raise InvalidValue(
                 "model/head=cosine makes one output a class, but these batches have no classes; "
                 "use model/head=projector, or batching=labelled or episodes"
             )
         if not scale > 0:
-            raise ValueError(f"scale={scale}, but it multiplies cosines; give a number above 0, say 10")
+            raise InvalidValue(f"scale={scale}, but it multiplies cosines; give a number above 0, say 10")
         self.weight = nn.Parameter(torch.empty(n_outputs, in_features).uniform_(-1, 1) * in_features**-0.5)
         self.scale = scale
         self.out_features = n_outputs

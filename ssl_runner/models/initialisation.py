@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ssl_runner.errors import InvalidValue
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -32,7 +34,7 @@ def initialised_anew(module: Module, seed: int) -> Module:
                     reset()
     left = [name for name, weight in fresh.named_parameters() if weight.isnan().any()]
     if left:
-        raise ValueError(
+        raise InvalidValue(
             f"{left[0]} of the encoder belongs to a class without reset_parameters, so it cannot be made anew for the "
             "baselines; choose model/encoder=conv4, resnet18 or vit_tiny, or leave verdict out of eval=[...]"
         )

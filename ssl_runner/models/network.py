@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssl_runner.errors import InvalidValue
+
 
 class Encoder(nn.Module):
     """Images to features: scaling, normalisation and a backbone, so that no caller can forget the preprocessing.
@@ -42,7 +44,7 @@ class Encoder(nn.Module):
             ValueError: It is no batch.
         """
         if images.dim() != 4:
-            raise ValueError(
+            raise InvalidValue(
                 f"got images of shape {tuple(images.shape)}, expected (B, C, H, W); of one, give image[None]"
             )
         if images.dtype == torch.uint8:
@@ -62,7 +64,7 @@ class Encoder(nn.Module):
         from ssl_runner.images.decoding import Decoding, decode_files
 
         if isinstance(paths, str | Path):
-            raise ValueError(f"got the path {str(paths)!r}, expected a list of files; give [{str(paths)!r}]")
+            raise InvalidValue(f"got the path {str(paths)!r}, expected a list of files; give [{str(paths)!r}]")
         channels, height, width = self.input_shape
         decoding = Decoding(size=height, channels=1 if channels == 1 else 3, invert=invert, **self.decoding)
         pixels = decode_files([Path(path) for path in paths], decoding)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssl_runner.config.building import build
 from ssl_runner.config.stored import run_around
+from ssl_runner.errors import InvalidValue
 from ssl_runner.models.network import Encoder
 from ssl_runner.runtime.atomic_write import write_atomically
 
@@ -60,7 +61,7 @@ def rehearse_saving(
         load(save(tensors, described))
     except Exception as error:  # what is no tensor, a type that the format has not, text that is no text
         kind, reason = type(encoder.backbone).__name__, " ".join(str(error).split())
-        raise ValueError(
+        raise InvalidValue(
             f"the encoder ({kind}) could not be saved as {FILE} after training ({reason}); "
             "let its state_dict() hold tensors alone, or choose another model/encoder"
         ) from error
@@ -97,7 +98,7 @@ def load_encoder(run: str | Path, device: str = "cpu") -> Encoder:
     """
     path = Path(run)
     if path.name != FILE and (around := run_around(path)) is not None:
-        raise ValueError(f"{path} lies in a run; give the run's folder, {around}")
+        raise InvalidValue(f"{path} lies in a run; give the run's folder, {around}")
     path = path / FILE if path.is_dir() else path
     metadata = read_metadata(path)
     encoder = bare_encoder(json.loads(metadata["encoder"]), json.loads(metadata["input_shape"]))
@@ -114,7 +115,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return file.metadata()
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); bring back a whole one") from None
+        raise InvalidValue(f"{path} is damaged ({error}); bring back a whole one") from None
 
 
 def bare_encoder(node: dict[str, Any], input_shape: Sequence[int]) -> Encoder:

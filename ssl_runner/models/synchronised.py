@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.models.blocked_sums import Blocked, Blocked1d, Blocked2d, BlockedPlain2d, sum_in_blocks
 from ssl_runner.runtime import distributed
 
@@ -62,7 +63,7 @@ def synchronise(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm) and not isinstance(part, _Synchronised):
             if type(part) not in KINDS:
-                raise ValueError(
+                raise InvalidValue(
                     f"{name} is a {type(part).__name__}, whose statistics cannot be those of several processes; "
                     "choose an encoder without it, or one process"
                 )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_runner.config.suggestions import did_you_mean
+from ssl_runner.errors import InvalidValue
 
 # Packages whose errors tell of a network, of the hub or of a file, and not of an argument.
 _CARRIERS = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib", "urllib3", "http", "ssl", "socket")
@@ -40,9 +41,9 @@ class Timm(nn.Module):
 
         if ":" not in name and not timm.is_model(name):
             hint = did_you_mean(name, timm.list_models())
-            raise ValueError(f"name={name!r}: timm {timm.__version__} has no such model{hint}")
+            raise InvalidValue(f"name={name!r}: timm {timm.__version__} has no such model{hint}")
         if arguments.get("features_only"):
-            raise ValueError(
+            raise InvalidValue(
                 f"name={name!r}: features_only=true gives a list of maps, expected one vector an image; "
                 "take features_only out of arguments"
             )
@@ -74,7 +75,7 @@ class ViT(Timm):
     def __init__(self, in_channels: int, image_size: int, size: Literal["tiny", "small"], patch_size: int) -> None:
         if patch_size < 1 or image_size % patch_size:
             fitting = [side for side in range(2, image_size) if image_size % side == 0]
-            raise ValueError(
+            raise InvalidValue(
                 f"patch_size={patch_size} does not divide images of {image_size} pixels; "
                 f"give one of {', '.join(map(str, fitting))}"
             )
@@ -89,7 +90,7 @@ def _create(name: str, pretrained: bool, in_channels: int, image_size: int, argu
 
     fixed = {"in_chans": in_channels, "num_classes": 0}
     if twice := sorted({*fixed, "pretrained"} & arguments.keys()):
-        raise ValueError(f"name={name!r}, arguments={arguments}: {', '.join(twice)} is given already; take it out")
+        raise InvalidValue(f"name={name!r}, arguments={arguments}: {', '.join(twice)} is given already; take it out")
     before = torch.get_rng_state()
     try:
         if "img_size" not in arguments:
@@ -102,8 +103,8 @@ def _create(name: str, pretrained: bool, in_channels: int, image_size: int, argu
         return timm.create_model(name, pretrained, **fixed, **arguments)
     except Exception as error:  # constructors of a thousand models refuse in a dozen ways
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CARRIERS:
-            raise ValueError(_not_brought(name, error)) from None
-        raise ValueError(
+            raise InvalidValue(_not_brought(name, error)) from None
+        raise InvalidValue(
             f"name={name!r}, arguments={arguments}: timm refuses them for images of {image_size} pixels "
             f"({_first_line(error)}); take other arguments, another dataset.size or another model"
         ) from error
@@ -120,7 +121,7 @@ def _width(body: nn.Module, in_channels: int, image_size: int, name: str, argume
             found = torch.func.functional_call(body.eval(), buffers, (blank,))
     except Exception as error:  # assertions of sizes, shapes that do not fit, windows without a pixel
         made_for = (getattr(body, "pretrained_cfg", None) or {}).get("input_size", (0, 224))[-1]
-        raise ValueError(
+        raise InvalidValue(
             f"{got}: the model cannot take images of {image_size} pixels, timm made it for {made_for} "
             f"({_first_line(error)}); set another dataset.size, or choose another model"
         ) from error
@@ -128,7 +129,7 @@ def _width(body: nn.Module, in_channels: int, image_size: int, name: str, argume
         body.train()  # as it was made
     if not isinstance(found, Tensor) or found.ndim != 2:
         shape = " x ".join(map(str, found.shape[1:])) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(f"{got}: the model gives {shape} for an image, expected one vector; choose another model")
+        raise InvalidValue(f"{got}: the model gives {shape} for an image, expected one vector; choose another model")
     return found.shape[1]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
+
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rates (You et al. 2017, arXiv:1708.03888, eq. 6), as SimCLR, BYOL and Barlow Twins use it.
@@ -30,7 +32,7 @@ class LARS(torch.optim.Optimizer):
         self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float, trust: float = 0.001
     ) -> None:
         if not lr > 0 or not 0 <= momentum < 1 or not weight_decay >= 0 or not trust > 0:
-            raise ValueError(
+            raise InvalidValue(
                 f"lr={lr}, momentum={momentum}, weight_decay={weight_decay}, trust={trust}; give a rate and a trust "
                 "above 0, a momentum in [0, 1) and a decay of at least 0"
             )

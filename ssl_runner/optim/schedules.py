@@ -3,6 +3,8 @@
 import math
 from typing import Protocol, runtime_checkable
 
+from ssl_runner.errors import InvalidValue
+
 
 @runtime_checkable
 class Schedule(Protocol):
@@ -37,7 +39,7 @@ class WarmupCosine:
 
     def __init__(self, warmup_steps: int, final: float) -> None:
         if warmup_steps < 0 or not 0 <= final <= 1:
-            raise ValueError(f"warmup_steps={warmup_steps}, final={final}; give at least 0, and a share in [0, 1]")
+            raise InvalidValue(f"warmup_steps={warmup_steps}, final={final}; give at least 0, and a share in [0, 1]")
         self.warmup_steps = warmup_steps
         self.final = final
 
@@ -60,7 +62,7 @@ class StepDecay:
 
     def __init__(self, every: int, factor: float) -> None:
         if every < 1 or not 0 < factor <= 1:
-            raise ValueError(f"every={every}, factor={factor}; give at least 1 step, and a factor in (0, 1]")
+            raise InvalidValue(f"every={every}, factor={factor}; give at least 1 step, and a factor in (0, 1]")
         self.every = every
         self.factor = factor
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
+from ssl_runner.config.schema import BASELINES
 from ssl_runner.report import verdict
 from ssl_runner.runs.result import Result
 from ssl_runner.runtime.console import Console
 
 # what an evaluator's scores go by, behind the name of a dataset that is not the run's, or of a domain
 _ELSEWHERE = re.compile(r"(.+?)/(?:few_shot/|(?:knn|linear_probe|fine_tuning)(?:_[^/]*)?$)")
-_ROWS = {"": "trained", "untrained": "untrained encoder", "raw_pixels": "raw pixels"}
+_ROWS = {"": "trained"} | BASELINES
 
 
 def summarise(result: Result, console: Console) -> None:

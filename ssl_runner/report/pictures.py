@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.errors import InvalidValue
 
 CELL, GAP, BORDER, TEXT = 64, 4, 3, 14  # pixels; TEXT is the height of letters
 PAPER, INK, RIGHT, WRONG = (255, 255, 255), (32, 32, 32), (0, 160, 70), (215, 25, 30)
@@ -60,9 +61,11 @@ def episode_picture(
     """
     expected = (episode.query_labels.shape[1], episode.n_way)
     if scores.dim() != 3 or tuple(scores.shape[1:]) != expected or len(scores) not in (1, len(episode)):
-        raise ValueError(f"scores are {tuple(scores.shape)}; give (1 or {len(episode)}, {expected[0]}, {expected[1]})")
+        raise InvalidValue(
+            f"scores are {tuple(scores.shape)}; give (1 or {len(episode)}, {expected[0]}, {expected[1]})"
+        )
     if class_names is not None and len(class_names) != episode.n_way:
-        raise ValueError(f"{len(class_names)} class names for {episode.n_way} classes; give one a class")
+        raise InvalidValue(f"{len(class_names)} class names for {episode.n_way} classes; give one a class")
     predictions, labels = scores[0].argmax(dim=-1).cpu(), episode.query_labels[0].cpu()
     names = [f"{number}" for number in range(episode.n_way)]
     if class_names is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime.atomic_write import write_atomically
 
 FOLDER = "projector"
@@ -41,7 +42,7 @@ def log_projector(
     """
     counts = [len(features), len(images), len(images) if class_names is None else len(class_names)]
     if len(set(counts)) > 1 or not counts[0]:
-        raise ValueError(f"{counts[0]} features, {counts[1]} images and {counts[2]} class names; give one of each")
+        raise InvalidValue(f"{counts[0]} features, {counts[1]} images and {counts[2]} class names; give one of each")
     folder = Path(writer.get_logdir())
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     config = ProjectorConfig()

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ssl_runner.config.schema import BASELINES
+
 WORDS = {
     "chance": "chance",
     "pixel_centroid": "pixel centroid",
     "pixel_neighbour": "pixel nearest neighbour",
     "pixel_ridge": "ridge on pixels",
-    "untrained": "untrained encoder",
+    "untrained": BASELINES["untrained"],
     "supervised": "source-supervised encoder",
     "from_scratch": "training from scratch",
 }

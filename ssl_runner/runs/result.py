@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssl_runner.errors import ResumeError, of_the_house
+from ssl_runner.errors import ResumeError, RunEvent, UserError
 from ssl_runner.runs import provenance, run_folder
 from ssl_runner.runtime import versions
 from ssl_runner.runtime.atomic_write import write_atomically
@@ -117,6 +117,6 @@ class Result:
 def _reason(error: BaseException) -> str:
     """In one line; what is not addressed to the user with the name of its class."""
     said = " ".join(str(error).split())
-    if isinstance(error, Exception) and of_the_house(error):
+    if isinstance(error, UserError | RunEvent):
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ssl_runner.errors import ConfigError, FolderGone, FolderInUse, printable
+from ssl_runner.errors import ConfigError, FolderGone, FolderInUse, InvalidValue, printable
 from ssl_runner.runtime import atomic_write
 from ssl_runner.runtime.file_lock import is_held, locked
 from ssl_runner.runtime.launch_environment import how_to_go_on
@@ -63,7 +63,7 @@ def status(folder: Path) -> str:
     """
     content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not isinstance(content.get("status"), str):
-        raise ValueError(f"{folder / RESULT} has no status")
+        raise InvalidValue(f"{folder / RESULT} has no status")
     stated = content["status"]
     return "killed" if stated == RUNNING and not is_held(folder / LOCK) else stated
 

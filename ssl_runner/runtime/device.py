@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ssl_runner.errors import RunStopped
+from ssl_runner.errors import InvalidValue, RunStopped
 from ssl_runner.runtime import launch_environment
 
 
@@ -23,13 +23,15 @@ def choose_device(name: str) -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         usable = ", ".join(kind for kind, present in there.items() if present)
-        raise ValueError(f"device={name!r}, but usable here is: {usable}; set trainer.device=auto")
+        raise InvalidValue(f"device={name!r}, but usable here is: {usable}; set trainer.device=auto")
     try:
         device = torch.device(name)
     except RuntimeError:  # cuda:first
-        raise ValueError(f"device={name!r} is no device; give {kind}, or {kind} and a number as in {kind}:0") from None
+        raise InvalidValue(
+            f"device={name!r} is no device; give {kind}, or {kind} and a number as in {kind}:0"
+        ) from None
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name!r}, but the GPUs here are numbered 0 to {torch.cuda.device_count() - 1}")
+        raise InvalidValue(f"device={name!r}, but the GPUs here are numbered 0 to {torch.cuda.device_count() - 1}")
     return device
 
 

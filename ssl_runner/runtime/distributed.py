@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssl_runner.errors import ProcessLost
+from ssl_runner.errors import InvalidValue, ProcessLost
 from ssl_runner.runtime import heartbeat, launch_environment
 
 Value = TypeVar("Value")
@@ -118,7 +118,7 @@ def rows(n: int, what: str) -> slice:
         ValueError: They cannot be shared out evenly.
     """
     if n % size():
-        raise ValueError(f"{what}={n}, but {size()} processes share a batch evenly; give a multiple of {size()}")
+        raise InvalidValue(f"{what}={n}, but {size()} processes share a batch evenly; give a multiple of {size()}")
     share = n // size()
     return slice(rank() * share, (rank() + 1) * share)
 

@@ -9,6 +9,8 @@ import zlib
 import numpy as np
 import torch
 
+from ssl_runner.errors import InvalidValue
+
 
 def check_seed(seed: int, name: str = "seed") -> None:
     """Refuse what no counter-based generator takes.
@@ -20,7 +22,7 @@ def check_seed(seed: int, name: str = "seed") -> None:
         ValueError: It is below 0 or has more than 63 bits.
     """
     if not 0 <= seed < 2**63:
-        raise ValueError(f"{name}={seed}; give a number in [0, 2**63)")
+        raise InvalidValue(f"{name}={seed}; give a number in [0, 2**63)")
 
 
 def _philox(seed: int, stream: str, step: int) -> np.random.Generator:

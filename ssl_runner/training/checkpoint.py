@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from ssl_runner.config.hashing import END, config_difference, config_hash
 from ssl_runner.config.paths import with_absolute_paths
 from ssl_runner.config.renamed import with_current_names
-from ssl_runner.errors import ResumeError
+from ssl_runner.errors import InvalidValue, ResumeError
 from ssl_runner.runtime import launch_environment, versions
 from ssl_runner.runtime.atomic_write import write_atomically
 from ssl_runner.runtime.launch_environment import how_to_go_on
@@ -90,7 +90,7 @@ def rehearse(algorithm: nn.Module, optimizer: torch.optim.Optimizer, identity: I
         torch.load(stream, weights_only=True)
     except Exception as error:  # pickle's, or the reader's, who runs no code and so knows few classes
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise InvalidValue(
             f"a checkpoint of {type(algorithm).__name__} with {type(optimizer).__name__} could not be written and read "
             f"again ({reason}); let their state_dict() hold tensors, numbers, text and containers of these alone"
         ) from error
@@ -160,14 +160,14 @@ def product(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """
     path = folder / name
     if name not in (LAST, BEST):
-        raise ValueError(f"the product of {folder.parent} is said to be {name!r}, expected {LAST} or {BEST}")
+        raise InvalidValue(f"the product of {folder.parent} is said to be {name!r}, expected {LAST} or {BEST}")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; bring it back: it holds what {folder.parent} has learned")
     try:
         state = _read(path)
         return state if name == BEST else state["algorithm"]
     except Exception as error:  # damage shows as many kinds of error
-        raise ValueError(f"{path} is damaged ({type(error).__name__}); bring back a whole one") from error
+        raise InvalidValue(f"{path} is damaged ({type(error).__name__}); bring back a whole one") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,13 +19,12 @@ from ssl_runner.evaluation.unseen import sources
 from ssl_runner.models import saving
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runs import provenance
-from ssl_runner.runtime import distributed
 from ssl_runner.runtime.step_context import Clock
 from ssl_runner.training import checkpoint
 from ssl_runner.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from ssl_runner.runs.tracking import Silence
+    pass
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,6 @@ class Run:
     @property
     def device(self) -> torch.device:
         return self.trainer.device
-
-    def fit(self, folder: Path, tracker: "Silence", resumed: dict[str, Any] | None) -> dict[str, Any]:
-        """Train to the last step; see `Trainer.fit`."""
-        return self.trainer.fit(
-            self.algorithm,
-            self.batching,
-            self.optimizer,
-            self.schedule,
-            self.seed,
-            folder,
-            self.identity,
-            None if distributed.rank() else self.validate,
-            None if distributed.rank() else self.watch,
-            tracker,
-            resumed,
-        )
 
     def description(self) -> dict[str, Any]:
         """What result.json says before the first step: seed, data, protocols, hardware."""

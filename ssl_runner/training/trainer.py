@@ -1,30 +1,17 @@
-"""The only training loop."""
+"""How a run is trained: steps, device, precision, and the one optimizer step that every method takes."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching.batching import Batching
-from ssl_runner.errors import RunStopped
-from ssl_runner.optim.schedules import Schedule
+from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import distributed, randomness
-from ssl_runner.runtime.device import choose_device, enough_memory
-from ssl_runner.runtime.launch_environment import how_to_go_on
-from ssl_runner.runtime.signals import stop_signals
+from ssl_runner.runtime.device import choose_device
 from ssl_runner.runtime.step_context import Clock
-from ssl_runner.training import checkpoint
-from ssl_runner.training.checkpointing import Keeper
-from ssl_runner.training.health import all_there, check_finite, collapse
-
-if TYPE_CHECKING:
-    from ssl_runner.runs.tracking import Meter, Silence
-
-Metrics = dict[str, float]
 
 MOST_THREADS = 1024
 
@@ -76,28 +63,16 @@ class Trainer:
         progress: bool,
         timeout: float = distributed.TIMEOUT,
     ) -> None:
-        if (max_steps is None) == (max_epochs is None):
-            raise ValueError(
-                f"max_steps={max_steps}, max_epochs={max_epochs}; give exactly one and set the other to null"
-            )
+        self._refuse(max_steps, max_epochs, precision, gradient_clip, timeout)
+        self._refuse_cadences(select, evaluate_every, stop_on_collapse, panel_every)
         counts = {"max_steps": max_steps, "max_epochs": max_epochs, "accumulate": accumulate, "log_every": log_every}
         counts |= {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every, "threads": threads}
         counts |= {"panel_every": panel_every}
         for name, value in counts.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value}; it must be at least 1")
+                raise InvalidValue(f"{name}={value}; it must be at least 1")
         if threads is not None and threads > MOST_THREADS:
-            raise ValueError(f"threads={threads}; give at most {MOST_THREADS}, or null for torch's choice")
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision={precision!r} is not one of float32, bfloat16")
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ValueError(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
-        if not timeout > 0:
-            raise ValueError(f"timeout={timeout}; give seconds above 0")
-        if (select is None) != (evaluate_every is None):
-            raise ValueError(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
-        if stop_on_collapse and panel_every is None:
-            raise ValueError("stop_on_collapse=true, but panel_every=null: nothing looks; set panel_every, say 100")
+            raise InvalidValue(f"threads={threads}; give at most {MOST_THREADS}, or null for torch's choice")
         self.max_steps, self.max_epochs = max_steps, max_epochs
         self.device = choose_device(device)
         if precision == "bfloat16" and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -110,7 +85,6 @@ class Trainer:
         self.panel_every, self.stop_on_collapse = panel_every, stop_on_collapse
         self.evaluate_every, self.select = evaluate_every, select
         self.progress, self.timeout = progress, timeout
-        self.warned_of_collapse = False
 
     def steps(self, batching: Batching) -> int:
         """Optimizer steps of the run.
@@ -122,120 +96,37 @@ class Trainer:
             return self.max_steps
         assert self.max_epochs is not None
         if batching.steps_per_epoch is None:
-            raise ValueError(
+            raise InvalidValue(
                 f"max_epochs={self.max_epochs}, but episodes are drawn without end and have no epoch; "
                 "set trainer.max_steps and trainer.max_epochs=null"
             )
         return self.max_epochs * batching.steps_per_epoch
 
-    def fit(
-        self,
-        algorithm: Algorithm,
-        batching: Batching,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        seed: int,
-        folder: Path,
-        identity: checkpoint.Identity,
-        validate: Callable[[], Metrics] | None,
-        watch: Callable[[], Metrics] | None,
-        tracker: "Silence",
-        resumed: dict[str, Any] | None,
-    ) -> dict[str, Any]:
-        """Train to the last step; afterwards the algorithm holds the product.
+    @staticmethod
+    def _refuse(
+        max_steps: int | None, max_epochs: int | None, precision: str, gradient_clip: float | None, timeout: float
+    ) -> None:
+        """Raises InvalidValue."""
+        if (max_steps is None) == (max_epochs is None):
+            raise InvalidValue(
+                f"max_steps={max_steps}, max_epochs={max_epochs}; give exactly one and set the other to null"
+            )
+        if precision not in ("float32", "bfloat16"):
+            raise InvalidValue(f"precision={precision!r} is not one of float32, bfloat16")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise InvalidValue(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
+        if not timeout > 0:
+            raise InvalidValue(f"timeout={timeout}; give seconds above 0")
 
-        Args:
-            seed: Of every draw.
-            folder: The run folder.
-            identity: Stored in checkpoints.
-            validate: Metrics on the validation split, where the trainer is to evaluate.
-            watch: Figures of the panel, where the trainer is to look at it.
-            tracker: Takes the figures.
-            resumed: What `checkpoint.load` gave, to go on from.
-
-        Returns:
-            ``steps``, ``training_seconds`` (of all processes that a resumed run took, without evaluation),
-            ``images_per_second``, and which checkpoint is the ``product``.
-
-        Raises:
-            RunStopped: The loss is no longer finite, the embedding has collapsed, or memory was not enough.
-            ProcessLost: Another process does not answer.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint; the message says how to go on.
-        """
-        from ssl_runner.runs.tracking import Meter
-
-        max_steps = self.steps(batching)
-        open_ended = bool(getattr(schedule, "open_ended", False))
-        keeper = Keeper(folder / "checkpoints", algorithm, optimizer, identity, resumed, open_ended)
-        algorithm.train()
-        with tracker.bar(keeper.start, max_steps, self.progress), stop_signals() as stop:
-            if watch is not None and keeper.start == 0:
-                tracker.scalars(0, _tagged("panel", watch()))
-            meter = Meter(batching.images_per_step)
-            for step in range(keeper.start, max_steps):
-                done = step + 1
-                logging = self._due(self.log_every, done, max_steps)
-                looking = watch is not None and self._due(self.panel_every, done, max_steps)
-                clock = Clock(step, max_steps, seed, self.device, keeper.horizon)
-                distributed.begin_step(step)
-                with all_there(folder, step):
-                    metrics = self._next_step(algorithm, batching, optimizer, schedule, clock, meter, logging)
-                    # read once, for all processes: a signal from here on is the next step's
-                    stopping = distributed.any_of(stop.requested)
-                saving = self._due(self.checkpoint_every, done, max_steps) or stopping
-                if logging or saving or looking:
-                    check_finite("loss", metrics["loss"], done, keeper.folder)
-                if saving or looking:  # a finite loss can have a gradient that is not
-                    norm = torch.nn.utils.get_total_norm(list(algorithm.parameters()))
-                    check_finite("norm of the weights", norm, done, keeper.folder)
-                values, collapsed = {}, None
-                if watch is not None and looking:
-                    with meter.paused():
-                        values, collapsed = self._look(watch, done, tracker)
-                if logging:
-                    values |= _tagged("train", metrics) | meter.lap(done - keeper.start)
-                    values["train/lr"] = optimizer.param_groups[0]["lr"]
-                if self.evaluate_every is not None and validate is not None and done % self.evaluate_every == 0:
-                    with keeper.paused(), meter.paused():
-                        values |= self._validate(validate, done, keeper)
-                if values:
-                    tracker.scalars(done, values)
-                if saving or collapsed is not None:
-                    tracker.flush()
-                    keeper.save(done)
-                tracker.advance(done)
-                if collapsed is not None:
-                    raise RunStopped(f"{collapsed} The checkpoint of step {done} is in {keeper.folder}")
-                if stopping:
-                    raise KeyboardInterrupt(f"stopped after step {done} of {max_steps}; {how_to_go_on(folder)}")
-            if stop.requested:  # too late for the last step
-                raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(folder)}")
-        seconds = keeper.seconds
-        return {
-            "steps": max_steps,
-            "training_seconds": seconds,
-            "images_per_second": max_steps * batching.images_per_step / max(seconds, 1e-9),
-            "product": keeper.product(self.device),
-        }
-
-    def _next_step(
-        self,
-        algorithm: Algorithm,
-        batching: Batching,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        clock: Clock,
-        meter: "Meter",
-        measure: bool,
-    ) -> dict[str, Tensor]:
-        """Draw a batch, and take a step at the schedule's rate."""
-        rate = schedule(clock.step, clock.max_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
-        with enough_memory(self._remedy(algorithm, batching)):
-            with meter.waiting():
-                batch = batching.batch(clock.step)
-            return self.step(algorithm, batch, optimizer, clock, measure=measure)
+    @staticmethod
+    def _refuse_cadences(
+        select: str | None, evaluate_every: int | None, stop_on_collapse: bool, panel_every: int | None
+    ) -> None:
+        """Raises InvalidValue."""
+        if (select is None) != (evaluate_every is None):
+            raise InvalidValue(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
+        if stop_on_collapse and panel_every is None:
+            raise InvalidValue("stop_on_collapse=true, but panel_every=null: nothing looks; set panel_every, say 100")
 
     def step(
         self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, clock: Clock, measure: bool
@@ -267,38 +158,3 @@ class Trainer:
         carry = {name: distributed.gather(torch.cat([part[name] for part in carries])) for name in carries[0]}
         algorithm.after_step(clock, carry)
         return metrics
-
-    @staticmethod
-    def _due(every: int | None, done: int, max_steps: int) -> bool:
-        return every is not None and (done % every == 0 or done == max_steps)
-
-    def _remedy(self, algorithm: Algorithm, batching: Batching) -> str:
-        """What to lower where memory is not enough."""
-        cut = f"cut it with trainer.accumulate={2 * self.accumulate}"
-        encode = (
-            f"encode it in pieces with algorithm.encode_chunks={2 * algorithm.pieces}, or lower batching.batch_size"
-        )
-        return f"a step has {batching.images_per_step:,} images; {cut if algorithm.divisible else encode}"
-
-    def _look(self, watch: Callable[[], Metrics], step: int, tracker: "Silence") -> tuple[Metrics, str | None]:
-        """The panel's figures, and why the run must end with them; a collapse that may go on is warned of once."""
-        with enough_memory("the panel is too much; set trainer.panel_every=null"):
-            values = _tagged("panel", watch())
-        collapsed = collapse(values["panel/embedding_std"], step)
-        if collapsed is None or self.stop_on_collapse:
-            return values, collapsed
-        if not self.warned_of_collapse:
-            tracker.warn(collapsed)
-        self.warned_of_collapse = True
-        return values, None
-
-    def _validate(self, validate: Callable[[], Metrics], step: int, keeper: Keeper) -> Metrics:
-        """Scores on validation; the weights are kept if they are the best so far."""
-        assert self.select is not None
-        scores = validate()
-        keeper.keep_best(scores[self.select], step)
-        return _tagged("eval/validation", scores)
-
-
-def _tagged(prefix: str, values: Mapping[str, Tensor | float]) -> Metrics:
-    return {f"{prefix}/{name}": float(value) for name, value in values.items()}

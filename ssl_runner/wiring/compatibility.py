@@ -6,18 +6,18 @@ from typing import Any
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.config.schema import BASELINES
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.errors import ConfigError, NotAtHand, of_the_house
+from ssl_runner.errors import ConfigError, NotAtHand, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.training.trainer import Trainer
 
-BASELINES = ("raw_pixels", "untrained")
 # of the fields that a loss may need
 PROVIDERS = {
     "target": "algorithm=momentum or predictive",
@@ -47,9 +47,7 @@ class Attempts:
             return make(*arguments, **named)
         except NotAtHand:
             return REFUSED
-        except ValueError as error:
-            if not of_the_house(error):
-                raise
+        except UserError as error:
             self.problems += error.problems if isinstance(error, ConfigError) else [str(error)]
             return REFUSED
 
@@ -63,7 +61,7 @@ def refuse_baselines(names: list[str]) -> None:
     """Raises ConfigError for a baseline that there is not."""
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
-        raise ConfigError([f"baselines: {name!r} is not one of {', '.join(BASELINES)}" for name in unknown])
+        raise ConfigError([f"baselines: {name!r} is not one of {', '.join(sorted(BASELINES))}" for name in unknown])
 
 
 def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> None:

@@ -14,7 +14,7 @@ from ssl_runner.config.paths import absolute
 from ssl_runner.config.schema import ROOT_KEYS, SUPPLIED
 from ssl_runner.config.stored import read_config, run_around
 from ssl_runner.data.sources.folder_layout import PART_FOLDERS
-from ssl_runner.errors import ConfigError, DataError, printable
+from ssl_runner.errors import ConfigError, DataError, InvalidValue, printable
 from ssl_runner.evaluation.few_shot_classifier import FewShotClassifier
 from ssl_runner.images.decoding import Damage, refuse
 from ssl_runner.images.files import LITTER, image_suffixes, scan
@@ -49,7 +49,7 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
     product = _product(folder)
     metadata = saving.read_metadata(folder / saving.FILE)
     if "n_outputs" not in metadata:
-        raise ValueError(
+        raise InvalidValue(
             f"{folder / saving.FILE} does not say for how many classes the head was made: it is of an older version; "
             f"train anew with: ssl-train reproduce={folder}"
         )
@@ -64,7 +64,7 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
     try:
         algorithm.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
+        raise InvalidValue(
             f"{folder / 'checkpoints' / product} does not fit {folder / 'config.yaml'}, which may have been changed "
             f"after training ({' '.join(str(error).split())})"
         ) from None
@@ -74,7 +74,7 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
 def _product(folder: Path) -> str:
     """Which checkpoint a finished run says is its product."""
     if (run := run_around(folder)) is not None:
-        raise ValueError(f"{folder} lies in a run; give the run's folder, {run}")
+        raise InvalidValue(f"{folder} lies in a run; give the run's folder, {run}")
     path = folder / result.FILE
     if not path.is_file():
         lack = f"has no {result.FILE}, so it is no run folder" if folder.is_dir() else "does not exist"
@@ -83,9 +83,9 @@ def _product(folder: Path) -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         status, product = run_folder.status(folder), content.get("product", {}).get("checkpoint")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); bring back a whole one") from None
+        raise InvalidValue(f"{path} is damaged ({error!r}); bring back a whole one") from None
     if status != run_folder.FINISHED:
-        raise ValueError(
+        raise InvalidValue(
             f"{folder} has the status {status!r}, expected 'finished'; {run_folder.remedy(folder, status)}"
         )
     return product
@@ -140,7 +140,7 @@ def few_shot_classifier(
     try:
         classifier.scores(images)
     except ValueError as error:
-        raise ValueError(
+        raise InvalidValue(
             f"{type(algorithm).__name__} of {run} cannot tell the {len(names)} classes of {support} apart: {error}. "
             f"Give folders of at most as many classes as it was trained for, or a run trained for {len(names)}"
         ) from error

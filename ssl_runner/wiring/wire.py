@@ -37,6 +37,13 @@ from ssl_runner.wiring.networks import begin_network, finish_network
 Config = dict[str, Any]
 
 
+def prepare_all(config: Config) -> Run:
+    """`prepare` in every process of a run: number 0 first, whose downloads and decoded images the others find."""
+    distributed.join(config["trainer"].get("timeout", distributed.TIMEOUT))
+    with distributed.first():
+        return prepare(config)
+
+
 def prepare(config: Config) -> Run:
     """Everything built, all mistakes told before anything is downloaded, decoded or written.
 

@@ -21,7 +21,7 @@ def test_a_mistake_found_while_wiring_is_told_without_a_traceback(monkeypatch, c
     assert "Traceback" in (typed.folders[0] / FAILURE).read_text()
 
 
-def test_a_plain_value_error_of_the_house_is_a_mistake_and_of_others_is_not(monkeypatch, capsys):
+def test_a_mistake_is_raised_as_one_and_a_plain_value_error_is_a_bug(monkeypatch, capsys):
     assert Typed(monkeypatch, "", lambda config, folder: locate("os.system")).code == 2
     err = capsys.readouterr().err
     assert err.startswith("os.system is not trusted")

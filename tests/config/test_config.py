@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from os import system
 from typing import Literal
 
+from ssl_runner.errors import InvalidValue
+
 
 @dataclass
 class Data:
@@ -32,7 +34,7 @@ class Model:
     def __init__(self, width: int, kind: Literal["plain", "wide"], scales: Sequence[float], depth: int | None = None):
         Model.made += 1
         if width < 1:
-            raise ValueError(f"width={width}; give at least 1")
+            raise InvalidValue(f"width={width}; give at least 1")
         self.width, self.kind, self.scales, self.depth = width, kind, scales, depth
 
 
@@ -44,7 +46,7 @@ class Pair:
 class Optimizer:
     def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.9), nesterov: bool = False):
         if lr < 0:
-            raise ValueError(f"Invalid learning rate: {lr}")
+            raise InvalidValue(f"Invalid learning rate: {lr}")
         self.params, self.lr, self.betas = params, lr, betas
 
 

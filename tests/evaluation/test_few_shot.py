@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from ssl_runner.cli import validate
-from ssl_runner.cli.command_line import conf_folder
 from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.config.building import build
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.errors import ConfigError, NotAtHand

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from ssl_runner.cli.command_line import conf_folder
+from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.sources.mnist import fashion_mnist
 from ssl_runner.errors import ConfigError

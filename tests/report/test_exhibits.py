@@ -224,7 +224,7 @@ def unlabelled(part):
 def test_pseudo_tasks_are_pictured_and_beside_them_what_labels_allow(labelled, tmp_path, monkeypatch):
     monkeypatch.setattr(adaptation, "N_TASKS", 4)
     if not labelled:
-        monkeypatch.setattr(wire.roles, "part", unlabelled(wire.roles.part))
+        monkeypatch.setattr(wire.components, "part", unlabelled(wire.components.part))
     train.run(config(UMTRA), tmp_path)
     events = EventAccumulator(str(tmp_path), {"images": 0, "scalars": 0}).Reload()
     pictures = {"pseudo_episode", "episode"} if labelled else {"pseudo_episode"}

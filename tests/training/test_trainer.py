@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from ssl_runner.optim.schedules import Constant, WarmupCosine
 from ssl_runner.runs.tracking import Tracker
 from ssl_runner.runtime import distributed
 from ssl_runner.runtime.step_context import Clock
-from ssl_runner.training import checkpoint
+from ssl_runner.training import checkpoint, loop
 from ssl_runner.training.trainer import Trainer
 
 IDENTITY = checkpoint.Identity("config", "data", torch.get_num_threads())
@@ -106,9 +108,19 @@ def fit(
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     folder.mkdir(exist_ok=True)
-    run = (algorithm, made or batching(), optimizer, schedule or Constant(), seed, folder, IDENTITY, validate, watch)
+    run: Any = SimpleNamespace(
+        trainer=trainer(**changes),
+        algorithm=algorithm,
+        batching=made or batching(),
+        optimizer=optimizer,
+        schedule=schedule or Constant(),
+        seed=seed,
+        identity=IDENTITY,
+        validate=validate,
+        watch=watch,
+    )
     with Tracker(folder, 0 if resumed is None else resumed["step"]) as tracker:
-        trainer(**changes).fit(*run, tracker, resumed)
+        loop.fit(run, folder, tracker, resumed)
     return algorithm
 
 

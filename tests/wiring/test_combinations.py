@@ -1,8 +1,7 @@
 """Every loss with every arrangement of views: it learns, or is refused with the reason before anything is made."""
 
-from pathlib import Path
-
 import pytest
+from combinations import ARRANGEMENTS, CONF, FITS, OF_LOGITS, SMALL
 
 from ssl_runner.cli.compose import Composer, settle
 from ssl_runner.config.schema import check
@@ -10,62 +9,6 @@ from ssl_runner.errors import ConfigError
 from ssl_runner.training.run import Run
 from ssl_runner.wiring import wire
 
-CONF = Path(__file__).parents[2] / "conf"
-
-ARRANGEMENTS = {
-    "contrastive": ["algorithm=contrastive"],
-    "predictive": ["algorithm=predictive"],
-    "predictive, queue": ["algorithm=predictive", "algorithm.queue_size=64"],
-    "momentum": ["algorithm=momentum"],
-    "momentum, queue": ["algorithm=momentum", "algorithm.queue_size=64"],
-    "prototypes": ["algorithm=prototypes", "algorithm.prototypes=20"],
-    "prototypes, queue": ["algorithm=prototypes", "algorithm.prototypes=20", "algorithm.queue_size=64"],
-    "supervised": ["algorithm=supervised", "batching=labelled", "model/head=linear"],
-}
-PAIRS = {"contrastive"}
-BRANCHES = {"predictive", "momentum"}
-WITH_QUEUE = {"predictive, queue", "momentum, queue"}
-
-# loss: the arrangements that it learns in, and whether it takes more than two views
-FITS: dict[str, tuple[set[str], bool]] = {
-    "nt_xent": (PAIRS, False),
-    "debiased": (PAIRS, False),
-    "hard_negative": (PAIRS, False),
-    "ring": (PAIRS, False),
-    "dcl": (PAIRS, False),
-    "dclw": (PAIRS, False),
-    "supcon": (PAIRS, True),
-    "triplet": (PAIRS, True),
-    "pairwise": (PAIRS, True),
-    "multi_similarity": (PAIRS, True),
-    "barlow_twins": (PAIRS, False),
-    "vicreg": (PAIRS, False),
-    "w_mse": (PAIRS, False),
-    "sigreg": (PAIRS, True),
-    "alignment_uniformity": (PAIRS, True),
-    "info_nce": (BRANCHES | WITH_QUEUE, True),
-    "negative_cosine": (BRANCHES, True),
-    "dino": (BRANCHES, True),
-    "nnclr": (WITH_QUEUE, True),
-    "mochi": (WITH_QUEUE, True),
-    "psco": (WITH_QUEUE, True),
-    "swav": ({"prototypes", "prototypes, queue"}, True),
-    "cross_entropy": ({"supervised"}, False),
-    "relation_mse": ({"supervised"}, False),
-}
-OF_LOGITS = {"cross_entropy", "relation_mse"}
-
-SMALL = [
-    "model.encoder.width=4",
-    "dataset=digits",
-    "dataset.size=16",
-    "batching.batch_size=32",
-    "eval=[]",
-    "baselines=[]",
-    "trainer.max_epochs=null",
-    "trainer.max_steps=2",
-    "trainer.precision=float32",
-]
 HEAD = ["model.head.hidden_features=16", "model.head.out_features=12"]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_runner.data.augmentation.checks import check_amount, check_range
 from ssl_runner.data.augmentation.transform import Transform, between, to_device
+from ssl_runner.errors import InvalidValue
 
 Fill = float | Literal["border"]
 
@@ -73,7 +74,7 @@ class Affine(Transform):
         self.scale = check_range("Affine.scale", scale, 0)
         self.shear = check_amount("Affine.shear", shear, 89)
         if fill != "border" and (isinstance(fill, str) or not 0 <= fill <= 1):
-            raise ValueError(f"Affine.fill={fill!r}, expected a value in [0, 1] or 'border'; 0 is black.")
+            raise InvalidValue(f"Affine.fill={fill!r}, expected a value in [0, 1] or 'border'; 0 is black.")
         self.fill: Fill = fill
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:

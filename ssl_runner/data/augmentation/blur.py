@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_runner.data.augmentation.checks import check_probability, check_range
 from ssl_runner.data.augmentation.transform import Transform, between, change_rows, per_image
+from ssl_runner.errors import InvalidValue
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
@@ -23,7 +24,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """
     reach = kernel_size // 2
     if reach >= min(images.shape[-2:]):
-        raise ValueError(
+        raise InvalidValue(
             f"kernel_size={kernel_size} needs images of more than {reach} pixels, got {tuple(images.shape[-2:])}; "
             "lower GaussianBlur.kernel_size."
         )
@@ -58,7 +59,7 @@ class GaussianBlur(Transform):
 
     def __init__(self, kernel_size: int, sigma: Sequence[float], probability: float) -> None:
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"GaussianBlur.kernel_size={kernel_size}, expected an odd number of pixels; add 1.")
+            raise InvalidValue(f"GaussianBlur.kernel_size={kernel_size}, expected an odd number of pixels; add 1.")
         self.kernel_size = kernel_size
         self.sigma = check_range("GaussianBlur.sigma", sigma, 0)
         self.probability = check_probability("GaussianBlur.probability", probability)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from ssl_runner.errors import InvalidValue
+
 
 def check_probability(name: str, value: float) -> float:
     """The value, if it lies in [0, 1].
@@ -10,7 +12,7 @@ def check_probability(name: str, value: float) -> float:
         ValueError: Otherwise.
     """
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value}, expected a probability in [0, 1]; 0 never applies it and 1 always does.")
+        raise InvalidValue(f"{name}={value}, expected a probability in [0, 1]; 0 never applies it and 1 always does.")
     return float(value)
 
 
@@ -21,7 +23,7 @@ def check_amount(name: str, value: float, most: float = float("inf")) -> float:
         ValueError: Otherwise.
     """
     if not 0 <= value <= most:
-        raise ValueError(f"{name}={value}, expected a number in [0, {most:g}]; 0 switches it off.")
+        raise InvalidValue(f"{name}={value}, expected a number in [0, {most:g}]; 0 switches it off.")
     return float(value)
 
 
@@ -34,5 +36,5 @@ def check_range(name: str, value: Sequence[float], least: float, most: float = f
     if len(value) != 2 or not (least <= value[0] <= value[1] <= most and value[0] > 0):
         above = "above 0" if least == 0 else f"from {least:g}"
         below = "" if most == float("inf") else f" to {most:g}"
-        raise ValueError(f"{name}={list(value)}, expected [low, high] with low <= high, {above}{below}; reorder it.")
+        raise InvalidValue(f"{name}={list(value)}, expected [low, high] with low <= high, {above}{below}; reorder it.")
     return float(value[0]), float(value[1])

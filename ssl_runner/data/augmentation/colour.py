@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.data.augmentation.transform import per_image
+from ssl_runner.errors import InvalidValue
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision and PIL round it
 
@@ -21,7 +22,9 @@ def luma(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     if images.shape[1] != 3:
-        raise ValueError(f"images have {images.shape[1]} channels, expected 1 or 3; set the colour transforms to null.")
+        raise InvalidValue(
+            f"images have {images.shape[1]} channels, expected 1 or 3; set the colour transforms to null."
+        )
     red, green, blue = images.split(1, dim=1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 

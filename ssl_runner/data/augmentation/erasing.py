@@ -8,6 +8,7 @@ from torch import Tensor
 from ssl_runner.data.augmentation import boxes
 from ssl_runner.data.augmentation.checks import check_probability, check_range
 from ssl_runner.data.augmentation.transform import Transform, change_rows
+from ssl_runner.errors import InvalidValue
 
 
 def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, value: float) -> Tensor:
@@ -41,7 +42,7 @@ class RandomErasing(Transform):
         self.scale = check_range("RandomErasing.scale", scale, 0, 1)
         self.ratio = check_range("RandomErasing.ratio", ratio, 0)
         if not 0 <= value <= 1:
-            raise ValueError(f"RandomErasing.value={value}, expected a grey value in [0, 1]; 0 is black.")
+            raise InvalidValue(f"RandomErasing.value={value}, expected a grey value in [0, 1]; 0 is black.")
         self.value = float(value)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

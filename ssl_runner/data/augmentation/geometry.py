@@ -9,6 +9,7 @@ from torch import Tensor
 from ssl_runner.data.augmentation import boxes
 from ssl_runner.data.augmentation.checks import check_probability, check_range
 from ssl_runner.data.augmentation.transform import Transform, change_rows, to_device
+from ssl_runner.errors import InvalidValue
 
 
 def resampling_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
@@ -91,7 +92,9 @@ class RandomResizedCrop(Transform):
 
     def __init__(self, size: int | None, scale: Sequence[float], ratio: Sequence[float]) -> None:
         if size is not None and size < 1:
-            raise ValueError(f"RandomResizedCrop.size={size}, expected pixels >= 1, or null for the images' own size.")
+            raise InvalidValue(
+                f"RandomResizedCrop.size={size}, expected pixels >= 1, or null for the images' own size."
+            )
         self.size = size
         self.scale = check_range("RandomResizedCrop.scale", scale, 0, 1)
         self.ratio = check_range("RandomResizedCrop.ratio", ratio, 0)
@@ -126,7 +129,7 @@ class PadCrop(Transform):
 
     def __init__(self, padding: int) -> None:
         if padding < 0:
-            raise ValueError(f"PadCrop.padding={padding}, expected pixels >= 0; 0 switches it off.")
+            raise InvalidValue(f"PadCrop.padding={padding}, expected pixels >= 0; 0 switches it off.")
         self.padding = padding
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, stack
 from ssl_runner.data.augmentation import colour
 from ssl_runner.data.augmentation.checks import check_amount, check_probability
 from ssl_runner.data.augmentation.transform import Transform, between, change_rows
+from ssl_runner.errors import InvalidValue
 
 
 class ColourJitter(Transform):
@@ -93,7 +94,7 @@ class Solarize(Transform):
 
     def __init__(self, threshold: float, probability: float) -> None:
         if not 0 <= threshold <= 1:
-            raise ValueError(f"Solarize.threshold={threshold}, expected a value in [0, 1]; 128 of 255 is 0.5.")
+            raise InvalidValue(f"Solarize.threshold={threshold}, expected a value in [0, 1]; 128 of 255 is 0.5.")
         self.threshold = float(threshold)
         self.probability = check_probability("Solarize.probability", probability)
 

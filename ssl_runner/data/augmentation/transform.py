@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ssl_runner.errors import InvalidValue
+
 
 class Transform(ABC):
     """A random change of images whose randomness all comes from the draws, one row a sample.
@@ -46,7 +48,7 @@ class Augmentation(Transform):
         self.transforms = {name: transform for name, transform in transforms.items() if transform is not None}
         for name, transform in self.transforms.items():
             if not isinstance(transform, Transform):
-                raise ValueError(
+                raise InvalidValue(
                     f"augmentation.transforms.{name} is a {type(transform).__name__}, expected a Transform of "
                     "ssl_runner.data.augmentation or null; give it a _target_."
                 )
@@ -63,7 +65,7 @@ class Augmentation(Transform):
             ValueError: If the draws have another shape.
         """
         if draws.shape != (len(images), self.columns):
-            raise ValueError(
+            raise InvalidValue(
                 f"draws have shape {tuple(draws.shape)}, expected {(len(images), self.columns)}: one row an image and "
                 "one column a uniform; draw Augmentation.columns of them."
             )

@@ -8,6 +8,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching, own_draws
 from ssl_runner.data.batching.view_batching import ViewBatching
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.errors import InvalidValue
 
 
 class MultiCropBatching(Batching):
@@ -34,7 +35,7 @@ class MultiCropBatching(Batching):
         second_augmentation: Augmentation | None,
     ) -> None:
         if local_views < 1:
-            raise ValueError(f"local_views={local_views}; give at least 1, or choose batching=two_view")
+            raise InvalidValue(f"local_views={local_views}; give at least 1, or choose batching=two_view")
         self.whole = ViewBatching(augmentation, batch_size, 2, second_augmentation)
         self.local_augmentation, self.local_views = local_augmentation, local_views
         self.n_views = 2 + local_views

@@ -8,6 +8,7 @@ from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import distributed, randomness
 
 
@@ -31,9 +32,9 @@ class ViewBatching(Batching):
         second_augmentation: Augmentation | None = None,
     ) -> None:
         if batch_size < 1 or views < 1:
-            raise ValueError(f"batch_size={batch_size}, views={views}; both must be at least 1")
+            raise InvalidValue(f"batch_size={batch_size}, views={views}; both must be at least 1")
         if second_augmentation is not None and views == 1:
-            raise ValueError("second_augmentation is of the views after the first, but views=1; set it to null")
+            raise InvalidValue("second_augmentation is of the views after the first, but views=1; set it to null")
         self.augmentation = augmentation
         self.second_augmentation = second_augmentation or augmentation
         self.batch_size = batch_size
@@ -43,7 +44,7 @@ class ViewBatching(Batching):
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         self.n_outputs = dataset.n_classes if dataset.labels is not None else None
         if len(dataset) < self.batch_size:
-            raise ValueError(
+            raise InvalidValue(
                 f"batch_size={self.batch_size}, but {dataset.name} has {len(dataset)} images; lower batching.batch_size"
             )
         distributed.rows(self.batch_size, "batching.batch_size")  # refused where processes cannot share them

@@ -11,6 +11,7 @@ from ssl_runner.data.batching.batching import Batching, gather, on_device, own_d
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.task_augmentation import TaskAugmentation
 from ssl_runner.data.episodes.tasks import Tasks, TaskSampler
+from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import distributed, randomness
 
 
@@ -51,11 +52,11 @@ class EpisodeBatching(Batching):
     ) -> None:
         for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
             if value < 1:
-                raise ValueError(f"{name}={value}; it must be at least 1")
+                raise InvalidValue(f"{name}={value}; it must be at least 1")
         self.augmentation, self.task_augmentation = augmentation, task_augmentation
         self.ways, self.shots = inclusive("n_way", n_way), inclusive("k_shot", k_shot)
         if ways_grow_every is not None and ways_grow_every < 1:
-            raise ValueError(f"ways_grow_every={ways_grow_every}; give steps, at least 1, or null to draw the ways")
+            raise InvalidValue(f"ways_grow_every={ways_grow_every}; give steps, at least 1, or null to draw the ways")
         self.n_query, self.tasks_per_batch, self.ways_grow_every = n_query, tasks_per_batch, ways_grow_every
         self.n_outputs, self.most_ways = self.ways[0] if len(self.ways) == 1 else None, self.ways[-1]
         # ways and shots are independent, so the mean of the product is the product of the means
@@ -137,10 +138,10 @@ def inclusive(name: str, value: int | list[int]) -> range:
     """
     bounds = [value, value] if isinstance(value, int) else list(value)
     if len(bounds) != 2:
-        raise ValueError(f"{name}={bounds} has {len(bounds)} numbers; give one, or a range as [least, most]")
+        raise InvalidValue(f"{name}={bounds} has {len(bounds)} numbers; give one, or a range as [least, most]")
     least, most = bounds
     if min(bounds) < 1:
-        raise ValueError(f"{name}={value}; it must be at least 1")
+        raise InvalidValue(f"{name}={value}; it must be at least 1")
     if least > most:
-        raise ValueError(f"{name}={value} is a range from more to less; write [{most}, {least}]")
+        raise InvalidValue(f"{name}={value} is a range from more to less; write [{most}, {least}]")
     return range(least, most + 1)

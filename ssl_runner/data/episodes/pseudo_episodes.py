@@ -9,6 +9,7 @@ from ssl_runner.data.batches import Episodes
 from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.tasks import sample
+from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import distributed, randomness
 
 
@@ -52,14 +53,14 @@ class PseudoEpisodeBatching(Batching):
         numbers = {"n_way": n_way, "k_shot": k_shot, "n_query": n_query, "tasks_per_batch": tasks_per_batch}
         for name, value in numbers.items():
             if value < 1:
-                raise ValueError(f"{name}={value}; it must be at least 1")
+                raise InvalidValue(f"{name}={value}; it must be at least 1")
         if not augmentation.columns:
-            raise ValueError(
+            raise InvalidValue(
                 "augmentation changes nothing at random, so a query would be its image itself and a task no task; "
                 "choose augmentation=glyph or simclr"
             )
         if support_augmentation is None and k_shot > 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"k_shot={k_shot}, but without a support_augmentation the support images of a class are all the same; "
                 "set k_shot=1, or give one"
             )
@@ -73,7 +74,7 @@ class PseudoEpisodeBatching(Batching):
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")  # refused where processes cannot share them
         if len(dataset) < self.n_way:
-            raise ValueError(
+            raise InvalidValue(
                 f"n_way={self.n_way}, but every class of a pseudo-task is an image and {dataset.name} has "
                 f"{len(dataset)}; lower batching.n_way"
             )

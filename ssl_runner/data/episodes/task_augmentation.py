@@ -7,6 +7,7 @@ from ssl_runner.data.augmentation.checks import check_probability
 from ssl_runner.data.augmentation.colour import luma
 from ssl_runner.data.augmentation.transform import change_rows
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.errors import InvalidValue
 
 KINDS = ("rotation", "inversion", "colourisation", "projection")
 COLOURS = 6  # two of three channels
@@ -47,7 +48,7 @@ class TaskAugmentation:
         for kind, found in impossible.items():
             if self.probabilities[kind] and found is not None:
                 key = f"task_augmentation.{kind}"
-                raise ValueError(
+                raise InvalidValue(
                     f"{key}={self.probabilities[kind]}, but images of {dataset.name} {found[0]}; "
                     f"set batching.{key}=0 or {found[1]}"
                 )

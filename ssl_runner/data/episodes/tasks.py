@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.errors import ConfigError
+from ssl_runner.errors import ConfigError, InvalidValue
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TaskSampler:
     def __init__(self, dataset: Dataset, n_way: int, k_shot: int, n_query: int, setting: str = "batching.{}") -> None:
         for name, value in {"n_way": n_way, "k_shot": k_shot, "n_query": n_query}.items():
             if value < 1:
-                raise ValueError(f"{name}={value}, but a task needs at least 1; raise {setting.format(name)}")
+                raise InvalidValue(f"{name}={value}, but a task needs at least 1; raise {setting.format(name)}")
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         labels = _labels(dataset)
         # Images of class c: order[starts[c] : starts[c] + counts[c]].
@@ -115,7 +115,7 @@ class TaskSampler:
     def __call__(self, table: np.ndarray) -> Tasks:
         """Tasks of a table (T, columns) of uniform numbers in [0, 1), one row a task."""
         if table.ndim != 2 or table.shape[1] != self.columns:
-            raise ValueError(f"the table has shape {table.shape}; expected (tasks, {self.columns})")
+            raise InvalidValue(f"the table has shape {table.shape}; expected (tasks, {self.columns})")
         domain = self.drawn_domains(table)[:, None]
         classes = self._members[sample(table[:, : self.n_way], self._sizes[domain]) + self._firsts[domain]]
         of_images = slice(self.n_way, self.columns - bool(self.domains))
@@ -155,7 +155,7 @@ class TaskSampler:
 
 def _labels(dataset: Dataset) -> np.ndarray:
     if dataset.labels is None:
-        raise ValueError(f"{dataset.name} has no labels, but tasks are made of classes; choose a labelled dataset")
+        raise InvalidValue(f"{dataset.name} has no labels, but tasks are made of classes; choose a labelled dataset")
     return dataset.labels.numpy()
 
 

@@ -1,23 +1,19 @@
 """Whether our losses agree with those of the peers: largest relative difference of value and of gradient.
 
-    PYTHONPATH=. PYTHON scripts/agreement.py      # an interpreter with lightly 1.6 and pytorch-metric-learning 2.9
+    PYTHONPATH=. PYTHON scripts/parity/agreement.py  # an interpreter with lightly 1.6 and pytorch-metric-learning 2.9
 
 In float64, on random embeddings, for two batch sizes and two temperatures. The gradient's difference is the norm of the
 difference over the norm of the peer's, with respect to the online embeddings. Exit status 1 where a row is above the
 tolerance.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightly import loss as lightly  # pyright: ignore[reportMissingImports]
-from lightly.loss.hypersphere_loss import HypersphereLoss  # pyright: ignore[reportMissingImports]
-from lightly.models.modules import NNMemoryBankModule  # pyright: ignore[reportMissingImports]
-from pytorch_metric_learning import losses as metric_learning  # pyright: ignore[reportMissingImports]
-from pytorch_metric_learning import miners, reducers  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from ssl_runner.losses.alignment_uniformity import AlignmentUniformity
@@ -36,6 +32,17 @@ from ssl_runner.losses.swav import SwAV
 from ssl_runner.losses.triplet import Triplet
 from ssl_runner.losses.vicreg import VICReg
 from ssl_runner.runtime.step_context import Clock
+
+try:
+    from lightly import loss as lightly  # pyright: ignore[reportMissingImports]
+    from lightly.loss.hypersphere_loss import HypersphereLoss  # pyright: ignore[reportMissingImports]
+    from lightly.models.modules import NNMemoryBankModule  # pyright: ignore[reportMissingImports]
+    from pytorch_metric_learning import losses as metric_learning  # pyright: ignore[reportMissingImports]
+    from pytorch_metric_learning import miners, reducers  # pyright: ignore[reportMissingImports]
+except ModuleNotFoundError as error:  # --help needs no peers
+    MISSING = error.name
+else:
+    MISSING = None
 
 CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 DIMENSIONS, ENTRIES, TOLERANCE = 16, 40, 1e-6
@@ -254,6 +261,9 @@ def differences(row: Row) -> tuple[float, float]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    if MISSING:
+        sys.exit(f"{sys.executable} has no {MISSING}; give an interpreter with lightly and pytorch-metric-learning")
     apart = 0
     print(f"{'loss':<22}{'peer':<40}{'value':>10}{'gradient':>10}")
     for row in ROWS:

@@ -1,30 +1,43 @@
 """Whether meta-learners adapt to a dataset that they never saw, by `eval=verdict` over seeds, in docs/results/verdict/.
 
-    python scripts/verdict_table.py                          # what has no result yet, one run after the other
-    python scripts/verdict_table.py snail protonet           # of these
-    python scripts/verdict_table.py snail --seeds 0 1 2 3 4  # more seeds
-    python scripts/verdict_table.py snail --again            # anew
-    python scripts/verdict_table.py snail --steps 500        # where other work would bend the measurement
-    python scripts/verdict_table.py protonet --experiment {}_digits --results trial --minutes 0.1 \\
+    python scripts/results/verdict_table.py                          # what has no result yet, one run after the other
+    python scripts/results/verdict_table.py snail protonet           # of these
+    python scripts/results/verdict_table.py snail --seeds 0 1 2 3 4  # more seeds
+    python scripts/results/verdict_table.py snail --again            # anew
+    python scripts/results/verdict_table.py snail --steps 500        # where other work would bend the measurement
+    python scripts/results/verdict_table.py protonet --experiment {}_digits --results trial --minutes 0.1 \\
         --words eval=[verdict] eval.verdict.episodes=20      # tried out, elsewhere
-    python scripts/verdict_table.py --table                  # only write the table anew
+    python scripts/results/verdict_table.py --table                  # only write the table anew
 
 A method gets as many steps as its first ones promise for its minutes of training, evaluation apart; a decay by steps is
 stretched to span them. Its first seed fixes them for all. The script goes on where it was stopped, also within a run.
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hard_negatives import interval
-from meta_table import spanning
-from timed_runs import RESULTS, commit, keep, run, steps_in, steps_of_stopped, write_between
+from harness import (
+    command_line,
+    commit,
+    interval,
+    is_kept,
+    keep,
+    make,
+    markdown,
+    minutes,
+    read,
+    run,
+    spanning,
+    steps_of_stopped,
+    write_between,
+)
+from timed_runs import steps_in
 
 from ssl_runner.report.verdict import WORDS, outcome, percent, strongest_baseline
 
@@ -97,18 +110,18 @@ def results(asked: Asked) -> dict[str, dict[int, dict[str, Any]]]:
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in SEEDS}
     for path in sorted((asked.results / "verdict").glob("*_*.json")):
         name, _, seed = path.stem.rpartition("_")
-        found.setdefault(name, {})[int(seed)] = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(name, {})[int(seed)] = read(path)
     return {name: of_seeds for name, of_seeds in found.items() if of_seeds}
 
 
 def table(asked: Asked) -> str:
     """The baselines of the first method, then every method that has a result, as Markdown."""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+    rows: list[list[str]] = []
     for number, (name, of_seeds) in enumerate(results(asked).items()):
         runs = list(of_seeds.values())
-        lines += [] if number else baselines(name, runs[0])
-        lines += [row(name, setting, runs) for setting in protocol(runs[0])["settings"]]
-    return "\n".join(lines)
+        rows += [] if number else baselines(name, runs[0])
+        rows += [row(name, setting, runs) for setting in protocol(runs[0])["settings"]]
+    return markdown(COLUMNS, rows)
 
 
 def protocol(result: dict[str, Any]) -> dict[str, Any]:
@@ -116,20 +129,19 @@ def protocol(result: dict[str, Any]) -> dict[str, Any]:
     return next(protocol for protocol in result["protocols"].values() if "baselines" in protocol)
 
 
-def baselines(name: str, result: dict[str, Any]) -> list[str]:
+def baselines(name: str, result: dict[str, Any]) -> list[list[str]]:
     """Rows of a run's baselines; those with an encoder have that method's architecture."""
-    told, lines = protocol(result), []
+    told, rows = protocol(result), []
     for setting in told["settings"]:
         for baseline, how in told["baselines"].items():
             accuracy = score([result], f"{told['name']}/verdict/{setting}/{baseline}")
             few = f" ({how['episodes']:,} episodes)" if how["episodes"] < told["episodes"] else ""
             encoder = f", as `{name}`" if baseline in ("untrained", "supervised", "from_scratch") else ""
-            cells = [f"*{WORDS[baseline]}*{encoder}{few}", setting, accuracy, *[""] * (len(COLUMNS) - 3)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
+            rows.append([f"*{WORDS[baseline]}*{encoder}{few}", setting, accuracy, *[""] * (len(COLUMNS) - 3)])
+    return rows
 
 
-def row(name: str, setting: str, of_seeds: list[dict[str, Any]]) -> str:
+def row(name: str, setting: str, of_seeds: list[dict[str, Any]]) -> list[str]:
     """A method in one setting, pooled over its seeds."""
     dataset, several = protocol(of_seeds[0])["name"], len(of_seeds) > 1
     best = [strongest_baseline(result["metrics"], protocol(result), setting) for result in of_seeds]
@@ -144,7 +156,7 @@ def row(name: str, setting: str, of_seeds: list[dict[str, Any]]) -> str:
         statistics.mean(result["times"][f"{dataset}/adaptation_ms/{setting}{way}"] for result in of_seeds)
         for way in ("", "/from_scratch")
     ]
-    cells = [
+    return [
         f"`{name}`, {len(of_seeds)} seed{'s' if several else ''}",
         setting,
         score(of_seeds, f"{dataset}/few_shot/{setting}"),
@@ -153,11 +165,10 @@ def row(name: str, setting: str, of_seeds: list[dict[str, Any]]) -> str:
         f"{percent(mean, '+')} ± {percent(over_seeds)}" if several else "-",
         outcome(mean, max(within, over_seeds)).partition(":")[0].removeprefix("adaptation "),
         f"{times[0]:,.0f} ({times[1]:,.0f})",
-        f"{statistics.mean(result['training_seconds'] for result in of_seeds) / 60:.1f}",
+        minutes(*of_seeds),
         ", ".join(f"{steps:,}" for steps in dict.fromkeys(result["steps"] for result in of_seeds)),
         ", ".join(dict.fromkeys(map(commit, of_seeds))),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def pooled(of_seeds: list[dict[str, Any]], key: str) -> tuple[float, float, float]:
@@ -182,32 +193,31 @@ def write_table(asked: Asked) -> None:
     write_between(asked.results / "README.md", "verdict", lambda: table(asked))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def wanted(names: list[str], seeds: list[int] | None, again: bool, asked: Asked) -> Iterator[tuple[str, int]]:
+    """Methods with their seeds that have no result, and a line about each of the others; if again, all have none."""
+    for name in names or SEEDS:
+        of_name = seeds or SEEDS.get(name, [0])
+        for seed in of_name if again else []:
+            shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
+            asked.kept(name, seed).unlink(missing_ok=True)  # its steps are no longer the method's
+        yield from ((name, seed) for seed in of_name if not is_kept(name, asked.kept(name, seed)))
+
+
+def options() -> argparse.ArgumentParser:
+    parser = command_line(__doc__, "--steps", "--threads", "--results", "--again")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of experiments; by default {', '.join(SEEDS)}")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of each method's own")
     parser.add_argument("--experiment", default=EXPERIMENT, help="its name, {} for the method")
     parser.add_argument("--minutes", type=float, default=10, help="of training, a run")
-    parser.add_argument("--steps", type=int, help="of training, instead of what the first ones promise for the minutes")
-    parser.add_argument("--threads", type=int, help="of the CPU, for each run")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the page and the results go")
     parser.add_argument("--words", nargs="+", default=[], help="further overrides")
-    parser.add_argument("--again", action="store_true", help="run anew what has a result, or was stopped")
-    parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    given = options().parse_args()
     asked = Asked(given.results, given.experiment, given.minutes, given.steps, given.threads, tuple(given.words))
-    for name in [] if given.table else given.names or SEEDS:
-        seeds = given.seeds or SEEDS.get(name, [0])
-        for seed in seeds if given.again else []:
-            shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
-            asked.kept(name, seed).unlink(missing_ok=True)  # its steps are no longer the method's
-        for seed in seeds:
-            if asked.kept(name, seed).is_file():
-                print(f"{name}: {asked.kept(name, seed)} is there; --again runs it anew", flush=True)
-                continue
-            reproduce(name, seed, asked)
-            write_table(asked)
-    write_table(asked)
+    rows = [] if given.table else wanted(given.names, given.seeds, given.again, asked)
+    make(rows, lambda row: reproduce(*row, asked), lambda: write_table(asked))
 
 
 if __name__ == "__main__":

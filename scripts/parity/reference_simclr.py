@@ -1,6 +1,6 @@
 """SimCLR on CIFAR-10 as a tutorial would write it, to compare experiment=simclr_cifar10 with: plain PyTorch and PIL.
 
-    python scripts/reference_simclr.py --epochs 12 --workers 13
+    python scripts/parity/reference_simclr.py --epochs 12 --workers 13
 
 Only the images and their split are ssl_runner's. The rest is torchvision's transforms in a DataLoader and its
 ResNet-18, NT-Xent as a cross-entropy over the whole matrix, SGD, and kNN (k = 200, T = 0.1) of the test images.
@@ -112,8 +112,8 @@ def nearest(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--epochs", type=int, default=12, help="of training")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the DataLoader")
     parser.add_argument("--data", default=os.environ.get("SSL_RUNNER_DATA", "data"), help="folder of the datasets")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"

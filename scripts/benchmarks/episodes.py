@@ -1,6 +1,6 @@
 """How long a batch of episodes takes, and where the time goes.
 
-    OMP_NUM_THREADS=2 python scripts/benchmark_episodes.py [--batches 100] [--rounds 5]
+    OMP_NUM_THREADS=2 python scripts/benchmarks/episodes.py [--batches 100] [--rounds 5]
 
 32 tasks of 5 ways, 1 shot and 15 queries, 80 images each, of Omniglot's 4,400 training classes (rotations are classes),
 in memory, without augmentation. The reference is the loop that one writes first: a task, a class, an image at a time.
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=100, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="in which all take turns")
     asked = parser.parse_args()
     allocator.keep_pages()  # as in a run
     config, _ = validate.settled(Composer(conf_folder()), ["experiment=protonet_omniglot"])

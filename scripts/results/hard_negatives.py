@@ -1,8 +1,8 @@
 """Hard negatives against plain ones: HCL and SimCLR, paired over seeds, into docs/results/hard_negatives.md.
 
-    python scripts/hard_negatives.py                              # what has no result yet, one run after the other
-    python scripts/hard_negatives.py --seconds 5 --results trial  # tried out, elsewhere
-    python scripts/hard_negatives.py --table                      # only write the page anew
+    python scripts/results/hard_negatives.py                              # what has no result yet, one after the other
+    python scripts/results/hard_negatives.py --seconds 5 --results trial  # tried out, elsewhere
+    python scripts/results/hard_negatives.py --table                      # only write the page anew
 
 `experiment=hcl_cifar10` against `experiment=simclr_cifar10`, with conv4. Everything but the loss is equalised, to what
 the HCL recipe has: batches of 256, Adam at a constant 0.001 with a weight decay of 1e-6, a head without a last batch
@@ -14,14 +14,13 @@ Run it alone. It goes on where it was stopped, also within a run. Figures are of
 rates of false negatives are those of the panel's training images, after the last step.
 """
 
-import argparse
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import Any
 
-from timed_runs import RESULTS, commit, run, steps_in
+from harness import command, command_line, commit, composed, interval, make, markdown, read, run, write
+from timed_runs import steps_in
 
 SEEDS = range(5)
 
@@ -55,8 +54,8 @@ PANEL = {
 
 PAGE = """# Hard negatives on CIFAR-10
 
-Made by `python scripts/hard_negatives.py`: HCL against SimCLR with conv4, {steps:,} steps each (seconds of training
-below), paired over {seeds} seeds. Only the loss differs: both have the HCL recipe's batch (256),
+Made by `python scripts/results/hard_negatives.py`: HCL against SimCLR with conv4, {steps:,} steps each (seconds of
+training below), paired over {seeds} seeds. Only the loss differs: both have the HCL recipe's batch (256),
 optimizer, schedule, head and temperature (0.5), and of a seed the same weights, batches and crops. The difference is
 HCL's figure less SimCLR's, with Student's 95% interval over seeds. Scores are of test images; the rest is of the
 panel's 256 training images, of a seed the same for both, after the last step, averaged over anchors.
@@ -70,11 +69,7 @@ def words(method: str) -> list[str]:
 
 def refuse_other_differences() -> None:
     """Raises RuntimeError where the two methods differ in more than loss and name."""
-    from ssl_runner.cli.compose import Composer
-    from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.cli.validate import settled
-
-    both = [settled(Composer(conf_folder()), [*words(method), "trainer.max_steps=2"])[0] for method in METHODS]
+    both = [composed([*words(method), "trainer.max_steps=2"]) for method in METHODS]
     one, other = ({key: value for key, value in config.items() if key not in ("loss", "name")} for config in both)
     differing = [key for key in one if one[key] != other.get(key)]
     temperatures = {config["loss"]["temperature"] for config in both}
@@ -93,25 +88,23 @@ def reproduce(method: str, seed: int, seconds: float, kept: dict[str, Any], page
     """One run, kept when it is done."""
     if "steps" not in kept:
         kept["steps"] = min(steps_in(seconds, words(name)) for name in METHODS)
-        write(kept, page)
+        write_page(kept, page)
     given = [*words(method), f"trainer.max_steps={kept['steps']}", f"seed={seed}"]
     folder = Path("outputs") / f"hard_negatives_{seconds:g}s" / f"{method}_{seed}"
     run(given, folder)
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = read(folder / "result.json")
     kept["runs"][f"{method}_{seed}"] = {
-        "command": " ".join(["ssl-train", *given]),
+        "command": command(given),
         "git": result["git"],
         "training_seconds": result["training_seconds"],
         "metrics": {name: result["metrics"][name] for name in SCORES} | last_panel(folder),
         "hardware": result["hardware"],
     }
-    write(kept, page)
 
 
-def write(kept: dict[str, Any], page: Path) -> None:
+def write_page(kept: dict[str, Any], page: Path) -> None:
     """The figures as data, and the page about them as far as both runs of a seed are there."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    write(page.with_suffix(".json"), kept)
     if paired_seeds(kept):
         page.write_text(as_page(kept), encoding="utf-8")
 
@@ -121,16 +114,6 @@ def paired_seeds(kept: dict[str, Any]) -> list[int]:
     return [seed for seed in SEEDS if all(f"{method}_{seed}" in kept["runs"] for method in METHODS)]
 
 
-def interval(differences: list[float]) -> tuple[float, float]:
-    """Mean, and half of Student's 95% interval of it (infinite for one value)."""
-    from scipy.stats import t as student  # takes seconds to import
-
-    n = len(differences)
-    if n < 2:
-        return differences[0], math.inf
-    return statistics.mean(differences), float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
-
-
 def as_page(kept: dict[str, Any]) -> str:
     """Markdown: the paired differences, every run, and what made them."""
     seeds, runs = paired_seeds(kept), kept["runs"]
@@ -138,59 +121,54 @@ def as_page(kept: dict[str, Any]) -> str:
         name: [[runs[f"{method}_{seed}"]["metrics"][name] for seed in seeds] for method in METHODS]
         for name in (*SCORES, *PANEL)
     }
-    lines = [
-        PAGE.format(steps=kept["steps"], seeds=len(seeds)),
-        "| figure | SimCLR | HCL | difference |",
-        "| --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, title in (SCORES | PANEL).items():
         number = name == "effective_negatives" or name.endswith("similarity")
         plain, hard = values[name]
-        lines.append(compared(title, plain, hard, "{:+.2f}" if number else "{:+.2%}"))
+        rows.append(compared(title, plain, hard, "{:+.2f}" if number else "{:+.2%}"))
     rates, chance = (values[f"false_negative_{kind}"] for kind in ("rate", "base_rate"))
     plain, hard = ([a / b for a, b in zip(*pair, strict=True)] for pair in zip(rates, chance, strict=True))
-    lines.append(compared("false negatives, share of the weight over that among all", plain, hard, "{:+.3f}"))
-    lines += ["", "| run | kNN | linear probe | false negatives | seconds of training | commit |", "| --- " * 6 + "|"]
-    for seed in seeds:
-        for method in METHODS:
-            lines.append(as_row(f"{method}_{seed}", runs[f"{method}_{seed}"]))
+    rows.append(compared("false negatives, share of the weight over that among all", plain, hard, "{:+.3f}"))
+    of_runs = [as_row(f"{method}_{seed}", runs[f"{method}_{seed}"]) for seed in seeds for method in METHODS]
     commands = [runs[f"{method}_{seeds[0]}"]["command"] for method in METHODS]
-    lines += ["", "Commands of the first seed:", "", "```sh", *commands, "```"]
-    return "\n".join(lines) + "\n"
+    parts = [
+        PAGE.format(steps=kept["steps"], seeds=len(seeds)),
+        markdown(["figure", "SimCLR", "HCL", "difference"], rows),
+        "",
+        markdown(["run", "kNN", "linear probe", "false negatives", "seconds of training", "commit"], of_runs),
+        *["", "Commands of the first seed:", "", "```sh", *commands, "```"],
+    ]
+    return "\n".join(parts) + "\n"
 
 
-def compared(title: str, plain: list[float], hard: list[float], show: str) -> str:
+def compared(title: str, plain: list[float], hard: list[float], show: str) -> list[str]:
     """A row: both means and the paired difference, in a format with a sign."""
     mean, half = interval([b - a for a, b in zip(plain, hard, strict=True)])
     means = [show.format(statistics.mean(one)).replace("+", "") for one in (plain, hard)]
-    return f"| {title} | {means[0]} | {means[1]} | {show.format(mean)} ± {show.format(half).replace('+', '')} |"
+    return [title, *means, f"{show.format(mean)} ± {show.format(half).replace('+', '')}"]
 
 
-def as_row(name: str, result: dict[str, Any]) -> str:
-    scores = " | ".join(f"{result['metrics'][key]:.2%}" for key in (*SCORES, "false_negative_rate"))
-    return f"| `{name}` | {scores} | {result['training_seconds']:.0f} | {commit(result)} |"
+def as_row(name: str, result: dict[str, Any]) -> list[str]:
+    scores = [f"{result['metrics'][key]:.2%}" for key in (*SCORES, "false_negative_rate")]
+    return [f"`{name}`", *scores, f"{result['training_seconds']:.0f}", commit(result)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "--results")
     parser.add_argument("--seconds", type=float, default=170, help="of training, a run")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the page goes")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1), help="how many")
     asked = parser.parse_args()
     page = asked.results / "hard_negatives.md"
     data = page.with_suffix(".json")
-    kept = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {"seconds": asked.seconds, "runs": {}}
+    kept = read(data) if data.exists() else {"seconds": asked.seconds, "runs": {}}
     if kept["seconds"] != asked.seconds:
         raise SystemExit(
             f"{data} is of {kept['seconds']:g} seconds; move it away, or give --seconds {kept['seconds']:g}"
         )
     refuse_other_differences()
-    for seed in [] if asked.table else range(asked.seeds):
-        for method in METHODS:
-            if f"{method}_{seed}" not in kept["runs"]:
-                reproduce(method, seed, asked.seconds, kept, page)
-    write(kept, page)
+    both = [(method, seed) for seed in range(asked.seeds) for method in METHODS]
+    rows = [] if asked.table else [row for row in both if "{}_{}".format(*row) not in kept["runs"]]
+    make(rows, lambda row: reproduce(*row, asked.seconds, kept, page), lambda: write_page(kept, page))
 
 
 if __name__ == "__main__":

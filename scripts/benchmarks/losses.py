@@ -1,7 +1,7 @@
 """What contrastive losses of many pairs cost: milliseconds of forward and backward pass, and memory beside the inputs.
 
-    OMP_NUM_THREADS=2 python scripts/benchmark_losses.py               # ours
-    OMP_NUM_THREADS=2 python scripts/benchmark_losses.py --rounds 9    # and lightly's NTXentLoss, where it is installed
+    OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py             # ours
+    OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py --rounds 9  # and lightly's NTXentLoss, where it is installed
 
 float32 embeddings of 128 numbers on the CPU. Each figure comes from a process of its own: the median of its passes
 after one that is not counted, and its greatest resident memory less that before the first pass (Linux). Ours and
@@ -106,9 +106,9 @@ def row(n: int, names: list[str], rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pairs", type=int, nargs="+", choices=PASSES, default=list(PASSES))
-    parser.add_argument("--losses", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--rounds", type=int, default=5, help="in which losses take turns")
+    parser.add_argument("--pairs", type=int, nargs="+", choices=PASSES, default=list(PASSES), help="of views")
+    parser.add_argument("--losses", nargs="+", choices=NAMES, default=NAMES, help="of ours")
     parser.add_argument("--part", nargs=2, metavar=("LOSS", "PAIRS"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:

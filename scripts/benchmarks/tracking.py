@@ -1,6 +1,6 @@
 """What tracking costs: the same training with everything that goes to TensorBoard, and with nothing.
 
-    python scripts/benchmark_tracking.py [experiment=NAME override ...] [--steps 300] [--pairs 5]
+    python scripts/benchmarks/tracking.py [experiment=NAME override ...] [--steps 300] [--pairs 5]
 
 Both kinds alternate in one process; the ratio is of the medians. What is done once (config, pictures, projector) is
 measured apart, because its share shrinks with the run's length.
@@ -20,14 +20,15 @@ from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.report import exhibits
 from ssl_runner.runs.events import final_writer
 from ssl_runner.runs.tracking import Tracker
+from ssl_runner.training.loop import fit
 from ssl_runner.wiring import wire
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="what makes the run, as for ssl-train")
+    parser.add_argument("--steps", type=int, default=300, help="of each training")
+    parser.add_argument("--pairs", type=int, default=5, help="of trainings, one of each kind")
     asked = parser.parse_intermixed_args()
     config, _ = validate.settled(Composer(conf_folder()), asked.overrides)
     whole = wire.wire(config).trainer.steps(wire.wire(config).batching)
@@ -61,7 +62,7 @@ def measured(config: dict[str, Any]) -> tuple[float, float]:
             exhibits.before(tracker.writer, run, config)
             once = time.perf_counter() - began
             began = time.perf_counter()
-            run.fit(folder, tracker, None)
+            fit(run, folder, tracker, None)
             loop = time.perf_counter() - began
         began = time.perf_counter()
         with final_writer(folder) as writer:

@@ -1,24 +1,37 @@
 """Every joint-embedding method side by side, one row each, in docs/results/contrastive_SETTING/.
 
-    python scripts/contrastive_table.py mnist               # what has no result yet, one after the other
-    python scripts/contrastive_table.py mnist NAME ...      # these, again
-    python scripts/contrastive_table.py mnist --seconds 60  # with another budget of training
-    python scripts/contrastive_table.py cifar10             # the recipes as they stand, 200 epochs: a GPU's work
-    python scripts/contrastive_table.py cifar10 --trial     # two steps of each, nothing evaluated or kept
-    python scripts/contrastive_table.py mnist --table       # only write the table anew
+    python scripts/results/contrastive_table.py mnist               # what has no result yet, one after the other
+    python scripts/results/contrastive_table.py mnist NAME ...      # these, again
+    python scripts/results/contrastive_table.py mnist --seconds 60  # with another budget of training
+    python scripts/results/contrastive_table.py cifar10             # the recipes as they stand, 200 epochs, on a GPU
+    python scripts/results/contrastive_table.py cifar10 --trial     # two steps of each, nothing evaluated or kept
+    python scripts/results/contrastive_table.py mnist --table       # only write the table anew
 
 mnist is a small network and little time: a method gets as many steps as its first ones promise for the seconds, and the
 schedules span just these. Run it alone: other work on the machine costs steps. The script goes on where it was stopped,
 also within a method.
 """
 
-import argparse
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from timed_runs import RESULTS, commit, keep, run, steps_in, steps_of_stopped, write_between
+from harness import (
+    BASELINES,
+    RESULTS,
+    add_names,
+    command_line,
+    commit,
+    keep,
+    make,
+    markdown,
+    minutes,
+    read_those_there,
+    run,
+    steps_of_stopped,
+    try_out,
+    write_between,
+)
+from timed_runs import steps_in
 
 # Losses, heads, teachers and queues are always the recipes'.
 SETTINGS = {
@@ -64,7 +77,6 @@ OWN = {
     ("mnist", "dino"): ["optimizer.lr=0.0005"],  # at the common rate few prototypes stay in use
 }
 LABELLED = {"supcon", "triplet"}
-BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}
 # why a row stands below raw pixels or the untrained encoder
 REASONS = {  # of the mnist table
     "byol": "without negatives it learns slowly and is not done: 95.81% after 605 steps of an earlier run, 96.50% "
@@ -86,6 +98,8 @@ LIGHTLY = {
     "dino": (81.3, 109),
     "dcl": (84.0, 88),
 }
+COLUMNS = ["method", "labels", "kNN", "linear probe", "steps", "minutes of training", "images/s", "commit"]
+LAST_COLUMN = {"mnist": "below a baseline", "cifar10": "lightly: kNN at its best epoch, minutes on an A6000"}
 
 
 def overrides(setting: str, name: str) -> list[str]:
@@ -104,34 +118,19 @@ def reproduce(setting: str, name: str, seconds: float, again: bool) -> None:
     if setting == "mnist":
         words.append(f"trainer.max_steps={steps_of_stopped(folder) or steps_in(seconds, words)}")
     run(words, folder)
-    keep(folder, words, RESULTS / f"contrastive_{setting}" / f"{name}.json")
+    keep(folder, words, kept(setting)[name])
 
 
-def try_out(setting: str, name: str) -> None:
-    """Two steps of a row, in a folder of their own that goes again."""
-    folder = Path("outputs") / "trial" / f"{setting}_{name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    few = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.panel_every=null", "eval=[]", "baselines=[]"]
-    run([*overrides(setting, name), *few], folder)
-    shutil.rmtree(folder)
-
-
-def results(setting: str) -> dict[str, dict[str, Any]]:
-    """What there is, in the methods' order."""
-    paths = {name: RESULTS / f"contrastive_{setting}" / f"{name}.json" for name in METHODS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+def kept(setting: str) -> dict[str, Path]:
+    """Where results are, or will be, in the methods' order."""
+    return {name: RESULTS / f"contrastive_{setting}" / f"{name}.json" for name in METHODS}
 
 
 def table(setting: str) -> str:
     """All rows that have a result, best neighbours first, as Markdown."""
-    found = results(setting)
-    last = "below a baseline" if setting == "mnist" else "lightly: kNN at its best epoch, minutes on an A6000"
-    lines = [
-        f"| method | labels | kNN | linear probe | steps | minutes of training | images/s | commit | {last} |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    found = read_those_there(kept(setting))
     floors = floors_of(found.get(METHODS[0], {"metrics": {}})["metrics"])
-    lines += [f"| *{words}* | | {knn:.2%} | {linear:.2%} | | | | | |" for words, (knn, linear) in floors.items()]
+    rows = [[f"*{words}*", None, f"{knn:.2%}", f"{linear:.2%}"] for words, (knn, linear) in floors.items()]
     for name, result in sorted(found.items(), key=lambda item: -item[1]["metrics"]["knn/top1"]):
         scores = [result["metrics"][f"{key}/top1"] for key in ("knn", "linear_probe")]
         if setting == "mnist":
@@ -139,12 +138,10 @@ def table(setting: str) -> str:
             note = f"{' and '.join(below)}: {REASONS.get(name, 'not looked into')}" if below else ""
         else:
             note = "{}, {}".format(*LIGHTLY[name]) if name in LIGHTLY else "none"
-        lines.append(
-            f"| `{name}` | {'yes' if name in LABELLED else 'no'} | {scores[0]:.2%} | {scores[1]:.2%} "
-            f"| {result['steps']:,} | {result['training_seconds'] / 60:.1f} | {result['images_per_second']:,.0f} "
-            f"| {commit(result)} | {note} |"
-        )
-    return "\n".join(lines)
+        cells = [f"`{name}`", "yes" if name in LABELLED else "no", f"{scores[0]:.2%}", f"{scores[1]:.2%}"]
+        cells += [f"{result['steps']:,}", minutes(result), f"{result['images_per_second']:,.0f}", commit(result), note]
+        rows.append(cells)
+    return markdown([*COLUMNS, LAST_COLUMN[setting]], rows)
 
 
 def floors_of(metrics: dict[str, float]) -> dict[str, list[float]]:
@@ -159,22 +156,19 @@ def write_table(setting: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("setting", choices=SETTINGS)
-    parser.add_argument("names", nargs="*", choices=[[], *METHODS], metavar="NAME")
+    parser = command_line(__doc__, "--trial")
+    parser.add_argument("setting", choices=SETTINGS, help="dataset and budget")
+    add_names(parser, METHODS)
     parser.add_argument("--seconds", type=float, default=180, help="of training, with mnist")
-    parser.add_argument("--trial", action="store_true")
-    parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
-    missing = [name for name in METHODS if name not in results(asked.setting)]
-    for name in [] if asked.table else asked.names or (METHODS if asked.trial else missing):
-        if asked.trial:
-            try_out(asked.setting, name)
-        else:
-            reproduce(asked.setting, name, asked.seconds, again=bool(asked.names))
-            write_table(asked.setting)
-    if not asked.trial:
-        write_table(asked.setting)
+    setting, again = asked.setting, bool(asked.names)
+    if asked.trial:
+        for name in [] if asked.table else asked.names or METHODS:
+            try_out(overrides(setting, name), f"{setting}_{name}")
+        return
+    missing = [name for name, path in kept(setting).items() if not path.exists()]
+    rows = [] if asked.table else asked.names or missing
+    make(rows, lambda name: reproduce(setting, name, asked.seconds, again), lambda: write_table(setting))
 
 
 if __name__ == "__main__":

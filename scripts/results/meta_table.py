@@ -1,14 +1,14 @@
 """Meta-learners on Omniglot, by their recipes and in minutes of a CPU, into docs/results/.
 
-    python scripts/meta_table.py                            # what has no result yet, one row after the other
-    python scripts/meta_table.py maml anil                  # of these
-    python scripts/meta_table.py maml --again               # anew
-    python scripts/meta_table.py protonet --threads 1       # so that another row can run beside it
-    python scripts/meta_table.py maml --processes 2 --threads 1   # one process a core: twice the steps of two threads
-    python scripts/meta_table.py maml --steps 5000          # where other work would bend the measurement
-    python scripts/meta_table.py cactus --encoder outputs/meta_omniglot/simclr_30min   # clusters of simclr's features
-    python scripts/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
-    python scripts/meta_table.py --table                    # only write the table anew
+    python scripts/results/meta_table.py                            # what has no result yet, one row after the other
+    python scripts/results/meta_table.py maml anil                  # of these
+    python scripts/results/meta_table.py maml --again               # anew
+    python scripts/results/meta_table.py protonet --threads 1       # so that another row can run beside it
+    python scripts/results/meta_table.py maml --processes 2 --threads 1  # one process a core: twice two threads' steps
+    python scripts/results/meta_table.py maml --steps 5000          # where other work would bend the measurement
+    python scripts/results/meta_table.py cactus --encoder outputs/meta_omniglot/simclr_30min  # of simclr's features
+    python scripts/results/meta_table.py --trial                    # two steps of each, nothing evaluated or kept
+    python scripts/results/meta_table.py --table                    # only write the table anew
 
 A row gets as many steps as its first ones promise for its minutes of training, evaluation apart, and schedules are
 stretched to span these, but for ways that grow, which take the steps that they take. The script goes on where it was
@@ -16,13 +16,32 @@ stopped, also within a row. Rows whose experiment is not there are left out.
 """
 
 import argparse
-import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from timed_runs import RESULTS, commit, keep, run, steps_in, steps_of_stopped, write_between
+from harness import (
+    BASELINES,
+    accuracy,
+    add_names,
+    command_line,
+    commit,
+    config_of,
+    has_experiment,
+    is_kept,
+    keep,
+    make,
+    markdown,
+    minutes,
+    read_those_there,
+    run,
+    spanning,
+    steps_of_stopped,
+    try_out,
+    write_between,
+)
+from timed_runs import steps_in
 
 WAYS_AND_SHOTS = ["5w1s", "5w5s", "20w1s", "20w5s"]
 PAPERS = "5w1s1q"  # MAML's protocol: one query a class
@@ -89,8 +108,10 @@ ROWS = {
     "cactus": Row(COMPARING, 30, "68.8 / 87.8 / 48.1 / 73.4"),
     "psco": Row(COMPARING, 30, "96.4 / 99.1 / 89.6 / 97.1"),
 }
-FIRST = next(iter(ROWS))
-BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}  # measured with the first row
+FIRST = next(iter(ROWS))  # with which the baselines are measured
+COLUMNS = ["method", *WAYS_AND_SHOTS, PAPERS, "5w1s inductive", "5w1s transductive"]
+COLUMNS += [f"published {' / '.join(WAYS_AND_SHOTS)}", "minutes of training", "processes x threads", "steps"]
+COLUMNS += ["tasks seen", "published schedule, and the share of it", "commit"]
 
 
 @dataclass(frozen=True)
@@ -135,13 +156,6 @@ def experiment(name: str) -> str:
     return f"{ROWS[name].experiment or name}_omniglot"
 
 
-def is_there(name: str) -> bool:
-    """Whether the row's experiment is."""
-    from ssl_runner.cli.search_path import conf_folder
-
-    return (conf_folder() / "experiment" / f"{experiment(name)}.yaml").is_file()
-
-
 def overrides(name: str, asked: Asked) -> list[str]:
     """What makes a row, but for its steps."""
     words = [f"experiment={experiment(name)}", *ROWS[name].words, "trainer.max_epochs=null"]
@@ -153,78 +167,41 @@ def overrides(name: str, asked: Asked) -> list[str]:
     return words
 
 
-def spanning(words: list[str], steps: int) -> list[str]:
-    """The steps, and a decay by steps stretched or shortened as the recipe's own are."""
-    from ssl_runner.cli.compose import Composer
-    from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.cli.validate import settled
-
-    recipe, _ = settled(Composer(conf_folder()), words[:1])
-    most, every = recipe["trainer"]["max_steps"], recipe["scheduler"].get("every")
-    decay = [f"scheduler.every={max(1, round(every * steps / most))}"] if most and every else []
-    return [f"trainer.max_steps={steps}", *decay]
-
-
-def reproduce(name: str, asked: Asked) -> None:
+def reproduce(name: str, asked: Asked, again: bool) -> None:
     """Run one row and keep its result."""
     words, folder = overrides(name, asked), asked.folder(name)
+    if again:
+        shutil.rmtree(folder, ignore_errors=True)
     seconds, shared = 60 * asked.minutes_of(name), (asked.threads, asked.processes)
     steps = steps_of_stopped(folder) or asked.steps or steps_in(seconds, words, *shared)
     words += spanning(words, steps)
     run(words, folder, *shared)
-    batching = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["batching"]
-    keep(folder, words, asked.kept(name), {"tasks_per_step": batching.get("tasks_per_batch")})
-
-
-def try_out(name: str, asked: Asked) -> None:
-    """Two steps of a row, in a folder of their own that goes again."""
-    folder = Path("outputs") / "trial" / f"meta_{name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    words = [f"experiment={experiment(name)}", *ROWS[name].words, "trainer.max_epochs=null", "trainer.max_steps=2"]
-    run([*words, "trainer.panel_every=null", "eval=[]", "baselines=[]"], folder, asked.threads, asked.processes)
-    shutil.rmtree(folder)
+    keep(folder, words, asked.kept(name), {"tasks_per_step": config_of(folder)["batching"].get("tasks_per_batch")})
 
 
 def table(asked: Asked) -> str:
     """All rows that have a result, as Markdown."""
-    columns = ["method", *WAYS_AND_SHOTS, PAPERS, "5w1s inductive", "5w1s transductive"]
-    columns += [
-        f"published {' / '.join(WAYS_AND_SHOTS)}",
-        "minutes of training",
-        "processes x threads",
-        "steps",
-        "tasks seen",
-    ]
-    columns += ["published schedule, and the share of it", "commit"]
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    found = {name: json.loads(asked.kept(name).read_text()) for name in ROWS if asked.kept(name).is_file()}
+    found = read_those_there({name: asked.kept(name) for name in ROWS})
     floors = found.get(FIRST, {"metrics": {}})["metrics"]
-    for key, words in BASELINES.items():
-        if any(name.startswith(f"{key}/") for name in floors):
-            lines.append(f"| *{words}* | {' | '.join(scores(floors, f'{key}/'))} |{' |' * 7}")
+    rows = [
+        [f"*{words}*", *scores(floors, f"{key}/")]
+        for key, words in BASELINES.items()
+        if any(name.startswith(f"{key}/") for name in floors)
+    ]
     for name, result in found.items():
         seen = result["steps"] * result["tasks_per_step"] if result["tasks_per_step"] else None
-        cells = [f"`{name}`", *scores(result["metrics"]), ROWS[name].published]
         hardware = result["hardware"]
-        cells += [f"{result['training_seconds'] / 60:.1f}", f"{hardware['processes']} x {hardware['threads']}"]
-        cells += [f"{result['steps']:,}", "-" if seen is None else f"{seen:,}", share(ROWS[name], seen), commit(result)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = [f"`{name}`", *scores(result["metrics"]), ROWS[name].published, minutes(result)]
+        cells += [f"{hardware['processes']} x {hardware['threads']}", f"{result['steps']:,}"]
+        cells += ["-" if seen is None else f"{seen:,}", share(ROWS[name], seen), commit(result)]
+        rows.append(cells)
+    return markdown(COLUMNS, rows)
 
 
 def scores(metrics: dict[str, float], prefix: str = "") -> list[str]:
     """Cells of every setting and of the two ways to normalise, with their intervals."""
-    return [
-        score(metrics, f"{prefix}few_shot/{setting}")
-        for setting in (*WAYS_AND_SHOTS, PAPERS, "5w1s/inductive", "5w1s/transductive")
-    ]
-
-
-def score(metrics: dict[str, float], key: str) -> str:
-    if f"{key}/top1" not in metrics:
-        return "-"
-    half = metrics.get(f"{key}/ci95")
-    return f"{metrics[f'{key}/top1']:.2%}" + ("" if half is None else f" ± {half:.2%}")
+    settings = (*WAYS_AND_SHOTS, PAPERS, "5w1s/inductive", "5w1s/transductive")
+    return [accuracy(metrics, f"{prefix}few_shot/{setting}") for setting in settings]
 
 
 def share(row: Row, seen: int | None) -> str:
@@ -237,37 +214,37 @@ def write_table(asked: Asked) -> None:
     write_between(asked.results / "README.md", "meta omniglot", lambda: table(asked))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *ROWS], metavar="NAME", help=", ".join(ROWS))
+def wanted(names: list[str], asked: Asked, anew: bool) -> Iterator[str]:
+    """Rows that can be run and, unless anew, have no result; a line about each of the others."""
+    for name in names or ROWS:
+        if not has_experiment(experiment(name)):
+            print(f"{name}: there is no experiment={experiment(name)}; left out", flush=True)
+        elif anew or not is_kept(name, asked.kept(name)):
+            yield name
+
+
+def options() -> argparse.ArgumentParser:
+    parser = command_line(__doc__, "--steps", "--threads", "--results", "--again", "--trial")
+    add_names(parser, ROWS)
     parser.add_argument("--minutes", type=float, help="of training, instead of each row's own")
-    parser.add_argument("--steps", type=int, help="of training, instead of what the first ones promise for the minutes")
-    parser.add_argument("--threads", type=int, help="of the CPU, for each row")
     parser.add_argument("--processes", type=int, default=1, help="of each row, which share the tasks of a step")
     parser.add_argument("--episodes", type=int, help="of each setting, instead of 1,000")
     parser.add_argument("--encoder", type=Path, help="folder of a run whose features cactus clusters (else the pixels)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the page and the results go")
-    parser.add_argument("--again", action="store_true", help="run rows anew that have a result, or were stopped")
-    parser.add_argument("--trial", action="store_true")
-    parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    given = options().parse_args()
     asked = Asked(
         given.results, given.minutes, given.steps, given.threads, given.processes, given.episodes, given.encoder
     )
-    for name in [] if given.table else given.names or ROWS:
-        if not is_there(name):
-            print(f"{name}: there is no experiment={experiment(name)}; left out", flush=True)
-        elif given.trial:
-            try_out(name, asked)
-        elif asked.kept(name).is_file() and not given.again:
-            print(f"{name}: {asked.kept(name)} is there; --again runs it anew", flush=True)
-        else:
-            if given.again:
-                shutil.rmtree(asked.folder(name), ignore_errors=True)
-            reproduce(name, asked)
-            write_table(asked)
-    if not given.trial:
-        write_table(asked)
+    rows = [] if given.table else wanted(given.names, asked, given.again or given.trial)
+    if given.trial:
+        for name in rows:
+            words = [f"experiment={experiment(name)}", *ROWS[name].words]
+            try_out(words, f"meta_{name}", given.threads, given.processes)
+        return
+    make(rows, lambda name: reproduce(name, asked, given.again), lambda: write_table(asked))
 
 
 if __name__ == "__main__":

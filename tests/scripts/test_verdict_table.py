@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import verdict_table
-
-    yield verdict_table
-    for name in ("verdict_table", "meta_table", "hard_negatives", "timed_runs"):
-        sys.modules.pop(name, None)
+def script(results_script):
+    return results_script("verdict_table")
 
 
 def result(difference: float, half: float, best: str = "from_scratch") -> dict:

@@ -1,7 +1,7 @@
 """What a SimCLR step costs: this runner's whole step, the bare forward and backward pass in it, and lightly end to end.
 
-    python scripts/benchmark_simclr.py                       # runner against bare pass
-    python scripts/benchmark_simclr.py --lightly PYTHON      # and against lightly 1.6.0 in that interpreter
+    python scripts/benchmarks/simclr.py                       # runner against bare pass
+    python scripts/benchmarks/simclr.py --lightly PYTHON      # and against lightly 1.6.0 in that interpreter
 
 CIFAR-10, conv4-64 with projector, batch 256, CPU. The parts run in turn, each in a process of its own, `--rounds`
 times; medians and the ratio round by round are printed, because these timings are noisy.
@@ -19,8 +19,6 @@ import sys
 import time
 from pathlib import Path
 
-from ssl_runner.cli.search_path import conf_folder
-
 WARM, COUNTED, BATCH = 3, 14, 256
 
 
@@ -30,6 +28,7 @@ def runner() -> dict[str, float]:
 
     from ssl_runner.cli import validate
     from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
     from ssl_runner.runtime.step_context import Clock
     from ssl_runner.wiring import wire
 
@@ -105,6 +104,7 @@ def arrays(path: Path) -> None:
 
     from ssl_runner.cli import validate
     from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
     from ssl_runner.config.building import build
 
     config, _ = validate.settled(Composer(conf_folder()), ["experiment=simclr_cifar10"])
@@ -122,7 +122,7 @@ def part(python: str, *arguments: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lightly", metavar="PYTHON", help="interpreter that has lightly 1.6.0")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="in which the parts take turns")
     parser.add_argument("--part", choices=["runner", "lightly"], help=argparse.SUPPRESS)
     parser.add_argument("arrays", nargs="?", help=argparse.SUPPRESS)
     asked = parser.parse_args()

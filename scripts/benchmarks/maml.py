@@ -1,7 +1,7 @@
 """What a meta-step of second-order MAML costs: ours, vectorised over tasks, beside a Python loop over them.
 
-    OMP_NUM_THREADS=2 python scripts/benchmark_maml.py                      # conv4-32 and conv4-64
-    OMP_NUM_THREADS=2 python scripts/benchmark_maml.py --widths 32 --rounds 9
+    OMP_NUM_THREADS=2 python scripts/benchmarks/maml.py                      # conv4-32 and conv4-64
+    OMP_NUM_THREADS=2 python scripts/benchmarks/maml.py --widths 32 --rounds 9
 
 Omniglot 5-way 1-shot, 1 query a class, 32 tasks, 5 inner steps, strided conv4 as in `experiment=maml_omniglot`,
 float32 on the CPU; forward and backward pass, no data and no optimizer. The loop is that of
@@ -27,8 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssl_runner.cli.search_path import conf_folder
-
 TASKS, INNER_STEPS = 32, 5
 CHUNKS = [1, 2, 4, 8, 16, 32]  # tasks
 LOOP, LOOP_AT_ONCE = "loop", "loop, one backward"
@@ -39,6 +37,7 @@ def steps_of(width: int, keep_pages: bool) -> tuple[dict[str, Callable[[], None]
     from ssl_runner.algorithms.reference_loop import meta_loss_by_loop
     from ssl_runner.cli import validate
     from ssl_runner.cli.compose import Composer
+    from ssl_runner.cli.search_path import conf_folder
     from ssl_runner.runtime.step_context import Clock
     from ssl_runner.wiring import wire
 
@@ -157,8 +156,8 @@ def table(width: int, rounds: int, most: float, keep_pages: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64], help="of conv4")
+    parser.add_argument("--rounds", type=int, default=5, help="in which all take turns")
     parser.add_argument("--no-keep-pages", dest="keep_pages", action="store_false", help="torch's own allocator")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()

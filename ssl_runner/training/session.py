@@ -1,0 +1,148 @@
+"""One run at work in its folder: resumed or new, trained, evaluated, and its result written."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.config.schema import BASELINES
+from ssl_runner.evaluation.evaluator import asked_again, evaluate, write_manifests
+from ssl_runner.evaluation.raw_pixels import RawPixels
+from ssl_runner.runs import provenance, run_folder
+from ssl_runner.runs.result import Result
+from ssl_runner.runs.tracking import Silence, Tracker
+from ssl_runner.runtime import distributed
+from ssl_runner.runtime.console import Console
+from ssl_runner.runtime.device import enough_memory
+from ssl_runner.runtime.launch_environment import how_to_go_on
+from ssl_runner.runtime.streams import logged_in
+from ssl_runner.training import checkpoint, loop
+from ssl_runner.training.run import Run
+
+Config = dict[str, Any]
+
+
+class Session:
+    """What one process does in a run folder. Of several, number 0 evaluates and writes; the others only train.
+
+    Attributes:
+        config: Checked.
+        folder: The run folder.
+        run: The objects.
+        console: Where a person is told.
+        resumed: What `checkpoint.load` gave, to go on from; None for a new run.
+        finished: Whether the folder holds the whole result already.
+        result: result.json as it comes to be; None on other processes than number 0.
+        speed: What `loop.fit` gave.
+    """
+
+    def __init__(self, config: Config, folder: Path, run: Run, result: Result | None) -> None:
+        self.config, self.folder, self.run, self.result = config, folder, run, result
+        self.console = Console()
+        self.resumed: dict[str, Any] | None = None
+        self.finished = False
+        self.speed: dict[str, Any] = {}
+        self.untrained: Algorithm | None = None
+
+    @property
+    def start(self) -> int:
+        """Steps done before."""
+        return 0 if self.resumed is None else self.resumed["step"]
+
+    @contextmanager
+    def tracking(self) -> Iterator[Silence]:
+        """Inside, steps are logged: by process 0."""
+        if self.result is None:
+            yield Silence()
+            return
+        write_manifests(self.run.evaluators, self.folder, self.run.splits)
+        with Tracker(self.folder, self.start, self.result.reach) as tracker:
+            yield tracker
+
+    def fit(self, tracker: Silence) -> None:
+        """Train to the last step; process 0 then writes the encoder. Afterwards every process is alone."""
+        if self.result is not None and "untrained" in self.config["baselines"]:
+            self.untrained = copy.deepcopy(self.run.algorithm)
+        self.speed = loop.fit(self.run, self.folder, tracker, self.resumed)
+        distributed.leave()
+        if self.result is not None:
+            self.run.save(self.config["model"]["encoder"], self.folder)
+
+    def evaluate(self) -> None:
+        """Score the trained algorithm and the baselines; process 0 does."""
+        if self.result is None:
+            return
+        run, remedy = self.run, f"evaluation ran out of memory; free some, then {how_to_go_on(self.folder)}"
+        for name in ["", *self.config["baselines"]]:
+            activity = f"evaluating {BASELINES[name] if name else 'the trained encoder'}"
+            with self.console.status(Text(activity)), enough_memory(remedy):
+                evaluators = asked_again(run.evaluators) if name else run.evaluators
+                self.result.add(name, evaluate(evaluators, self._judged(name), run.splits, run.device))
+
+    def _judged(self, name: str) -> Algorithm:
+        """The trained algorithm, or a baseline by its name."""
+        if name == "raw_pixels":
+            return RawPixels(self.run.splits.train.images.shape[1:]).to(self.run.device)
+        if name == "untrained":
+            assert self.untrained is not None
+            return self.untrained
+        return self.run.algorithm
+
+
+@contextmanager
+def opened(config: Config, folder: Path | None, run: Run) -> Iterator[Session]:
+    """The run folder, held by this run alone; whatever ends the run, result.json says so.
+
+    Args:
+        config: Plain, resolved config.
+        folder: The run folder, known to process 0.
+        run: What was wired of the config.
+
+    Raises:
+        FolderInUse: Another process is at work in it.
+        ResumeError: The run cannot go on, or the folder holds one already.
+        FolderGone: The folder was taken away meanwhile.
+    """
+    began = time.perf_counter()
+    folder = distributed.from_first(folder)
+    assert folder is not None, "process 0 has one"
+    run_folder.refuse_name(folder)
+    with logged_in(folder):
+        if distributed.rank() > 0:
+            session = Session(config, folder, run, None)
+            session.resumed, session.finished = distributed.from_first((None, False))
+            yield session
+            distributed.leave()
+            return
+        with run_folder.alone_in(folder):
+            session = _first(config, folder, run)
+            result = session.result
+            assert result is not None
+            if session.finished:
+                distributed.leave()
+                yield session
+                return
+            run_folder.write_config(config, folder)
+            provenance.write_diff(folder)
+            with result.to_the_end(), run_folder.kept(folder, lambda: result.step):
+                yield session
+                result.finish(**session.speed, seconds=time.perf_counter() - began)
+
+
+def _first(config: Config, folder: Path, run: Run) -> Session:
+    """Process 0's session: what there is to go on from, for all."""
+    session = Session(config, folder, run, Result(folder, run.description()))
+    assert session.result is not None
+    session.resumed, warnings = checkpoint.resume_point(config, folder, run.identity)
+    for warning in warnings:
+        session.console.warn(warning)
+    if session.resumed is not None:
+        session.result.take_up(session.resumed, run.trainer.steps(run.batching))
+        session.finished = session.result.is_finished()
+    distributed.from_first((session.resumed, session.finished))
+    return session

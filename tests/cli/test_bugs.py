@@ -1,0 +1,46 @@
+"""A bug keeps its traceback; a mistake of the user gets one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+BUGGY = """
+from ssl_runner.losses.nt_xent import NTXent
+
+class Built(NTXent):
+    def __init__(self, temperature):
+        super().__init__(temperature)
+        list(zip([1], [], strict=True))
+
+class Called(NTXent):
+    def forward(self, embeddings, clock):
+        return int("x")
+
+class Refusing(NTXent):
+    def __init__(self, temperature):
+        from ssl_runner.errors import InvalidValue
+        raise InvalidValue(f"temperature={temperature}; give a number above 0")
+"""
+
+
+@pytest.mark.parametrize(("name", "found"), [("Built", "zip() argument 2 is shorter"), ("Called", "literal for int()")])
+def test_a_bug_in_a_loss_keeps_its_traceback_and_a_refused_value_needs_none(name, found, tmp_path, monkeypatch):
+    (tmp_path / "buggy.py").write_text(BUGGY)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.setenv("SSL_RUNNER_TRUSTED", "buggy")
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    bug, mistake = (
+        subprocess.run(
+            [sys.executable, "-m", "ssl_runner.train", f"loss._target_=buggy.{which}"], capture_output=True, text=True
+        )
+        for which in (name, "Refusing")
+    )
+    assert (bug.returncode, mistake.returncode) == (1, 2)
+    assert bug.stderr.startswith("Traceback")
+    assert found in bug.stderr.splitlines()[-1]
+    assert mistake.stderr == "loss: temperature=0.5; give a number above 0\n"
+    assert not (tmp_path / "outputs").exists()

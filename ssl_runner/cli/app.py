@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from ssl_runner.errors import FolderInUse
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.launch_environment import how_to_go_on
@@ -40,10 +38,6 @@ class Program:
 def unique() -> str:
     """A name for a new run folder: the second, and six hex digits."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
-
-
-# the time alone is not enough: two runs of one second would share a folder
-OmegaConf.register_new_resolver("unique", unique, use_cache=True, replace=True)
 
 
 def follow(program: Program, config: Config, prepared: Any) -> Any:

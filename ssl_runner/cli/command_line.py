@@ -68,6 +68,7 @@ def _serve(program: Program, arguments: list[str]) -> int:
     # with Hydra, which help does without
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
+    from ssl_runner.cli.jobs import is_sweep
     from ssl_runner.cli.validate import checked
 
     extra = None if asked.config_dir is None else asked.config_dir.expanduser().absolute()
@@ -78,7 +79,7 @@ def _serve(program: Program, arguments: list[str]) -> int:
     composer = Composer(search_path.conf_folder(), extra, asked.config_name)
     if composer.file("", asked.config_name) is None:
         raise ConfigError([f"--config-name: there is no {asked.config_name}.yaml in {composer.folder}; leave it out"])
-    prepared = None
+    prepared, sweep = None, asked.multirun
     if not asked.for_hydra:
         code = _serve_named(program, overrides, asked.multirun)
         if code is not None:
@@ -89,9 +90,10 @@ def _serve(program: Program, arguments: list[str]) -> int:
         if launch_environment.rank() > 0:
             follow(program, configs[0], prepared)
             return 0
+        sweep = is_sweep(composer, overrides, asked.multirun)
     own = ["--config-name", asked.config_name] if asked.config_name != "config" else []
     own += [] if extra is None else ["--config-dir", str(extra)]
-    own += ["--multirun"] if asked.multirun else []
+    own += ["--multirun"] if sweep else []
     return hand_over(program, composer, [*own, *asked.for_hydra], overrides, prepared)
 
 

@@ -6,20 +6,17 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.core.utils import setup_globals
-from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ssl_runner.cli.app import unique
+from ssl_runner.cli.hydra_private import Loader, Override, register_resolver
 from ssl_runner.config.hashing import flatten
 
 EXPERIMENT = "experiment"
+
+# the time alone is not enough: two runs of one second would share a folder
+register_resolver("unique", unique)
 
 
 @dataclass(frozen=True)
@@ -68,41 +65,32 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException, ValueError: `composition_errors.explain` makes sense of them.
         """
-        running, key = mode is RunMode.RUN, (tuple(overrides), mode)
+        key = (tuple(overrides), mode)
         if key not in self._composed:
-            try:
-                self._composed[key] = self._loader.load_configuration(
-                    self.name, list(overrides), mode, from_shell=running, validate_sweep_overrides=running
-                )
-            except (AssertionError, AttributeError, TypeError) as error:  # of a file that is no mapping
-                raise ConfigCompositionException(f"a config file cannot be read: {error}") from error
+            self._composed[key] = self._loader.compose(self.name, overrides, mode)
         return self._composed[key].copy()
 
     def selection(self, overrides: Sequence[str]) -> Selection:
         """The options of the application that `compose` would take."""
-        found = self._loader.compute_defaults_list(self.name, list(overrides), RunMode.MULTIRUN)
+        chosen, single = self._loader.defaults(self.name, overrides)
         packages, several = {}, set()
-        for default in found.defaults:
-            path, key = default.config_path or "", default.override_key
+        for path, package, key in chosen:
             # an option within another option's node, dataset@dataset.dataset, comes and goes with that one
             if "/" in path and not path.startswith("hydra/") and "@" not in (key or ""):
-                packages[path] = default.package or ""
+                packages[path] = package
                 # one with a defaults list of its own has no key either, but it is the one choice of its group
-                if key is None and path.rpartition("/")[0] not in found.overrides.known_choices:
+                if key is None and path.rpartition("/")[0] not in single:
                     several.add(path.rpartition("/")[0])
-        known = {group for group in found.overrides.known_choices if not group.startswith("hydra/")}
+        known = {group for group in single if not group.startswith("hydra/")}
         return Selection(packages, frozenset(several), frozenset(known | several))
 
     def option(self, group: str, option: str) -> dict[str, Any]:
         """What an option's own file says, with its defaults list."""
-        path = f"{group}/{option}"
-        source = next((source for source in self._loader.get_sources() if source.is_config(path)), None)
-        content: Any = {} if source is None else OmegaConf.to_container(source.load_config(path).config)
-        return content
+        return self._loader.content(f"{group}/{option}")
 
     def options(self, group: str) -> list[str]:
         """Names of a group's options."""
-        return self._loader.get_group_options(group)
+        return self._loader.options(group)
 
     def file(self, group: str, option: str) -> Path | None:
         """Where an option stands; None where there is none, or none that is a file."""
@@ -114,25 +102,19 @@ class Composer:
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """Hydra's reading of ``key=value``; ``glob(*)`` knows the options."""
-        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+        return self._loader.parse(overrides)
 
     def is_group(self, name: str) -> bool:
         """Whether options or further groups lie under this name."""
-        return self._loader.repository.group_exists(name)
+        return self._loader.group_exists(name)
 
     @cached_property
     def _composed(self) -> dict[tuple[tuple[str, ...], RunMode], DictConfig]:
         return {}
 
     @cached_property
-    def _loader(self) -> ConfigLoaderImpl:
-        version.setbase("1.3")
-        setup_globals()  # ${now:} and ${hydra:}
-        path = create_config_search_path(str(self.folder))
-        if self.extra_folder is not None:
-            extra = f"file://{self.extra_folder}"
-            path.prepend(provider="command-line", path=extra, anchor=SearchPathQuery(provider="schema"))
-        return ConfigLoaderImpl(config_search_path=path)
+    def _loader(self) -> Loader:
+        return Loader(self.folder, self.extra_folder)
 
 
 @lru_cache(maxsize=64)
@@ -202,11 +184,6 @@ def drop_leftovers(
             f"{now}: dropped {key}={spell(value)}, which {who} set for {before}" for key, value in gone.items()
         ]
     return config, messages
-
-
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's reading of ``key=value``, without the options that there are."""
-    return OverridesParser.create().parse_overrides(list(overrides))
 
 
 def spell(value: Any) -> str:

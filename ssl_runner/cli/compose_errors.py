@@ -1,17 +1,17 @@
 """Hydra's complaints about a command line, as one sentence each with the nearest valid spelling."""
 
 import contextlib
-import re
 from collections.abc import Sequence
 
 import yaml
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_runner.cli import hydra_private
 from ssl_runner.cli.compose import Composer, settle
+from ssl_runner.cli.hydra_private import Override
 from ssl_runner.cli.option_files import all_complaints
 from ssl_runner.config.hashing import flatten
 from ssl_runner.config.suggestions import did_you_mean, nearest
@@ -49,22 +49,19 @@ def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> 
     """The override that Hydra stumbled over, if it is one."""
     if isinstance(error, OverrideParseException):
         return error.override if error.override in overrides else None
-    parsed = composer.parse(overrides)
+    parsed, text = composer.parse(overrides), str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         fits = [entry for entry in parsed if entry.key_or_group == group and option in _options(entry)]
-    elif several := re.match(r"Multiple values for (\S+?)\.|(\S+) appears more than once", str(error)):
-        group = several[1] or several[2]
+    elif (found := hydra_private.SELECTED_TWICE.search(text)) and (group := hydra_private.group_in(found)):
         fits = [entry for entry in parsed if entry.is_add() and entry.get_key_element().lstrip("+") == group]
-    elif several := re.match(r"Could not delete '(\S+)=", str(error)):
-        fits = [entry for entry in parsed if entry.is_delete() and entry.key_or_group == several[1]]
-    elif str(error).startswith("Config group override"):
+    elif (found := hydra_private.NOTHING_TO_DELETE.search(text)) and (group := hydra_private.group_in(found)):
+        fits = [entry for entry in parsed if entry.is_delete() and entry.key_or_group == group]
+    elif hydra_private.NO_OPTION.search(text):
         fits = [entry for entry in parsed if composer.is_group(entry.key_or_group) and _options(entry) == []]
     else:
-        quoted = re.findall(r"'(\S+?)'|override ([^\s']+)", str(error))
-        names = {name for pair in quoted for name in pair if name}
+        names = set() if hydra_private.IN_A_FILE.search(text) else hydra_private.names_in(text)
         fits = [entry for entry in parsed if names & {entry.key_or_group, entry.input_line, entry.get_key_element()}]
-        fits = [] if str(error).startswith("In '") else fits
     return fits[0].input_line if fits else None
 
 
@@ -108,26 +105,26 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
         return _missing_option(composer, error, culprit)
     if isinstance(error, OverrideParseException):
         return _unreadable(composer, error.override or "")
-    if text.startswith("You must specify"):
+    if hydra_private.LEFT_OPEN.search(text):
         return " ".join(text.split())
     if culprit is None:
         return text.strip()
     key, _, value = culprit.lstrip("+~").partition("=")
-    if "requires --multirun" in text or text.startswith("Ambiguous"):
+    if hydra_private.SEVERAL_VALUES.search(text):
         return f"{culprit}: several values; add -m to run once for each, or write {key}=[...] for a list"
-    if text.startswith("Could not override"):
+    if hydra_private.NO_SUCH_KEY.search(text):
         return f"{key}: {_no_such_key(composer, key, value, keys, groups)}"
-    if "appears more than once" in text or text.startswith("Multiple values for") or "force-add of config" in text:
+    if hydra_private.SELECTED_TWICE.search(text):
         return f"{culprit}: an option of {key} is selected already; write {key}={value}, without the +"
-    if text.startswith("Config group override"):
+    if hydra_private.NO_OPTION.search(text):
         options = ", ".join(composer.options(key))
         none = f"{key}=[]" if key in composer.selection([]).several else f"~{key}"
         return f"{culprit}: {key} is a group; choose {f'of {options}, or {none} for none' if options else 'within it'}"
-    if text.startswith("Could not delete") and key in composer.selection([]).several:
+    if hydra_private.NOTHING_TO_DELETE.search(text) and key in composer.selection([]).several:
         return f"{culprit}: {key} is a list of options; write {key}=[] for none, or {key}=[...] with those that stay"
-    if text.startswith("Could not delete"):
+    if hydra_private.NOTHING_TO_DELETE.search(text):
         return f"{culprit}: there is nothing to take away{did_you_mean(key, [*keys, *groups])}"
-    if text.startswith("Could not append"):
+    if hydra_private.ALREADY_THERE.search(text):
         return f"{culprit}: {key} is there already; leave the + out"
     cause = str(error.__cause__).splitlines()[0] if error.__cause__ is not None else ""
     return f"{culprit}: {' '.join(text.split())}{f' ({cause})' if cause and cause not in text else ''}"
@@ -152,8 +149,9 @@ def _missing_option(composer: Composer, error: MissingConfigException, culprit: 
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = error.options or composer.options(group)
     if not options:
-        return str(error).partition("\nConfig search path")[0].strip()
-    where = "" if culprit is not None else str(error).partition(":")[0] + ": "
+        return hydra_private.without_search_path(str(error))
+    named = hydra_private.IN_A_FILE.search(str(error)) if culprit is None else None
+    where = "" if named is None else f"{named[0]}: "
     hint = did_you_mean(option, options) or ";"
     return f"{where}no option '{option}' in group {group}{hint} options: {', '.join(options)}"
 

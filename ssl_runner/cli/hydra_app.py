@@ -1,18 +1,15 @@
 """The hand-over to Hydra, which makes the folder, sweeps, completes or shows."""
 
 import contextlib
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ssl_runner.cli.app import FAILURE, Program, run_in
 from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.hydra_private import serve
 from ssl_runner.cli.jobs import as_job, as_written
 from ssl_runner.cli.report_error import tell
 from ssl_runner.cli.validate import settled
@@ -46,25 +43,8 @@ def hand_over(program: Program, composer: Composer, flags: list[str], overrides:
             if mine.mode == RunMode.MULTIRUN:  # for the launcher, which may run this in another process
                 raise JobFailed(f"{folder} failed, see {FAILURE} in it") from None
 
-    job.__module__ = "ssl_runner.train"  # Hydra names its log after it, and -m would make it __main__
-    with _hydra_arguments([*flags, *overrides]), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if "--multirun" in flags:  # a sweep's own folder may be named after ${hydra:...}, which Hydra has not set yet
             stack.enter_context(as_job(composer.compose(overrides, RunMode.MULTIRUN), None, 0))
-        hydra.main(config_path=str(composer.folder), config_name=composer.name, version_base="1.3")(job)()
+        serve(job, "ssl_runner.train", composer.folder, composer.name, [*flags, *overrides])
     return max(failures, default=0)
-
-
-@contextlib.contextmanager
-def _hydra_arguments(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv; with this variable it leaves errors to the caller instead of printing and exiting."""
-    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [before[0], *arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        sys.argv = before
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full

@@ -5,14 +5,23 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.hydra_private import has_basic_sweeper, hydra_config, split
+
+
+def is_sweep(composer: Composer, overrides: Sequence[str], multirun: bool) -> bool:
+    """Whether the command line is a sweep: its flag says so, or a config."""
+    if multirun:
+        return True
+    # the very composition that follows; what fails here may be a sweep whose file says so
+    with contextlib.suppress(HydraException, OmegaConfBaseException):
+        return composer.compose(overrides).hydra.mode == RunMode.MULTIRUN
+    return composer.compose(overrides, RunMode.MULTIRUN).hydra.mode == RunMode.MULTIRUN
 
 
 def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[list[str]] | None:
@@ -20,21 +29,14 @@ def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[l
 
     Sweepers other than Hydra's own choose as they go: there, the jobs are none.
     """
-    if not multirun:
-        # the very composition that follows; what fails here may be a sweep whose file says so
-        with contextlib.suppress(HydraException, OmegaConfBaseException):
-            if composer.compose(overrides).hydra.mode != RunMode.MULTIRUN:
-                return None
-    base = composer.compose(overrides, RunMode.MULTIRUN)
-    if not multirun and base.hydra.mode != RunMode.MULTIRUN:
+    if not is_sweep(composer, overrides, multirun):
         return None
-    if not str(base.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper"):
+    base = composer.compose(overrides, RunMode.MULTIRUN)
+    if not has_basic_sweeper(base):
         return []
     asked = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
     given = as_written(base.hydra.overrides)
-    hydra = given["hydra"]
-    batches = BasicSweeper.split_arguments(composer.parse([*asked, *given["task"]]), max_batch_size=None)
-    return [[*hydra, *job] for job in batches[0]]
+    return [[*given["hydra"], *job] for job in split(composer.parse([*asked, *given["task"]]))]
 
 
 @contextlib.contextmanager
@@ -52,12 +54,8 @@ def as_job(config: DictConfig, job: DictConfig | None, number: int) -> Iterator[
         else:
             config.hydra.job.num, config.hydra.job.id = number, str(number)
             config.hydra.runtime.output_dir = "."
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
-    try:
+    with hydra_config(config):
         yield
-    finally:
-        HydraConfig.instance().cfg = before
 
 
 def as_written(overrides: DictConfig) -> dict[str, list[str]]:

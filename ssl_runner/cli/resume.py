@@ -74,7 +74,7 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
 def _override(config: Any, overrides: Sequence[str], who: str) -> None:
     from hydra.errors import HydraException
 
-    from ssl_runner.cli.compose import parse
+    from ssl_runner.cli.hydra_private import parse
 
     problems, keys = [], list(flatten(OmegaConf.to_container(config)))
     try:

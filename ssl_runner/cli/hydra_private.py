@@ -1,0 +1,229 @@
+"""All that is used of Hydra beyond its documented interface, and what differs between its versions 1.3 and 1.4.
+
+The other modules of this package import only `hydra.errors`, `hydra.types` and `HydraConfig.get` themselves. When a
+new version of Hydra breaks something, tests/cli/test_hydra_private.py fails and says which function or pattern.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import omegaconf
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+# 1.4 has one set of defaults, and warns of whoever names a version; 1.3 warns of whoever does not
+BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+
+# Hydra's messages. One class of error stands for many mistakes, so only the text says which it is.
+SEVERAL_VALUES = re.compile(r"^Ambiguous value for argument|^Sweep parameters .* requires --multirun")
+SELECTED_TWICE = re.compile(
+    r"^Multiple values for (\S+?)\.|^(\S+) appears more than once|^force-add of config groups is not supported"
+)
+NO_SUCH_KEY = re.compile(r"^Could not override")
+NOTHING_TO_DELETE = re.compile(r"^Could not delete(?: '(\S+)=)?")
+ALREADY_THERE = re.compile(r"^Could not append to config\.")
+NO_OPTION = re.compile(r"^Config group override")
+LEFT_OPEN = re.compile(r"^(?:In '\S+': )?You must specify '")
+IN_A_FILE = re.compile(r"^In '[^']+'")
+_SEARCH_PATH = re.compile(r"\nConfig search path:.*", re.DOTALL)
+_NAME = re.compile(r"'(\S+?)'|override ([^\s']+)")
+
+
+def group_in(found: re.Match[str]) -> str | None:
+    """The group that SELECTED_TWICE or NOTHING_TO_DELETE found; None where the message names none."""
+    return next((group for group in found.groups() if group is not None), None)
+
+
+def names_in(message: str) -> set[str]:
+    """Keys, groups and whole overrides that a message of Hydra quotes."""
+    return {name for pair in _NAME.findall(message) for name in pair if name}
+
+
+def without_search_path(message: str) -> str:
+    """A message about a missing option, less the list of folders that Hydra looked in."""
+    return _SEARCH_PATH.sub("", message).strip()
+
+
+class Chosen(NamedTuple):
+    """An entry of the final defaults list.
+
+    Attributes:
+        path: ``group/option``.
+        package: The node it fills, dotted.
+        key: What selects it, ``group`` or ``group@package``. None for one of a list, for a file with a defaults list
+            of its own, and for the primary config.
+    """
+
+    path: str
+    package: str
+    key: str | None
+
+
+class Loader:
+    """Composes configs from folders, without Hydra's global state.
+
+    Relies on ``ConfigLoaderImpl``, which Hydra's ``compose()`` calls too. That function needs
+    ``initialize_config_dir()``, which takes one folder, knows no ``--config-dir``, and occupies the one ``GlobalHydra``
+    of the process, which ``hydra.main`` needs next. Nor does it give the defaults list, or the options of a group.
+
+    Args:
+        folder: The conf folder, absolute.
+        extra_folder: What ``--config-dir`` adds, or None.
+    """
+
+    def __init__(self, folder: Path, extra_folder: Path | None) -> None:
+        if BASE:
+            version.setbase(BASE["version_base"])
+        setup_globals()  # ${now:} and ${hydra:}, which else only hydra.main knows
+        path = create_config_search_path(str(folder))
+        if extra_folder is not None:  # where Hydra itself puts it
+            extra = f"file://{extra_folder}"
+            path.prepend(provider="command-line", path=extra, anchor=SearchPathQuery(provider="schema"))
+        self._loader = ConfigLoaderImpl(config_search_path=path)
+
+    def compose(self, name: str, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+        """With the node ``hydra``.
+
+        Relies on ``load_configuration``, on its two switches for sweeps, and on what it raises for a file that is no
+        mapping or has a broken header.
+        """
+        running = mode is RunMode.RUN
+        try:
+            return self._loader.load_configuration(
+                name, list(overrides), mode, from_shell=running, validate_sweep_overrides=running
+            )
+        except HydraException:  # some are OSErrors too
+            raise
+        except (AssertionError, AttributeError, IndexError, OSError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not Hydra's
+                raise
+            raise ConfigCompositionException(f"a config file cannot be read: {error}") from error
+
+    def defaults(self, name: str, overrides: Sequence[str]) -> tuple[list[Chosen], set[str]]:
+        """The final defaults list, and the groups that it has a single choice for, Hydra's own included.
+
+        Relies on ``compute_defaults_list``; in public there is only ``--info defaults``, which prints it.
+        """
+        found = self._loader.compute_defaults_list(name, list(overrides), RunMode.MULTIRUN)
+        chosen = [Chosen(one.config_path or "", one.package or "", one.override_key) for one in found.defaults]
+        return chosen, set(found.overrides.known_choices)
+
+    def content(self, path: str) -> dict[str, Any]:
+        """What the file of ``group/option`` says, with its defaults list; nothing where there is none.
+
+        Relies on the loader's sources, whose public interface is for those who write one.
+        """
+        source = next((source for source in self._loader.get_sources() if source.is_config(path)), None)
+        content: Any = {} if source is None else OmegaConf.to_container(source.load_config(path).config)
+        return content
+
+    def options(self, group: str) -> list[str]:
+        """Names of a group's options. Relies on ``get_group_options``; in public, only completion gives them."""
+        return self._loader.get_group_options(group)
+
+    def group_exists(self, name: str) -> bool:
+        """Whether options or further groups lie under this name. Relies on the loader's ``repository``."""
+        return self._loader.repository.group_exists(name)
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """As `parse` does; ``glob(*)`` knows the options."""
+        return _parse(overrides, self._loader)
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's reading of ``key=value``, without the options that there are.
+
+    Relies on ``OverridesParser``, and its readers on ``Override``; the grammar is documented, but not these two.
+    """
+    return _parse(overrides, None)
+
+
+def _parse(overrides: Sequence[str], loader: ConfigLoaderImpl | None) -> list[Override]:
+    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+
+
+def has_basic_sweeper(config: DictConfig) -> bool:
+    """Whether Hydra's own sweeper is selected, whose jobs are known beforehand. Relies on its private class's name."""
+    return str(config.hydra.sweeper.get("_target_", "")).endswith(f".{BasicSweeper.__name__}")
+
+
+def split(overrides: Sequence[Override]) -> list[list[str]]:
+    """Overrides of each job of Hydra's own sweeper.
+
+    Relies on ``BasicSweeper.split_arguments``; in public, a sweep can only be run.
+    """
+    return [list(job) for job in BasicSweeper.split_arguments(list(overrides), max_batch_size=None)[0]]
+
+
+@contextlib.contextmanager
+def hydra_config(config: DictConfig) -> Iterator[None]:
+    """Inside, ``${hydra:...}`` and ``HydraConfig.get()`` lead to this config's node ``hydra``.
+
+    Relies on the singleton and its attribute ``cfg``; in public it can only be read, and only inside a job.
+    """
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    holder.set_config(config)
+    try:
+        yield
+    finally:
+        holder.cfg = before
+
+
+def serve(job: Callable[[DictConfig], None], module: str, folder: Path, name: str, arguments: Sequence[str]) -> None:
+    """Let ``hydra.main`` serve a command line.
+
+    Relies on it reading ``sys.argv``, on naming a job's log after the module of its function (``-m`` would make that
+    ``__main__``), and on leaving errors to the caller where HYDRA_FULL_ERROR is set, instead of printing and exiting.
+
+    Args:
+        job: Is called for each job.
+        module: Whose name the log gets.
+        folder: The conf folder, absolute.
+        name: Of the primary config.
+        arguments: Flags and overrides. A sweep needs ``--multirun`` here even if a file asks for it: 1.4 decides
+            before it has read the files of options.
+    """
+    job.__module__ = module
+    with _hydra_arguments(arguments):
+        hydra.main(config_path=str(folder), config_name=name, **BASE)(job)()
+
+
+@contextlib.contextmanager
+def _hydra_arguments(arguments: Sequence[str]) -> Iterator[None]:
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [before[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
+    """Make ``${name:}`` known, with one value for each config.
+
+    OmegaConf 2.4 renames ``register_new_resolver`` to ``register_resolver``, which in 2.3 is an older function.
+    """
+    register = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
+    getattr(OmegaConf, register)(name, resolver, use_cache=True, replace=True)

@@ -39,7 +39,7 @@ class Trainer:
             none.
         stop_on_collapse: Whether a collapsed embedding ends the run, after a checkpoint; else it is a warning.
         evaluate_every: Steps between evaluations on validation, or null for none.
-        select: Metric whose best value on validation selects the checkpoint that is kept as the result (best.pt), or null: the last step is.
+        select: Metric whose best value on validation selects the checkpoint (best.pt), or null: the last step is taken.
         progress: Whether to draw a progress bar.
         timeout: Of several processes, seconds to wait for one that does not answer. Runs of earlier versions have none.
     """

@@ -47,7 +47,7 @@ PAIRWISE = [*VIEWS, "batching=labelled", "loss=pairwise"]
 
 def settled(overrides: list[str]) -> dict[str, Any]:
     """The config of a command line."""
-    return validate.settled(Composer(conf_folder()), overrides)[0]
+    return validate.checked_config(Composer(conf_folder()), overrides)[0]
 
 
 def momentum_queue() -> dict[str, Any]:

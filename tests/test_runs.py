@@ -30,7 +30,7 @@ def few_tasks_to_show(monkeypatch):
 def small(name: str) -> list[str]:
     overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
     overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
-    config = validate.settled(Composer(CONF), [f"experiment={name}"])[0]
+    config = validate.checked_config(Composer(CONF), [f"experiment={name}"])[0]
     if "clusters" in config["dataset"]:
         overrides += ["dataset.partitions=2", "dataset.clusters=12"]
     if "tasks_per_batch" in config["batching"]:
@@ -41,7 +41,7 @@ def small(name: str) -> list[str]:
 
 
 def run(folder, *overrides: str) -> dict:
-    return train.run(validate.settled(Composer(CONF), list(overrides))[0], folder)
+    return train.run(validate.checked_config(Composer(CONF), list(overrides))[0], folder)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -146,7 +146,7 @@ def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypa
     ]
     run(tmp_path, *overrides, "baselines=[untrained]")
     trained, untrained = (algorithm.state_dict() for algorithm in seen)
-    first = wire.wire(validate.settled(Composer(CONF), overrides)[0]).algorithm.state_dict()
+    first = wire.wire(validate.checked_config(Composer(CONF), overrides)[0]).algorithm.state_dict()
     assert all(torch.equal(value, untrained[name]) for name, value in first.items())
     assert any(not torch.equal(value, trained[name]) for name, value in first.items())
 

@@ -62,7 +62,7 @@ def trusted(monkeypatch):
 
 def config(name: str, **changes) -> dict:
     overrides, arguments, losses = DOUBLES[name]
-    plain, _ = validate.settled(Composer(conf_folder()), overrides)
+    plain, _ = validate.checked_config(Composer(conf_folder()), overrides)
     plain["algorithm"] = {"_target_": f"doubles.{name}", **arguments}
     if "loss" in losses:
         plain["loss"] = {"_target_": f"doubles.{losses['loss']}"}
@@ -170,7 +170,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_told_before_training(overrides, message, tmp_path):
-    plain, _ = validate.settled(Composer(conf_folder()), overrides)
+    plain, _ = validate.checked_config(Composer(conf_folder()), overrides)
     with pytest.raises(ValueError, match=re.escape(message)):
         train.run(plain, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

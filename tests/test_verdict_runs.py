@@ -40,7 +40,7 @@ FEW_SHOT = ["eval=[few_shot,verdict]", "eval.few_shot.episodes=4", "eval.few_sho
 
 
 def settled(*overrides: str) -> dict:
-    return validate.settled(Composer(conf_folder()), list(overrides))[0]
+    return validate.checked_config(Composer(conf_folder()), list(overrides))[0]
 
 
 def line(*overrides: str) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.cli.compose import Composer
-from ssl_runner.cli.validate import settled
+from ssl_runner.cli.validate import checked_config
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.models.synchronised import synchronise
 from ssl_runner.runtime import collectives, process_group
@@ -95,7 +95,7 @@ def apart(overrides: list[str]) -> dict[str, float]:
 
     Not of its own tensor: a bias before batch normalisation has a gradient of 0 but for rounding.
     """
-    config, _ = settled(Composer(CONF), overrides)
+    config, _ = checked_config(Composer(CONF), overrides)
     with process_group.single_process():
         run = wire.wire(config)
         whole = double(run.batching.batch(3))

@@ -43,7 +43,7 @@ def steps_of(width: int, keep_pages: bool) -> tuple[dict[str, Callable[[], None]
 
     overrides = ["experiment=maml_omniglot", f"model.encoder.width={width}", f"algorithm.inner_steps={INNER_STEPS}"]
     overrides += [f"batching.tasks_per_batch={TASKS}", f"trainer.keep_pages={str(keep_pages).lower()}", "eval=[]"]
-    config, _ = validate.settled(Composer(conf_folder()), overrides)
+    config, _ = validate.checked_config(Composer(conf_folder()), overrides)
     run = wire.wire(config)
     algorithm, batch, context = run.algorithm.train(), run.batching.batch(0), StepContext(0, 1, 0, run.device)
 

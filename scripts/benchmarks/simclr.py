@@ -33,7 +33,7 @@ def runner() -> dict[str, float]:
     from ssl_runner.wiring import wire
 
     overrides = ["experiment=simclr_cifar10", "model/encoder=conv4", f"batching.batch_size={BATCH}", "eval=[]"]
-    config, _ = validate.settled(Composer(conf_folder()), overrides)
+    config, _ = validate.checked_config(Composer(conf_folder()), overrides)
     run = wire.wire(config)
     algorithm = run.algorithm.train()
     seconds: dict[str, list[float]] = {"step": [], "data": [], "bare": []}
@@ -107,7 +107,7 @@ def arrays(path: Path) -> None:
     from ssl_runner.cli.search_path import conf_folder
     from ssl_runner.config.building import build
 
-    config, _ = validate.settled(Composer(conf_folder()), ["experiment=simclr_cifar10"])
+    config, _ = validate.checked_config(Composer(conf_folder()), ["experiment=simclr_cifar10"])
     torch.save(build(config["dataset"], "dataset").train.images[:10_000].clone(), path)
 
 

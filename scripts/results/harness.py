@@ -75,9 +75,9 @@ def composed(words: list[str]) -> dict[str, Any]:
     """The whole config that overrides make."""
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.cli.validate import settled
+    from ssl_runner.cli.validate import checked_config
 
-    return settled(Composer(conf_folder()), words)[0]
+    return checked_config(Composer(conf_folder()), words)[0]
 
 
 def has_experiment(name: str) -> bool:

@@ -122,7 +122,7 @@ def _selection(composer: Composer, overrides: tuple[str, ...]) -> Selection:
     return composer.selection(overrides)
 
 
-def settle(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
     """The config for a command line, with the node ``hydra``, and a line for every value that was dropped."""
     config = composer.compose(overrides)
     parsed = composer.parse(overrides)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ssl_runner import train
 from ssl_runner.cli import command_line, validate
-from ssl_runner.cli.app import Program
+from ssl_runner.cli.app import App
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.config import schema
@@ -39,7 +39,7 @@ class Answer:
             raise AssertionError("it ran")
 
         try:
-            self.code = command_line.main(Program(train.prepare, run, train.rehearse))
+            self.code = command_line.main(App(train.prepare, run, train.rehearse))
         except SystemExit as done:
             self.code = done.code
         self.out, self.text = capsys.readouterr()
@@ -547,7 +547,7 @@ UNUSED = {"class_counts": "classes", "validation": "images", "test": "images"}
 
 @pytest.fixture(scope="module")
 def default():
-    return validate.settled(Composer(CONF), [])[0]
+    return validate.checked_config(Composer(CONF), [])[0]
 
 
 @pytest.mark.parametrize("option", [option for option, found in OPTIONS.items() if found])
@@ -561,7 +561,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
     group, _, name = option.rpartition("/")
     *parents, place = [*group.split("/"), *([name] if group == "eval" else [])]
     if option in WITH:
-        plain, _ = validate.settled(Composer(CONF), [f"{group}={name}", *WITH[option]])
+        plain, _ = validate.checked_config(Composer(CONF), [f"{group}={name}", *WITH[option]])
     else:  # composing takes as long as all the rest
         plain = copy.deepcopy(default)
         content = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"), resolve=True)

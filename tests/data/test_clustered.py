@@ -58,7 +58,7 @@ def run(tmp_path_factory) -> Path:
         "trainer.max_steps=2",
         "trainer.progress=false",
     ]
-    train.run(validate.settled(Composer(conf_folder()), [*words, "eval=[]", "baselines=[]"])[0], folder)
+    train.run(validate.checked_config(Composer(conf_folder()), [*words, "eval=[]", "baselines=[]"])[0], folder)
     return folder
 
 

@@ -150,7 +150,9 @@ def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
 
 @pytest.fixture(scope="module")
 def composed() -> Callable[..., dict]:
-    return lambda *words: validate.settled(Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words])[0]
+    return lambda *words: validate.checked_config(
+        Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words]
+    )[0]
 
 
 def test_the_option_is_gray_28_and_rgb_32_with_two_keys_and_has_the_official_images(composed, data_root):
@@ -158,7 +160,9 @@ def test_the_option_is_gray_28_and_rgb_32_with_two_keys_and_has_the_official_ima
     assert gray.train.images.shape[1:] == (1, 28, 28)
     assert gray.train.n_classes == 16 and gray.test.n_classes == 4
     alone = build(composed("dataset.datasets.fashion_mnist=null", "dataset.held_out=0")["dataset"], "dataset")
-    single = build(validate.settled(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset")
+    single = build(
+        validate.checked_config(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset"
+    )
     for found, expected in ((alone.train, single.train), (alone.test, single.test)):
         assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
     rgb = build(composed("dataset.size=32", "dataset.channels=3")["dataset"], "dataset")

@@ -422,7 +422,7 @@ def test_a_folder_that_is_yet_to_be_decoded_may_be_judged_and_is_decoded_when_no
     )
     words = ["eval=[few_shot]", f"eval.few_shot.dataset={node}", "eval.few_shot.n_query=1", "baselines=[]"]
     words += ["dataset=digits", "dataset.size=16"]
-    config = validate.settled(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
+    config = validate.checked_config(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
     with no_download() as absent, pytest.raises(NotDownloaded):
         wire.wire(config)
     assert absent == ["image_folder"]

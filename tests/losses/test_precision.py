@@ -16,7 +16,7 @@ NAMES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_does_not_reach_into_a_loss(name):
-    node = validate.settled(Composer(CONF), [f"loss={name}"])[0]["loss"]
+    node = validate.checked_config(Composer(CONF), [f"loss={name}"])[0]["loss"]
     if name == "w_mse":
         node["size"] = 32
     generator = torch.Generator().manual_seed(0)

@@ -67,7 +67,7 @@ UMTRA = [
 
 
 def config(overrides: list[str]) -> dict:
-    return validate.settled(Composer(conf_folder()), overrides)[0]
+    return validate.checked_config(Composer(conf_folder()), overrides)[0]
 
 
 @pytest.fixture(scope="module", params=[CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])

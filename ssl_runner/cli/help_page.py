@@ -1,16 +1,13 @@
 """What ``ssl-train --help`` says, read from the conf folder: always true, and quick, for Hydra is not imported."""
 
 import json
-import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ssl_runner.cli.layout import first_sentence, table, wrapped
 from ssl_runner.config.schema import BASELINES
-
-_WIDTH = 120
 
 _PURPOSE = """\
 ssl-train trains an encoder, a network that turns an image into a vector, with few labels or none, and measures what
@@ -51,6 +48,8 @@ _FLAGS = """\
 Flags:
   -m, --multirun    run once for each combination of values: seed=0,1,2
   --cfg job         show the composed config and stop
+  --help GROUP      the options of a group: ssl-train --help loss
+  --help GROUP=NAME an option, with each of its keys explained: ssl-train --help loss=hard_negative
   --version         show the version
   -sc install=bash  completion for the shell: eval "$(ssl-train -sc install=bash)"; also zsh, fish
   --hydra-help      Hydra's other flags (--info, --config-dir, ...)
@@ -81,16 +80,16 @@ def page(folder: Path) -> str:
     sections = [
         _PURPOSE,
         "Experiments (experiment=NAME, * the default):",
-        *_table({_mark(name, chosen.get("experiment")): _comment(folder / "experiment", name) for name in experiments}),
+        *table({_mark(name, chosen.get("experiment")): _comment(folder / "experiment", name) for name in experiments}),
         "",
-        "Groups (group=option, * without an experiment; [a,b] chooses several):",
-        *_table({group: _marked(options, chosen.get(group)) for group, options in groups.items() if options}),
+        "Groups (group=option, * without an experiment; [a,b] chooses several; --help group=option explains one):",
+        *table({group: _marked(options, chosen.get(group)) for group, options in groups.items() if options}),
         "",
         "Root keys:",
-        *_table(_root_keys(root)),
+        *table(_root_keys(root)),
         "",
         "Trainer keys (trainer.KEY=value):",
-        *_wrapped(_values(folder / "trainer", chosen.get("trainer"))),
+        *wrapped(_values(folder / "trainer", chosen.get("trainer"))),
         "",
         _FLAGS.format(default=default),
     ]
@@ -122,7 +121,7 @@ def _comment(folder: Path, name: str) -> str:
     """The first sentence of a file's comment, whose lines that are for Hydra do not count."""
     lines = (folder / f"{name}.yaml").read_text().splitlines()
     comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
-    return re.split(r"(?<=\.) ", " ".join(comments), maxsplit=1)[0]
+    return first_sentence(" ".join(comments))
 
 
 def _root_keys(root: dict[str, Any]) -> dict[str, str]:
@@ -134,12 +133,3 @@ def _root_keys(root: dict[str, Any]) -> dict[str, str]:
 def _values(folder: Path, option: Any) -> str:
     values = _read(folder / f"{option}.yaml")
     return "  ".join(f"{key}={json.dumps(value)}" for key, value in values.items() if key[0] != "_").replace('"', "")
-
-
-def _table(rows: dict[str, str]) -> list[str]:
-    width = max(map(len, rows), default=0)
-    return [line for key, text in rows.items() for line in _wrapped(text, f"  {key:<{width}}  ")]
-
-
-def _wrapped(text: str, first: str = "  ") -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first)) or [first.rstrip()]

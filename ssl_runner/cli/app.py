@@ -36,7 +36,7 @@ class App:
 
 
 def unique() -> str:
-    """A name for a new run folder: the second, and six hex digits."""
+    """A name for a new run folder: the second, and six hex digits, as two runs may start in one second."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 

@@ -57,12 +57,10 @@ def _main(app: App, arguments: list[str]) -> int:
 def _help(words: list[str]) -> str:
     """The page of the program, or of the groups and options that are named: ``loss``, ``loss=hard_negative``."""
     asked = flags.read(words)
-    folders = [search_path.conf_folder()]
-    if asked.config_dir is not None:
-        folders.insert(0, _extra_folder(asked.config_dir))
     if not asked.overrides:
-        return help_page.page(folders[-1])
-    return option_help.page(folders, asked.overrides)
+        return help_page.page(search_path.conf_folder())
+    own = [] if asked.config_dir is None else [_extra_folder(asked.config_dir)]
+    return option_help.page([*own, search_path.conf_folder(), *search_path.plugin_folders()], asked.overrides)
 
 
 def _extra_folder(given: Path) -> Path:

@@ -60,7 +60,7 @@ def _help(words: list[str]) -> str:
     if not asked.overrides:
         return help_page.page(search_path.conf_folder())
     own = [] if asked.config_dir is None else [_extra_folder(asked.config_dir)]
-    return option_help.page([*own, search_path.conf_folder(), *search_path.plugin_folders()], asked.overrides)
+    return option_help.page([search_path.conf_folder(), *search_path.plugin_folders(), *own], asked.overrides)
 
 
 def _extra_folder(given: Path) -> Path:

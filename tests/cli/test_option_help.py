@@ -146,7 +146,7 @@ def test_a_damaged_file_is_named(tmp_path: Path):
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("temperature: [0.3\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml is no YAML"):
-        option_help.page([tmp_path, *CONF], ["loss=mine"])
+        option_help.page([*CONF, tmp_path], ["loss=mine"])
 
 
 def test_neither_torch_nor_hydra_is_imported():

@@ -13,6 +13,7 @@ author = "the authors of ssl_runner"
 project_copyright = author
 extensions = ["myst_parser"]
 exclude_patterns = ["Thumbs.db", ".DS_Store"]
+myst_enable_extensions = ["attrs_block"]
 myst_heading_anchors = 4  # as on GitHub, so that [..](page.md#heading) works in both places
 
 html_theme = "furo"  # all of its files are its own: the site works offline

@@ -77,7 +77,7 @@ def _option(option: option_help.Option) -> Iterator[str]:
         head = "Selects" if option.target is None else "Contains"
         yield from [f"{head} " + ", ".join(f"`{group}={name}`" for group, name in option.selects.items()) + ".", ""]
     if option.keys:
-        yield from ["| key | in conf | takes | meaning |", "| --- | --- | --- | --- |"]
+        yield from ["{.options}", "| key | in conf | takes | meaning |", "| --- | --- | --- | --- |"]
         yield from (_row(key) for key in option.keys)
         yield ""
     for node in option.nodes:
@@ -132,8 +132,8 @@ def storeys() -> Sequence[set[str]]:
 
 
 def packages() -> str:
-    """The table of packages, the highest layer first: what is in each, and what is not."""
-    lines = ["| package | what is in it | what is not |", "| --- | --- | --- |"]
+    """The table of packages, the highest layer first: what is in each, and its limits."""
+    lines = ["| package | what is in it | its limits |", "| --- | --- | --- |"]
     for storey in reversed(storeys()):
         for name in sorted(storey):
             path = PACKAGE / name / "__init__.py"

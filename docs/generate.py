@@ -1,7 +1,7 @@
 """What the documentation makes of the code.
 
-The configuration reference is made by the functions behind ``ssl-train --help GROUP=NAME`` whenever the site is built, and
-is not kept. The drawing and the table of packages in design.md are kept, for readers without a site:
+The configuration reference is made by the functions behind ``ssl-train --help GROUP=NAME`` whenever the site is built,
+and is not kept. The drawing and the table of packages in design.md are kept, for readers without a site:
 
     python docs/generate.py
 """
@@ -23,7 +23,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from ssl_runner.cli import option_help  # noqa: E402
-
 
 # pages of the reference, in the order of a run
 GROUPS = {
@@ -149,13 +148,14 @@ def drawing() -> str:
     width, height, gap, left = 900, 46, 14, 120
     rows = list(reversed(storeys()))
     total = len(rows) * (height + gap) + 54
+    foot = total - 62
     style = 'font-family="system-ui, sans-serif" font-size="16"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" role="img" {style}>',
         "<title>Packages of ssl_runner by layer; each imports only from lower layers</title>",
         f'<rect width="{width}" height="{total}" rx="10" fill="#f7f8fa"/>',
-        '<path d="M60 24 V{0}" stroke="#5b6472" stroke-width="2"/>'.format(total - 62),
-        '<path d="M52 {0} L60 {1} L68 {0}" fill="none" stroke="#5b6472" stroke-width="2"/>'.format(total - 72, total - 60),
+        f'<path d="M60 24 V{foot}" stroke="#5b6472" stroke-width="2"/>',
+        f'<path d="M52 {foot - 10} L60 {foot + 2} L68 {foot - 10}" fill="none" stroke="#5b6472" stroke-width="2"/>',
         f'<text x="60" y="{total // 2}" fill="#5b6472" text-anchor="middle" '
         f'transform="rotate(-90 60 {total // 2}) translate(0 -12)">imports go downwards only</text>',
     ]

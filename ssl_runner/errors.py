@@ -57,8 +57,8 @@ class DataError(InvalidValue):
     """Data that is missing, damaged or does not fit what was asked."""
 
 
-class NotAtHand(DataError):
-    """Data that would have to be downloaded or decoded first, where `at_hand_only` forbids it."""
+class NotDownloaded(DataError):
+    """Data that would have to be downloaded or decoded first, where `no_download` forbids it."""
 
 
 class ResumeError(InvalidValue):

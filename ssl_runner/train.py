@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_runner.cli import command_line
-from ssl_runner.cli.app import Program
+from ssl_runner.cli.app import App
 from ssl_runner.runtime import launch_environment
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ Config = dict[str, Any]
 def main() -> None:
     """The console command ``ssl-train``: composes and checks the config of each job, then calls the functions below."""
     launch_environment.in_utf8()
-    sys.exit(command_line.main(Program(prepare, run, rehearse)))
+    sys.exit(command_line.main(App(prepare, run, rehearse)))
 
 
 def prepare(config: Config) -> "Run":
     """The objects of a checked config, before anything is written; raises ConfigError or DataError."""
-    from ssl_runner.wiring import wire  # torch takes seconds to import; help, completion and typos need none of it
+    from ssl_runner.wiring import wire
 
     return wire.prepare_all(config)
 

@@ -6,8 +6,8 @@ CONF = Path(__file__).parents[1] / "conf"
 
 ARRANGEMENTS = {
     "contrastive": ["algorithm=contrastive"],
-    "predictive": ["algorithm=predictive"],
-    "predictive, queue": ["algorithm=predictive", "algorithm.queue_size=64"],
+    "predictive": ["algorithm=stop_gradient"],
+    "predictive, queue": ["algorithm=stop_gradient", "algorithm.queue_size=64"],
     "momentum": ["algorithm=momentum"],
     "momentum, queue": ["algorithm=momentum", "algorithm.queue_size=64"],
     "prototypes": ["algorithm=prototypes", "algorithm.prototypes=20"],

@@ -251,9 +251,9 @@ def weights_are_lost(step: int) -> None:
 
     original = Trainer.step
 
-    def replaced(self, algorithm, batch, optimizer, clock, measure):
-        metrics = original(self, algorithm, batch, optimizer, clock, measure)
-        if clock.step == step:
+    def replaced(self, algorithm, batch, optimizer, context, measure):
+        metrics = original(self, algorithm, batch, optimizer, context, measure)
+        if context.step == step:
             with torch.no_grad():
                 next(algorithm.parameters()).fill_(torch.nan)
         return metrics
@@ -289,11 +289,11 @@ def one_stops_at_step(step: int, silent: int) -> None:
 
 def first_is_busy() -> None:
     """One process is busy for longer than a silent one is waited for."""
-    from ssl_runner.runtime import distributed, heartbeat
+    from ssl_runner.runtime import heartbeat, process_group
 
     heartbeat.SILENCE = 5.0  # a thread on a busy machine may be late
-    distributed.join(timeout=7.0)
+    process_group.init(timeout=7.0)
     if os.environ["RANK"] == "0":
         time.sleep(9)
-    print(distributed.any_of(os.environ["RANK"] == "0"), flush=True)
-    distributed.leave()
+    print(process_group.any_of(os.environ["RANK"] == "0"), flush=True)
+    process_group.shutdown()

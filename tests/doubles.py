@@ -13,15 +13,15 @@ from ssl_runner.data.batching.view_batching import ViewBatching
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
 from ssl_runner.runtime import randomness
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class MomentumQueue(Algorithm):
     """A momentum teacher whose embeddings fill a queue of negatives."""
 
     batch_type = Views
-    provides = frozenset({"target", "memory"})
-    divisible = False
+    provides = frozenset({"target", "memory_bank"})
+    supports_accumulation = False
 
     def __init__(self, network: Network, loss: Loss, momentum: float, size: int) -> None:
         super().__init__(network)
@@ -33,16 +33,18 @@ class MomentumQueue(Algorithm):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         first, second = batch.crops[0]
         with torch.no_grad():
             target = self.teacher(second)
-        memory = self.queue[: int(self.filled)]
-        loss, metrics = self.loss(Embeddings(self.network(first)[None], target=target[None], memory=memory), clock)
+        memory_bank = self.queue[: int(self.filled)]
+        loss, metrics = self.loss(
+            Embeddings(self.network(first)[None], target=target[None], memory_bank=memory_bank), context
+        )
         return Step(loss, metrics, carry={"keys": target})
 
     @torch.no_grad()
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         for mean, online in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(online, 1 - self.momentum)
         places = (self.pointer + torch.arange(len(carry["keys"]))) % len(self.queue)
@@ -57,16 +59,16 @@ class MomentumQueue(Algorithm):
 class QueueLoss(Loss):
     """InfoNCE of each online embedding against its target and the memory."""
 
-    needs = frozenset({"target", "memory"})
+    needs = frozenset({"target", "memory_bank"})
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         assert embeddings.target is not None
-        assert embeddings.memory is not None
+        assert embeddings.memory_bank is not None
         online, target = F.normalize(embeddings.online[0], dim=-1), F.normalize(embeddings.target[0], dim=-1)
         positive = (online * target).sum(-1, keepdim=True)
-        logits = torch.cat([positive, online @ F.normalize(embeddings.memory, dim=-1).T], dim=1) / 0.2
+        logits = torch.cat([positive, online @ F.normalize(embeddings.memory_bank, dim=-1).T], dim=1) / 0.2
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
-        return loss, {"negatives": torch.tensor(float(len(embeddings.memory)))}
+        return loss, {"negatives": torch.tensor(float(len(embeddings.memory_bank)))}
 
 
 class MultiCropBatching(Batching):
@@ -99,15 +101,15 @@ class MultiCrop(Algorithm):
     """All resolutions through one network, one pass each."""
 
     batch_type = Views
-    divisible = False
+    supports_accumulation = False
 
     def __init__(self, network: Network, loss: Loss) -> None:
         super().__init__(network)
         self.loss = loss
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         embedded = [self.network(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]) for crops in batch.crops]
-        return Step(*self.loss(Embeddings(torch.cat(embedded)), clock))
+        return Step(*self.loss(Embeddings(torch.cat(embedded)), context))
 
 
 class LocalToGlobal(Loss):
@@ -115,7 +117,7 @@ class LocalToGlobal(Loss):
 
     views = 2
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         online = F.normalize(embeddings.online, dim=-1)
         agreement = torch.einsum("gbd,vbd->gv", online[:2].detach(), online) / online.shape[1]
         spread = online.flatten(0, 1).std(dim=0).mean()
@@ -135,7 +137,7 @@ class Reptile(Algorithm):
         self.loss = loss
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+    def training_step(self, batch: Episodes, context: StepContext) -> Step:
         parameters = list(self.network.parameters())
         moves = [torch.zeros_like(parameter) for parameter in parameters]
         losses = []
@@ -143,7 +145,7 @@ class Reptile(Algorithm):
             clone = copy.deepcopy(self.network)
             descent = torch.optim.SGD(clone.parameters(), lr=self.inner_lr)
             for _ in range(self.inner_steps):
-                loss, _ = self.loss(Embeddings(clone(images)[None], labels=labels), clock)
+                loss, _ = self.loss(Embeddings(clone(images)[None], labels=labels), context)
                 descent.zero_grad()
                 loss.backward()
                 descent.step()
@@ -168,9 +170,9 @@ class Sequence(Algorithm):
         self.attend = nn.TransformerEncoderLayer(width, 2, width, dropout=0.0, batch_first=True)
         self.out = nn.Linear(width, n_way)
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+    def training_step(self, batch: Episodes, context: StepContext) -> Step:
         scores = self.classify(batch.support_images, batch.support_labels, batch.query_images, batch.n_way)
-        return Step(*self.loss(Embeddings(scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock))
+        return Step(*self.loss(Embeddings(scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), context))
 
     def classify(self, support_images, support_labels, query_images, n_way):
         support = encode_tasks(self.network.encoder, support_images)
@@ -197,8 +199,8 @@ class FittedInClassify(Algorithm):
         self.loss = loss
         self.steps = steps
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
-        return Step(*self.loss(Embeddings(self.network(batch.crops[0][0])[None], labels=batch.labels), clock))
+    def training_step(self, batch: Views, context: StepContext) -> Step:
+        return Step(*self.loss(Embeddings(self.network(batch.crops[0][0])[None], labels=batch.labels), context))
 
     def classify(self, support_images, support_labels, query_images, n_way):
         support = F.normalize(encode_tasks(self.network.encoder, support_images), dim=-1)

@@ -21,7 +21,7 @@ SMALL = [
     "trainer.max_steps=6",
     "trainer.checkpoint_every=2",
     "trainer.log_every=1",
-    "trainer.panel_every=2",
+    "trainer.diagnostics_every=2",
     "trainer.progress=false",
     "trainer.device=cpu",
     "trainer.threads=1",
@@ -47,7 +47,7 @@ PAIRWISE = [*VIEWS, "batching=labelled", "loss=pairwise"]
 
 def settled(overrides: list[str]) -> dict[str, Any]:
     """The config of a command line."""
-    return validate.settled(Composer(conf_folder()), overrides)[0]
+    return validate.checked_config(Composer(conf_folder()), overrides)[0]
 
 
 def momentum_queue() -> dict[str, Any]:
@@ -62,13 +62,13 @@ def checkpoint(folder: Path, name: str = "last.pt") -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """Lines of metrics.jsonl without what a clock says; a torn line is an error."""
+    """Lines of metrics.jsonl without what a context says; a torn line is an error."""
     read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in read]
 
 
 def points(folder: Path) -> dict[str, list]:
-    """All that TensorBoard finds in a run folder, by tag, without what a clock says."""
+    """All that TensorBoard finds in a run folder, by tag, without what a context says."""
     everything = {"scalars": 0, "images": 0, "tensors": 0}
     found = EventAccumulator(str(folder), size_guidance=everything)
     found.Reload()
@@ -92,12 +92,12 @@ def assert_as_unbroken(folder: Path, whole: Path) -> None:
     assert rows(folder) == rows(whole)
     assert [row["step"] for row in rows(folder)] == list(range(7))
     result, other = (json.loads((path / "result.json").read_text()) for path in (folder, whole))
-    for key in ("status", "metrics", "product", "steps"):
+    for key in ("status", "metrics", "selected_checkpoint", "steps"):
         assert result[key] == other[key]
     assert result["status"] == "finished"
 
     seen, expected = points(folder), points(whole)
-    assert {"train/loss", "panel/rankme", "eval/few_shot/5w1s/top1", "config"} <= seen.keys()
+    assert {"train/loss", "diagnostics/rankme", "eval/few_shot/5w1s/top1", "config"} <= seen.keys()
     assert seen == expected
     stored = [event for path in folder.glob("events*") for event in EventFileLoader(str(path)).Load()]
     places = [(value.tag, event.step) for event in stored for value in event.summary.value]

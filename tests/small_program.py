@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ssl_runner.cli import command_line, search_path, validate
-from ssl_runner.cli.app import Program
+from ssl_runner.cli.app import App
 from ssl_runner.cli.compose import Composer
 from ssl_runner.config import schema
 from ssl_runner.config.signatures import Node
@@ -117,7 +117,7 @@ def small_program(small_conf, tmp_path, monkeypatch):
 
 @pytest.fixture
 def settle(small_conf, small_program):
-    return lambda line: validate.settled(Composer(small_conf), line.split())
+    return lambda line: validate.checked_config(Composer(small_conf), line.split())
 
 
 class Typed:
@@ -132,7 +132,7 @@ class Typed:
             return work(config, folder)
 
         monkeypatch.setattr(sys, "argv", ["ssl-train", *(line if isinstance(line, list) else line.split())])
-        self.code = command_line.main(Program(prepare, run, self.rehearsed.append))
+        self.code = command_line.main(App(prepare, run, self.rehearsed.append))
 
     @property
     def folders(self):

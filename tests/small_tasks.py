@@ -14,13 +14,13 @@ from ssl_runner.models.batch_norm import normalised_by
 from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.heads import Linear
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 WAYS = 3
 
 
-def clock(step: int = 0, max_steps: int = 1) -> Clock:
-    return Clock(step, max_steps, seed=0, device=torch.device("cpu"))
+def context(step: int = 0, max_steps: int = 1) -> StepContext:
+    return StepContext(step, max_steps, seed=0, device=torch.device("cpu"))
 
 
 def network(smooth: bool = False) -> Network:
@@ -99,11 +99,11 @@ def meta_loss_by_loop(
 def inner_step(algorithm: InnerLoop, batch: Episodes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What adapts, before and after one inner step on the first task."""
     with normalised_by(algorithm.network, "batch"):
-        (before, _), (after, _) = algorithm.descend(batch.support_images[0], batch.support_labels[0], 1, clock())
+        (before, _), (after, _) = algorithm.descend(batch.support_images[0], batch.support_labels[0], 1, context())
     return before, after
 
 
-def gradients(algorithm: Algorithm, batch: Episodes, at: Clock) -> dict[str, Tensor]:
+def gradients(algorithm: Algorithm, batch: Episodes, at: StepContext) -> dict[str, Tensor]:
     """Of all parameters that take part in a training step."""
     algorithm.zero_grad()
     algorithm.train().training_step(batch, at).loss.backward()

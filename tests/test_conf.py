@@ -27,7 +27,7 @@ MANDATORY = {
 
 
 def settled(*overrides: str) -> dict:
-    return validate.settled(Composer(CONF), list(overrides))[0]
+    return validate.checked_config(Composer(CONF), list(overrides))[0]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -137,7 +137,9 @@ def _look_for_ever(folder: Path) -> None:
 GONE = "it was deleted or moved. What was saved in it went with it; start the run again, or put the folder back"
 
 
-@pytest.mark.parametrize("cadence", [["trainer.log_every=1"], ["trainer.log_every=100", "trainer.panel_every=null"]])
+@pytest.mark.parametrize(
+    "cadence", [["trainer.log_every=1"], ["trainer.log_every=100", "trainer.diagnostics_every=null"]]
+)
 @pytest.mark.parametrize("deed", [deeds.folder_vanishes, functools.partial(deeds.folder_is_moved, step=3)])
 def test_a_folder_that_is_taken_away_ends_its_run_with_one_sentence(deed, cadence, tmp_path):
     folder = tmp_path / "run"

@@ -19,7 +19,7 @@ from PIL import Image
 from run_folders import CONTRASTIVE, MAML, PAIRWISE, PROTONET, VIEWS, assert_as_unbroken, checkpoint, rows, settled
 from safetensors.torch import save_file
 
-from ssl_runner.evaluation.panel import COLLAPSED
+from ssl_runner.evaluation.diagnostics import COLLAPSED
 from ssl_runner.runtime.atomic_write import write_atomically
 
 
@@ -168,7 +168,7 @@ def test_the_second_process_in_a_folder_is_sent_away_and_the_first_unharmed(unbr
 @pytest.mark.parametrize(
     ("cadence", "words"),
     [
-        (["trainer.checkpoint_every=100", "trainer.panel_every=null"], "the loss is nan at step 2"),
+        (["trainer.checkpoint_every=100", "trainer.diagnostics_every=null"], "the loss is nan at step 2"),
         (["trainer.checkpoint_every=1"], "the norm of the weights is inf at step 1"),
     ],
     ids=["seen in the loss", "seen before a checkpoint"],
@@ -195,8 +195,8 @@ def assert_finite(folder: Path) -> None:
         assert torch.isfinite(value).all(), name
 
 
-WIDE = ["model.encoder.width=64", "trainer.panel_every=null", "trainer.max_steps=2"]
-# a small step, and a panel and an evaluation that take more
+WIDE = ["model.encoder.width=64", "trainer.diagnostics_every=null", "trainer.max_steps=2"]
+# a small step, and diagnostics and an evaluation that take more
 LARGE = ["dataset.size=32", "batching.batch_size=4", "trainer.keep_pages=false"]
 
 
@@ -204,11 +204,11 @@ LARGE = ["dataset.size=32", "batching.batch_size=4", "trainer.keep_pages=false"]
     ("overrides", "step", "remedy"),
     [
         ([*VIEWS, *WIDE, "batching.batch_size=1024"], 0, "algorithm.encode_chunks=2, or lower batching.batch_size"),
-        ([*MAML, *WIDE, "batching.tasks_per_batch=64"], 0, "trainer.accumulate=2"),
-        ([*VIEWS, *WIDE, *LARGE, "trainer.panel_every=2"], 1, "trainer.panel_every=null"),
+        ([*MAML, *WIDE, "batching.tasks_per_batch=64"], 0, "trainer.accumulate_grad_batches=2"),
+        ([*VIEWS, *WIDE, *LARGE, "trainer.diagnostics_every=2"], 1, "trainer.diagnostics_every=null"),
         ([*VIEWS, *WIDE, *LARGE], None, "go on with: ssl-train resume="),
     ],
-    ids=["views", "episodes", "panel", "evaluation"],
+    ids=["views", "episodes", "diagnostics", "evaluation"],
 )
 def test_memory_that_is_not_enough_is_told_with_what_to_lower(overrides, step, remedy, tmp_path):
     folder = tmp_path / "run"
@@ -218,14 +218,14 @@ def test_memory_that_is_not_enough_is_told_with_what_to_lower(overrides, step, r
 
 
 COLLAPSING = [*VIEWS, "loss._target_=waiting.PullTogether", "~loss.temperature", "trainer.max_steps=40"]
-COLLAPSING += ["trainer.panel_every=5", "optimizer.lr=0.1"]
+COLLAPSING += ["trainer.diagnostics_every=5", "optimizer.lr=0.1"]
 
 
 def test_a_collapse_is_warned_of_once(tmp_path):
     ended = children.command(tmp_path / "1", [*COLLAPSING, f"hydra.run.dir={tmp_path / 'run'}"])
     assert ended.code == 0, ended.err
     assert ended.err.count("the embedding has collapsed by step") == 1
-    assert sum(row.get("panel/embedding_std", 1) < COLLAPSED for row in rows(tmp_path / "run")) > 1
+    assert sum(row.get("diagnostics/embedding_std", 1) < COLLAPSED for row in rows(tmp_path / "run")) > 1
 
 
 def test_a_collapse_stops_a_run_that_is_to_stop_after_a_checkpoint(tmp_path):
@@ -233,17 +233,17 @@ def test_a_collapse_stops_a_run_that_is_to_stop_after_a_checkpoint(tmp_path):
     ended = children.command(tmp_path / "1", [*COLLAPSING, "trainer.stop_on_collapse=true", f"hydra.run.dir={folder}"])
     told(ended, 1, "the embedding has collapsed by step", str(folder / "checkpoints"))
     last = rows(folder)[-1]
-    assert last["panel/embedding_std"] < COLLAPSED
+    assert last["diagnostics/embedding_std"] < COLLAPSED
     assert checkpoint(folder)["step"] == last["step"] < 40
 
 
 @pytest.mark.parametrize("overrides", [VIEWS, PAIRWISE, PROTONET, MAML], ids=["simclr", "pairwise", "protonet", "maml"])
 def test_a_healthy_run_is_not_taken_for_a_collapse(overrides, tmp_path):
     folder = tmp_path / "run"
-    arguments = ["trainer.max_steps=40", "trainer.panel_every=10", "trainer.stop_on_collapse=true", "eval=[]"]
+    arguments = ["trainer.max_steps=40", "trainer.diagnostics_every=10", "trainer.stop_on_collapse=true", "eval=[]"]
     kept = [item for item in overrides if "few_shot" not in item]
     ended = children.command(tmp_path / "1", [*kept, *arguments, f"hydra.run.dir={folder}"])
     assert ended.code == 0, ended.err
     assert "collapsed" not in ended.err
-    spreads = [row["panel/embedding_std"] for row in rows(folder) if "panel/embedding_std" in row]
+    spreads = [row["diagnostics/embedding_std"] for row in rows(folder) if "diagnostics/embedding_std" in row]
     assert min(spreads[1:]) > 2 * COLLAPSED  # at step 0 nobody judges

@@ -10,7 +10,7 @@ import yaml
 
 from ssl_runner import train
 from ssl_runner.cli import command_line
-from ssl_runner.cli.app import Program
+from ssl_runner.cli.app import App
 from ssl_runner.config.hashing import config_hash
 from ssl_runner.config.renamed import KEYS, TARGETS, current_words, with_current_names
 from ssl_runner.config.schema import check
@@ -26,7 +26,7 @@ OLD = Path(__file__).parent / "old_runs" / "0.1"
 def typed(monkeypatch):
     def typed(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["ssl-train", *words])
-        return command_line.main(Program(train.prepare, train.run, train.rehearse))
+        return command_line.main(App(train.prepare, train.run, train.rehearse))
 
     return typed
 

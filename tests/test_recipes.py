@@ -42,15 +42,15 @@ def each_dataset_is_read_once():
 @pytest.mark.parametrize("other", [["dataset=digits"], ["dataset=mnist"], ["model/encoder=conv4"]])
 def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_as_it_stands(name, other, data_root):
     """Whole recipes, batch and widths included: wiring rehearses the first step on the meta device."""
-    run = wire.wire(validate.settled(Composer(CONF), [f"experiment={name}", *other, "baselines=[]"])[0])
+    run = wire.wire(validate.checked_config(Composer(CONF), [f"experiment={name}", *other, "baselines=[]"])[0])
     assert run.step_bytes is not None
     assert run.trainer.steps(run.batching) >= 400
 
 
 @pytest.mark.parametrize("name", ACROSS)
-@pytest.mark.parametrize("shape", [[], ["dataset.size=32", "dataset.channels=3"]], ids=["grey 28", "RGB 32"])
+@pytest.mark.parametrize("shape", [[], ["dataset.size=32", "dataset.channels=3"]], ids=["gray 28", "RGB 32"])
 def test_every_recipe_across_datasets_takes_another_shape_with_two_keys(name, shape, data_root):
-    run = wire.wire(validate.settled(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0])
+    run = wire.wire(validate.checked_config(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0])
     assert run.step_bytes is not None
     images = {run.splits.train.images.shape[1:], run.algorithm.network.encoder.input_shape}
     targets = [getattr(evaluator, "target", None) for evaluator in run.evaluators.values()]
@@ -66,7 +66,7 @@ def test_every_recipe_across_datasets_takes_another_shape_with_two_keys(name, sh
 @pytest.fixture(scope="module")
 def folder_of_images(tmp_path_factory):
     """Ten classes of a hundred digits, in files."""
-    digits = build(validate.settled(Composer(CONF), ["dataset=digits"])[0]["dataset"], "dataset").train
+    digits = build(validate.checked_config(Composer(CONF), ["dataset=digits"])[0]["dataset"], "dataset").train
     root = tmp_path_factory.mktemp("images")
     for label in range(10):
         (root / f"digit{label}").mkdir()
@@ -83,23 +83,25 @@ def test_every_recipe_for_omniglot_fits_other_data_or_says_what_to_lower(name, d
     if dataset == "image_folder":
         words.append(f"dataset.root={request.getfixturevalue('folder_of_images')}")
     try:
-        wire.wire(validate.settled(Composer(CONF), words)[0])
+        wire.wire(validate.checked_config(Composer(CONF), words)[0])
     except ConfigError as refused:
         text = str(refused)
         assert "has 10 classes" in text, text
         words += ["batching.n_way=5"] if "lower batching.n_way" in text else []
         words += re.findall(r"eval\.few_shot\.\w+=\S+", text)
-        assert wire.wire(validate.settled(Composer(CONF), words)[0]).step_bytes is not None
+        assert wire.wire(validate.checked_config(Composer(CONF), words)[0]).step_bytes is not None
         assert name not in ADAPTING  # their five ways fit
 
 
 @pytest.mark.parametrize("name", ["simclr", "umtra", "protoclr", "psco", "cactus"])
 def test_recipes_without_labels_are_scored_on_the_very_episodes_of_those_with(name):
     """Tasks are a function of the test images and of these values (`FewShot.tasks`)."""
-    own, other = (validate.settled(Composer(CONF), [f"experiment={one}_omniglot"])[0] for one in (name, "protonet"))
+    own, other = (
+        validate.checked_config(Composer(CONF), [f"experiment={one}_omniglot"])[0] for one in (name, "protonet")
+    )
     dataset = own["dataset"]["dataset"] if name == "cactus" else own["dataset"]
     assert dataset == other["dataset"]
     ours, theirs = (config["eval"]["few_shot"] for config in (own, other))
     assert all(ours[key] == theirs[key] for key in ("n_query", "episodes", "seed"))
-    adapting = validate.settled(Composer(CONF), ["experiment=maml_omniglot"])[0]["eval"]["few_shot"]["settings"]
+    adapting = validate.checked_config(Composer(CONF), ["experiment=maml_omniglot"])[0]["eval"]["few_shot"]["settings"]
     assert set(adapting if name == "umtra" else theirs["settings"]) <= set(ours["settings"])

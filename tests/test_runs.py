@@ -30,7 +30,7 @@ def few_tasks_to_show(monkeypatch):
 def small(name: str) -> list[str]:
     overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
     overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
-    config = validate.settled(Composer(CONF), [f"experiment={name}"])[0]
+    config = validate.checked_config(Composer(CONF), [f"experiment={name}"])[0]
     if "clusters" in config["dataset"]:
         overrides += ["dataset.partitions=2", "dataset.clusters=12"]
     if "tasks_per_batch" in config["batching"]:
@@ -41,7 +41,7 @@ def small(name: str) -> list[str]:
 
 
 def run(folder, *overrides: str) -> dict:
-    return train.run(validate.settled(Composer(CONF), list(overrides))[0], folder)
+    return train.run(validate.checked_config(Composer(CONF), list(overrides))[0], folder)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -96,7 +96,7 @@ def test_a_run_on_images_without_labels_is_judged_on_a_dataset_that_has_some(tmp
     result = run(tmp_path / "run", *overrides)
     assert list(result["metrics"]) == ["cifar10/knn/top1", "untrained/cifar10/knn/top1"]
     assert result["metrics"]["cifar10/knn/top1"] > 0.15  # of ten classes
-    assert result["protocols"]["knn_cifar10"]["bank"] == "cifar10/train"
+    assert result["protocols"]["knn_cifar10"]["gallery"] == "cifar10/train"
 
 
 def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_that_it_never_saw(tmp_path, data_root):
@@ -146,7 +146,7 @@ def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypa
     ]
     run(tmp_path, *overrides, "baselines=[untrained]")
     trained, untrained = (algorithm.state_dict() for algorithm in seen)
-    first = wire.wire(validate.settled(Composer(CONF), overrides)[0]).algorithm.state_dict()
+    first = wire.wire(validate.checked_config(Composer(CONF), overrides)[0]).algorithm.state_dict()
     assert all(torch.equal(value, untrained[name]) for name, value in first.items())
     assert any(not torch.equal(value, trained[name]) for name, value in first.items())
 
@@ -203,10 +203,10 @@ def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
 
     step = Trainer.step
 
-    def crash(self, algorithm, batch, optimizer, clock, measure):
-        if clock.step == 4:
+    def crash(self, algorithm, batch, optimizer, context, measure):
+        if context.step == 4:
             raise KeyboardInterrupt
-        return step(self, algorithm, batch, optimizer, clock, measure)
+        return step(self, algorithm, batch, optimizer, context, measure)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "step", crash)
@@ -237,7 +237,7 @@ def test_an_encoder_that_is_not_there_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["algorithm.second_order=false", "algorithm.statistics=support", "trainer.accumulate=2"]
+    "override", ["algorithm.second_order=false", "algorithm.statistics=support", "trainer.accumulate_grad_batches=2"]
 )
 def test_mamls_options_run(override, tmp_path, data_root):
     assert run(tmp_path, *small("maml_omniglot"), override)["status"] == "finished"

@@ -62,7 +62,7 @@ def trusted(monkeypatch):
 
 def config(name: str, **changes) -> dict:
     overrides, arguments, losses = DOUBLES[name]
-    plain, _ = validate.settled(Composer(conf_folder()), overrides)
+    plain, _ = validate.checked_config(Composer(conf_folder()), overrides)
     plain["algorithm"] = {"_target_": f"doubles.{name}", **arguments}
     if "loss" in losses:
         plain["loss"] = {"_target_": f"doubles.{losses['loss']}"}
@@ -79,7 +79,7 @@ def state(folder) -> dict:
 
 def logged(folder) -> list[dict]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]  # at 0 only the panel
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]  # at 0 only diagnostics
     return rows[1:]
 
 
@@ -95,10 +95,10 @@ def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypat
 
     original = trainer.Trainer.step
 
-    def crash(self, algorithm, batch, optimizer, clock, measure):
-        if clock.step == 3:
+    def crash(self, algorithm, batch, optimizer, context, measure):
+        if context.step == 3:
             raise KeyboardInterrupt
-        return original(self, algorithm, batch, optimizer, clock, measure)
+        return original(self, algorithm, batch, optimizer, context, measure)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "step", crash)
@@ -133,7 +133,7 @@ def test_a_surrogate_logs_the_real_loss_and_refuses_what_would_bend_its_update(t
     train.run(config("Reptile"), tmp_path)
     rows = logged(tmp_path)
     assert all(0.1 < row["train/loss"] < 5 for row in rows)
-    bent = config("Reptile", gradient_clip=1.0)
+    bent = config("Reptile", gradient_clip_norm=1.0)
     bent["optimizer"]["momentum"] = 0.9
     with pytest.raises(ConfigError) as refusal:
         train.run(bent, tmp_path)
@@ -143,7 +143,7 @@ def test_a_surrogate_logs_the_real_loss_and_refuses_what_would_bend_its_update(t
 def test_a_loss_that_needs_a_teacher_is_refused_without_one(tmp_path):
     lonely = config("MomentumQueue")
     lonely["algorithm"] = {"_target_": "ssl_runner.algorithms.contrastive.Contrastive"}
-    with pytest.raises(ConfigError, match="needs memory, target"):
+    with pytest.raises(ConfigError, match="needs memory_bank, target"):
         train.run(lonely, tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
         (["loss=cross_entropy"], "gives embeddings"),
         (["experiment=supervised_mnist", "dataset=digits", "model/head=projector"], "one output a class"),
         (["loss=pairwise", "batching.views=1", "loss=nt_xent"], "compares 2 views, but batching makes 1"),
-        (["trainer.accumulate=2"], "cannot be cut"),
+        (["trainer.accumulate_grad_batches=2"], "cannot be cut"),
         (["seed=-1"], "seed=-1"),
         (["baselines=[pixels]"], "'pixels' is not one of raw_pixels, untrained"),
         (["experiment=protonet_digits", "batching.n_way=50"], "n_way=50, but split 'train' of digits has 5 classes"),
@@ -170,7 +170,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_told_before_training(overrides, message, tmp_path):
-    plain, _ = validate.settled(Composer(conf_folder()), overrides)
+    plain, _ = validate.checked_config(Composer(conf_folder()), overrides)
     with pytest.raises(ValueError, match=re.escape(message)):
         train.run(plain, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

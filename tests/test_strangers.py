@@ -16,7 +16,7 @@ from run_folders import VIEWS, settled
 import ssl_runner
 from ssl_runner import train
 from ssl_runner.cli import command_line
-from ssl_runner.cli.app import Program
+from ssl_runner.cli.app import App
 from ssl_runner.cli.resume import resumed_config
 from ssl_runner.errors import ResumeError
 from ssl_runner.images.decoding import Decoding, decode
@@ -57,7 +57,7 @@ def test_a_hostile_target_runs_nothing_whatever_opens_the_run(run, tmp_path, mon
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     for word in ("resume", "reproduce"):
         monkeypatch.setattr(sys, "argv", ["ssl-train", f"{word}={run}"])
-        assert command_line.main(Program(train.prepare, train.run, train.rehearse)) == 2
+        assert command_line.main(App(train.prepare, train.run, train.rehearse)) == 2
         assert "is not trusted" in capsys.readouterr().err
     if node in ("algorithm", "loss", "model.encoder"):  # what an algorithm is made of
         with pytest.raises(ValueError, match="is not trusted"):
@@ -99,7 +99,7 @@ def test_a_run_behind_links_is_gone_on_with_and_loaded(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.webp", "a.gif", "a.tga", "a.tif", "a.PNG", "a.avif", "a.jp2"])
 def test_formats_without_loss_give_back_their_pixels(tmp_path, name):
-    pixels = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8) * 255  # few colours, for a palette
+    pixels = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8) * 255  # few colors, for a palette
     keys = {"a.webp": {"lossless": True}, "a.avif": {"quality": 100, "subsampling": "4:4:4"}}.get(name, {})
     Image.fromarray(pixels).save(tmp_path / name, **keys)
     found = decode(tmp_path / name, Decoding(None, 3)).transpose(1, 2, 0)

@@ -16,7 +16,7 @@ from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.config.hashing import config_difference
 from ssl_runner.data.sources import mnist
 from ssl_runner.errors import ConfigError, DataError
-from ssl_runner.runtime.no_download import require_at_hand
+from ssl_runner.runtime.no_download import refuse_download
 from ssl_runner.wiring import wire
 
 JUDGED = [
@@ -40,7 +40,7 @@ FEW_SHOT = ["eval=[few_shot,verdict]", "eval.few_shot.episodes=4", "eval.few_sho
 
 
 def settled(*overrides: str) -> dict:
-    return validate.settled(Composer(conf_folder()), list(overrides))[0]
+    return validate.checked_config(Composer(conf_folder()), list(overrides))[0]
 
 
 def line(*overrides: str) -> list[str]:
@@ -109,7 +109,7 @@ def no_fashion(monkeypatch, tmp_path):
     """A folder without the dataset, and no network."""
 
     def download(name, root, wanted, fetch):
-        require_at_hand(name)
+        refuse_download(name)
         raise DataError(f"{name} is missing")
 
     monkeypatch.setattr(mnist, "download", download)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.nt_xent import NTXent
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 FILE = "WAITING_FILE"
 
@@ -27,10 +27,10 @@ def wait() -> None:
 class WaitingNTXent(NTXent):
     """NT-Xent that waits once three steps are done."""
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
-        if clock.step == 3:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        if context.step == 3:
             wait()
-        return super().forward(embeddings, clock)
+        return super().forward(embeddings, context)
 
 
 class WaitingFewShot(FewShot):
@@ -46,6 +46,6 @@ class PullTogether(Loss):
 
     views = 2
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         first, second = F.normalize(embeddings.online, dim=-1)
         return (first - second).square().sum(dim=-1).mean(), {}

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.cli.compose import Composer
-from ssl_runner.cli.validate import settled
+from ssl_runner.cli.validate import checked_config
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.models.synchronised import synchronise
-from ssl_runner.runtime import distributed
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime import collectives, process_group
+from ssl_runner.runtime.step_context import StepContext
 from ssl_runner.wiring import wire
 
 VIEWS = ["experiment=simclr_digits", *SMALL]
@@ -43,7 +43,11 @@ def cases() -> dict[str, list[str]]:
     predictor += "out_features: null, layers: 2, last_norm: true}"
     found["pieces of batch normalisation"] = [*momentum, "algorithm.batch_norm_groups=4"]
     found["pieces and a predictor"] = [*found["pieces of batch normalisation"], f"algorithm.predictor={predictor}"]
-    for arrangement, loss in {"contrastive": "nt_xent", "predictive": "negative_cosine", "prototypes": "swav"}.items():
+    for arrangement, loss in {
+        "contrastive": "nt_xent",
+        "stop_gradient": "negative_cosine",
+        "prototypes": "swav",
+    }.items():
         chunks = [f"loss={loss}", f"algorithm={arrangement}", "algorithm.encode_chunks=4"]
         found[f"chunks, {arrangement}"] = [*VIEWS, *HEAD, *chunks]
     found["chunks, momentum"] = [*momentum, "algorithm.encode_chunks=4"]
@@ -55,7 +59,7 @@ def cases() -> dict[str, list[str]]:
     found["matchingnet"] = [*TASKS, "algorithm=matchingnet"]
     found["matchingnet, full context"] = [*TASKS, "algorithm=matchingnet", "algorithm.read_steps=2"]
     found["relationnet"] = [*TASKS, "algorithm=relationnet", "loss=relation_mse", "algorithm.width=4"]
-    for method in ("r2d2", "cnp", "attentive_cnp", "context", "snail", "mann"):
+    for method in ("r2d2", "cnp", "attentive_cnp", "in_context_transformer", "snail", "mann"):
         found[method] = [*TASKS, f"algorithm={method}"]
     found["baseline_pp"] = [*VIEWS, "algorithm=baseline_pp", "loss=cross_entropy", "batching=labelled"]
     found["baseline_pp"] += ["model/head=cosine"]
@@ -74,16 +78,16 @@ def double(batch: Views | Episodes) -> Views | Episodes:
     return replace(batch, support_images=batch.support_images.double(), query_images=batch.query_images.double())
 
 
-def take(algorithm: Algorithm, batch: Views | Episodes, clock: Clock) -> dict[str, Tensor]:
+def take(algorithm: Algorithm, batch: Views | Episodes, context: StepContext) -> dict[str, Tensor]:
     """Gradients of a step, and the state that it leaves."""
-    step = algorithm.train().training_step(batch, clock)
+    step = algorithm.train().training_step(batch, context)
     step.loss.backward()
-    distributed.average_gradients(algorithm.parameters())
-    algorithm.after_step(clock, {name: distributed.gather(value) for name, value in step.carry.items()})
+    collectives.average_gradients(algorithm.parameters())
+    algorithm.after_step(context, {name: collectives.gather(value) for name, value in step.carry.items()})
     gradients = {f"gradient of {name}": value.grad for name, value in algorithm.named_parameters()}
     found = {name: value for name, value in gradients.items() if value is not None}
     found |= {name: value for name, value in algorithm.state_dict().items() if value.is_floating_point()}
-    return found | {f"metric {name}": value for name, value in distributed.average(step.metrics).items()}
+    return found | {f"metric {name}": value for name, value in collectives.average(step.metrics).items()}
 
 
 def apart(overrides: list[str]) -> dict[str, float]:
@@ -91,18 +95,18 @@ def apart(overrides: list[str]) -> dict[str, float]:
 
     Not of its own tensor: a bias before batch normalisation has a gradient of 0 but for rounding.
     """
-    config, _ = settled(Composer(CONF), overrides)
-    with distributed.alone():
+    config, _ = checked_config(Composer(CONF), overrides)
+    with process_group.single_process():
         run = wire.wire(config)
         whole = double(run.batching.batch(3))
-    clock = Clock(1, 2, 0, torch.device("cpu"))
+    context = StepContext(1, 2, 0, torch.device("cpu"))
     one = run.algorithm.double()
     two = copy.deepcopy(one)
     for part in two.synchronised():
         synchronise(part)
-    with distributed.alone():
-        expected = take(one, whole, clock)
-    found = take(two, double(run.batching.batch(3)), clock)
+    with process_group.single_process():
+        expected = take(one, whole, context)
+    found = take(two, double(run.batching.batch(3)), context)
     assert expected.keys() == found.keys()
     differences, sizes = {}, {}
     for name, value in expected.items():
@@ -114,12 +118,12 @@ def apart(overrides: list[str]) -> dict[str, float]:
 
 def measure(out: Path, *names: str) -> None:
     """Write the differences of some cases, or of all; what each of the processes does."""
-    distributed.join()
+    process_group.init()
     torch.set_num_threads(1)
     found = {name: apart(overrides) for name, overrides in cases().items() if name in (names or [name])}
-    if distributed.rank() == 0:
+    if process_group.rank() == 0:
         out.write_text(json.dumps(found, indent=1))
-    distributed.leave()
+    process_group.shutdown()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="in which all take turns")
     asked = parser.parse_args()
     allocator.keep_pages()  # as in a run
-    config, _ = validate.settled(Composer(conf_folder()), ["experiment=protonet_omniglot"])
+    config, _ = validate.checked_config(Composer(conf_folder()), ["experiment=protonet_omniglot"])
     dataset: Dataset = build(config["dataset"], "dataset").train
     batching = EpisodeBatching(Augmentation({}), WAYS, SHOTS, QUERIES, TASKS)
     batching.bind(dataset, seed=0, device=CPU)

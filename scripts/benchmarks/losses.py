@@ -40,7 +40,7 @@ def loss_of(name: str) -> Callable:
     from ssl_runner.losses.loss import Embeddings
     from ssl_runner.losses.nt_xent import NTXent
     from ssl_runner.losses.supcon import SupCon
-    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.runtime.step_context import StepContext
 
     ours = {
         "nt_xent": NTXent(TEMPERATURE),
@@ -49,8 +49,8 @@ def loss_of(name: str) -> Callable:
         "dcl": DCL(TEMPERATURE, None),
         "supcon": SupCon(TEMPERATURE),
     }[name]
-    clock = Clock(0, 1, 0, torch.device("cpu"))
-    return lambda first, second, labels: ours(Embeddings(torch.stack([first, second]), labels=labels), clock)[0]
+    context = StepContext(0, 1, 0, torch.device("cpu"))
+    return lambda first, second, labels: ours(Embeddings(torch.stack([first, second]), labels=labels), context)[0]
 
 
 def measured(name: str, n: int) -> dict[str, float]:

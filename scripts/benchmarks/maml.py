@@ -7,7 +7,7 @@ Omniglot 5-way 1-shot, 1 query a class, 32 tasks, 5 inner steps, strided conv4 a
 float32 on the CPU; forward and backward pass, no data and no optimizer. The loop is that of
 `ssl_runner.algorithms.reference_loop`, with torch's own batch normalisation, and calls backward after each task, as one
 does who minds memory; `loop, one backward` does so at the end of the batch. Ours is timed in chunks of tasks, which is
-what `trainer.accumulate` makes: 32 tasks are one chunk at accumulate=1.
+what `trainer.accumulate_grad_batches` makes: 32 tasks are one chunk at accumulate_grad_batches=1.
 
 Milliseconds: medians of rounds in one process, in which all take turns, forwards and backwards; ratios are within
 rounds. CPU ms are of all threads together, and with one thread hold on a busy machine too. Memory: greatest resident
@@ -38,19 +38,19 @@ def steps_of(width: int, keep_pages: bool) -> tuple[dict[str, Callable[[], None]
     from ssl_runner.cli import validate
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.runtime.step_context import StepContext
     from ssl_runner.wiring import wire
 
     overrides = ["experiment=maml_omniglot", f"model.encoder.width={width}", f"algorithm.inner_steps={INNER_STEPS}"]
     overrides += [f"batching.tasks_per_batch={TASKS}", f"trainer.keep_pages={str(keep_pages).lower()}", "eval=[]"]
-    config, _ = validate.settled(Composer(conf_folder()), overrides)
+    config, _ = validate.checked_config(Composer(conf_folder()), overrides)
     run = wire.wire(config)
-    algorithm, batch, clock = run.algorithm.train(), run.batching.batch(0), Clock(0, 1, 0, run.device)
+    algorithm, batch, context = run.algorithm.train(), run.batching.batch(0), StepContext(0, 1, 0, run.device)
 
     def vectorised(pieces: list, of: int = TASKS) -> None:
         algorithm.zero_grad()
         for piece in pieces:
-            (algorithm.training_step(piece, clock).loss * (len(piece) / of)).backward()
+            (algorithm.training_step(piece, context).loss * (len(piece) / of)).backward()
 
     def loop(pieces: list, of: int = TASKS) -> None:
         algorithm.zero_grad()
@@ -68,7 +68,7 @@ def steps_of(width: int, keep_pages: bool) -> tuple[dict[str, Callable[[], None]
 
 
 def milliseconds(width: int, rounds: int, keep_pages: bool) -> dict[str, list[tuple[float, float]]]:
-    """Of each, in each round: by the clock, and of CPU."""
+    """Of each, in each round: by the context, and of CPU."""
     named, small = steps_of(width, keep_pages)
     small()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in named}

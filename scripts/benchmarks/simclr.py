@@ -29,20 +29,20 @@ def runner() -> dict[str, float]:
     from ssl_runner.cli import validate
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.runtime.step_context import StepContext
     from ssl_runner.wiring import wire
 
     overrides = ["experiment=simclr_cifar10", "model/encoder=conv4", f"batching.batch_size={BATCH}", "eval=[]"]
-    config, _ = validate.settled(Composer(conf_folder()), overrides)
+    config, _ = validate.checked_config(Composer(conf_folder()), overrides)
     run = wire.wire(config)
     algorithm = run.algorithm.train()
     seconds: dict[str, list[float]] = {"step": [], "data": [], "bare": []}
     for step in range(WARM + COUNTED):
-        clock = Clock(step, 1000, 0, run.device)
+        context = StepContext(step, 1000, 0, run.device)
         began = time.perf_counter()
         batch = run.batching.batch(step)
         data = time.perf_counter()
-        run.trainer.step(algorithm, batch, run.optimizer, clock, measure=False)
+        run.trainer.step(algorithm, batch, run.optimizer, context, measure=False)
         done = time.perf_counter()
         images = batch.crops[0].flatten(0, 1)  # type: ignore[union-attr]
         prepared = algorithm.network.encoder.prepare(images).contiguous(memory_format=torch.channels_last)
@@ -107,7 +107,7 @@ def arrays(path: Path) -> None:
     from ssl_runner.cli.search_path import conf_folder
     from ssl_runner.config.building import build
 
-    config, _ = validate.settled(Composer(conf_folder()), ["experiment=simclr_cifar10"])
+    config, _ = validate.checked_config(Composer(conf_folder()), ["experiment=simclr_cifar10"])
     torch.save(build(config["dataset"], "dataset").train.images[:10_000].clone(), path)
 
 

@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of each training")
     parser.add_argument("--pairs", type=int, default=5, help="of trainings, one of each kind")
     asked = parser.parse_intermixed_args()
-    config, _ = validate.settled(Composer(conf_folder()), asked.overrides)
+    config, _ = validate.checked_config(Composer(conf_folder()), asked.overrides)
     whole = wire.wire(config).trainer.steps(wire.wire(config).batching)
     config["trainer"] |= {"max_epochs": None, "max_steps": asked.steps, "progress": False}
-    silent = config | {"trainer": config["trainer"] | {"log_every": asked.steps, "panel_every": None}}
+    silent = config | {"trainer": config["trainer"] | {"log_every": asked.steps, "diagnostics_every": None}}
     kinds: dict[str, list[tuple[float, float]]] = {"tracked": [], "silent": []}
     for _ in range(asked.pairs):
         for kind, wanted in (("tracked", config), ("silent", silent)):

@@ -31,7 +31,7 @@ from ssl_runner.losses.supcon import SupCon
 from ssl_runner.losses.swav import SwAV
 from ssl_runner.losses.triplet import Triplet
 from ssl_runner.losses.vicreg import VICReg
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 try:
     from lightly import loss as lightly  # pyright: ignore[reportMissingImports]
@@ -44,7 +44,7 @@ except ModuleNotFoundError as error:  # --help needs no peers
 else:
     MISSING = None
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 DIMENSIONS, ENTRIES, TOLERANCE = 16, 40, 1e-6
 SIZES, TEMPERATURES = (8, 64), (0.1, 0.5)
 
@@ -55,7 +55,7 @@ class Batch:
 
     online: Tensor
     target: Tensor
-    memory: Tensor
+    memory_bank: Tensor
     labels: Tensor
 
 
@@ -74,10 +74,10 @@ def value(loss: Loss, batch: Batch, **fields: Any) -> Tensor:
     return loss(Embeddings(batch.online, **fields), CLOCK)[0]
 
 
-def with_bank(module: Any, memory: Tensor) -> Any:
+def with_bank(module: Any, memory_bank: Tensor) -> Any:
     """A module of lightly's whose memory bank holds these normalised entries."""
     bank = module.memory_bank if hasattr(module, "memory_bank") else module
-    bank.bank = torch.nn.functional.normalize(memory, dim=-1).clone()
+    bank.bank = torch.nn.functional.normalize(memory_bank, dim=-1).clone()
     return module
 
 
@@ -105,14 +105,14 @@ def nt_xent_of_metric_learning(batch: Batch, temperature: float) -> Tensor:
 
 def info_nce_of_lightly(batch: Batch, temperature: float) -> Tensor:
     def compare(queries: Tensor, keys: Tensor) -> Tensor:
-        loss = with_bank(lightly.NTXentLoss(temperature, (ENTRIES, DIMENSIONS)), batch.memory)
+        loss = with_bank(lightly.NTXentLoss(temperature, (ENTRIES, DIMENSIONS)), batch.memory_bank)
         return loss(queries, keys)
 
     return mean_over_directions(compare, batch)
 
 
 def nnclr_of_both(batch: Batch, temperature: float) -> Tensor:
-    find = with_bank(NNMemoryBankModule((ENTRIES, DIMENSIONS)), batch.memory)
+    find = with_bank(NNMemoryBankModule((ENTRIES, DIMENSIONS)), batch.memory_bank)
     compare = instances(temperature)
     return mean_over_directions(lambda predictions, z: compare(find(z), predictions), batch)
 
@@ -160,7 +160,7 @@ ROWS = [
     Row(
         "info_nce, memory",
         "lightly NTXentLoss with a bank",
-        lambda batch, t: value(InfoNCE(t), batch, target=batch.target, memory=batch.memory),
+        lambda batch, t: value(InfoNCE(t), batch, target=batch.target, memory_bank=batch.memory_bank),
         info_nce_of_lightly,
     ),
     Row(
@@ -172,7 +172,7 @@ ROWS = [
     Row(
         "nnclr",
         "lightly's bank, metric-learning's loss",
-        lambda batch, t: value(NNCLR(t), batch, target=batch.target, memory=batch.memory),
+        lambda batch, t: value(NNCLR(t), batch, target=batch.target, memory_bank=batch.memory_bank),
         nnclr_of_both,
     ),
     Row(

@@ -40,7 +40,7 @@ SETTINGS = {
         "model/encoder=conv4",
         "augmentation=glyph",
         "batching.batch_size=128",
-        "batching.second_augmentation=null",  # of colours
+        "batching.second_augmentation=null",  # of colors
         "optimizer=adam",
         "optimizer.lr=0.002",
         "scheduler=warmup_cosine",
@@ -84,7 +84,7 @@ REASONS = {  # of the mnist table
     "simsiam": "without negatives and without a teacher it learns slowly and is not done: 96.45% after 619 steps of "
     "an earlier run, 96.81% after 860",
     "dino": "collapses in part: between steps 100 and 400 the prototypes in use fall from 1,556 to 15 of 2,048, and "
-    "the panel's kNN with them, from 0.79 to 0.61; it is not the teacher's lag, the student has 94.09%",
+    "the diagnostics' kNN with them, from 0.79 to 0.61; it is not the teacher's lag, the student has 94.09%",
 }
 # kNN (k = 200, T = .1) at the best of 200 epochs and minutes on an A6000, of lightly's CIFAR-10 benchmark
 LIGHTLY = {

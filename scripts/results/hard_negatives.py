@@ -11,7 +11,7 @@ the two does in the seconds, measured once and kept; and of a seed both draw the
 the resolved configs differ in the loss alone is checked before anything runs.
 
 Run it alone. It goes on where it was stopped, also within a run. Figures are of test images and chose nothing; the
-rates of false negatives are those of the panel's training images, after the last step.
+rates of false negatives are those of the diagnostics' training images, after the last step.
 """
 
 import json
@@ -58,7 +58,7 @@ Made by `python scripts/results/hard_negatives.py`: HCL against SimCLR with conv
 training below), paired over {seeds} seeds. Only the loss differs: both have the HCL recipe's batch (256),
 optimizer, schedule, head and temperature (0.5), and of a seed the same weights, batches and crops. The difference is
 HCL's figure less SimCLR's, with Student's 95% interval over seeds. Scores are of test images; the rest is of the
-panel's 256 training images, of a seed the same for both, after the last step, averaged over anchors.
+the diagnostics' 256 training images, of a seed the same for both, after the last step, averaged over anchors.
 """
 
 
@@ -78,10 +78,10 @@ def refuse_other_differences() -> None:
 
 
 def last_panel(folder: Path) -> dict[str, float]:
-    """The panel's figures after the last step."""
+    """The diagnostics' figures after the last step."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    looks = [line for line in lines if "panel/false_negative_rate" in line]
-    return {name: looks[-1][f"panel/{name}"] for name in PANEL}
+    looks = [line for line in lines if "diagnostics/false_negative_rate" in line]
+    return {name: looks[-1][f"diagnostics/{name}"] for name in PANEL}
 
 
 def reproduce(method: str, seed: int, seconds: float, kept: dict[str, Any], page: Path) -> None:

@@ -25,7 +25,7 @@ Key = TypeVar("Key")
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}
-TRIAL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.panel_every=null", "eval=[]", "baselines=[]"]
+TRIAL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.diagnostics_every=null", "eval=[]", "baselines=[]"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "--steps": {"type": int, "help": "of training, instead of what the first ones promise for the minutes"},
     "--threads": {"type": int, "help": "of the CPU, for each run"},
@@ -75,9 +75,9 @@ def composed(words: list[str]) -> dict[str, Any]:
     """The whole config that overrides make."""
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.cli.validate import settled
+    from ssl_runner.cli.validate import checked_config
 
-    return settled(Composer(conf_folder()), words)[0]
+    return checked_config(Composer(conf_folder()), words)[0]
 
 
 def has_experiment(name: str) -> bool:

@@ -32,22 +32,22 @@ def steps_in(seconds: float, words: list[str], threads: int | None = None, proce
 
 def promised(seconds: float, words: list[str]) -> int | None:
     """The steps; None on other processes than the first."""
-    from ssl_runner.runtime import distributed
-    from ssl_runner.runtime.step_context import Clock
+    from ssl_runner.runtime import process_group
+    from ssl_runner.runtime.step_context import StepContext
     from ssl_runner.wiring import wire
 
-    distributed.join()
+    process_group.init()
     run = wire.wire(composed([*words, "trainer.max_epochs=null", "trainer.max_steps=1000"]))
     run.algorithm.train()
     began = 0.0
     for step in range(WARM + TIMED):
         if step == WARM:
             began = time.perf_counter()
-        clock = Clock(step, 1000, run.seed, run.device)
-        run.trainer.step(run.algorithm, run.batching.batch(LATE + step), run.optimizer, clock, measure=False)
+        context = StepContext(step, 1000, run.seed, run.device)
+        run.trainer.step(run.algorithm, run.batching.batch(LATE + step), run.optimizer, context, measure=False)
     took = time.perf_counter() - began
-    distributed.leave()
-    return None if distributed.rank() else max(1, round(seconds * TIMED / took))
+    process_group.shutdown()
+    return None if process_group.rank() else max(1, round(seconds * TIMED / took))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # as `Algorithm.classify`
 
@@ -56,7 +56,7 @@ class Algorithm(nn.Module):
         provides: The fields of `Embeddings` that it fills beyond ``online``; ``labels`` come from the data.
         gives_logits: Whether its loss sees scores of classes, not embeddings.
         head_classifies: Whether those are the outputs of the head, which then needs one a class.
-        divisible: Whether a batch may be cut for gradient accumulation.
+        supports_accumulation: Whether a batch may be cut for gradient accumulation.
         pieces: Pieces of a batch that go through the network apart, and are normalised apart.
         surrogate: Whether the loss's gradient is an update in itself (Reptile): plain SGD, no clipping.
     """
@@ -65,7 +65,7 @@ class Algorithm(nn.Module):
     provides: ClassVar[frozenset[str]] = frozenset()
     gives_logits: ClassVar[bool] = False
     head_classifies: ClassVar[bool] = False
-    divisible: ClassVar[bool] = True
+    supports_accumulation: ClassVar[bool] = True
     surrogate: ClassVar[bool] = False
     pieces: int = 1
 
@@ -76,23 +76,23 @@ class Algorithm(nn.Module):
     @classmethod
     def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
         """What it provides when made with these arguments of its config."""
-        return cls.provides | ({"memory"} if arguments.get("queue_size") else frozenset())
+        return cls.provides | ({"memory_bank"} if arguments.get("queue_size") else frozenset())
 
     @abstractmethod
-    def training_step(self, batch: Any, clock: Clock) -> Step:
+    def training_step(self, batch: Any, context: StepContext) -> Step:
         """Loss and metrics of one batch of `batch_type`."""
 
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         """Moving averages, queues, centers: called once after the optimizer's step, without gradient."""
 
     def less_memory(self, accumulate: int) -> str:
         """What to change where a step does not fit into memory, for a message.
 
         Args:
-            accumulate: Pieces that a batch is cut into by now, `Trainer`'s.
+            accumulate_grad_batches: Pieces that a batch is cut into by now, `Trainer`'s.
         """
-        if self.divisible:
-            return f"cut it with trainer.accumulate={2 * accumulate}"
+        if self.supports_accumulation:
+            return f"cut it with trainer.accumulate_grad_batches={2 * accumulate}"
         return f"encode it in pieces with algorithm.encode_chunks={2 * self.pieces}, or lower batching.batch_size"
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ class Algorithm(nn.Module):
         return self.network.encoder
 
     def embedding(self, images: Tensor) -> Tensor:
-        """What the loss compares, (B, E) of images (B, C, H, W): the panel and the warning of a collapse judge it.
+        """What the loss compares, (B, E) of images (B, C, H, W): diagnostics and the warning of a collapse judge it.
 
         By default the network's output, or the features where that is a score of classes.
         """
@@ -121,7 +121,7 @@ class Algorithm(nn.Module):
     def compared(self, images: Tensor, embedded: Tensor) -> Embeddings:
         """What the loss sees of views (V, B, C, H, W), of which `embedding` made ``embedded`` (V, B, E), but labels.
 
-        By default just that; an algorithm with a second branch overrides it. The panel asks, in evaluation mode.
+        By default just that; an algorithm with a second branch overrides it. Diagnostics ask, in evaluation mode.
         """
         return Embeddings(embedded)
 

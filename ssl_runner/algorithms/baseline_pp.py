@@ -14,7 +14,7 @@ from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.heads import Cosine
 from ssl_runner.models.network import Network
 from ssl_runner.runtime import randomness
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 SEED = 0
 
@@ -84,10 +84,10 @@ class BaselinePP(Algorithm):
     def protocol(self) -> dict[str, Any]:
         return {"statistics": "running", "transductive": False, "fit_steps": self.fit_steps}
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         (crops,) = batch.crops
         logits = self.network(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
-        return Step(*self.loss(Embeddings(online=logits, labels=batch.labels), clock))
+        return Step(*self.loss(Embeddings(online=logits, labels=batch.labels), context))
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         """Cosines with the weights of each task's own classifier, times the scale."""
@@ -119,7 +119,7 @@ class BaselinePP(Algorithm):
         return self.scale * F.normalize(features, dim=-1) @ F.normalize(weights, dim=-1).transpose(1, 2)
 
     def _rows(self, shots: int, generator: torch.Generator) -> Tensor:
-        """int64 (fit_steps, batch), places in the support."""
+        """int64 (fit_steps, batch), indices in the support."""
         size = min(self.fit_batch_size or shots, shots)
         passes = -(-self.fit_steps * size // shots)
         order = torch.cat([torch.randperm(shots, generator=generator) for _ in range(passes)])

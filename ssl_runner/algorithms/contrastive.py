@@ -5,7 +5,7 @@ from ssl_runner.algorithms.views import embed_views, refuse_pieces
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class Contrastive(Algorithm):
@@ -21,7 +21,7 @@ class Contrastive(Algorithm):
     """
 
     batch_type = Views
-    divisible = False  # every image is a negative of the others
+    supports_accumulation = False  # every image is a negative of the others
 
     def __init__(self, network: Network, loss: Loss, encode_chunks: int) -> None:
         super().__init__(network)
@@ -29,7 +29,7 @@ class Contrastive(Algorithm):
         self.loss = loss
         self.pieces = encode_chunks
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         online = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
         seen = Embeddings(online=online, labels=batch.labels, global_views=len(batch.crops[0]))
-        return Step(*self.loss(gathered(seen), clock))
+        return Step(*self.loss(gathered(seen), context))

@@ -9,7 +9,7 @@ from ssl_runner.algorithms.algorithm import Algorithm, Map, Step, by_domain, enc
 from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 SUPPORT, QUERIES = "support images, class by class", "queries, class by class"  # of a `Map`
 
@@ -35,13 +35,13 @@ class ForwardLearner(Algorithm):
     def protocol(self) -> dict[str, Any]:
         return {"statistics": "running", "transductive": False}
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+    def training_step(self, batch: Episodes, context: StepContext) -> Step:
         images = torch.cat([batch.support_images, batch.query_images], dim=1)
         embedded = encode_tasks(self.represent, images)
         support, query = embedded.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
-        scores = self.compare(*self.arranged(support, batch.support_labels, clock), query, batch.n_way)
+        scores = self.compare(*self.arranged(support, batch.support_labels, context), query, batch.n_way)
         loss, metrics = self.loss(
-            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), clock
+            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), context
         )
         return Step(loss, metrics | by_domain(batch, scores, batch.query_labels) | self.figures())
 
@@ -49,7 +49,7 @@ class ForwardLearner(Algorithm):
         """What `compare` sees of images (B, C, H, W); by default the network's output (B, E)."""
         return self.network(images)
 
-    def arranged(self, support: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+    def arranged(self, support: Tensor, labels: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
         """Support (T, S, E) and labels (T, S) in the order in which training shows them; by default as they come."""
         return support, labels
 

@@ -13,7 +13,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import forget_records, normalised_by
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class IMAML(InnerLoop):
@@ -58,19 +58,19 @@ class IMAML(InnerLoop):
     def rate(self, name: str, step: int) -> float:
         return self.inner_lr
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+    def training_step(self, batch: Episodes, context: StepContext) -> Step:
         def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
             weights, trail = self.initial(), []
-            for reached, seen in self.descend(support_images, support_labels, self.inner_steps, clock):
+            for reached, seen in self.descend(support_images, support_labels, self.inner_steps, context):
                 weights = reached
                 trail.append(seen)
 
             def of_queries(weights: Parameters):
-                loss, metrics = self.loss_of(weights, query_images, query_labels, self.inner_steps, clock)
+                loss, metrics = self.loss_of(weights, query_images, query_labels, self.inner_steps, context)
                 return loss, (loss, metrics, self.recorded())
 
             direct, (loss, metrics, seen) = grad(of_queries, has_aux=True)(weights)
-            solution = self._implicit(weights, direct, support_images, support_labels, clock)
+            solution = self._implicit(weights, direct, support_images, support_labels, context)
             return solution, loss, metrics, [*trail[1:], seen]
 
         with torch.no_grad(), normalised_by(self.network, "batch"):
@@ -84,10 +84,10 @@ class IMAML(InnerLoop):
         return Step(surrogate, logged, carried(records))
 
     def descend(
-        self, support: Tensor, labels: Tensor, steps: int, clock: Clock
+        self, support: Tensor, labels: Tensor, steps: int, context: StepContext
     ) -> Iterator[tuple[Parameters, Records]]:
         def loss(weights: Parameters) -> tuple[Tensor, Records]:
-            return self.loss_of(weights, support, labels, 0, clock)[0], self.recorded()
+            return self.loss_of(weights, support, labels, 0, context)[0], self.recorded()
 
         start = self.initial()
         weights, seen = start, Records()
@@ -102,10 +102,10 @@ class IMAML(InnerLoop):
             yield weights, seen
 
     def _implicit(
-        self, weights: Parameters, direct: Parameters, support: Tensor, labels: Tensor, clock: Clock
+        self, weights: Parameters, direct: Parameters, support: Tensor, labels: Tensor, context: StepContext
     ) -> Parameters:
         """(I + H / proximal)^-1 direct."""
-        gradient = grad(lambda weights: self.loss_of(weights, support, labels, 0, clock)[0])
+        gradient = grad(lambda weights: self.loss_of(weights, support, labels, 0, context)[0])
         pull = vjp(gradient, weights)[1]
 
         def product(vector: Parameters) -> Parameters:

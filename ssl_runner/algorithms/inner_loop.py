@@ -18,7 +18,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.batch_norm import BatchNorm2d, batch_norms, forget_records, normalised_by
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 Parameters = dict[str, Tensor]
 Statistics = Literal["batch", "support", "running"]
@@ -31,8 +31,8 @@ class InnerLoop(Algorithm):
     """Base of the meta-learners that adapt to a task by a few steps of gradient descent on its support set.
 
     All tasks run their inner loops at once under `torch.func.vmap`, and gradients are those of a loop over tasks
-    (`ssl_runner.algorithms.reference_loop`). Memory grows with the tasks in flight: ``trainer.accumulate`` cuts it
-    without changing the gradient. In training, batch normalisation always uses the batch at hand.
+    (`ssl_runner.algorithms.reference_loop`). Memory grows with the tasks in flight: ``trainer.accumulate_grad_batches``
+    cuts it without changing the gradient. In training, batch normalisation always uses the batch at hand.
 
     A method says what adapts (`adapts`), at what rate (`rate`), and, where it is not MAML's, what an inner step is
     (`descend`), what counts of it (`emphasis`), and how the outer update follows (`training_step`).
@@ -76,11 +76,11 @@ class InnerLoop(Algorithm):
     def rate(self, name: str, step: int) -> Tensor | float:
         """Inner learning rate of a parameter at inner step 0, 1, ..."""
 
-    def is_second_order(self, clock: Clock) -> bool:
+    def is_second_order(self, context: StepContext) -> bool:
         """Whether the meta-gradient goes through the inner gradients at this time of the run."""
         return True
 
-    def emphasis(self, clock: Clock) -> list[float]:
+    def emphasis(self, context: StepContext) -> list[float]:
         """Weights, of sum 1, of the query losses after 0, 1, ..., `inner_steps` inner steps; a 0 is not computed."""
         return [0.0] * self.inner_steps + [1.0]
 
@@ -108,16 +108,16 @@ class InnerLoop(Algorithm):
             "classifiers": self._named_statistics,
         }
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
-        emphasis = self.emphasis(clock)
+    def training_step(self, batch: Episodes, context: StepContext) -> Step:
+        emphasis = self.emphasis(context)
 
         def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
             support, total, metrics, trail = self.begin(support_images), torch.zeros(()), {}, []
-            descent = self.descend(support, support_labels, self.inner_steps, clock)
+            descent = self.descend(support, support_labels, self.inner_steps, context)
             for step, (weights, seen) in enumerate(descent):
                 trail += [seen] if step else []
                 if emphasis[step]:
-                    loss, metrics = self.loss_of(weights, self.begin(query_images), query_labels, step, clock)
+                    loss, metrics = self.loss_of(weights, self.begin(query_images), query_labels, step, context)
                     total = total + emphasis[step] * loss
             return total, metrics, [*trail, self.recorded()]
 
@@ -130,7 +130,7 @@ class InnerLoop(Algorithm):
         return Step(losses.mean(), logged, carried(records))
 
     @torch.no_grad()
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         """Running statistics: one step of momentum towards the tasks' average, as seen by the adapted networks."""
         for index, layer in enumerate(batch_norms(self.network)):
             mean, variance = (carry[f"{self.inner_steps}/{index}/{name}"].mean(0) for name in ("mean", "variance"))
@@ -138,25 +138,25 @@ class InnerLoop(Algorithm):
             layer.running_mean.lerp_(mean, layer.momentum)
             layer.running_var.lerp_(variance, layer.momentum)
 
-    def loss_of(self, weights: Parameters, begun: Tensor, labels: Tensor, step: int, clock: Clock):
+    def loss_of(self, weights: Parameters, begun: Tensor, labels: Tensor, step: int, context: StepContext):
         """Loss and metrics of one task's images and labels (M,)."""
         logits = self.scores(weights, begun, step)
-        return self.loss(Embeddings(online=logits[None], labels=labels), clock)
+        return self.loss(Embeddings(online=logits[None], labels=labels), context)
 
     def descend(
-        self, support: Tensor, labels: Tensor, steps: int, clock: Clock
+        self, support: Tensor, labels: Tensor, steps: int, context: StepContext
     ) -> Iterator[tuple[Parameters, Records]]:
         """What adapts after 0, 1, ..., ``steps`` inner steps on one task, with what batch normalisation saw of the
         support set in the step before."""
 
         def loss(weights: Parameters, step: int) -> tuple[Tensor, Records]:
-            return self.loss_of(weights, support, labels, step, clock)[0], self.recorded()
+            return self.loss_of(weights, support, labels, step, context)[0], self.recorded()
 
         weights, seen = self.initial(), Records()
         yield weights, seen
         for step in range(steps):
             # grad computes under no_grad all the same, but leaves no graph for the outer gradient
-            with nullcontext() if self.is_second_order(clock) else torch.no_grad():
+            with nullcontext() if self.is_second_order(context) else torch.no_grad():
                 gradients, seen = grad(partial(loss, step=step), has_aux=True)(weights)
             weights = {name: value - self.rate(name, step) * gradients[name] for name, value in weights.items()}
             yield weights, seen
@@ -210,7 +210,7 @@ class InnerLoop(Algorithm):
         One descent serves those of the batch and of the support; by running averages it is another one.
         """
         self._check_ways(n_way)
-        clock = Clock(step=0, max_steps=1, seed=0, device=query_images.device)
+        context = StepContext(step=0, max_steps=1, seed=0, device=query_images.device)
         found: dict[Statistics, Tensor] = {}
         asked: dict[Literal["batch", "running"], list[Statistics]] = {
             "batch": [one for one in statistics if one != "running"],
@@ -224,7 +224,7 @@ class InnerLoop(Algorithm):
                 support_images: Tensor, support_labels: Tensor, query_images: Tensor, these: list[Statistics] = these
             ) -> dict[Statistics, Tensor]:
                 support, scores = self.begin(support_images), {one: [] for one in these}
-                for step, (weights, _) in enumerate(self.descend(support, support_labels, max(steps), clock)):
+                for step, (weights, _) in enumerate(self.descend(support, support_labels, max(steps), context)):
                     for one in these if step in steps else []:
                         scores[one].append(self._of_queries(weights, support_images, query_images, step, one))
                 return {one: torch.stack(scores[one]) for one in these}

@@ -3,7 +3,7 @@
 from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, refuse_rate
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class MAML(InnerLoop):
@@ -35,5 +35,5 @@ class MAML(InnerLoop):
     def rate(self, name: str, step: int) -> float:
         return self.inner_lr
 
-    def is_second_order(self, clock: Clock) -> bool:
+    def is_second_order(self, context: StepContext) -> bool:
         return self.second_order

@@ -12,7 +12,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import BatchNorm2d
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 AFFINE, AVERAGES = ("weight", "bias"), ("running_mean", "running_var")
 
@@ -74,12 +74,12 @@ class MAMLpp(InnerLoop):
     def rate(self, name: str, step: int) -> Tensor:
         return self.rates[key_of(name)][min(step, self.inner_steps - 1)]
 
-    def is_second_order(self, clock: Clock) -> bool:
-        return clock.progress >= self.first_order_share
+    def is_second_order(self, context: StepContext) -> bool:
+        return context.progress >= self.first_order_share
 
-    def emphasis(self, clock: Clock) -> list[float]:
+    def emphasis(self, context: StepContext) -> list[float]:
         """At first all steps alike, then linearly less of the earlier ones, at last only the last one (sec. 4, MSL)."""
-        left = max(0.0, 1 - clock.progress / self.multi_step_share) if self.multi_step_share else 0.0
+        left = max(0.0, 1 - context.progress / self.multi_step_share) if self.multi_step_share else 0.0
         earlier = left / self.inner_steps
         return [0.0, *[earlier] * (self.inner_steps - 1), 1 - earlier * (self.inner_steps - 1)]
 
@@ -93,7 +93,7 @@ class MAMLpp(InnerLoop):
         return functional_call(self.network, weights | self._normalisation(step), (begun,))
 
     @torch.no_grad()
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         for index, (name, layer) in enumerate(self.layers.items()):
             assert layer.momentum is not None
             for part, seen in zip(AVERAGES, ("mean", "variance"), strict=True):

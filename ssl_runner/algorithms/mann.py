@@ -13,8 +13,8 @@ from ssl_runner.data.batches import Episodes
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
-from ssl_runner.runtime import distributed
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime import process_group
+from ssl_runner.runtime.step_context import StepContext
 
 # Of the first weights; without them 5 ways stay at chance for thousands of steps.
 LABELS = 10  # times as large as of the image's features, which are dozens
@@ -94,17 +94,17 @@ class MANN(SequenceReader):
             self.controller.bias_hh[hidden_features : 2 * hidden_features] += FORGETTING
             self.strength.bias.fill_(STRENGTH)
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+    def training_step(self, batch: Episodes, context: StepContext) -> Step:
         embedded = encode_tasks(self.represent, torch.cat([batch.support_images, batch.query_images], dim=1))
         labels = torch.cat([batch.support_labels, batch.query_labels], dim=1)
-        whole = (len(labels) * distributed.size(), labels.shape[1])
-        draws = torch.rand(whole, generator=clock.generator("support order"), device=clock.device)
-        order = draws[distributed.rows(whole[0], "batching.tasks_per_batch")].argsort(dim=1)
+        whole = (len(labels) * process_group.size(), labels.shape[1])
+        draws = torch.rand(whole, generator=context.generator("support order"), device=context.device)
+        order = draws[process_group.rows(whole[0], "batching.tasks_per_batch")].argsort(dim=1)
         labels = labels.gather(1, order)
         shown = embedded.gather(1, order[..., None].expand_as(embedded))
         given = self.one_hot(labels, shown)
         scores = torch.stack([self.scores(state) for state in self.walk(shown, given)], dim=1)[..., : batch.n_way]
-        loss, metrics = self.loss(Embeddings(online=scores.flatten(0, 1)[None], labels=labels.flatten()), clock)
+        loss, metrics = self.loss(Embeddings(online=scores.flatten(0, 1)[None], labels=labels.flatten()), context)
         return Step(loss, metrics | by_domain(batch, scores, labels) | _by_instance(scores, labels, given, batch.n_way))
 
     def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, key_of, refuse_rate
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class MetaSGD(InnerLoop):
@@ -41,7 +41,7 @@ class MetaSGD(InnerLoop):
     def rate(self, name: str, step: int) -> Tensor:
         return self.rates[key_of(name)]
 
-    def is_second_order(self, clock: Clock) -> bool:
+    def is_second_order(self, context: StepContext) -> bool:
         return self.second_order
 
     def figures(self) -> dict[str, Tensor]:

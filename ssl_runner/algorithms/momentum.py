@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.algorithms.predictive import Head
 from ssl_runner.algorithms.queue import Queue, refuse_queue
+from ssl_runner.algorithms.stop_gradient import Head
 from ssl_runner.algorithms.views import Crops, embed_views, refuse_pieces
 from ssl_runner.data.batches import Views
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Encoder, Network, out_features
-from ssl_runner.runtime.distributed import gather, rows
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.collectives import gather
+from ssl_runner.runtime.process_group import rows
+from ssl_runner.runtime.step_context import StepContext
 
 
 class Momentum(Algorithm):
@@ -46,7 +47,7 @@ class Momentum(Algorithm):
 
     batch_type = Views
     provides = frozenset({"target"})
-    divisible = False
+    supports_accumulation = False
 
     def __init__(
         self,
@@ -89,34 +90,34 @@ class Momentum(Algorithm):
         self.freeze_share = freeze_share
         self.product = product
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         if self.freeze_share:
             # without a gradient the optimizer leaves them as they are, decay included
-            self.network.head.prototypes.requires_grad_(clock.progress >= self.freeze_share)  # type: ignore[operator]
+            self.network.head.prototypes.requires_grad_(context.progress >= self.freeze_share)  # type: ignore[operator]
         online = self._encode(self.network, batch.crops)
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
         with torch.no_grad():
-            target = self._targets(batch.crops[0], clock)
-        memory = None if self.queue is None else self.queue.items
-        seen = Embeddings(online, target=target, memory=memory, labels=batch.labels, global_views=len(target))
-        loss, metrics = self.loss(gathered(seen), clock)
+            target = self._targets(batch.crops[0], context)
+        memory_bank = None if self.queue is None else self.queue.items
+        seen = Embeddings(online, target=target, memory_bank=memory_bank, labels=batch.labels, global_views=len(target))
+        loss, metrics = self.loss(gathered(seen), context)
         return Step(loss, metrics, carry={"target": target.transpose(0, 1)})
 
     @torch.no_grad()
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         target = carry["target"].transpose(0, 1)
-        weight = 1 - self.momentum_at(clock)
+        weight = 1 - self.momentum_at(context)
         for mean, value in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(value, weight)
         if self.queue is not None:
             self.queue.push(target[-1])
-        self.loss.after_step(clock, target)
+        self.loss.after_step(context, target)
 
-    def momentum_at(self, clock: Clock) -> float:
+    def momentum_at(self, context: StepContext) -> float:
         """The teacher's momentum after this step: a half cosine from the first value to the final one."""
         return (
-            self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * clock.progress)) / 2
+            self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * context.progress)) / 2
         )
 
     def eval_encoder(self) -> Encoder:
@@ -129,15 +130,15 @@ class Momentum(Algorithm):
         online, target = (embed_views(network, (images,)) for network in (self.network, self.teacher))
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
-        return Embeddings(online, target=target, memory=None if self.queue is None else self.queue.items)
+        return Embeddings(online, target=target, memory_bank=None if self.queue is None else self.queue.items)
 
-    def _targets(self, views: Tensor, clock: Clock) -> Tensor:
+    def _targets(self, views: Tensor, context: StepContext) -> Tensor:
         """The teacher's (G, B, D) of the global views (G, B, C, H, W)."""
         if self.pieces == 1:
             return self._encode(self.teacher, (views,))
         views = gather(views, 1)  # pieces are of the whole batch, whoever holds its images
         n = views.shape[1]
-        order = torch.randperm(n, generator=clock.generator("shuffle"), device=clock.device)
+        order = torch.randperm(n, generator=context.generator("shuffle"), device=context.device)
         mine = rows(n, "batch_size")
         shuffled = gather(self._encode(self.teacher, (views[:, order[mine]],)), 1)
         return shuffled[:, order.argsort()[mine]]

@@ -11,7 +11,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Network, out_features
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class Prototypes(Algorithm):
@@ -22,14 +22,14 @@ class Prototypes(Algorithm):
     Args:
         prototypes: K.
         freeze_share: Share of the run, from its start, in which the prototypes stay as they were made, in [0, 1).
-        queue_size: Embeddings of the first view to remember, whose scores are the loss's ``memory``; 0 for none.
+        queue_size: Embeddings of the first view to remember, whose scores are the loss's ``memory_bank``; 0 for none.
         queue_share: Share of the run before the queue is used, in [0, 1].
         encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`).
     """
 
     batch_type = Views
     provides = frozenset({"prototypes"})
-    divisible = False
+    supports_accumulation = False
 
     def __init__(
         self,
@@ -57,20 +57,22 @@ class Prototypes(Algorithm):
         self.queue = Queue(queue_size, width) if queue_size else None
         self.pieces = encode_chunks
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         embedded = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
         embedded = F.normalize(embedded, dim=-1)
         # without a gradient the optimizer leaves them as they are, decay included
-        prototypes = self.prototypes.detach() if clock.progress < self.freeze_share else self.prototypes
-        memory = None
-        if self.queue is not None and clock.progress >= self.queue_share:
-            memory = self.queue.items @ self.prototypes.detach().T
-        seen = Embeddings(embedded @ prototypes.T, memory=memory, labels=batch.labels, global_views=len(batch.crops[0]))
-        loss, metrics = self.loss(gathered(seen), clock)
+        prototypes = self.prototypes.detach() if context.progress < self.freeze_share else self.prototypes
+        memory_bank = None
+        if self.queue is not None and context.progress >= self.queue_share:
+            memory_bank = self.queue.items @ self.prototypes.detach().T
+        seen = Embeddings(
+            embedded @ prototypes.T, memory_bank=memory_bank, labels=batch.labels, global_views=len(batch.crops[0])
+        )
+        loss, metrics = self.loss(gathered(seen), context)
         return Step(loss, metrics, carry={"first": embedded[0].detach()})
 
     @torch.no_grad()
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         if self.queue is not None:
             self.queue.push(carry["first"])

@@ -29,10 +29,10 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Put (B, width) in the place of the oldest; of more rows than there are places, the last ones."""
+        """Put (B, width) in the place of the oldest; of more rows than there are indices, the last ones."""
         rows = rows[-len(self.items) :].to(self.items.dtype)
-        places = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.items)
-        self.items.index_copy_(0, places, rows)
+        indices = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.items)
+        self.items.index_copy_(0, indices, rows)
         self.pointer.add_(len(rows)).remainder_(len(self.items))
 
 

@@ -14,7 +14,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.batch_norm import forget_records, normalised_by
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 BETA, EPSILON = 0.999, 1e-8  # of Adam, whose first moment is off, as in the authors' code
 
@@ -61,13 +61,13 @@ class Reptile(InnerLoop):
     def rate(self, name: str, step: int) -> float:
         return self.inner_lr
 
-    def training_step(self, batch: Episodes, clock: Clock) -> Step:
+    def training_step(self, batch: Episodes, context: StepContext) -> Step:
         def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
             weights, trail = self.initial(), []
-            for reached, seen in self.descend(support_images, support_labels, self.inner_steps, clock):
+            for reached, seen in self.descend(support_images, support_labels, self.inner_steps, context):
                 weights = reached
                 trail.append(seen)
-            loss, metrics = self.loss_of(weights, query_images, query_labels, self.inner_steps, clock)
+            loss, metrics = self.loss_of(weights, query_images, query_labels, self.inner_steps, context)
             return weights, loss, metrics, [*trail[1:], self.recorded()]
 
         with torch.no_grad(), normalised_by(self.network, "batch"):
@@ -81,21 +81,21 @@ class Reptile(InnerLoop):
         return Step(surrogate, logged, carried(records))
 
     def descend(
-        self, support: Tensor, labels: Tensor, steps: int, clock: Clock
+        self, support: Tensor, labels: Tensor, steps: int, context: StepContext
     ) -> Iterator[tuple[Parameters, Records]]:
         size = self.inner_batch if self.training else self.eval_inner_batch
         order, size = around_classes(labels), min(size, len(labels))
 
         def loss(weights: Parameters, chosen: Tensor) -> tuple[Tensor, Records]:
-            return self.loss_of(weights, support[chosen], labels[chosen], 0, clock)[0], self.recorded()
+            return self.loss_of(weights, support[chosen], labels[chosen], 0, context)[0], self.recorded()
 
         weights, seen = self.initial(), Records()
         squares = {name: torch.zeros_like(value) for name, value in weights.items()}
         yield weights, seen
         for step in range(steps):
-            places = torch.arange(step * size, (step + 1) * size, device=labels.device) % len(labels)
+            indices = torch.arange(step * size, (step + 1) * size, device=labels.device) % len(labels)
             with torch.no_grad():
-                gradients, seen = grad(loss, has_aux=True)(weights, order[places])
+                gradients, seen = grad(loss, has_aux=True)(weights, order[indices])
                 correction = 1 - BETA ** (step + 1)
                 for name, gradient in gradients.items():
                     squares[name] = BETA * squares[name] + (1 - BETA) * gradient.square()

@@ -12,7 +12,7 @@ from ssl_runner.algorithms.label_reader import SequenceReader
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 # of the paper's network for Omniglot (app. A): key and value widths of the attention blocks, filters of the others
 ATTENTION = ((64, 32), (256, 128), (512, 256))
@@ -52,8 +52,8 @@ class SNAIL(SequenceReader):
         self.blocks = nn.ModuleList(blocks)
         self.score = nn.Linear(width, n_way)
 
-    def arranged(self, support: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(labels.shape[1], generator=clock.generator("support order"), device=clock.device)
+    def arranged(self, support: Tensor, labels: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(labels.shape[1], generator=context.generator("support order"), device=context.device)
         return support[:, order], labels[:, order]
 
     def read(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:

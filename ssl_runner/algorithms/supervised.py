@@ -4,7 +4,7 @@ from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.models.network import Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class Supervised(Algorithm):
@@ -18,8 +18,8 @@ class Supervised(Algorithm):
         super().__init__(network)
         self.loss = loss
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         (crops,) = batch.crops
         logits = self.network(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
-        loss, metrics = self.loss(Embeddings(online=logits, labels=batch.labels), clock)
+        loss, metrics = self.loss(Embeddings(online=logits, labels=batch.labels), context)
         return Step(loss, metrics)

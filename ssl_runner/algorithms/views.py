@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.models.synchronised import in_turn
-from ssl_runner.runtime.distributed import rows, size
+from ssl_runner.runtime.process_group import rows, size
 
 Crops = tuple[Tensor, ...]
 

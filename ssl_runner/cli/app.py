@@ -20,7 +20,7 @@ FAILURE = "failure.txt"
 
 
 @dataclass(frozen=True)
-class Program:
+class App:
     """What there is to serve.
 
     Attributes:
@@ -36,24 +36,24 @@ class Program:
 
 
 def unique() -> str:
-    """A name for a new run folder: the second, and six hex digits."""
+    """A name for a new run folder: the second, and six hex digits, as two runs may start in one second."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 
-def follow(program: Program, config: Config, prepared: Any) -> Any:
+def follow(app: App, config: Config, prepared: Any) -> Any:
     """Run beside process 0, whose affair the folder is."""
     with interrupted_by_sigterm():
-        return program.run(config, None, prepared)
+        return app.run(config, None, prepared)
 
 
-def run_in(folder: Path, program: Program, config: Config, prepared: Any) -> Any:
+def run_in(folder: Path, app: App, config: Config, prepared: Any) -> Any:
     """Run, and leave the traceback of a failure in the folder, whatever process and launcher this is."""
     if launch_environment.rank() > 0:
-        return follow(program, config, prepared)
+        return follow(app, config, prepared)
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         with interrupted_by_sigterm():
-            return program.run(config, folder, prepared)
+            return app.run(config, folder, prepared)
     except KeyboardInterrupt as interruption:
         if str(interruption) or not (folder / "checkpoints").is_dir():
             raise

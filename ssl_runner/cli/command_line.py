@@ -9,15 +9,16 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 from ssl_runner.cli import flags, help_page, home_folder, search_path
-from ssl_runner.cli.app import Program, follow
-from ssl_runner.cli.report_error import GONE, of_a_thread, tell, working_folder_is_gone
+from ssl_runner.cli.app import App, follow
+from ssl_runner.cli.report_error import GONE, of_a_thread, report_error, working_folder_is_gone
 from ssl_runner.cli.resume import named_folder, resume
+from ssl_runner.config.renamed import current_words
 from ssl_runner.errors import ConfigError, JobFailed
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.streams import guarded
 
 
-def main(program: Program) -> int:
+def main(app: App) -> int:
     """Serve ``sys.argv``.
 
     Returns:
@@ -27,10 +28,10 @@ def main(program: Program) -> int:
     threading.excepthook = of_a_thread
     home_folder.settle_environment()
     with guarded():
-        return _main(program, sys.argv[1:])
+        return _main(app, sys.argv[1:])
 
 
-def _main(program: Program, arguments: list[str]) -> int:
+def _main(app: App, arguments: list[str]) -> int:
     try:
         if "--help" in arguments or "-h" in arguments:
             print(help_page.page(search_path.conf_folder()), end="")
@@ -40,7 +41,7 @@ def _main(program: Program, arguments: list[str]) -> int:
             return 0
         if working_folder_is_gone():
             raise ConfigError([GONE])
-        return _serve(program, arguments)
+        return _serve(app, arguments)
     except JobFailed as failure:
         print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)
         return 1
@@ -48,8 +49,8 @@ def _main(program: Program, arguments: list[str]) -> int:
         if launch_environment.rank() == 0:
             print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # sorted by tell: what is no user's mistake keeps its traceback
-        return tell(error)
+    except Exception as error:  # sorted by report_error: what is no user's mistake keeps its traceback
+        return report_error(error)
 
 
 def _version() -> str:
@@ -59,14 +60,16 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _serve(program: Program, arguments: list[str]) -> int:
+def _serve(app: App, arguments: list[str]) -> int:
     asked = flags.read(arguments)
-    overrides = home_folder.with_homes(asked.overrides)
+    overrides, renamed = current_words(home_folder.with_homes(asked.overrides))
+    for sentence in renamed if launch_environment.rank() == 0 else []:
+        print(f"warning: {sentence}; the old name works until version 0.3", file=sys.stderr)
     # with Hydra, which help does without
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
     from ssl_runner.cli.jobs import is_sweep
-    from ssl_runner.cli.validate import checked
+    from ssl_runner.cli.validate import check_jobs
 
     extra = None if asked.config_dir is None else asked.config_dir.expanduser().absolute()
     if extra is not None and not extra.is_dir():
@@ -78,31 +81,31 @@ def _serve(program: Program, arguments: list[str]) -> int:
         raise ConfigError([f"--config-name: there is no {asked.config_name}.yaml in {composer.folder}; leave it out"])
     prepared, sweep = None, asked.multirun
     if not asked.for_hydra:
-        code = _serve_named(program, overrides, asked.multirun)
+        code = _serve_named(app, overrides, asked.multirun)
         if code is not None:
             return code
-        configs, prepared = checked(program, composer, overrides, asked.multirun)
+        configs, prepared = check_jobs(app, composer, overrides, asked.multirun)
         if configs and configs[0].get("dry_run"):  # none: a sweeper that chooses as it goes
             return 0
         if launch_environment.rank() > 0:
-            follow(program, configs[0], prepared)
+            follow(app, configs[0], prepared)
             return 0
         sweep = is_sweep(composer, overrides, asked.multirun)
     own = ["--config-name", asked.config_name] if asked.config_name != "config" else []
     own += [] if extra is None else ["--config-dir", str(extra)]
     own += ["--multirun"] if sweep else []
-    return hand_over(program, composer, [*own, *asked.for_hydra], overrides, prepared)
+    return hand_over(app, composer, [*own, *asked.for_hydra], overrides, prepared)
 
 
-def _serve_named(program: Program, overrides: list[str], multirun: bool) -> int | None:
+def _serve_named(app: App, overrides: list[str], multirun: bool) -> int | None:
     """Serve ``resume=RUN`` or ``reproduce=RUN``. None where neither is asked for."""
     stopped, original = named_folder(overrides, "resume"), named_folder(overrides, "reproduce")
     if original is not None and any(override.startswith("resume=") for override in overrides):
         raise ConfigError(["resume= goes on with a run and reproduce= runs it again; give one of them"])
     if stopped is not None:
-        return resume(program, stopped, overrides, multirun)
+        return resume(app, stopped, overrides, multirun)
     if original is not None:
         from ssl_runner.cli.reproduce import reproduce
 
-        return reproduce(program, original, overrides, multirun)
+        return reproduce(app, original, overrides, multirun)
     return None

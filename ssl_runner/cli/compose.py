@@ -9,14 +9,11 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ssl_runner.cli.app import unique
-from ssl_runner.cli.hydra_private import Loader, Override, register_resolver
+from ssl_runner.cli import search_path
+from ssl_runner.cli.hydra_private import Loader, Override
 from ssl_runner.config.hashing import flatten
 
 EXPERIMENT = "experiment"
-
-# the time alone is not enough: two runs of one second would share a folder
-register_resolver("unique", unique)
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,17 @@ class Composer:
 
     def file(self, group: str, option: str) -> Path | None:
         """Where an option stands; None where there is none, or none that is a file."""
-        for folder in (self.extra_folder, self.folder):
-            path = None if folder is None else folder / group / f"{option.removesuffix('.yaml')}.yaml"
-            if path is not None and path.is_file():
+        for folder in self.folders:
+            path = folder / group / f"{option.removesuffix('.yaml')}.yaml"
+            if path.is_file():
                 return path
         return None
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where options are looked for, in order."""
+        extra = [] if self.extra_folder is None else [self.extra_folder]
+        return [self.folder, *search_path.plugin_folders(), *extra]
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """Hydra's reading of ``key=value``; ``glob(*)`` knows the options."""
@@ -122,7 +125,7 @@ def _selection(composer: Composer, overrides: tuple[str, ...]) -> Selection:
     return composer.selection(overrides)
 
 
-def settle(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
     """The config for a command line, with the node ``hydra``, and a line for every value that was dropped."""
     config = composer.compose(overrides)
     parsed = composer.parse(overrides)

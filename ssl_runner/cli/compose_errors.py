@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.cli import hydra_private
-from ssl_runner.cli.compose import Composer, settle
+from ssl_runner.cli.compose import Composer, compose_config
 from ssl_runner.cli.hydra_private import Override
 from ssl_runner.cli.option_files import all_complaints
 from ssl_runner.config.hashing import flatten
@@ -93,7 +93,7 @@ def _hydras_keys(composer: Composer) -> list[str]:
 
 def _config(composer: Composer, overrides: Sequence[str]) -> DictConfig:
     try:
-        return settle(composer, overrides)[0]
+        return compose_config(composer, overrides)[0]
     except COMPOSITION_ERRORS:  # a sweep, or an option that is still to be chosen
         config = composer.compose(overrides, RunMode.MULTIRUN)
         return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

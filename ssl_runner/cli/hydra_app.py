@@ -7,21 +7,21 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ssl_runner.cli.app import FAILURE, Program, run_in
+from ssl_runner.cli.app import FAILURE, App, run_in
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.hydra_private import serve
 from ssl_runner.cli.jobs import as_job, as_written
-from ssl_runner.cli.report_error import tell
-from ssl_runner.cli.validate import settled
+from ssl_runner.cli.report_error import report_error
+from ssl_runner.cli.validate import checked_config
 from ssl_runner.errors import JobFailed
 
 
-def hand_over(program: Program, composer: Composer, flags: list[str], overrides: list[str], prepared: Any) -> int:
+def hand_over(app: App, composer: Composer, flags: list[str], overrides: list[str], prepared: Any) -> int:
     """Let Hydra serve a command line.
 
     Args:
         flags: Come before the overrides.
-        prepared: What `checks.checked` made for ``program.run``.
+        prepared: What `checks.checked` made for ``app.run``.
 
     Returns:
         Exit code: the largest of all jobs.
@@ -36,10 +36,10 @@ def hand_over(program: Program, composer: Composer, flags: list[str], overrides:
         folder = Path(mine.runtime.output_dir)
         try:
             given = as_written(mine.overrides)
-            config, _ = settled(composer, [*given["hydra"], *given["task"]], job=mine)
-            run_in(folder, program, config, prepared)
+            config, _ = checked_config(composer, [*given["hydra"], *given["task"]], job=mine)
+            run_in(folder, app, config, prepared)
         except Exception as error:  # told, and left in the job's folder; the sweep's other jobs go on
-            failures.append(tell(error))
+            failures.append(report_error(error))
             if mine.mode == RunMode.MULTIRUN:  # for the launcher, which may run this in another process
                 raise JobFailed(f"{folder} failed, see {FAILURE} in it") from None
 

@@ -20,7 +20,7 @@ GONE = "the working folder is gone: it was deleted or moved; change to one that 
 
 
 def of_a_thread(raised: threading.ExceptHookArgs) -> None:
-    """In the place of `threading.excepthook`: what TensorBoard's thread cannot write to is told by `tell`.
+    """In the place of `threading.excepthook`: what TensorBoard's thread cannot write to is reported by `report_error`.
 
     The writer raises the same error again when it is next called.
     """
@@ -39,7 +39,7 @@ def working_folder_is_gone() -> bool:
     return False
 
 
-def tell(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Print an error: one message if it is meant for the user, else with its traceback.
 
     Returns:

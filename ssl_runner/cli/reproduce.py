@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_runner.cli.app import Program, run_in, unique
+from ssl_runner.cli.app import App, run_in, unique
 from ssl_runner.cli.resume import resumed_config
 from ssl_runner.errors import ConfigError
 from ssl_runner.runs import run_folder
@@ -17,16 +17,16 @@ from ssl_runner.runtime import launch_environment
 TOLERANCE = 0.005
 
 
-def reproduce(program: Program, original: Path, overrides: Sequence[str], multirun: bool) -> int:
+def reproduce(app: App, original: Path, overrides: Sequence[str], multirun: bool) -> int:
     """Run again in a new folder what a run did, and compare. Exit code 1 if it came out otherwise."""
     config = resumed_config(original, overrides, "reproduce", multirun)
     before = finished(original)
-    prepared = program.prepare(config)
+    prepared = app.prepare(config)
     if config.get("dry_run"):
-        program.rehearse(prepared)
+        app.rehearse(prepared)
         return 0
     folder = Path(os.environ.get("SSL_RUNNER_OUTPUTS", "outputs")) / config["name"] / unique()
-    after = run_in(folder, program, config, prepared)
+    after = run_in(folder, app, config, prepared)
     if launch_environment.rank() > 0:
         return 0
     text, same = compare(original, before, after)

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ssl_runner.cli.app import Config, Program, run_in
+from ssl_runner.cli.app import App, Config, run_in
 from ssl_runner.config.hashing import END, config_difference, flatten
 from ssl_runner.config.schema import check
 from ssl_runner.config.stored import read_config, run_around
@@ -14,14 +14,14 @@ from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import ConfigError
 
 
-def resume(program: Program, folder: Path, overrides: Sequence[str], multirun: bool) -> int:
+def resume(app: App, folder: Path, overrides: Sequence[str], multirun: bool) -> int:
     """Run on in the folder of a run, with its config. Gives the exit code."""
     config = resumed_config(folder, overrides, "resume", multirun)
-    prepared = program.prepare(config)
+    prepared = app.prepare(config)
     if config.get("dry_run"):
-        program.rehearse(prepared)
+        app.rehearse(prepared)
     else:
-        run_in(folder, program, config, prepared)
+        run_in(folder, app, config, prepared)
     return 0
 
 

@@ -9,21 +9,21 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ssl_runner.cli.all_problems import every_problem, values_behind
-from ssl_runner.cli.app import Config, Program
-from ssl_runner.cli.compose import Composer, settle
+from ssl_runner.cli.app import App, Config
+from ssl_runner.cli.compose import Composer, compose_config
 from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS, explain
 from ssl_runner.cli.jobs import as_job, jobs, shared_folders
 from ssl_runner.cli.option_files import complaints
 from ssl_runner.config.schema import check
-from ssl_runner.errors import ConfigError, Misspelled, NotAtHand
+from ssl_runner.errors import ConfigError, Misspelled, NotDownloaded
 from ssl_runner.runtime import launch_environment
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 
 MOST_JOBS_CHECKED = 256
 SECONDS_OF_PREPARING = 5.0
 
 
-def settled(
+def checked_config(
     composer: Composer, overrides: list[str], job: DictConfig | None = None, number: int = 0
 ) -> tuple[Config, list[str]]:
     """The checked config of a command line, and a line for every value that was dropped.
@@ -36,24 +36,24 @@ def settled(
         ConfigError: With all problems.
     """
     try:
-        config, messages = settle(composer, overrides)
+        config, messages = compose_config(composer, overrides)
     except COMPOSITION_ERRORS as error:
         raise explain(composer, overrides, error) from error
     with as_job(config, job, number):
         return check(config), messages
 
 
-def checked(program: Program, composer: Composer, overrides: list[str], multirun: bool) -> tuple[list[Config], Any]:
+def check_jobs(app: App, composer: Composer, overrides: list[str], multirun: bool) -> tuple[list[Config], Any]:
     """Find what is wrong with any job, and say what was dropped.
 
     Returns:
-        The jobs' configs, and what ``program.run`` needs; None for a sweep: its jobs may run elsewhere, and prepare
+        The jobs' configs, and what ``app.run`` needs; None for a sweep: its jobs may run elsewhere, and prepare
         themselves.
 
     Raises:
         ConfigError: With all problems of the line, what does not fit included.
     """
-    fit = functools.partial(_fit, program, composer, multirun)
+    fit = functools.partial(_fit, app, composer, multirun)
     try:
         configs, sweeping, dropped = _settle_all(composer, multirun, overrides)
     except ConfigError as error:
@@ -62,17 +62,17 @@ def checked(program: Program, composer: Composer, overrides: list[str], multirun
     for message in dropped if launch_environment.rank() == 0 else []:
         print(message, file=sys.stderr)
     try:
-        prepared = _prepare_all(program, configs)
+        prepared = _prepare_all(app, configs)
     except ConfigError as error:
         raise ConfigError(dict.fromkeys(values_behind(error, overrides, fit))) from error
     return configs, None if sweeping else prepared
 
 
-def _fit(program: Program, composer: Composer, multirun: bool, overrides: list[str]) -> None:
+def _fit(app: App, composer: Composer, multirun: bool, overrides: list[str]) -> None:
     """Prepare the jobs of a command line as far as the data at hand allow, only to see what is wrong with it."""
     configs = _settle_all(composer, multirun, overrides)[0]
-    with at_hand_only(), contextlib.suppress(NotAtHand):
-        _prepare_all(program, [config | {"dry_run": False} for config in configs])
+    with no_download(), contextlib.suppress(NotDownloaded):
+        _prepare_all(app, [config | {"dry_run": False} for config in configs])
 
 
 def _settle_all(composer: Composer, multirun: bool, overrides: list[str]) -> tuple[list[Config], bool, list[str]]:
@@ -87,7 +87,7 @@ def _settle_all(composer: Composer, multirun: bool, overrides: list[str]) -> tup
     found, problems = [], []
     for number, job in enumerate(every):
         try:
-            found.append(settled(composer, job, number=number))
+            found.append(checked_config(composer, job, number=number))
         except Misspelled:  # of which only this knows the rest of the line
             raise
         except ConfigError as error:
@@ -111,7 +111,7 @@ def refuse_shared_folders(composer: Composer, every: list[list[str]]) -> None:
         )
 
 
-def _prepare_all(program: Program, configs: list[Config]) -> Any:
+def _prepare_all(app: App, configs: list[Config]) -> Any:
     """Find before a folder is made what does not fit; of a long sweep, what a few seconds can find.
 
     Returns:
@@ -122,12 +122,12 @@ def _prepare_all(program: Program, configs: list[Config]) -> Any:
         if number and time.perf_counter() - began > SECONDS_OF_PREPARING and not config.get("dry_run"):
             break
         try:
-            prepared = program.prepare(config)
+            prepared = app.prepare(config)
         except ConfigError as error:
             problems += error.problems
             continue
         if config.get("dry_run"):
-            program.rehearse(prepared)
+            app.rehearse(prepared)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return prepared

@@ -21,7 +21,7 @@ OUTSIDE_THE_HASH = (
     "dataset.encoder",  # where it lies; what it is stands in the data's fingerprint
     "trainer.log_every",
     "trainer.checkpoint_every",
-    "trainer.panel_every",
+    "trainer.diagnostics_every",
     "trainer.stop_on_collapse",
     "trainer.progress",
     "trainer.timeout",

@@ -8,7 +8,10 @@ from typing import Any
 
 _DATA = "ssl_runner.data"
 TARGETS = {
+    "ssl_runner.algorithms.context.Context": "ssl_runner.algorithms.in_context_transformer.InContextTransformer",
+    "ssl_runner.algorithms.predictive.Predictive": "ssl_runner.algorithms.stop_gradient.StopGradient",
     "ssl_runner.trainer.Trainer": "ssl_runner.training.trainer.Trainer",
+    f"{_DATA}.augmentation.ColourJitter": f"{_DATA}.augmentation.ColorJitter",
     f"{_DATA}.batching.EpisodeBatching": f"{_DATA}.episodes.episode_batching.EpisodeBatching",
     f"{_DATA}.batching.ViewBatching": f"{_DATA}.batching.view_batching.ViewBatching",
     f"{_DATA}.cifar10.cifar10": f"{_DATA}.sources.cifar10.cifar10",
@@ -26,7 +29,18 @@ TARGETS = {
     f"{_DATA}.translated_digits.translated_digits": f"{_DATA}.sources.translated_digits.translated_digits",
 }
 # dotted keys
-KEYS: Mapping[str, str] = {}
+KEYS: Mapping[str, str] = {
+    "batching.task_augmentation.colourisation": "batching.task_augmentation.colorization",
+    "trainer.accumulate_grad_batches": "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_norm": "trainer.gradient_clip_norm",
+    "trainer.diagnostics_every": "trainer.diagnostics_every",
+}
+
+# options of groups
+OPTIONS: Mapping[str, str] = {
+    "algorithm=context": "algorithm=in_context_transformer",
+    "algorithm=predictive": "algorithm=stop_gradient",
+}
 
 _OLD_TARGETS = {new: old for old, new in TARGETS.items()}
 _OLD_KEYS = {new: old for old, new in KEYS.items()}
@@ -62,14 +76,16 @@ def _current(value: Any, path: str, renamed: list[str]) -> Any:
 
 
 def current_words(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words of a command line with today's keys, and what was renamed, a line each."""
+    """Words of a command line with today's keys and options, and what was renamed, a line each."""
     words, renamed = [], []
     for word in overrides:
         sign = word[: len(word) - len(word.lstrip("+~"))]
         key, equals, value = word[len(sign) :].partition("=")
         if key in KEYS:
             renamed.append(f"{key} is now called {KEYS[key]}")
-        words.append(f"{sign}{KEYS.get(key, key)}{equals}{value}")
+        elif word in OPTIONS:
+            renamed.append(f"{word} is now called {OPTIONS[word]}")
+        words.append(OPTIONS.get(word, f"{sign}{KEYS.get(key, key)}{equals}{value}"))
     return words, list(dict.fromkeys(renamed))
 
 

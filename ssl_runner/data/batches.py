@@ -15,7 +15,7 @@ class Views:
     Attributes:
         crops: One float (V, B, C, H, W) in [0, 1] per resolution, global views first.
         labels: int64 (B,) or None.
-        indices: int64 (B,), the images' places in the dataset.
+        indices: int64 (B,), the images' indices in the dataset.
     """
 
     crops: tuple[Tensor, ...]

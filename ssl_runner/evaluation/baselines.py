@@ -44,10 +44,10 @@ def ridge_regression(share: float) -> Classifier:
 
 def _ridge_regression(share: float, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
     mean = support.mean(dim=1, keepdim=True)
-    centred = support - mean
+    centered = support - mean
     targets = F.one_hot(labels, n_way).to(support.dtype)
     level = targets.mean(dim=1, keepdim=True)
-    spread = centred.square().sum(dim=2).mean(dim=1)[:, None, None]
+    spread = centered.square().sum(dim=2).mean(dim=1)[:, None, None]
     smallest = torch.finfo(support.dtype).tiny  # images that are all alike
-    weights = ridge(centred, targets - level, (share * spread).clamp_min(smallest))
+    weights = ridge(centered, targets - level, (share * spread).clamp_min(smallest))
     return (query - mean) @ weights + level

@@ -20,7 +20,7 @@ class Contender:
 
     Attributes:
         name: For an error.
-        values: What it is given of the images that the tasks' places point to: they themselves or features, (N, ...).
+        values: What it is given of the images that the tasks' indices point to: they themselves or features, (N, ...).
         classify: As `Algorithm.classify_by_all`, of such values.
     """
 
@@ -44,8 +44,8 @@ class Contender:
         name = f"{type(algorithm).__name__}.classify"
         if type(algorithm).classify is not Algorithm.classify:
             return cls(name, on_device(dataset.images, device), algorithm.classify_by_all)
-        places = torch.cat([some.flatten() for tasks in asked for some in (tasks.support, tasks.query)]).unique()
-        found = algorithm.embed(features_at(algorithm.eval_encoder(), dataset, places, device))
+        indices = torch.cat([some.flatten() for tasks in asked for some in (tasks.support, tasks.query)]).unique()
+        found = algorithm.embed(features_at(algorithm.eval_encoder(), dataset, indices, device))
         return cls.of_rule(name, found, algorithm.compare)
 
     def accuracies(self, tasks: Tasks, tasks_per_batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class Contender:
         for start in range(0, len(tasks), tasks_per_batch):
             part = tasks[start : start + tasks_per_batch]
             support, query = (
-                self.values[places.to(self.values.device)].to(device) for places in (part.support, part.query)
+                self.values[indices.to(self.values.device)].to(device) for indices in (part.support, part.query)
             )
             expected = (*part.query.shape, part.n_way)
             for way, scores in self.classify(support, part.support_labels.to(device), query, part.n_way).items():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.errors import InvalidValue
-from ssl_runner.evaluation.gallery import places, rows_at
+from ssl_runner.evaluation.gallery import gallery_indices, rows_at
 from ssl_runner.models.features import features
 
 # Encoder and dataset stand in the values so that their ids, the key, cannot be given to other objects.
@@ -44,18 +44,18 @@ def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device)
     return result
 
 
-def features_at(encoder: nn.Module, dataset: Dataset, places: Tensor, device: torch.device) -> Tensor:
-    """`dataset_features` of which only the rows at these places (M,) are asked for; others may be 0.
+def features_at(encoder: nn.Module, dataset: Dataset, indices: Tensor, device: torch.device) -> Tensor:
+    """`dataset_features` of which only the rows at these indices (M,) are asked for; others may be 0.
 
     Where they are less than half of the dataset, and not yet known, the others are not computed.
 
     Raises:
         ValueError: If a feature is not finite.
     """
-    if 2 * len(places) > len(dataset) or (id(encoder), id(dataset)) in (_memory.get() or {}):
+    if 2 * len(indices) > len(dataset) or (id(encoder), id(dataset)) in (_memory.get() or {}):
         return dataset_features(encoder, dataset, device)
-    found = _finite(features(encoder, dataset.images[places], device), dataset)
-    return found.new_zeros(len(dataset), found.shape[1]).index_copy_(0, places.to(device), found)
+    found = _finite(features(encoder, dataset.images[indices], device), dataset)
+    return found.new_zeros(len(dataset), found.shape[1]).index_copy_(0, indices.to(device), found)
 
 
 def _finite(found: Tensor, dataset: Dataset) -> Tensor:
@@ -65,39 +65,41 @@ def _finite(found: Tensor, dataset: Dataset) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BankAndQueries:
+class GalleryAndQueries:
     """Labelled features to learn from, and others to be judged on.
 
     Attributes:
-        bank: (N, D).
-        bank_labels: int64 (N,) in [0, n_classes).
-        validation: bool (N,), the rows of the bank on which a probe may choose its settings.
+        gallery: (N, D).
+        gallery_labels: int64 (N,) in [0, n_classes).
+        validation: bool (N,), the rows of the gallery on which a probe may choose its settings.
         queries: (M, D).
         query_labels: int64 (M,).
         n_classes: Of the dataset.
     """
 
-    bank: Tensor
-    bank_labels: Tensor
+    gallery: Tensor
+    gallery_labels: Tensor
     validation: Tensor
     queries: Tensor
     query_labels: Tensor
     n_classes: int
 
 
-def bank_and_queries(encoder: nn.Module, splits: Splits, device: torch.device, labels: float = 1.0) -> BankAndQueries:
-    """Features of the two sets that `places` names, of the bank those of a share of the labels.
+def gallery_and_queries(
+    encoder: nn.Module, splits: Splits, device: torch.device, labels: float = 1.0
+) -> GalleryAndQueries:
+    """Features of the two sets that `indices` names, of the gallery those of a share of the labels.
 
     Raises:
         ValueError: If a split has no labels.
     """
-    found = places(splits, labels)
+    found = gallery_indices(splits, labels)
     queries = dataset_features(encoder, splits.test, device)
     parts = [dataset_features(encoder, part, device) for part in found.parts]
-    bank = rows_at(parts[0] if len(parts) == 1 else torch.cat(parts), found.bank)
-    return BankAndQueries(
-        bank,
-        found.bank_labels.to(device),
+    gallery = rows_at(parts[0] if len(parts) == 1 else torch.cat(parts), found.gallery)
+    return GalleryAndQueries(
+        gallery,
+        found.gallery_labels.to(device),
         found.validation.to(device),
         rows_at(queries, found.queries),
         found.query_labels.to(device),

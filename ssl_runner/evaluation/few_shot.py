@@ -25,7 +25,7 @@ MANIFEST = "tasks.safetensors"
 class FewShot:
     """Mean accuracy over episodes drawn from the test split, with its 95% interval.
 
-    The tasks are a function of dataset, setting, episodes' places and seed: every algorithm is asked the same ones, by
+    The tasks are a function of dataset, setting, episodes' indices and seed: every algorithm is asked the same ones, by
     chunks of any size. Of a test split whose classes have domains, each domain is judged by itself.
 
     With a dataset of its own the evaluator judges that one's test split, and says so in its keys: this is how what was
@@ -151,7 +151,7 @@ class FewShot:
     def write_manifest(self, folder: Path, splits: Splits) -> None:
         """Write folder/tasks.safetensors: ``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images).
 
-        Numbers are places in the test split; the hashes in `protocol` are of them. Of a dataset of its own the file is
+        Numbers are indices in the test split; the hashes in `protocol` are of them. Of a dataset of its own the file is
         ``tasks_DATASET.safetensors``; where there are domains, their names stand before those of the settings.
         """
         file = MANIFEST if self.target is None else MANIFEST.replace(".", f"_{self.target.source}.")

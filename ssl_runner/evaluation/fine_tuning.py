@@ -16,7 +16,7 @@ from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
-from ssl_runner.evaluation.gallery import SEED, Places, by_share, places, rows_at, rows_of
+from ssl_runner.evaluation.gallery import SEED, GalleryIndices, by_share, gallery_indices, rows_at, rows_of
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import features
 from ssl_runner.models.network import Encoder
@@ -45,8 +45,8 @@ class FineTuning(Labelled):
     An encoder without weights (the baseline ``raw_pixels``) leaves the classifier alone: logistic regression by SGD.
 
     Args:
-        labels: Share of the bank's labels in (0, 1]: at random within each class, at least one image a class, the same
-            in every run; those of a smaller share are among those of a larger one.
+        labels: Share of the gallery's labels in (0, 1]: at random within each class, at least one image a class, the
+            same in every run; those of a smaller share are among those of a larger one.
         epochs: Passes over the labelled images.
         batch_size: Images in a batch, at most; from 3 on no batch has a single image.
         lr: Rate of the first step; not scaled by the batch size.
@@ -96,7 +96,7 @@ class FineTuning(Labelled):
             ValueError: If a split has no labels, or training diverged.
         """
         judged = self.judged(splits)
-        sets, test = places(judged, self.labels), judged.test
+        sets, test = gallery_indices(judged, self.labels), judged.test
         with own_generators(device):
             encoder, head = self.train(algorithm.eval_encoder(), sets, test.n_classes, device)
         with torch.no_grad():
@@ -131,8 +131,8 @@ class FineTuning(Labelled):
             )
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """Labels, solver, epochs, batches, augmentation, bank and queries."""
-        n = len(places(self.judged(splits), self.labels).bank)
+        """Labels, solver, epochs, batches, augmentation, gallery and queries."""
+        n = len(gallery_indices(self.judged(splits), self.labels).gallery)
         batches = self._batches(n)
         decay = f"weight decay {self.weight_decay:g} (vectors: none)" if self.weight_decay else "no weight decay"
         head = "" if self.head_lr_factor == 1 else f" (classifier {self.head_lr_factor:g} times that)"
@@ -152,7 +152,7 @@ class FineTuning(Labelled):
         }
 
     def train(
-        self, encoder: Encoder, sets: Places, n_classes: int, device: torch.device
+        self, encoder: Encoder, sets: GalleryIndices, n_classes: int, device: torch.device
     ) -> tuple[nn.Module, nn.Linear]:
         """A trained copy of the encoder, and its classifier.
 
@@ -165,7 +165,7 @@ class FineTuning(Labelled):
         network = nn.Sequential(encoder, nn.Flatten(), head).train()
         optimizer = self.optimizer(encoder, head)
         images = [on_device(part, device) for part in sets.images()]
-        labels = sets.bank_labels.to(device)
+        labels = sets.gallery_labels.to(device)
         batches, step = self._batches(len(labels)), 0
         for epoch in range(self.epochs):
             order = torch.from_numpy(randomness.permutation(SEED, "fine_tuning/order", epoch, len(labels)))

@@ -1,4 +1,4 @@
-"""The episodes that every algorithm is asked: a function of dataset, setting, places and seed."""
+"""The episodes that every algorithm is asked: a function of dataset, setting, indices and seed."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -80,7 +80,7 @@ class FixedTasks:
     def write(self, path: Path) -> None:
         """``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images), into a safetensors file.
 
-        Numbers are places in the dataset; the hashes in `described` are of them. Where there are domains, their names
+        Numbers are indices in the dataset; the hashes in `described` are of them. Where there are domains, their names
         stand before those of the settings.
         """
         found = {}
@@ -93,7 +93,7 @@ class FixedTasks:
 def manifest(tasks: Tasks, dataset: Dataset) -> str:
     """SHA-256 of the tasks and of the data that they point into."""
     digest = hashlib.sha256(f"{dataset.name} {dataset.fingerprint} {tasks.n_way}".encode())
-    for places in (tasks.support, tasks.query):
-        digest.update(str(tuple(places.shape)).encode())
-        digest.update(places.numpy().astype("<i8").tobytes())
+    for indices in (tasks.support, tasks.query):
+        digest.update(str(tuple(indices.shape)).encode())
+        digest.update(indices.numpy().astype("<i8").tobytes())
     return digest.hexdigest()

@@ -51,7 +51,7 @@ class FromScratch:
 
         Args:
             encoder: Of the architecture to train; it is left alone.
-            images: What the tasks' places point into, (N, C, H, W).
+            images: What the tasks' indices point into, (N, C, H, W).
             tasks: T tasks.
             seed: Of the first weights.
             device: Where to train.
@@ -59,7 +59,7 @@ class FromScratch:
         found, took = [], []
         for task in range(len(tasks)):
             one = tasks[task : task + 1]
-            support, query = (images[places[0].to(images.device)].to(device) for places in (one.support, one.query))
+            support, query = (images[indices[0].to(images.device)].to(device) for indices in (one.support, one.query))
             labels, began = one.support_labels[0].to(device), now(device)
             first = randomness.number(seed, "verdict/from_scratch", task)
             scores = self.classify(initialised_anew(encoder, first), support, labels, query, one.n_way)

@@ -17,40 +17,40 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Places:
-    """Labelled images to learn from, and others to be judged on, by their places.
+class GalleryIndices:
+    """Labelled images to learn from, and others to be judged on, by their indices.
 
     Attributes:
-        parts: Datasets that hold the bank; places count through them, one after the other.
-        bank: int64 (N,), ascending.
-        bank_labels: int64 (N,) in [0, n_classes).
-        validation: bool (N,), the rows of the bank on which a probe may choose its settings.
-        queries: int64 (M,), places in the test split.
+        parts: Datasets that hold the gallery; indices count through them, one after the other.
+        gallery: int64 (N,), ascending.
+        gallery_labels: int64 (N,) in [0, n_classes).
+        validation: bool (N,), the rows of the gallery on which a probe may choose its settings.
+        queries: int64 (M,), indices in the test split.
         query_labels: int64 (M,).
     """
 
     parts: tuple[Dataset, ...]
-    bank: Tensor
-    bank_labels: Tensor
+    gallery: Tensor
+    gallery_labels: Tensor
     validation: Tensor
     queries: Tensor
     query_labels: Tensor
 
     def images(self) -> list[Tensor]:
-        """The bank's images, uint8 (N_i, C, H, W) of each part; those of a part that is wanted whole are not copied."""
+        """The gallery's images, uint8 (N_i, C, H, W) of each part; a part that is wanted whole is not copied."""
         found, start = [], 0
         for part in self.parts:
-            mine = (self.bank >= start) & (self.bank < start + len(part))
-            found.append(rows_at(part.images, self.bank[mine] - start))
+            mine = (self.gallery >= start) & (self.gallery < start + len(part))
+            found.append(rows_at(part.images, self.gallery[mine] - start))
             start += len(part)
         return found
 
 
-def places(splits: Splits, labels: float = 1.0) -> Places:
-    """Bank and queries as `describe` says; a share of the labels is drawn from the whole bank.
+def gallery_indices(splits: Splits, labels: float = 1.0) -> GalleryIndices:
+    """Gallery and queries as `describe` says; a share of the labels is drawn from the whole gallery.
 
     Args:
-        labels: Share of the bank's labels in (0, 1]. Below 1, a fifth of each class of what is drawn is validation,
+        labels: Share of the gallery's labels in (0, 1]. Below 1, a fifth of each class of what is drawn is validation,
             so that what a probe chooses costs no label more.
 
     Raises:
@@ -60,40 +60,40 @@ def places(splits: Splits, labels: float = 1.0) -> Places:
     queries = torch.arange(len(query_labels))
     if splits.by == "classes":
         half = share(query_labels, 0.5, "halves")
-        parts, bank, bank_labels = (splits.test,), queries[~half], query_labels[~half]
+        parts, gallery, gallery_labels = (splits.test,), queries[~half], query_labels[~half]
         queries, query_labels = queries[half], query_labels[half]
     else:
         parts = (splits.train,) if splits.validation is None else (splits.train, splits.validation)
-        bank_labels = torch.cat([labels_of(part) for part in parts])
-        bank = torch.arange(len(bank_labels))
+        gallery_labels = torch.cat([labels_of(part) for part in parts])
+        gallery = torch.arange(len(gallery_labels))
         if splits.train.class_names != splits.test.class_names:
             raise InvalidValue(
                 f"{splits.train.name} has other classes than {splits.test.name}, so its labels teach nothing about "
                 "these; choose eval=[few_shot], or a dataset split by classes"
             )
     if labels < 1:
-        drawn = share(bank_labels, labels, "labels", spare=0)
-        bank, bank_labels = bank[drawn], bank_labels[drawn]
+        drawn = share(gallery_labels, labels, "labels", spare=0)
+        gallery, gallery_labels = gallery[drawn], gallery_labels[drawn]
     own = labels == 1 and len(parts) == 2
-    validation = bank >= len(splits.train) if own else share(bank_labels, 0.2, "validation")
-    return Places(parts, bank, bank_labels, validation, queries, query_labels)
+    validation = gallery >= len(splits.train) if own else share(gallery_labels, 0.2, "validation")
+    return GalleryIndices(parts, gallery, gallery_labels, validation, queries, query_labels)
 
 
 def describe(splits: Splits, labels: float = 1.0) -> dict[str, Any]:
-    """What bank, validation and queries are, as plain data for the result; for a share of labels, how it is drawn."""
-    found, whole, halved = places(splits, labels), labels == 1, splits.by == "classes"
+    """What gallery, validation and queries are, and how a share of the labels is drawn, as plain data."""
+    found, whole, halved = gallery_indices(splits, labels), labels == 1, splits.by == "classes"
     if halved:
-        bank, queries = (f"{half} half of each class of {splits.test.name}" for half in ("one", "the other"))
+        gallery, queries = (f"{half} half of each class of {splits.test.name}" for half in ("one", "the other"))
     else:
-        bank, queries = " and ".join(part.name for part in found.parts), splits.test.name
-    validation = f"a fifth of each class of the {'bank' if whole else 'labelled images'}"
+        gallery, queries = " and ".join(part.name for part in found.parts), splits.test.name
+    validation = f"a fifth of each class of the {'gallery' if whole else 'labelled images'}"
     if whole and len(found.parts) == 2:
         validation = found.parts[1].name
     drawn = "at random within each class, at least one image a class; a smaller share is part of a larger one"
     return {
-        "bank": bank,
-        "bank_size": len(places(splits).bank),
-        **({} if whole else {"labels": labels, "labelled_images": len(found.bank), "drawn": drawn}),
+        "gallery": gallery,
+        "gallery_size": len(gallery_indices(splits).gallery),
+        **({} if whole else {"labels": labels, "labelled_images": len(found.gallery), "drawn": drawn}),
         "validation": validation,
         "queries": queries,
         "query_size": len(found.queries),
@@ -124,7 +124,7 @@ def share(labels: Tensor, fraction: float, stream: str, spare: int = 1) -> Tenso
 
 
 def rows_at(values: Tensor, wanted: Tensor) -> Tensor:
-    """Rows at places (M,), all different; all of them, in order, are not copied."""
+    """Rows at indices (M,), all different; all of them, in order, are not copied."""
     return values if len(wanted) == len(values) else values[wanted.to(values.device)]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
-from ssl_runner.evaluation.features import bank_and_queries
+from ssl_runner.evaluation.features import gallery_and_queries
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import evaluating
 
@@ -23,11 +23,11 @@ RESOLUTION = 2**40
 class KNN(Labelled):
     """Accuracy of a weighted kNN vote (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
-    Features are L2-normalised; each of the k nearest of the bank by cosine s votes for its class with exp(s / T).
-    Equally near neighbours: the first in the bank. Equal votes: the lowest class.
+    Features are L2-normalised; each of the k nearest of the gallery by cosine s votes for its class with exp(s / T).
+    Equally near neighbours: the first in the gallery. Equal votes: the lowest class.
 
     Args:
-        k: Neighbours, no more than there are images in the bank.
+        k: Neighbours, no more than there are images in the gallery.
         temperature: T.
         dataset: Another one than the run's, see `Labelled`.
     """
@@ -42,8 +42,8 @@ class KNN(Labelled):
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
         """``knn/top1``; of a dataset of its own, ``cifar10/knn/top1``."""
         with evaluating(algorithm):
-            sets = bank_and_queries(algorithm.eval_encoder(), self.judged(splits), device)
-            found = self.predict(sets.bank, sets.bank_labels, sets.queries, sets.n_classes)
+            sets = gallery_and_queries(algorithm.eval_encoder(), self.judged(splits), device)
+            found = self.predict(sets.gallery, sets.gallery_labels, sets.queries, sets.n_classes)
         return {self.key("top1"): (found == sets.query_labels).float().mean().item()}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
@@ -53,7 +53,7 @@ class KNN(Labelled):
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
         """Raises ValueError for what `Labelled.checked` refuses, and where there are not k images to learn from."""
         found = self.checked(algorithm, splits)
-        n, names = len(found.bank), " and ".join(part.name for part in found.parts)
+        n, names = len(found.gallery), " and ".join(part.name for part in found.parts)
         if self.k > n:
             raise InvalidValue(
                 f"eval.{self.option}.k={self.k}, but there are {n:,} images for neighbours in {names}; "
@@ -61,41 +61,41 @@ class KNN(Labelled):
             )
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """k, temperature, bank and queries."""
+        """k, temperature, gallery and queries."""
         return {"k": self.k, "temperature": self.temperature, **self.described(splits)}
 
-    def predict(self, bank: Tensor, bank_labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
-        """Classes int64 (M,) of queries (M, D), given a bank (N, D) with labels (N,); neither is normalised.
+    def predict(self, gallery: Tensor, gallery_labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
+        """Classes int64 (M,) of queries (M, D), given a gallery (N, D) with labels (N,); neither is normalised.
 
-        Of a bank of fewer than k all vote: the panel's may be so small.
+        Of a gallery of fewer than k all vote: the diagnostics' may be so small.
         """
-        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
-        rows = max(1, CHUNK // len(bank))
-        votes = [self._votes(chunk @ bank.T, bank_labels, n_classes) for chunk in queries.split(rows)]
+        gallery, queries = F.normalize(gallery, dim=1), F.normalize(queries, dim=1)
+        rows = max(1, CHUNK // len(gallery))
+        votes = [self._votes(chunk @ gallery.T, gallery_labels, n_classes) for chunk in queries.split(rows)]
         return torch.cat([chunk.argmax(dim=1) for chunk in votes])
 
-    def _votes(self, similarity: Tensor, bank_labels: Tensor, n_classes: int) -> Tensor:
+    def _votes(self, similarity: Tensor, gallery_labels: Tensor, n_classes: int) -> Tensor:
         """int64 (M, n_classes), up to a factor of each row."""
-        places = nearest(similarity, min(self.k, similarity.shape[1]))
-        values = similarity.gather(1, places)
+        indices = nearest(similarity, min(self.k, similarity.shape[1]))
+        values = similarity.gather(1, indices)
         weights = ((values - values.amax(dim=1, keepdim=True)) / self.temperature).exp()  # in (0, 1]
         votes = torch.zeros(len(similarity), n_classes, dtype=torch.int64, device=similarity.device)
-        return votes.scatter_add_(1, bank_labels[places], (weights * RESOLUTION).long())
+        return votes.scatter_add_(1, gallery_labels[indices], (weights * RESOLUTION).long())
 
 
 def nearest(similarity: Tensor, k: int) -> Tensor:
     """Places int64 (M, k) of the k largest of each row (M, N), in any order; of equals, the first ones."""
     n = similarity.shape[1]
-    values, places = similarity.topk(min(k + 1, n))
+    values, indices = similarity.topk(min(k + 1, n))
     if k == n:
-        return places
+        return indices
     # topk takes any of those that equal the last one it takes.
     tied = values[:, k - 1] == values[:, k]
-    places = places[:, :k].clone()
+    indices = indices[:, :k].clone()
     if tied.any():
         rows, last = similarity[tied], values[tied, k - 1, None]
         above, equal = rows > last, rows == last
         room = k - above.sum(dim=1, keepdim=True)
         kept = above | (equal & (equal.cumsum(dim=1) <= room))
-        places[tied] = kept.nonzero()[:, 1].view(-1, k)
-    return places
+        indices[tied] = kept.nonzero()[:, 1].view(-1, k)
+    return indices

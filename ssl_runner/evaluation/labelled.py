@@ -6,7 +6,7 @@ from typing import Any
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
-from ssl_runner.evaluation.gallery import Places, describe, places
+from ssl_runner.evaluation.gallery import GalleryIndices, describe, gallery_indices
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 
 
@@ -19,7 +19,7 @@ class Labelled:
     Attributes:
         name: What its scores go by, ``linear_probe_1pct``.
         option: Its key below ``eval``.
-        labels: Share of the bank's labels that it learns from.
+        labels: Share of the gallery's labels that it learns from.
         target: The test split of its own dataset, or None.
 
     Args:
@@ -42,8 +42,8 @@ class Labelled:
         """``knn/top1``, or ``cifar10/knn/top1``."""
         return f"{self.name}/{score}" if self.target is None else f"{self.target.source}/{self.name}/{score}"
 
-    def checked(self, algorithm: Algorithm | None, splits: Splits) -> Places:
-        """Bank and queries of the dataset that is judged.
+    def checked(self, algorithm: Algorithm | None, splits: Splits) -> GalleryIndices:
+        """Gallery and queries of the dataset that is judged.
 
         Raises:
             ValueError: It has no labels or a single class, or its images are not of the shape that the encoder takes.
@@ -52,8 +52,8 @@ class Labelled:
         if self.target is not None:
             shape = splits.train.images.shape[1:] if algorithm is None else algorithm.eval_encoder().input_shape
             refuse_shape(self.target, shape, f"eval.{self.option}")
-        found = places(judged, self.labels)
-        for labels, where in ((found.bank_labels, judged.train.name), (found.query_labels, judged.test.name)):
+        found = gallery_indices(judged, self.labels)
+        for labels, where in ((found.gallery_labels, judged.train.name), (found.query_labels, judged.test.name)):
             present = labels.unique().tolist()
             if len(present) < 2:
                 raise InvalidValue(_one_class(where, [judged.test.class_names[label] for label in present]))

@@ -14,8 +14,8 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
-from ssl_runner.evaluation.features import bank_and_queries
-from ssl_runner.evaluation.gallery import by_share, places
+from ssl_runner.evaluation.features import gallery_and_queries
+from ssl_runner.evaluation.gallery import by_share, gallery_indices
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import evaluating
 
@@ -63,10 +63,10 @@ class LinearProbe(Labelled):
         Of 1% they are ``linear_probe_1pct/...``, of a dataset of its own ``cifar10/linear_probe/...``.
         """
         with evaluating(algorithm):
-            sets = bank_and_queries(algorithm.eval_encoder(), self.judged(splits), device, self.labels)
-            chosen, start = self.choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
-            bank, queries = standardise(sets.bank, sets.queries)
-            regression = Regression(bank, sets.bank_labels, sets.n_classes, self.max_iterations)
+            sets = gallery_and_queries(algorithm.eval_encoder(), self.judged(splits), device, self.labels)
+            chosen, start = self.choose(sets.gallery, sets.gallery_labels, sets.validation, sets.n_classes)
+            gallery, queries = standardise(sets.gallery, sets.queries)
+            regression = Regression(gallery, sets.gallery_labels, sets.n_classes, self.max_iterations)
             weights = regression.fit(chosen, start)
             accuracy = _accuracy(weights, queries, sets.query_labels)
         return {self.key("top1"): accuracy, self.key("regularisation"): chosen}
@@ -81,10 +81,10 @@ class LinearProbe(Labelled):
 
     def seconds(self, splits: Splits, width: int) -> float:
         """About how long it will take on this CPU with features of such a width, judged by a few rows of the loss."""
-        found = places(self.judged(splits), self.labels)
-        n, n_classes = len(found.bank), self.judged(splits).test.n_classes
+        found = gallery_indices(self.judged(splits), self.labels)
+        n, n_classes = len(found.gallery), self.judged(splits).test.n_classes
         rows = min(n, TIMED)
-        regression = Regression(torch.eye(rows, width), found.bank_labels[:rows], n_classes, 1)
+        regression = Regression(torch.eye(rows, width), found.gallery_labels[:rows], n_classes, 1)
         weights, taken = torch.zeros(regression.shape), []
         for _ in range(2):  # the first is slow
             began = time.perf_counter()
@@ -93,16 +93,18 @@ class LinearProbe(Labelled):
         return EVALUATIONS * min(taken) * n / rows
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """Solver, grid, bank, validation and queries."""
+        """Solver, grid, gallery, validation and queries."""
         solver = f"L-BFGS, at most {self.max_iterations} iterations, largest gradient entry {TOLERANCE}"
         grid = {"solver": solver, "regularisations": self.regularisations, "chosen_on": "validation"}
-        return {"features": "standardised by the bank", **grid, **self.described(splits)}
+        return {"features": "standardised by the gallery", **grid, **self.described(splits)}
 
-    def choose(self, bank: Tensor, labels: Tensor, validation: Tensor, n_classes: int) -> tuple[float, Tensor | None]:
-        """The best regularisation on the rows of the bank (N, D) that validation (N,) names, and its weights."""
+    def choose(
+        self, gallery: Tensor, labels: Tensor, validation: Tensor, n_classes: int
+    ) -> tuple[float, Tensor | None]:
+        """The best regularisation on the rows of the gallery (N, D) that validation (N,) names, and its weights."""
         if not validation.any():
             return self.regularisations[0], None
-        train, held_out = standardise(bank[~validation], bank[validation])
+        train, held_out = standardise(gallery[~validation], gallery[validation])
         regression = Regression(train, labels[~validation], n_classes, self.max_iterations)
         best, chosen, weights, found = -1.0, 0.0, None, torch.empty(0)
         for regularisation in self.regularisations:
@@ -113,14 +115,14 @@ class LinearProbe(Labelled):
         return chosen, found
 
 
-def standardise(bank: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with the bank's means and deviations taken out; a feature that is constant in the bank becomes 0."""
-    mean = bank.mean(dim=0)
-    std = (bank - mean).square().mean(dim=0).sqrt()
+def standardise(gallery: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with the gallery's means and deviations taken out; a feature that is constant in the gallery becomes 0."""
+    mean = gallery.mean(dim=0)
+    std = (gallery - mean).square().mean(dim=0).sqrt()
     # Rounding leaves a constant feature a deviation of about 1e-7 of its size.
     varies = std > 1e-6 * mean.abs()
     scale = torch.where(varies, 1 / std, 0)
-    return (bank - mean) * scale, (queries - mean) * scale
+    return (gallery - mean) * scale, (queries - mean) * scale
 
 
 class Regression:

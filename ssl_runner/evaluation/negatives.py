@@ -8,7 +8,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.losses.loss import Loss
 from ssl_runner.losses.negatives import Negatives
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 SEED = 0
 
@@ -36,7 +36,7 @@ def negatives(algorithm: Algorithm, images: Tensor, embedded: Tensor, labels: Te
     if "labels" in loss.needs and labels is None:
         return None
     seen = replace(algorithm.compared(images, embedded), labels=labels)
-    return loss.negatives(seen, Clock(0, 1, SEED, images.device))  # one clock: the same draws at every look
+    return loss.negatives(seen, StepContext(0, 1, SEED, images.device))  # one step: the same draws at every look
 
 
 def figures(found: Negatives, labels: Tensor | None) -> dict[str, Tensor]:

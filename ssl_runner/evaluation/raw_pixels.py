@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.data.batches import Views
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 LARGEST = 32
 
@@ -31,7 +31,7 @@ class RawPixels(Algorithm):
         encoder = Encoder(Pixels(input_shape), input_shape, mean=[0.0] * channels, std=[1.0] * channels)
         super().__init__(Network(encoder, nn.Identity()))
 
-    def training_step(self, batch: Any, clock: Clock) -> Step:
+    def training_step(self, batch: Any, context: StepContext) -> Step:
         """Raises: pixels do not learn."""
         raise TypeError("RawPixels has no parameters; evaluate it without training")
 

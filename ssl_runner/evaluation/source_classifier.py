@@ -83,7 +83,7 @@ class SourceClassifier:
         return fresh.eval()
 
     def _rows(self, n: int, seed: int) -> Iterator[Tensor]:
-        """int64 (batch,), places in the source, one batch a step."""
+        """int64 (batch,), indices in the source, one batch a step."""
         batches, order = max(1, n // self.batch_size), torch.empty(0)
         for step in range(self.steps):
             epoch, place = divmod(step, batches)
@@ -97,5 +97,5 @@ def standardised(encoder: Encoder, judged: Dataset, source: Dataset, device: tor
 
     Those of at most 10,000 evenly spread source images: neither labels nor other images of the judged dataset enter.
     """
-    bank = features(encoder, source.images[:: -(-len(source) // LOOKED_AT)], device)
-    return standardise(bank, features(encoder, judged.images, device))[1]
+    gallery = features(encoder, source.images[:: -(-len(source) // LOOKED_AT)], device)
+    return standardise(gallery, features(encoder, judged.images, device))[1]

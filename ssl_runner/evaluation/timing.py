@@ -11,7 +11,7 @@ from ssl_runner.data.episodes.tasks import Tasks
 
 
 def now(device: torch.device) -> float:
-    """Seconds of a clock, when the device has done all that it was asked."""
+    """Seconds of a context, when the device has done all that it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -24,14 +24,14 @@ def adaptation_ms(algorithm: Algorithm, images: Tensor, tasks: Tasks, device: to
 
     Args:
         algorithm: In evaluation mode.
-        images: What the tasks' places point into, (N, C, H, W).
+        images: What the tasks' indices point into, (N, C, H, W).
         tasks: At least one; it is asked once beforehand, unmeasured.
         device: Where the algorithm is.
     """
     took = []
     for task in (0, *range(len(tasks))):
         one = tasks[task : task + 1]
-        support, query = (images[places.to(images.device)].to(device) for places in (one.support, one.query))
+        support, query = (images[indices.to(images.device)].to(device) for indices in (one.support, one.query))
         labels, began = one.support_labels.to(device), now(device)
         algorithm.classify(support, labels, query, one.n_way)
         took.append(1000 * (now(device) - began))

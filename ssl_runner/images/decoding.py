@@ -48,10 +48,10 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
-            raise DataError(f"dataset.channels={self.channels!r}: expected 1 (grey) or 3 (RGB).")
+            raise DataError(f"dataset.channels={self.channels!r}: expected 1 (gray) or 3 (RGB).")
         if self.size is not None and self.size < 1:
             raise DataError(f"dataset.size={self.size!r}: expected a number of pixels, or null for the files' own.")
-        if len(self.colour) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in self.colour):
+        if len(self.color) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in self.color):
             raise DataError(
                 f"dataset.background={self.background!r}: expected a number in [0, 255], or [red,green,blue] of them."
             )
@@ -65,7 +65,7 @@ class Decoding:
             raise DataError(f"dataset.max_megapixels={self.max_megapixels}: expected a number above 0.")
 
     @property
-    def colour(self) -> tuple[int, ...]:
+    def color(self) -> tuple[int, ...]:
         """Red, green and blue of the background."""
         return (self.background,) * 3 if isinstance(self.background, int) else tuple(self.background)
 
@@ -151,7 +151,7 @@ def _pixels(opened: Image.Image, decoding: Decoding, several: bool) -> _Decoded:
     upright = ImageOps.exif_transpose(opened)
     deepest = int(np.asarray(upright).max()) if is_deep(upright) and not upright.mode.startswith("F") else None
     upright.format = opened.format  # which a turned copy has lost
-    image = eight_bits(upright, decoding.colour, decoding.value_range, decoding.bits)
+    image = eight_bits(upright, decoding.color, decoding.value_range, decoding.bits)
     image = image.convert("L" if decoding.channels == 1 else "RGB")
     if decoding.invert:
         image = ImageOps.invert(image)

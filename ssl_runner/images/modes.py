@@ -1,4 +1,4 @@
-"""Pixels of every mode that Pillow opens, as 8 bits of grey or RGB, by stated rules."""
+"""Pixels of every mode that Pillow opens, as 8 bits of gray or RGB, by stated rules."""
 
 from collections.abc import Sequence
 
@@ -34,10 +34,10 @@ def bits_for(greatest: int) -> int:
 def eight_bits(
     image: Image.Image, background: Sequence[int], value_range: Range | None, bits: int | None
 ) -> Image.Image:
-    """Grey (L) or RGB of an image of any mode.
+    """Gray (L) or RGB of an image of any mode.
 
-    - 1, L, P, RGB: as they are; HSV, YCbCr, LAB and CMYK as Pillow converts them (colour profiles are not applied).
-    - Transparency (RGBA, LA, a palette's, a PNG's transparent colour) is laid on the background.
+    - 1, L, P, RGB: as they are; HSV, YCbCr, LAB and CMYK as Pillow converts them (color profiles are not applied).
+    - Transparency (RGBA, LA, a palette's, a PNG's transparent color) is laid on the background.
     - 16-bit integers: the upper 8 of ``bits``; 32-bit ones likewise where they hold no more than 65,535.
     - Floats: [0, 1] becomes [0, 255].
     - With ``value_range``, that range of values becomes [0, 255] in every mode, and what lies outside is clipped.

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.similarity import refuse_lone_image, unit
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class AlignmentUniformity(Loss):
@@ -41,7 +41,7 @@ class AlignmentUniformity(Loss):
         self.alpha = alpha
         self.t = t
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), unnormalised.
 
         Raises:

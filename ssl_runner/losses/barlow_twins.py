@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class BarlowTwins(Loss):
@@ -31,7 +31,7 @@ class BarlowTwins(Loss):
             )
         self.off_diagonal_weight = off_diagonal_weight
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised; B at least 2."""
         online = embeddings.online
         if len(online) != 2:

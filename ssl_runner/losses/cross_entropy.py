@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class CrossEntropy(Loss):
@@ -25,7 +25,7 @@ class CrossEntropy(Loss):
             raise InvalidValue(f"label_smoothing={label_smoothing}, but it is a share; give a number in [0, 1)")
         self.label_smoothing = label_smoothing
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, classes), logits; labels: (B,)."""
         logits = embeddings.online.float() if embeddings.online.dtype.itemsize < 4 else embeddings.online
         assert embeddings.labels is not None

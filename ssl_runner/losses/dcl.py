@@ -7,7 +7,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class DCL(Loss):
@@ -35,7 +35,7 @@ class DCL(Loss):
         self.temperature = temperature
         self.sigma = sigma
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, N, D), unnormalised."""
         positive, rows = two_views(embeddings.online)
         found = compare_all(rows, (1 / self.temperature,), apart=len(rows) // 2)
@@ -48,7 +48,7 @@ class DCL(Loss):
         return (found.log_sums[0] - attraction).mean(), metrics
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of s/T over the views of other images."""
         return softmax_negatives(embeddings.online, 1 / self.temperature)
 

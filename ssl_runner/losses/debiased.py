@@ -10,7 +10,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class Debiased(Loss):
@@ -38,7 +38,7 @@ class Debiased(Loss):
         self.temperature = temperature
         self.tau_plus = tau_plus
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
         positive, rows = two_views(embeddings.online)
         found = compare_all(rows, (1 / self.temperature,), apart=len(rows) // 2)
@@ -50,7 +50,7 @@ class Debiased(Loss):
         return loss, metrics | {"clamped_anchors": clamped.float().mean()}
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of s/T over the views of other images; an anchor at the floor has none."""
         positive, rows = two_views(embeddings.online)
         found = compare_all(rows, (1 / self.temperature,), apart=len(rows) // 2)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class DINO(Loss):
@@ -56,12 +56,12 @@ class DINO(Loss):
         self.warmup_share, self.center_momentum = warmup_share, center_momentum
         self.register_buffer("center", torch.zeros(()))  # becomes (K,): only the first outputs tell their width
 
-    def teacher_temperature(self, clock: Clock) -> float:
+    def teacher_temperature(self, context: StepContext) -> float:
         """The teacher's temperature at this step."""
-        warmed = min(1.0, clock.progress / self.warmup_share) if self.warmup_share > 0 else 1.0
+        warmed = min(1.0, context.progress / self.warmup_share) if self.warmup_share > 0 else 1.0
         return self.first_temperature + (self.last_temperature - self.first_temperature) * warmed
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, K), the student's, global views first; target: (G, B, K), the teacher's of the global ones."""
         assert embeddings.target is not None
         precision = torch.promote_types(embeddings.online.dtype, torch.float32)
@@ -69,7 +69,7 @@ class DINO(Loss):
         views, images, _ = online.shape
         if views < 2:
             raise InvalidValue("DINO compares different views, got 1; set batching.views=2")
-        temperature = self.teacher_temperature(clock)
+        temperature = self.teacher_temperature(context)
         teacher = ((target - self.center) / temperature).softmax(dim=-1)
         student = (online / self.student_temperature).log_softmax(dim=-1)
         cross_entropy = -torch.einsum("gbk,vbk->gv", teacher, student) / images
@@ -85,7 +85,7 @@ class DINO(Loss):
         return loss, metrics
 
     @torch.no_grad()
-    def after_step(self, clock: Clock, target: Tensor) -> None:
+    def after_step(self, context: StepContext, target: Tensor) -> None:
         """Moves the center towards the mean of the teacher's outputs (G, B, K), of all processes."""
         mean = target.to(torch.promote_types(target.dtype, torch.float32)).mean(dim=(0, 1)).to(self.center.dtype)
         self.center = self.center_momentum * self.center + (1 - self.center_momentum) * mean

@@ -11,7 +11,7 @@ from ssl_runner.losses.debiased import debiased_log_mean, refuse_tau_plus
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class HardNegative(Loss):
@@ -45,7 +45,7 @@ class HardNegative(Loss):
         self.beta = beta
         self.scales = beta / temperature, (1 + beta) / temperature  # of the weights, and of the weighted terms
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
         positive, rows = two_views(embeddings.online)
         found = compare_all(rows, self.scales, apart=len(rows) // 2, weigh=True)
@@ -62,7 +62,7 @@ class HardNegative(Loss):
         return loss, metrics
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Importance times e^(s/T), so softmax of (1 + beta) s/T; an anchor at the floor has none.
 
         The importance is held: the gradient that passes through it is left out, in which the easiest negatives attract.

@@ -6,15 +6,15 @@ from torch import Tensor
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, negatives_across, negatives_remembered
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_lone_image, refuse_temperature, unit
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class InfoNCE(Loss):
     """InfoNCE (van den Oord et al. 2018, arXiv:1807.03748, eq. 4) of online views against targets of other views.
 
-    With a memory the negatives are its entries alone, as in MoCo (He et al. 2020, arXiv:1911.05722, eq. 1) and MoCo v2
-    (arXiv:2003.04297); while it has none yet, the loss is 0. Without a memory they are the targets of the batch's other
-    images, as in MoCo v3 (Chen et al. 2021, arXiv:2104.02057, alg. 1).
+    With a memory bank the negatives are its entries alone, as in MoCo (He et al. 2020, arXiv:1911.05722, eq. 1) and
+    MoCo v2 (arXiv:2003.04297); while it has none yet, the loss is 0. Without a memory bank they are the targets of the
+    batch's other images, as in MoCo v3 (Chen et al. 2021, arXiv:2104.02057, alg. 1).
 
     The mean over all ordered pairs of an online view and the target of another view: one online view and two targets
     give MoCo's one-sided loss, two and two the symmetrised one. Deviation: MoCo v3 adds the two directions and
@@ -25,7 +25,7 @@ class InfoNCE(Loss):
     """
 
     needs = frozenset({"target"})
-    uses = frozenset({"memory"})
+    uses = frozenset({"memory_bank"})
     views = 2
 
     def __init__(self, temperature: float) -> None:
@@ -33,34 +33,34 @@ class InfoNCE(Loss):
         refuse_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
-        """online: (V, B, D); target: (G, B, D); memory: (M, D), M >= 0, or None; all unnormalised."""
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, D); target: (G, B, D); memory_bank: (M, D), M >= 0, or None; all unnormalised."""
         assert embeddings.target is not None
         online, target = unit(embeddings.online), unit(embeddings.target.detach())
-        memory = None if embeddings.memory is None else unit(embeddings.memory.detach())
+        memory_bank = None if embeddings.memory_bank is None else unit(embeddings.memory_bank.detach())
         pairs = different_views(len(online), len(target))
-        compared = [contrast(online[i], target[j], memory, self.temperature) for i, j in pairs]
+        compared = [contrast(online[i], target[j], memory_bank, self.temperature) for i, j in pairs]
         positive = torch.cat([positive for positive, _ in compared])
         negative = torch.cat([negative for _, negative in compared])
         return cross_entropy(positive, negative), anchor_metrics(positive, negative, self.temperature)
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of s/T over the memory, whose entries show no image, or over the targets of other images."""
         assert embeddings.target is not None
         online, target = unit(embeddings.online), unit(embeddings.target)
-        if embeddings.memory is None:
+        if embeddings.memory_bank is None:
             return negatives_across(online, target, self.temperature)
-        return negatives_remembered(online, target, unit(embeddings.memory), self.temperature, ())
+        return negatives_remembered(online, target, unit(embeddings.memory_bank), self.temperature, ())
 
 
-def contrast(queries: Tensor, keys: Tensor, memory: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+def contrast(queries: Tensor, keys: Tensor, memory_bank: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
     """Compare each query with its key, and with the memory or else with the other keys.
 
     Args:
         queries: (B, D), normalised.
         keys: (B, D), normalised.
-        memory: (M, D), normalised, or None.
+        memory_bank: (M, D), normalised, or None.
         temperature: Divides the cosines.
 
     Returns:
@@ -71,8 +71,8 @@ def contrast(queries: Tensor, keys: Tensor, memory: Tensor | None, temperature: 
         ValueError: There is no other key.
     """
     positive = (queries * keys).sum(dim=-1) / temperature
-    if memory is not None:
-        return positive, queries @ memory.T / temperature
+    if memory_bank is not None:
+        return positive, queries @ memory_bank.T / temperature
     refuse_lone_image(len(keys))
     itself = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
     return positive, (queries @ keys.T / temperature).masked_fill(itself, -torch.inf)

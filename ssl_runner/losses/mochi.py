@@ -8,7 +8,7 @@ from ssl_runner.losses.info_nce import contrast, cross_entropy
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, negatives_remembered
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 ROWS = 16  # queries whose mixed pairs are held in memory at a time
 
@@ -18,7 +18,8 @@ class MoCHi(Loss):
 
     MoCo's InfoNCE, to whose queue are added, for each query q, mixtures of its N most similar entries:
     ``a n_i + (1 - a) n_j`` with a in (0, 1), and ``b q + (1 - b) n_j`` with b in (0, 0.5), both normalised anew. They
-    are negatives like the entries: no gradient passes through them. Without mixtures it is `InfoNCE` with a memory.
+    are negatives like the entries: no gradient passes through them. Without mixtures it is `InfoNCE` with a memory
+    bank.
 
     Deviations: the paper's first epochs without mixtures are left out; where the memory has fewer than N entries, all
     of them are mixed.
@@ -30,7 +31,7 @@ class MoCHi(Loss):
         with_query: s', mixtures of one of them with the query, 0 for none.
     """
 
-    needs = frozenset({"target", "memory"})
+    needs = frozenset({"target", "memory_bank"})
     views = 2
 
     def __init__(self, temperature: float, hardest: int, pairs: int, with_query: int) -> None:
@@ -42,19 +43,21 @@ class MoCHi(Loss):
         self.temperature = temperature
         self.hardest, self.pairs, self.with_query = hardest, pairs, with_query
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
-        """online: (V, B, D); target: (G, B, D); memory: (M, D), M >= 0; all unnormalised."""
-        assert embeddings.target is not None and embeddings.memory is not None
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, D); target: (G, B, D); memory_bank: (M, D), M >= 0; all unnormalised."""
+        assert embeddings.target is not None and embeddings.memory_bank is not None
         online, target = unit(embeddings.online), unit(embeddings.target.detach())
-        memory = unit(embeddings.memory.detach())
-        generator = clock.generator("mochi")
+        memory_bank = unit(embeddings.memory_bank.detach())
+        generator = context.generator("mochi")
         positives, negatives, mixtures = [], [], []
         for i, j in different_views(len(online), len(target)):
-            positive, negative = contrast(online[i], target[j], memory, self.temperature)
+            positive, negative = contrast(online[i], target[j], memory_bank, self.temperature)
             positives.append(positive)
             negatives.append(negative)
-            if len(memory):
-                mixtures.append(self.mix(online[i], negative * self.temperature, memory, generator) / self.temperature)
+            if len(memory_bank):
+                mixtures.append(
+                    self.mix(online[i], negative * self.temperature, memory_bank, generator) / self.temperature
+                )
         positive, negative = torch.cat(positives), torch.cat(negatives)
         metrics = anchor_metrics(positive, negative, self.temperature)
         if mixtures and self.pairs + self.with_query:
@@ -64,22 +67,24 @@ class MoCHi(Loss):
         return cross_entropy(positive, negative), metrics
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of s/T over the memory and each query's mixtures of it, none of which shows an image."""
-        assert embeddings.target is not None and embeddings.memory is not None
-        online, target, memory = (unit(each) for each in (embeddings.online, embeddings.target, embeddings.memory))
-        generator, mixed = clock.generator("mochi"), []
-        if len(memory):
+        assert embeddings.target is not None and embeddings.memory_bank is not None
+        online, target, memory_bank = (
+            unit(each) for each in (embeddings.online, embeddings.target, embeddings.memory_bank)
+        )
+        generator, mixed = context.generator("mochi"), []
+        if len(memory_bank):
             pairs = different_views(len(online), len(target))
-            mixed = [self.mix(online[i], online[i] @ memory.T, memory, generator) for i, _ in pairs]
-        return negatives_remembered(online, target, memory, self.temperature, mixed)
+            mixed = [self.mix(online[i], online[i] @ memory_bank.T, memory_bank, generator) for i, _ in pairs]
+        return negatives_remembered(online, target, memory_bank, self.temperature, mixed)
 
-    def mix(self, queries: Tensor, similarity: Tensor, memory: Tensor, generator: torch.Generator) -> Tensor:
+    def mix(self, queries: Tensor, similarity: Tensor, memory_bank: Tensor, generator: torch.Generator) -> Tensor:
         """Cosines (B, s + s') of queries (B, D) and their mixtures, given those (B, M) with the memory (M, D).
 
         A mixture's cosine is the mixture of cosines over its norm, so none of them is ever made.
         """
-        near, entries = similarity.topk(min(self.hardest, len(memory)), dim=1)
+        near, entries = similarity.topk(min(self.hardest, len(memory_bank)), dim=1)
 
         def draw(n: int) -> Tensor:
             return torch.rand(len(queries), n, generator=generator, device=queries.device, dtype=queries.dtype)
@@ -88,7 +93,7 @@ class MoCHi(Loss):
             return (draw(n) * near.shape[1]).long().clamp_max(near.shape[1] - 1)
 
         first, second, share = pick(self.pairs), pick(self.pairs), draw(self.pairs)
-        between = inner(memory, entries.gather(1, first), entries.gather(1, second))
+        between = inner(memory_bank, entries.gather(1, first), entries.gather(1, second))
         mixed = mixture(near.gather(1, first), near.gather(1, second), between, share)
         beside = near.gather(1, pick(self.with_query))
         itself = (queries * queries.detach()).sum(dim=1, keepdim=True)
@@ -103,6 +108,6 @@ def mixture(first: Tensor, second: Tensor, between: Tensor, share: Tensor) -> Te
 
 
 def inner(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Inner products (B, s) of points (M, D) at places (B, s) and (B, s), some rows at a time."""
-    places = zip(first.split(ROWS), second.split(ROWS), strict=True)
-    return torch.cat([(points[one] * points[other]).sum(dim=-1) for one, other in places])
+    """Inner products (B, s) of points (M, D) at indices (B, s) and (B, s), some rows at a time."""
+    indices = zip(first.split(ROWS), second.split(ROWS), strict=True)
+    return torch.cat([(points[one] * points[other]).sum(dim=-1) for one, other in indices])

@@ -8,7 +8,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles, softmax_among
 from ssl_runner.losses.pairwise import mean_of
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class MultiSimilarity(Loss):
@@ -39,7 +39,7 @@ class MultiSimilarity(Loss):
             raise InvalidValue(f"epsilon={epsilon}, but it widens the choice of pairs; give a number at or above 0")
         self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), unnormalised; labels: (B,). Views of an image are positives of each other."""
         online, labels = embeddings.online, embeddings.labels
         assert labels is not None
@@ -61,7 +61,7 @@ class MultiSimilarity(Loss):
         return (attraction + repulsion).mean(), metrics
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of beta s over the negatives that were kept."""
         points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
         similarity = points @ points.T

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.similarity import different_views, unit
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class NegativeCosine(Loss):
@@ -25,7 +25,7 @@ class NegativeCosine(Loss):
     needs = frozenset({"target"})
     views = 2
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), predictions; target: (G, B, D), whose gradient is cut; both unnormalised."""
         assert embeddings.target is not None
         online, target = unit(embeddings.online), unit(embeddings.target.detach())

@@ -89,31 +89,31 @@ def negatives_across(anchors: Tensor, others: Tensor, temperature: float) -> Neg
 
 
 def negatives_remembered(
-    online: Tensor, target: Tensor, memory: Tensor, temperature: float, mixed: Sequence[Tensor]
+    online: Tensor, target: Tensor, memory_bank: Tensor, temperature: float, mixed: Sequence[Tensor]
 ) -> Negatives:
-    """Of InfoNCE against a memory, and against what was mixed from it: no column is an image.
+    """Of InfoNCE against a memory bank, and against what was mixed from it: no column is an image.
 
     Args:
         online: (V, B, D), normalised.
         target: (G, B, D), normalised: the positives.
-        memory: (M, D), normalised; M may be 0.
+        memory_bank: (M, D), normalised; M may be 0.
         temperature: Divides the cosines.
         mixed: (B, S) cosines of further negatives for each pair of different views, or empty; their columns follow the
-            memory's, pair after pair.
+            memory bank's, pair after pair.
     """
     pairs = different_views(len(online), len(target))
     parts = mixed or [online.new_zeros(online.shape[1], 0)] * len(pairs)
-    ends = torch.tensor([part.shape[1] for part in parts]).cumsum(0).add(len(memory)).tolist()
+    ends = torch.tensor([part.shape[1] for part in parts]).cumsum(0).add(len(memory_bank)).tolist()
     similarity = online.new_zeros(*online.shape[:2], ends[-1])
-    similarity[..., : len(memory)] = online @ memory.T
+    similarity[..., : len(memory_bank)] = online @ memory_bank.T
     weight, positive = torch.zeros_like(similarity), online.new_zeros(online.shape[:2])
     for (i, j), part, end in zip(pairs, parts, ends, strict=True):
         pair = (online[i] * target[j]).sum(dim=-1)
-        cosines = torch.cat([pair[:, None], similarity[i, :, : len(memory)], part], dim=1)
+        cosines = torch.cat([pair[:, None], similarity[i, :, : len(memory_bank)], part], dim=1)
         share = _never_0((cosines / temperature).softmax(dim=1)[:, 1:])
         own = slice(end - part.shape[1], end)
-        weight[i, :, : len(memory)] += share[:, : len(memory)]
-        similarity[i, :, own], weight[i, :, own] = part, share[:, len(memory) :]
+        weight[i, :, : len(memory_bank)] += share[:, : len(memory_bank)]
+        similarity[i, :, own], weight[i, :, own] = part, share[:, len(memory_bank) :]
         positive[i] += pair / sum(view == i for view, _ in pairs)
     weight = shares(weight.flatten(0, 1))
     return Negatives(similarity.flatten(0, 1), positive.flatten(), weight, remembered=weight.shape[1])

@@ -6,7 +6,7 @@ from torch import Tensor
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, compare_all, refuse_temperature, two_views
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class NTXent(Loss):
@@ -26,7 +26,7 @@ class NTXent(Loss):
         refuse_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, N, D), unnormalised."""
         positive, rows = two_views(embeddings.online)
         scaled = positive / self.temperature
@@ -35,6 +35,6 @@ class NTXent(Loss):
         return loss, anchor_metrics(positive, found.nearest[:, None], 1.0)
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of s/T over the views of other images."""
         return softmax_negatives(embeddings.online, 1 / self.temperature)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 Mining = Literal["all", "hardest", "semi_hard"]
 
@@ -47,7 +47,7 @@ class Pairwise(Loss):
         self.margin = margin
         self.mining = mining
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), unnormalised; labels: (B,). Views of an image are positives of each other."""
         online, labels = embeddings.online, embeddings.labels
         assert labels is not None
@@ -72,7 +72,7 @@ class Pairwise(Loss):
         return attraction + repulsion, metrics
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """How often a negative was mined, times what is left to the margin: those beyond it count nothing."""
         points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
         distance = squared_distances(points).clamp_min(1e-12).sqrt()

@@ -9,7 +9,7 @@ from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, shares
 from ssl_runner.losses.similarity import anchor_metrics, different_views, refuse_temperature, unit
 from ssl_runner.losses.sinkhorn import refuse_sinkhorn, sinkhorn
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class PsCo(Loss):
@@ -23,7 +23,8 @@ class PsCo(Loss):
         L_PsCo = mean_i -1/K sum_{s in S_i} log(e^{q_i s / T'} / sum_{s in S} e^{q_i s / T'}),
 
     and L_MoCo is `InfoNCE` of q_i against z_i, with the memory as negatives. No gradient passes through targets,
-    memory or assignment. Of a memory with fewer than K entries all are shots; while it has none, the loss is 0.
+    memory bank or assignment. Of a memory bank with fewer than K entries all are shots; while it has none, the loss is
+    0.
 
     Deviations: the mean over all ordered pairs of an online view and the target of another view, where the authors take
     one direction, of two kinds of augmentation (one online view and two targets give that); Sinkhorn-Knopp on
@@ -37,7 +38,7 @@ class PsCo(Loss):
         sinkhorn_iterations: At least 1.
     """
 
-    needs = frozenset({"target", "memory"})
+    needs = frozenset({"target", "memory_bank"})
     views = 2
 
     def __init__(
@@ -53,65 +54,65 @@ class PsCo(Loss):
         self.temperature, self.shot_temperature, self.shots = temperature, shot_temperature, shots
         self.epsilon, self.sinkhorn_iterations = epsilon, sinkhorn_iterations
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
-        """online: (V, B, D); target: (G, B, D); memory: (M, D), M >= 0; all unnormalised."""
-        online, target, memory = normalised(embeddings)
-        places = self.assign(target, memory)
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, D); target: (G, B, D); memory_bank: (M, D), M >= 0; all unnormalised."""
+        online, target, memory_bank = normalised(embeddings)
+        indices = self.assign(target, memory_bank)
         pairs = different_views(len(online), len(target))
-        compared = [contrast(online[i], target[j], memory, self.temperature) for i, j in pairs]
+        compared = [contrast(online[i], target[j], memory_bank, self.temperature) for i, j in pairs]
         positive = torch.cat([positive for positive, _ in compared])
         negative = torch.cat([negative for _, negative in compared])
         loss, metrics = cross_entropy(positive, negative), anchor_metrics(positive, negative, self.temperature)
-        if len(memory):
-            tasks = [supervised_contrast(online[i] / self.shot_temperature, memory[places[j]]) for i, j in pairs]
+        if len(memory_bank):
+            tasks = [supervised_contrast(online[i] / self.shot_temperature, memory_bank[indices[j]]) for i, j in pairs]
             loss = loss + torch.stack(tasks).mean()
-            metrics |= shot_metrics(target, memory, places)
+            metrics |= shot_metrics(target, memory_bank, indices)
         return loss, metrics
 
     @torch.no_grad()
-    def assign(self, target: Tensor, memory: Tensor) -> Tensor:
+    def assign(self, target: Tensor, memory_bank: Tensor) -> Tensor:
         """Places (G, B, K) in the memory (M, D) of the shots of targets (G, B, D), all normalised."""
-        if not len(memory):
+        if not len(memory_bank):
             return torch.empty(*target.shape[:2], 0, dtype=torch.int64, device=target.device)
-        assignment = sinkhorn(target @ memory.T / self.epsilon, self.sinkhorn_iterations)
-        return assignment.topk(min(self.shots, len(memory)), dim=-1).indices
+        assignment = sinkhorn(target @ memory_bank.T / self.epsilon, self.sinkhorn_iterations)
+        return assignment.topk(min(self.shots, len(memory_bank)), dim=-1).indices
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
-        """The memory, whose entries show no image: an anchor's own shots repel it where L_MoCo outweighs L_PsCo."""
-        online, target, memory = normalised(embeddings)
-        places, similarity = self.assign(target, memory), online @ memory.T
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
+        """The memory bank, whose entries show no image: an anchor's own shots repel it if L_MoCo outweighs L_PsCo."""
+        online, target, memory_bank = normalised(embeddings)
+        indices, similarity = self.assign(target, memory_bank), online @ memory_bank.T
         slope, positive = torch.zeros_like(similarity), online.new_zeros(online.shape[:2])
         pairs = different_views(len(online), len(target))
         for i, j in pairs:
             pair = (online[i] * target[j]).sum(dim=-1)
             positive[i] += pair / sum(view == i for view, _ in pairs)
-            if len(memory):
-                slope[i] += self.slope(pair, similarity[i], places[j])
+            if len(memory_bank):
+                slope[i] += self.slope(pair, similarity[i], indices[j])
         weight = shares(slope.clamp_min(0).flatten(0, 1))
-        return Negatives(similarity.flatten(0, 1), positive.flatten(), weight, remembered=len(memory))
+        return Negatives(similarity.flatten(0, 1), positive.flatten(), weight, remembered=len(memory_bank))
 
-    def slope(self, positive: Tensor, similarity: Tensor, places: Tensor) -> Tensor:
+    def slope(self, positive: Tensor, similarity: Tensor, indices: Tensor) -> Tensor:
         """Derivative (B, M) of each anchor's loss by its cosines with the memory: above 0 for what repels it.
 
         Args:
             positive: (B,), cosines with the targets.
             similarity: (B, M), with the memory.
-            places: (B, K), of the shots.
+            indices: (B, K), of the shots.
         """
         everything = torch.cat([positive[:, None], similarity], dim=1)
         contrasted = (everything / self.temperature).softmax(dim=1)[:, 1:] / self.temperature
         counts = similarity.new_zeros(similarity.shape[1])
-        counts = counts.index_add(0, places.flatten(), counts.new_ones(places.numel()))
+        counts = counts.index_add(0, indices.flatten(), counts.new_ones(indices.numel()))
         supervised = (similarity / self.shot_temperature + counts.log()).softmax(dim=1)
-        own = torch.zeros_like(similarity).scatter(1, places, 1 / places.shape[1])
+        own = torch.zeros_like(similarity).scatter(1, indices, 1 / indices.shape[1])
         return contrasted + (supervised - own) / self.shot_temperature
 
 
 def normalised(embeddings: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
-    """Online views, targets and memory, of length 1, the last two without gradient."""
-    assert embeddings.target is not None and embeddings.memory is not None
-    return unit(embeddings.online), unit(embeddings.target.detach()), unit(embeddings.memory.detach())
+    """Online views, targets and memory bank, of length 1, the last two without gradient."""
+    assert embeddings.target is not None and embeddings.memory_bank is not None
+    return unit(embeddings.online), unit(embeddings.target.detach()), unit(embeddings.memory_bank.detach())
 
 
 def supervised_contrast(queries: Tensor, shots: Tensor) -> Tensor:
@@ -122,14 +123,14 @@ def supervised_contrast(queries: Tensor, shots: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def shot_metrics(target: Tensor, memory: Tensor, places: Tensor) -> dict[str, Tensor]:
+def shot_metrics(target: Tensor, memory_bank: Tensor, indices: Tensor) -> dict[str, Tensor]:
     """How near the shots at (G, B, K) are to their targets; the share of them that are different entries of the memory.
 
     The latter is 1 where no entry stands under two pseudo-labels.
     """
-    chosen = places.flatten(1)
-    used = memory.new_zeros(len(target), len(memory)).scatter(1, chosen, 1.0)
+    chosen = indices.flatten(1)
+    used = memory_bank.new_zeros(len(target), len(memory_bank)).scatter(1, chosen, 1.0)
     return {
-        "shot_similarity": (target[:, :, None] * memory[places]).sum(dim=-1).mean(),
+        "shot_similarity": (target[:, :, None] * memory_bank[indices]).sum(dim=-1).mean(),
         "distinct_shots": used.sum(dim=1).mean() / chosen.shape[1],
     }

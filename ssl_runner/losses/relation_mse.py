@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class RelationMSE(Loss):
@@ -19,7 +19,7 @@ class RelationMSE(Loss):
     needs = frozenset({"labels"})
     of_logits = True
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, classes), logits; labels: (B,)."""
         logits = embeddings.online.float() if embeddings.online.dtype.itemsize < 4 else embeddings.online
         assert embeddings.labels is not None

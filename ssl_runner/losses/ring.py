@@ -7,7 +7,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, shares, softmax_negatives
 from ssl_runner.losses.similarity import anchor_metrics, refuse_temperature, two_views
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class Ring(Loss):
@@ -17,8 +17,9 @@ class Ring(Loss):
     too easy to teach anything, those above are likely to be of the anchor's own class. With lower = 0 and upper = 1 it
     is NT-Xent; upper = 1 alone keeps the hardest, the paper's ball.
 
-    Deviations: quantiles are over the views of a batch, not over a memory from which the paper draws; their places are
-    rounded, and one negative at least is kept; the lower one is constant, where the paper's rises during training.
+    Deviations: quantiles are over the views of a batch, not over a memory bank from which the paper draws; their
+    indices are rounded, and one negative at least is kept; the lower one is constant, where the paper's rises during
+    training.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
@@ -39,7 +40,7 @@ class Ring(Loss):
         self.temperature = temperature
         self.lower, self.upper = lower, upper
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, N, D), unnormalised."""
         positive, rows = two_views(embeddings.online)
         similarity = rows @ rows.T
@@ -58,7 +59,7 @@ class Ring(Loss):
         return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, order[:, first:last], True)
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of s/T over the views that are kept."""
         found = softmax_negatives(embeddings.online, 1 / self.temperature)
         return Negatives(found.similarity, found.positive, shares(found.weight * self.ring(found.similarity)))

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class SIGReg(Loss):
@@ -24,7 +24,7 @@ class SIGReg(Loss):
     by the trapezoidal rule. The integrand is even, so ``knots`` lie on [0, t_max], both ends included, as in the
     authors' later code (the paper's Algorithm 1 has 17 on [-5, 5], which is t_max=5 and knots=9). The statistic is
     near 1.05 for a sample of the standard normal, whatever the batch, and grows with the batch otherwise. Directions
-    come from the clock, anew every step and the same for all views and processes.
+    come from the context, anew every step and the same for all views and processes.
 
     Args:
         weight: In [0, 1]; lambda in the paper.
@@ -46,12 +46,12 @@ class SIGReg(Loss):
             raise InvalidValue(f"t_max={t_max}, but it ends an integral that begins at 0; give a number above 0, say 3")
         self.weight, self.slices, self.knots, self.t_max = weight, slices, knots, t_max
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), unnormalised, global views first."""
         online = embeddings.online.to(torch.promote_types(embeddings.online.dtype, torch.float32))
         center = online[: embeddings.global_views].mean(dim=0)
         prediction = (online - center).square().mean()
-        gaussianity = self.gaussianity(online, clock)
+        gaussianity = self.gaussianity(online, context)
         loss = (1 - self.weight) * prediction + self.weight * gaussianity
         with torch.no_grad():
             metrics = {
@@ -61,10 +61,10 @@ class SIGReg(Loss):
             }
         return loss, metrics
 
-    def gaussianity(self, points: Tensor, clock: Clock) -> Tensor:
+    def gaussianity(self, points: Tensor, context: StepContext) -> Tensor:
         """Mean statistic of Epps and Pulley of points (V, B, D), a batch B in each of V views."""
-        generator = clock.generator("sigreg")
-        directions = torch.randn(points.shape[-1], self.slices, generator=generator, device=clock.device)
+        generator = context.generator("sigreg")
+        directions = torch.randn(points.shape[-1], self.slices, generator=generator, device=context.device)
         directions = directions.to(points.dtype)
         projected = points @ (directions / directions.norm(dim=0))  # (V, B, slices)
         t = torch.linspace(0, self.t_max, self.knots, dtype=points.dtype, device=points.device)

@@ -49,7 +49,8 @@ def compare_all(
     classes: Tensor | None = None,
     weigh: bool = False,
 ) -> Comparison:
-    """What each row finds in the others; from `TILED_FROM` rows on in tiles, in memory proportional to their number.
+    """What each row finds in the others; from `TILED_FROM` rows on in tiles, in memory proportional to their
+    number.
 
     Args:
         rows: (M, D), of length 1.

@@ -6,7 +6,7 @@ from torch import Tensor
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.similarity import compare_all, refuse_lone_image, refuse_temperature, unit
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class SupCon(Loss):
@@ -29,7 +29,7 @@ class SupCon(Loss):
         refuse_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), unnormalised, of any number of views; labels: (B,)."""
         assert embeddings.labels is not None
         online = unit(embeddings.online)
@@ -49,7 +49,7 @@ class SupCon(Loss):
         return loss, metrics
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """Softmax of s/T over the views of other classes."""
         return softmax_negatives(embeddings.online, 1 / self.temperature, embeddings.labels)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.sinkhorn import refuse_sinkhorn, sinkhorn
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class SwAV(Loss):
@@ -26,7 +26,7 @@ class SwAV(Loss):
 
     views = 2
     needs = frozenset({"prototypes"})
-    uses = frozenset({"memory"})
+    uses = frozenset({"memory_bank"})
 
     def __init__(self, temperature: float, epsilon: float, sinkhorn_iterations: int) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class SwAV(Loss):
         refuse_sinkhorn(epsilon, sinkhorn_iterations)
         self.temperature, self.epsilon, self.sinkhorn_iterations = temperature, epsilon, sinkhorn_iterations
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
-        """online: (V, B, K), global views first, and memory (M, K) or None: cosines with the prototypes."""
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """online: (V, B, K), global views first, and memory_bank (M, K) or None: cosines with the prototypes."""
         scores = embeddings.online.to(torch.promote_types(embeddings.online.dtype, torch.float32))
         views, images, _ = scores.shape
         if views < 2:
             raise InvalidValue("SwAV predicts one view's code from another, got 1 view; set batching.views=2")
         count = views if embeddings.global_views is None else embeddings.global_views
-        codes = self.codes(scores[:count].detach(), embeddings.memory)
+        codes = self.codes(scores[:count].detach(), embeddings.memory_bank)
         log_predictions = (scores / self.temperature).log_softmax(dim=-1)
         cross_entropy = -torch.einsum("gbk,vbk->gv", codes, log_predictions) / images
         swapped = cross_entropy.masked_fill(torch.eye(count, views, dtype=torch.bool, device=scores.device), 0)
@@ -56,9 +56,9 @@ class SwAV(Loss):
         return loss, metrics
 
     @torch.no_grad()
-    def codes(self, scores: Tensor, memory: Tensor | None) -> Tensor:
-        """Codes (G, B, K), each summing to 1, of scores (G, B, K) shared out together with memory (M, K)."""
+    def codes(self, scores: Tensor, memory_bank: Tensor | None) -> Tensor:
+        """Codes (G, B, K), each summing to 1, of scores (G, B, K) shared out together with the memory bank (M, K)."""
         images = scores.shape[1]
-        if memory is not None:
-            scores = torch.cat([scores, memory.to(scores.dtype).expand(len(scores), -1, -1)], dim=1)
+        if memory_bank is not None:
+            scores = torch.cat([scores, memory_bank.to(scores.dtype).expand(len(scores), -1, -1)], dim=1)
         return sinkhorn(scores / self.epsilon, self.sinkhorn_iterations)[:, :images].exp()

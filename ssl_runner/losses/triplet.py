@@ -10,7 +10,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.negatives import Negatives, counted_negatives, roles
 from ssl_runner.losses.pairwise import mean_of, squared_distances
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 Mining = Literal["batch_all", "batch_hard", "semi_hard", "distance_weighted"]
 
@@ -48,7 +48,7 @@ class Triplet(Loss):
         self.margin = margin
         self.mining = mining
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (V, B, D), unnormalised; labels: (B,). Views of an image are positives of each other."""
         online, labels = embeddings.online, embeddings.labels
         assert labels is not None
@@ -61,7 +61,7 @@ class Triplet(Loss):
         if self.mining == "batch_all":
             loss, active = self.all_triplets(distance, positive, ~same)
         else:
-            chosen, mined = self.mine(distance.detach(), positive, ~same, points.shape[1], clock)
+            chosen, mined = self.mine(distance.detach(), positive, ~same, points.shape[1], context)
             hinge = (self.margin + distance - distance.gather(1, chosen)).relu()
             loss = mean_of(hinge, mined)
             active = mean_of((hinge.detach() > 0).to(hinge.dtype), mined)
@@ -74,7 +74,7 @@ class Triplet(Loss):
         return loss, metrics
 
     @torch.no_grad()
-    def negatives(self, embeddings: Embeddings, clock: Clock) -> Negatives | None:
+    def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
         """In how many of its anchor's triplets that cost something a negative stands."""
         points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
         distance = squared_distances(points).clamp_min(1e-12).sqrt()
@@ -85,7 +85,7 @@ class Triplet(Loss):
             no_cost = torch.searchsorted(farther, distance - self.margin, right=True)
             counts = (positive.sum(dim=1, keepdim=True) - no_cost) * negative
         else:
-            chosen, mined = self.mine(distance, positive, negative, points.shape[1], clock)
+            chosen, mined = self.mine(distance, positive, negative, points.shape[1], context)
             costs = mined & (self.margin + distance > distance.gather(1, chosen))
             counts = torch.zeros_like(distance).scatter_add_(1, chosen, costs.to(distance.dtype))
         return counted_negatives(embeddings.online, counts.to(distance.dtype), embeddings.labels)
@@ -107,7 +107,7 @@ class Triplet(Loss):
 
     @torch.no_grad()
     def mine(
-        self, distance: Tensor, positive: Tensor, negative: Tensor, width: int, clock: Clock
+        self, distance: Tensor, positive: Tensor, negative: Tensor, width: int, context: StepContext
     ) -> tuple[Tensor, Tensor]:
         """The negative chosen for each (anchor, positive), and which of these pairs count: int64 and bool, (n, n)."""
         candidates = distance.masked_fill(~negative, torch.inf)
@@ -125,6 +125,6 @@ class Triplet(Loss):
             log_weights = (2 - width) * held.log() + (3 - width) / 2 * (-held.square() / 4).log1p()
             log_weights = log_weights.masked_fill(~negative, torch.finfo(distance.dtype).min)
             cumulative = log_weights.softmax(dim=1).cumsum(dim=1)
-            draws = torch.rand(distance.shape, generator=clock.generator("triplet"), device=clock.device)
+            draws = torch.rand(distance.shape, generator=context.generator("triplet"), device=context.device)
             chosen = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp_max(last)
         return chosen, mined & negative.gather(1, chosen)  # an anchor without a candidate chose what is no negative

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class VICReg(Loss):
@@ -38,7 +38,7 @@ class VICReg(Loss):
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.gamma, self.epsilon = gamma, epsilon
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised; B at least 2."""
         online = embeddings.online
         if len(online) != 2:
@@ -51,8 +51,8 @@ class VICReg(Loss):
         spread, mean = torch.var_mean(online, dim=1, keepdim=True)
         deviation = (spread + self.epsilon).sqrt()
         variance = (self.gamma - deviation).relu().mean()
-        centred = online - mean
-        products = centred.mT @ centred / (images - 1)  # (2, D, D)
+        centered = online - mean
+        products = centered.mT @ centered / (images - 1)  # (2, D, D)
         off_diagonal = products - torch.diag_embed(products.diagonal(dim1=1, dim2=2))
         covariance = off_diagonal.square().sum() / width
         loss = self.invariance * invariance + self.variance * variance + self.covariance * covariance

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
 class WMSE(Loss):
@@ -14,7 +14,7 @@ class WMSE(Loss):
 
     Every step the batch is cut at random, the same for both views, into sub-batches of ``size`` images. Each is
     whitened by the inverse of its covariance's Cholesky factor, one view apart from the other, as in the
-    authors' code. Whitened embeddings cannot collapse, so there are no negatives. The draws come from the clock.
+    authors' code. Whitened embeddings cannot collapse, so there are no negatives. The draws come from the step context.
 
     A covariance that is singular in spite of ``size`` > D (a dead dimension, a collapsed encoder) has no such factor:
     the loss is NaN then, at which training stops; ``epsilon`` is the remedy.
@@ -37,7 +37,7 @@ class WMSE(Loss):
             raise InvalidValue(f"epsilon={epsilon}, but it is a share; give a number in [0, 1)")
         self.size, self.iterations, self.epsilon = size, iterations, epsilon
 
-    def forward(self, embeddings: Embeddings, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
         online = embeddings.online
         if len(online) != 2:
@@ -54,9 +54,9 @@ class WMSE(Loss):
                 f"give loss.size={2 * width} and a batch it divides, or a narrower head"
             )
         online = online.to(torch.promote_types(online.dtype, torch.float32))
-        generator = clock.generator("w_mse")
+        generator = context.generator("w_mse")
         order = torch.stack(
-            [torch.randperm(images, generator=generator, device=clock.device) for _ in range(self.iterations)]
+            [torch.randperm(images, generator=generator, device=context.device) for _ in range(self.iterations)]
         )
         whitened, condition = self.whiten(online[:, order].unflatten(2, (-1, self.size)))
         similarity = F.cosine_similarity(whitened[0], whitened[1], dim=-1).mean()
@@ -68,12 +68,12 @@ class WMSE(Loss):
         The second is log10 of the greatest ratio of the squared entries of a factor's diagonal, a lower bound of the
         covariance's condition number: above 6, float32 has lost most digits.
         """
-        centred = groups - groups.mean(dim=-2, keepdim=True)
-        covariance = centred.mT @ centred / (self.size - 1)
+        centered = groups - groups.mean(dim=-2, keepdim=True)
+        covariance = centered.mT @ centered / (self.size - 1)
         identity = torch.eye(groups.shape[-1], dtype=groups.dtype, device=groups.device)
         # the checked version would wait for the device
         factor, failed = torch.linalg.cholesky_ex((1 - self.epsilon) * covariance + self.epsilon * identity)
         factor = factor.masked_fill((failed != 0)[..., None, None], torch.nan)
         diagonal = factor.detach().diagonal(dim1=-2, dim2=-1)
         condition = 2 * (diagonal.amax(dim=-1) / diagonal.amin(dim=-1)).max().log10()
-        return torch.linalg.solve_triangular(factor, centred.mT, upper=False).mT, condition
+        return torch.linalg.solve_triangular(factor, centered.mT, upper=False).mT, condition

@@ -1,4 +1,4 @@
-"""The product of a run: an encoder in one file, and back."""
+"""A trained encoder in one file, and back."""
 
 import json
 from collections.abc import Sequence

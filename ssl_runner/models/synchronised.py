@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.models.blocked_sums import Blocked, Blocked1d, Blocked2d, BlockedPlain2d, sum_in_blocks
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import collectives, process_group
 
 
 class _Synchronised(Blocked):
@@ -17,16 +17,16 @@ class _Synchronised(Blocked):
 
     def forward(self, input: Tensor) -> Tensor:
         within_a_task = getattr(self, "statistics", "module") != "module"
-        if distributed.size() == 1 or not self.training or within_a_task:
+        if process_group.size() == 1 or not self.training or within_a_task:
             return super().forward(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
-        n = distributed.size() * input.numel() // input.shape[1]
+        n = process_group.size() * input.numel() // input.shape[1]
         kind = torch.promote_types(input.dtype, torch.float32)
         wide = input.to(kind)
         own_variance, own_mean = (part.double() for part in torch.var_mean(wide, axes, correction=0))
         # one message; in float64, because a mean square less a squared mean cancels
         moments = torch.stack([own_mean, own_variance + own_mean.square()])
-        mean, square = distributed.total(moments) / distributed.size()
+        mean, square = collectives.total(moments) / process_group.size()
         variance = (square - mean.square()).clamp_min(0)
         self.remember(mean.detach(), variance.detach() * (n / (n - 1)))
         shape = [1, -1, *[1] * (input.ndim - 2)]
@@ -76,7 +76,7 @@ def in_turn(module: nn.Module) -> Iterator[None]:
 
     Afterwards running averages are those of one process that saw the pieces of all, in their order.
     """
-    processes = distributed.size()
+    processes = process_group.size()
     layers = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     if processes == 1 or not module.training or not layers:
         yield
@@ -94,7 +94,7 @@ def in_turn(module: nn.Module) -> Iterator[None]:
         layer.num_batches_tracked.add_((processes - 1) * seen)  # pyright: ignore[reportOptionalMemberAccess]
     share = torch.cat(kept)
     result = before
-    for own in distributed.gather(torch.cat(averages)[None]):  # pyright: ignore[reportArgumentType]
+    for own in collectives.gather(torch.cat(averages)[None]):  # pyright: ignore[reportArgumentType]
         result = share * result + (own - share * before)
     for average, value in zip(averages, result.split([len(average) for average in averages]), strict=True):  # pyright: ignore
         assert average is not None

@@ -17,7 +17,7 @@ from ssl_runner.evaluation.negatives import figures
 from ssl_runner.models.features import evaluating, features
 from ssl_runner.report import adaptation
 from ssl_runner.report.board import log_config, log_layout
-from ssl_runner.report.gallery import log_negatives
+from ssl_runner.report.hard_negatives import log_negatives
 from ssl_runner.report.hparams import log_hparams
 from ssl_runner.report.maps import map_picture
 from ssl_runner.report.pictures import episode_picture, views_picture
@@ -60,8 +60,8 @@ def after(writer: SummaryWriter, run: Run, step: int) -> None:
 
 def _tags(run: Run) -> list[str]:
     tags = ["train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"]
-    panel = run.panel
-    tags += [] if panel is None else [f"panel/{name}" for name in panel.names]
+    diagnostics = run.diagnostics
+    tags += [] if diagnostics is None else [f"diagnostics/{name}" for name in diagnostics.names]
     if isinstance(run.batching, EpisodeBatching):
         tags += [f"train/accuracy/{name}" for name in run.batching.domains]
     if isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching):
@@ -70,13 +70,13 @@ def _tags(run: Run) -> list[str]:
 
 
 def _log_negatives(writer: SummaryWriter, run: Run, step: int) -> list[str]:
-    """Pictures of the panel's negatives, where it has any; gives the tags of their curves."""
-    panel = run.panel
-    if panel is None:
+    """Pictures of the diagnostics' negatives, where it has any; gives the tags of their curves."""
+    diagnostics = run.diagnostics
+    if diagnostics is None:
         return []
-    with enough_memory("the panel is too much; set trainer.panel_every=null"):
-        found = log_negatives(writer, panel, run.algorithm, run.splits.train.class_names, step)
-        return [] if found is None else [f"panel/{name}" for name in figures(found, panel.labels)]
+    with enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
+        found = log_negatives(writer, diagnostics, run.algorithm, run.splits.train.class_names, step)
+        return [] if found is None else [f"diagnostics/{name}" for name in figures(found, diagnostics.labels)]
 
 
 def shown_split(splits: Splits) -> Dataset:

@@ -25,8 +25,8 @@ def map_picture(shown: Map) -> Tensor:
     greatest = float(values.max())
     cell = max(2, SIDE // max(rows, columns))
     shares = (values / max(greatest, 1e-12)).clamp(0, 1)[..., None]
-    colours = torch.lerp(torch.tensor(DARK).float(), torch.tensor(BRIGHT).float(), shares).round().byte()
-    image = Image.fromarray(colours.numpy()).resize((columns * cell, rows * cell), Image.Resampling.NEAREST)
+    colors = torch.lerp(torch.tensor(DARK).float(), torch.tensor(BRIGHT).float(), shares).round().byte()
+    image = Image.fromarray(colors.numpy()).resize((columns * cell, rows * cell), Image.Resampling.NEAREST)
     font = ImageFont.load_default(TEXT)
     notes = [f"down: {rows} {shown.rows}", f"across: {columns} {shown.columns}", f"brightest: {greatest:.2g}"]
     width = max(image.width, *(round(font.getlength(note)) + 1 for note in notes)) + 2 * GAP

@@ -127,8 +127,8 @@ class _Sheet:
             paper.paste(image, (left + self.names + place * self.width + BORDER, top + BORDER))
         for place, (image, prediction) in enumerate(zip(row.queries, row.predictions, strict=True)):
             x, wide, high = left + self.queries + place * self.width, *image.size
-            colour = RIGHT if prediction == row.number else WRONG
-            pen.rectangle((x, top, x + wide + 2 * BORDER - 1, top + high + 2 * BORDER - 1), fill=colour)
+            color = RIGHT if prediction == row.number else WRONG
+            pen.rectangle((x, top, x + wide + 2 * BORDER - 1, top + high + 2 * BORDER - 1), fill=color)
             paper.paste(image, (x + BORDER, top + BORDER))
             if prediction != row.number:
                 below = (x + BORDER + wide // 2, top + high + 2 * BORDER + 1)
@@ -149,10 +149,10 @@ def scale_of(size: int) -> int:
 
 
 def image_of(image: Tensor, scale: int) -> Image.Image:
-    """A float (C, H, W) in [0, 1], each pixel ``scale`` times; grey unless there are three channels."""
+    """A float (C, H, W) in [0, 1], each pixel ``scale`` times; gray unless there are three channels."""
     levels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    colours = levels if len(levels) == 3 else levels.float().mean(dim=0, keepdim=True).byte().expand(3, -1, -1)
-    picture = Image.fromarray(colours.permute(1, 2, 0).contiguous().numpy())
+    colors = levels if len(levels) == 3 else levels.float().mean(dim=0, keepdim=True).byte().expand(3, -1, -1)
+    picture = Image.fromarray(colors.permute(1, 2, 0).contiguous().numpy())
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 

@@ -10,7 +10,7 @@ from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.linear_probe import LinearProbe
 from ssl_runner.evaluation.verdict import Verdict
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import process_group
 from ssl_runner.runtime.console import Console
 from ssl_runner.training.run import Run
 
@@ -86,7 +86,7 @@ def _named(part: Dataset | None, name: str) -> str:
 def _batch(run: Run) -> str:
     batching = run.batching
     if batching.batch_type is Views:
-        own, processes = len(batching.batch(0)), distributed.size()
+        own, processes = len(batching.batch(0)), process_group.size()
         shared = f", {own:,} on each of {processes} processes" if processes > 1 else ""
         return f"{own * processes:,} images, {batching.images_per_step:,} views of them{shared}"
     size = f"{batching.images_per_step:,} images"

@@ -1,4 +1,4 @@
-"""TensorBoard's embedding projector: features of images, each shown as its thumbnail and coloured by its class."""
+"""TensorBoard's embedding projector: features of images, each shown as its thumbnail and colored by its class."""
 
 import io
 import math

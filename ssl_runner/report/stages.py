@@ -9,7 +9,7 @@ from ssl_runner.report.hparams import log_final_metrics
 from ssl_runner.report.preflight import announce
 from ssl_runner.runs.events import final_writer
 from ssl_runner.runs.tracking import Silence, Tracker
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import process_group
 from ssl_runner.runtime.console import Console
 from ssl_runner.training.run import Run
 from ssl_runner.training.session import Session
@@ -55,8 +55,8 @@ def conclude(session: Session) -> dict[str, Any]:
 
 def rehearse(run: Run) -> None:
     """What the run would do, and one step of it; of several processes, number 0 does."""
-    first = distributed.rank() == 0
-    distributed.leave()
+    first = process_group.rank() == 0
+    process_group.shutdown()
     if not first:
         return
     console = Console()

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ssl_runner.errors import NotAtHand
+from ssl_runner.errors import NotDownloaded
 
 _absent: ContextVar[list[str] | None] = ContextVar("absent", default=None)
 
 
 @contextmanager
-def at_hand_only() -> Iterator[list[str]]:
+def no_download() -> Iterator[list[str]]:
     """Inside, nothing is downloaded or decoded, so a mistake is told without waiting.
 
     A dataset whose sizes are public is stood in for by blank images of these sizes (`source.blank`); another one raises
-    `NotAtHand`. Yields the names of both kinds.
+    `NotDownloaded`. Yields the names of both kinds.
     """
     absent: list[str] = []
     token = _absent.set(absent)
@@ -24,13 +24,13 @@ def at_hand_only() -> Iterator[list[str]]:
         _absent.reset(token)
 
 
-def require_at_hand(name: str) -> None:
+def refuse_download(name: str) -> None:
     """Called before what takes long.
 
     Raises:
-        NotAtHand: Within `at_hand_only`.
+        NotDownloaded: Within `no_download`.
     """
     absent = _absent.get()
     if absent is not None:
         absent.append(name)
-        raise NotAtHand(f"{name} is not at hand: it is to be downloaded or decoded first")
+        raise NotDownloaded(f"{name} is not at hand: it is to be downloaded or decoded first")

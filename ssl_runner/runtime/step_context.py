@@ -12,14 +12,14 @@ class Horizon:
     """Whether anything of a run hangs on where it ends; if nothing does, it may be given another end.
 
     Attributes:
-        matters: Set once `Clock.progress` was read, or from the start by a schedule that falls to its end.
+        matters: Set once `StepContext.progress` was read, or from the start by a schedule that falls to its end.
     """
 
     matters: bool = False
 
 
 @dataclass(frozen=True)
-class Clock:
+class StepContext:
     """The time of one step.
 
     Attributes:

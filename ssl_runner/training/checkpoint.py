@@ -147,12 +147,12 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
     return None
 
 
-def product(folder: Path, name: str) -> dict[str, torch.Tensor]:
+def selected_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """The algorithm's weights and buffers, on the CPU.
 
     Args:
         folder: Of the checkpoints.
-        name: Which of them is the product of a finished run, as its result.json says: last.pt or best.pt.
+        name: Of the selected checkpoint, as result.json says: last.pt or best.pt.
 
     Raises:
         FileNotFoundError: It is not there.
@@ -160,7 +160,9 @@ def product(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """
     path = folder / name
     if name not in (LAST, BEST):
-        raise InvalidValue(f"the product of {folder.parent} is said to be {name!r}, expected {LAST} or {BEST}")
+        raise InvalidValue(
+            f"the selected checkpoint of {folder.parent} is said to be {name!r}, expected {LAST} or {BEST}"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; bring it back: it holds what {folder.parent} has learned")
     try:

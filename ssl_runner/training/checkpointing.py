@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.runtime import atomic_write, distributed
+from ssl_runner.runtime import atomic_write, process_group
 from ssl_runner.runtime.step_context import Horizon
 from ssl_runner.training import checkpoint
 
 
-class Keeper:
+class Checkpointing:
     """Checkpoints, the weights that were best on validation, and the seconds taken.
 
     Attributes:
@@ -64,7 +64,7 @@ class Keeper:
 
     def save(self, step: int) -> None:
         """Write a checkpoint after so many steps; process 0 does for all."""
-        if distributed.rank() > 0:
+        if process_group.rank() > 0:
             return
         given = self.algorithm, self.optimizer, self.identity, self.best, self.seconds
         checkpoint.save(self.folder, step, *given, not self.horizon.matters, self.ends)
@@ -78,8 +78,8 @@ class Keeper:
         atomic_write.write_atomically(self.folder / checkpoint.BEST, lambda path: torch.save(state, path))
         self.best = {"value": value, "step": step}
 
-    def product(self, device: torch.device) -> dict[str, Any]:
-        """Put the product into the algorithm: the best weights if any were kept, else the last. Gives which."""
+    def load_selected(self, device: torch.device) -> dict[str, Any]:
+        """Load the selected weights into the algorithm: the best if any were kept, else the last. Gives which."""
         if self.best is None:
             return {"checkpoint": checkpoint.LAST}
         state = torch.load(self.folder / checkpoint.BEST, map_location=device, weights_only=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from torch import Tensor
 
 from ssl_runner.errors import ProcessLost, RunStopped
-from ssl_runner.evaluation.panel import COLLAPSED, SETTLED
+from ssl_runner.evaluation.diagnostics import COLLAPSED, SETTLED
 from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.training.checkpoint import LAST
 
 
 @contextmanager
-def all_there(folder: Path, step: int) -> Iterator[None]:
+def report_lost_process(folder: Path, step: int) -> Iterator[None]:
     """Inside, the loss of another process is told with what is left of the run.
 
     Raises:
@@ -35,7 +35,7 @@ def check_finite(name: str, value: Tensor, step: int, checkpoints: Path) -> None
         kept = f"The last good checkpoint is in {checkpoints}"
         raise RunStopped(
             f"the {name} is {float(value)} at step {step}; the likely cause is a learning rate that is too "
-            "high: lower optimizer.lr or set trainer.gradient_clip=1. "
+            "high: lower optimizer.lr or set trainer.gradient_clip_norm=1. "
             + (kept if (checkpoints / LAST).exists() else "There was no checkpoint yet")
         )
 

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.runtime import distributed
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime import process_group
+from ssl_runner.runtime.step_context import StepContext
 
 
 def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulate: int) -> int | None:
@@ -23,7 +23,7 @@ def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulat
         algorithm: On any device; it is not changed.
         batch: A whole one.
         make_optimizer: From parameter groups to an optimizer.
-        accumulate: Pieces of the batch, of which one is in flight at a time.
+        accumulate_grad_batches: Pieces of the batch, of which one is in flight at a time.
 
     Returns:
         None for a method that cannot run without numbers: one whose shapes hang on them.
@@ -33,9 +33,9 @@ def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulat
             shadow = copy.deepcopy(algorithm).to("meta")
             piece = batch.to("meta").chunk(accumulate)[0] if accumulate > 1 else batch.to("meta")
             optimizer = make_optimizer(shadow.parameter_groups())
-            clock = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
-            with distributed.alone(), torch.enable_grad():
-                shadow.train().training_step(piece, clock).loss.backward()
+            context = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+            with process_group.single_process(), torch.enable_grad():
+                shadow.train().training_step(piece, context).loss.backward()
             optimizer.step()
         except (RuntimeError, NotImplementedError):  # what has no meta kernel, or asks for a number
             return None

@@ -13,13 +13,13 @@ import torch
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
+from ssl_runner.evaluation.diagnostics import Diagnostics
 from ssl_runner.evaluation.evaluator import Evaluator, evaluate, merits, selecting
-from ssl_runner.evaluation.panel import Panel
 from ssl_runner.evaluation.unseen import sources
 from ssl_runner.models import saving
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runs import provenance
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 from ssl_runner.training import checkpoint
 from ssl_runner.training.trainer import Trainer
 
@@ -67,7 +67,7 @@ class Run:
         }
 
     def save(self, node: dict[str, Any], folder: Path) -> None:
-        """Write the encoder, the product of the run, into its folder.
+        """Write the encoder, which the run has trained, into its folder.
 
         Args:
             node: Of the config, which builds its backbone.
@@ -89,10 +89,10 @@ class Run:
 
     def one_step(self) -> tuple[float, dict[str, float]]:
         """Take the first step; gives its seconds and its metrics."""
-        clock = Clock(0, self.trainer.steps(self.batching), self.seed, self.device)
+        context = StepContext(0, self.trainer.steps(self.batching), self.seed, self.device)
         began = time.perf_counter()
         self.algorithm.train()
-        metrics = self.trainer.step(self.algorithm, self.batching.batch(0), self.optimizer, clock, measure=True)
+        metrics = self.trainer.step(self.algorithm, self.batching.batch(0), self.optimizer, context, measure=True)
         figures = {name: float(value) for name, value in metrics.items()}
         return time.perf_counter() - began, figures
 
@@ -111,13 +111,13 @@ class Run:
 
     @property
     def watch(self) -> Callable[[], dict[str, float]] | None:
-        """Figures of the panel, where the trainer asks for them."""
-        panel = self.panel
-        return None if panel is None else functools.partial(panel, self.algorithm)
+        """Figures of the diagnostics, where the trainer asks for them."""
+        diagnostics = self.diagnostics
+        return None if diagnostics is None else functools.partial(diagnostics, self.algorithm)
 
     @property
-    def panel(self) -> Panel | None:
+    def diagnostics(self) -> Diagnostics | None:
         """Figures to follow while training."""
-        if self.trainer.panel_every is None:
+        if self.trainer.diagnostics_every is None:
             return None
-        return Panel.of(self.splits, self.batching, self.device)
+        return Diagnostics.of(self.splits, self.batching, self.device)

@@ -16,7 +16,7 @@ from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.runs import provenance, run_folder
 from ssl_runner.runs.result import Result
 from ssl_runner.runs.tracking import Silence, Tracker
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import process_group
 from ssl_runner.runtime.console import Console
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.runtime.launch_environment import how_to_go_on
@@ -69,7 +69,7 @@ class Session:
         if self.result is not None and "untrained" in self.config["baselines"]:
             self.untrained = copy.deepcopy(self.run.algorithm)
         self.speed = loop.fit(self.run, self.folder, tracker, self.resumed)
-        distributed.leave()
+        process_group.shutdown()
         if self.result is not None:
             self.run.save(self.config["model"]["encoder"], self.folder)
 
@@ -109,22 +109,22 @@ def opened(config: Config, folder: Path | None, run: Run) -> Iterator[Session]:
         FolderGone: The folder was taken away meanwhile.
     """
     began = time.perf_counter()
-    folder = distributed.from_first(folder)
+    folder = process_group.broadcast(folder)
     assert folder is not None, "process 0 has one"
     run_folder.refuse_name(folder)
     with logged_in(folder):
-        if distributed.rank() > 0:
+        if process_group.rank() > 0:
             session = Session(config, folder, run, None)
-            session.resumed, session.finished = distributed.from_first((None, False))
+            session.resumed, session.finished = process_group.broadcast((None, False))
             yield session
-            distributed.leave()
+            process_group.shutdown()
             return
         with run_folder.alone_in(folder):
             session = _first(config, folder, run)
             result = session.result
             assert result is not None
             if session.finished:
-                distributed.leave()
+                process_group.shutdown()
                 yield session
                 return
             run_folder.write_config(config, folder)
@@ -144,5 +144,5 @@ def _first(config: Config, folder: Path, run: Run) -> Session:
     if session.resumed is not None:
         session.result.take_up(session.resumed, run.trainer.steps(run.batching))
         session.finished = session.result.is_finished()
-    distributed.from_first((session.resumed, session.finished))
+    process_group.broadcast((session.resumed, session.finished))
     return session

@@ -9,9 +9,9 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.errors import InvalidValue
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import collectives, process_group, randomness
 from ssl_runner.runtime.device import choose_device
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 MOST_THREADS = 1024
 
@@ -29,15 +29,17 @@ class Trainer:
         keep_pages: Make the allocator keep freed memory (`ssl_runner.runtime.allocator`).
         cudnn_benchmark: On CUDA, time cuDNN's algorithms for each shape and take the fastest: quicker where shapes
             repeat, and another run may take another algorithm, so that the last bits differ.
-        gradient_clip: Largest norm of the gradient, or null.
-        accumulate: Pieces a batch is cut into, each with its own backward pass; weighted by size, so the gradient is
-            that of the whole where nothing spans it (MAML). Batch normalisation over a batch sees its pieces.
+        gradient_clip_norm: Largest norm of the gradient, or null.
+        accumulate_grad_batches: Pieces a batch is cut into, each with its own backward pass; weighted by size, so the
+            gradient is that of the whole where nothing spans it (MAML). Batch normalisation over a batch sees its
+            pieces.
         log_every: Steps between two points in the logs.
         checkpoint_every: Steps between two checkpoints; the last step always has one.
-        panel_every: Steps between two looks at the panel (`ssl_runner.evaluation.panel`), or null for none.
+        diagnostics_every: Steps between two looks at diagnostics (`ssl_runner.evaluation.diagnostics`), or null for
+            none.
         stop_on_collapse: Whether a collapsed embedding ends the run, after a checkpoint; else it is a warning.
         evaluate_every: Steps between evaluations on validation, or null for none.
-        select: Metric whose best value on validation chooses the product (best.pt), or null: the last step is.
+        select: Metric whose best value on validation selects the checkpoint (best.pt), or null: the last step is taken.
         progress: Whether to draw a progress bar.
         timeout: Of several processes, seconds to wait for one that does not answer. Runs of earlier versions have none.
     """
@@ -52,22 +54,27 @@ class Trainer:
         channels_last: bool,
         keep_pages: bool,
         cudnn_benchmark: bool,
-        gradient_clip: float | None,
-        accumulate: int,
+        gradient_clip_norm: float | None,
+        accumulate_grad_batches: int,
         log_every: int,
         checkpoint_every: int,
-        panel_every: int | None,
+        diagnostics_every: int | None,
         stop_on_collapse: bool,
         evaluate_every: int | None,
         select: str | None,
         progress: bool,
-        timeout: float = distributed.TIMEOUT,
+        timeout: float = process_group.TIMEOUT,
     ) -> None:
-        self._refuse(max_steps, max_epochs, precision, gradient_clip, timeout)
-        self._refuse_cadences(select, evaluate_every, stop_on_collapse, panel_every)
-        counts = {"max_steps": max_steps, "max_epochs": max_epochs, "accumulate": accumulate, "log_every": log_every}
+        self._refuse(max_steps, max_epochs, precision, gradient_clip_norm, timeout)
+        self._refuse_cadences(select, evaluate_every, stop_on_collapse, diagnostics_every)
+        counts = {
+            "max_steps": max_steps,
+            "max_epochs": max_epochs,
+            "accumulate_grad_batches": accumulate_grad_batches,
+            "log_every": log_every,
+        }
         counts |= {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every, "threads": threads}
-        counts |= {"panel_every": panel_every}
+        counts |= {"diagnostics_every": diagnostics_every}
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise InvalidValue(f"{name}={value}; it must be at least 1")
@@ -80,9 +87,9 @@ class Trainer:
         self.precision, self.threads = precision, threads
         self.channels_last, self.keep_pages = channels_last, keep_pages
         self.cudnn_benchmark = cudnn_benchmark
-        self.gradient_clip, self.accumulate = gradient_clip, accumulate
+        self.gradient_clip_norm, self.accumulate_grad_batches = gradient_clip_norm, accumulate_grad_batches
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
-        self.panel_every, self.stop_on_collapse = panel_every, stop_on_collapse
+        self.diagnostics_every, self.stop_on_collapse = diagnostics_every, stop_on_collapse
         self.evaluate_every, self.select = evaluate_every, select
         self.progress, self.timeout = progress, timeout
 
@@ -104,7 +111,7 @@ class Trainer:
 
     @staticmethod
     def _refuse(
-        max_steps: int | None, max_epochs: int | None, precision: str, gradient_clip: float | None, timeout: float
+        max_steps: int | None, max_epochs: int | None, precision: str, gradient_clip_norm: float | None, timeout: float
     ) -> None:
         """Raises InvalidValue."""
         if (max_steps is None) == (max_epochs is None):
@@ -113,48 +120,50 @@ class Trainer:
             )
         if precision not in ("float32", "bfloat16"):
             raise InvalidValue(f"precision={precision!r} is not one of float32, bfloat16")
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise InvalidValue(f"gradient_clip={gradient_clip}; give a norm above 0, or null")
+        if gradient_clip_norm is not None and not gradient_clip_norm > 0:
+            raise InvalidValue(f"gradient_clip_norm={gradient_clip_norm}; give a norm above 0, or null")
         if not timeout > 0:
             raise InvalidValue(f"timeout={timeout}; give seconds above 0")
 
     @staticmethod
     def _refuse_cadences(
-        select: str | None, evaluate_every: int | None, stop_on_collapse: bool, panel_every: int | None
+        select: str | None, evaluate_every: int | None, stop_on_collapse: bool, diagnostics_every: int | None
     ) -> None:
         """Raises InvalidValue."""
         if (select is None) != (evaluate_every is None):
             raise InvalidValue(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
-        if stop_on_collapse and panel_every is None:
-            raise InvalidValue("stop_on_collapse=true, but panel_every=null: nothing looks; set panel_every, say 100")
+        if stop_on_collapse and diagnostics_every is None:
+            raise InvalidValue(
+                "stop_on_collapse=true, but diagnostics_every=null: nothing looks; set diagnostics_every, say 100"
+            )
 
     def step(
-        self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, clock: Clock, measure: bool
+        self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, context: StepContext, measure: bool
     ) -> dict[str, Tensor]:
         """One optimizer step. Nothing in it waits for the device."""
         # dropout and drop-path draw from torch's own generator
-        torch.manual_seed(randomness.number(clock.seed, "network", clock.step) + distributed.rank())
+        torch.manual_seed(randomness.number(context.seed, "network", context.step) + process_group.rank())
         optimizer.zero_grad(set_to_none=True)
-        pieces = batch.chunk(self.accumulate) if self.accumulate > 1 else [batch]
+        pieces = batch.chunk(self.accumulate_grad_batches) if self.accumulate_grad_batches > 1 else [batch]
         metrics: dict[str, Tensor] = {}
         carries: list[dict[str, Tensor]] = []
         for piece in pieces:
             weight = len(piece) / len(batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                step = algorithm.training_step(piece, clock)
+                step = algorithm.training_step(piece, context)
             (step.loss * weight).backward()
             for name, value in ({"loss": step.loss.detach()} | step.metrics).items():
                 metrics[name] = metrics.get(name, 0) + value.detach() * weight
             carries.append(step.carry)
-        distributed.average_gradients(algorithm.parameters())
+        collectives.average_gradients(algorithm.parameters())
         if measure:
-            metrics = distributed.average(metrics)
-        if self.gradient_clip is not None:
-            metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), self.gradient_clip)
+            metrics = collectives.average(metrics)
+        if self.gradient_clip_norm is not None:
+            metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), self.gradient_clip_norm)
         elif measure:
             gradients = [parameter.grad for parameter in algorithm.parameters() if parameter.grad is not None]
             metrics["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
         optimizer.step()
-        carry = {name: distributed.gather(torch.cat([part[name] for part in carries])) for name in carries[0]}
-        algorithm.after_step(clock, carry)
+        carry = {name: collectives.gather(torch.cat([part[name] for part in carries])) for name in carries[0]}
+        algorithm.after_step(context, carry)
         return metrics

@@ -12,7 +12,7 @@ from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.errors import ConfigError, NotAtHand, UserError
+from ssl_runner.errors import ConfigError, NotDownloaded, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
@@ -20,14 +20,14 @@ from ssl_runner.training.trainer import Trainer
 
 # of the fields that a loss may need
 PROVIDERS = {
-    "target": "algorithm=momentum or predictive",
-    "memory": "algorithm.queue_size=4096 (of momentum or predictive)",
+    "target": "algorithm=momentum or stop_gradient",
+    "memory_bank": "algorithm.queue_size=4096 (of momentum or stop_gradient)",
     "prototypes": "algorithm=prototypes",
 }
 # of the fields that an algorithm fills
 READERS = {
     "target": "loss=info_nce, negative_cosine or dino, or algorithm=contrastive",
-    "memory": "algorithm.queue_size=0",
+    "memory_bank": "algorithm.queue_size=0",
     "prototypes": "loss=swav, or algorithm=contrastive",
 }
 REFUSED: Any = object()  # stands for what could not be made
@@ -45,7 +45,7 @@ class Attempts:
             return REFUSED
         try:
             return make(*arguments, **named)
-        except NotAtHand:
+        except NotDownloaded:
             return REFUSED
         except UserError as error:
             self.problems += error.problems if isinstance(error, ConfigError) else [str(error)]
@@ -139,17 +139,21 @@ def refuse_misfits(
         problems.append(f"algorithm {name} takes {wanted}, but batching makes {got}; choose batching={remedy}")
     if loss is not None:
         problems += _loss_misfits(algorithm, loss, batching, config)
-    if batching.batch_type is Views and not algorithm.divisible and batching.images_per_step <= batching.n_views:
+    if (
+        batching.batch_type is Views
+        and not algorithm.supports_accumulation
+        and batching.images_per_step <= batching.n_views
+    ):
         problems.append(f"batching.batch_size=1, but {name} compares images of a batch; give at least 2, better 128")
-    if trainer.accumulate > 1 and not algorithm.divisible:
+    if trainer.accumulate_grad_batches > 1 and not algorithm.supports_accumulation:
         problems.append(
-            f"trainer.accumulate={trainer.accumulate}, but in {name} every image of the batch is compared with every "
-            "other, so a batch cannot be cut; set it to 1"
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}, but {name} compares every image "
+            "of the batch with every other, so a batch cannot be cut; set it to 1"
         )
     if algorithm.surrogate:
         reason = f"{name}'s gradient is an update in itself"
-        if trainer.gradient_clip is not None:
-            problems.append(f"{reason} and must not be clipped; set trainer.gradient_clip=null")
+        if trainer.gradient_clip_norm is not None:
+            problems.append(f"{reason} and must not be clipped; set trainer.gradient_clip_norm=null")
         optimizer = config["optimizer"]
         plain = not optimizer.get("momentum") and not optimizer.get("weight_decay")
         if locate(optimizer["_target_"]) is not torch.optim.SGD or not plain:

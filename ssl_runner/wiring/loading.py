@@ -33,7 +33,7 @@ PARTS = ("algorithm", "model.encoder", "model.head", "loss")
 def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
     """The whole trained algorithm of a run, in evaluation mode: teacher, head, queue and all, not its encoder alone.
 
-    Its weights are those of the checkpoint that is the product (result.json's ``product``); no dataset is needed.
+    Its weights are those of the selected checkpoint, which result.json names; no dataset is needed.
     Use it under ``torch.no_grad()``: what adapts to a task turns gradients on by itself.
 
     Args:
@@ -46,7 +46,7 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
             weights do not fit the config, or the config (ConfigError) names what is not trusted or does not exist.
     """
     folder = Path(run).expanduser().absolute()
-    product = _product(folder)
+    selected = _selected_checkpoint(folder)
     metadata = saving.read_metadata(folder / saving.FILE)
     if "n_outputs" not in metadata:
         raise InvalidValue(
@@ -60,19 +60,19 @@ def load_algorithm(run: str | Path, device: str = "cpu") -> Algorithm:
     for part in algorithm.modules():
         if isinstance(part, Encoder):  # a teacher has one, too
             part.decoding = json.loads(metadata.get("decoding", "{}"))
-    state = checkpoint.product(folder / "checkpoints", product)
+    state = checkpoint.selected_weights(folder / "checkpoints", selected)
     try:
         algorithm.load_state_dict(state)
     except RuntimeError as error:
         raise InvalidValue(
-            f"{folder / 'checkpoints' / product} does not fit {folder / 'config.yaml'}, which may have been changed "
+            f"{folder / 'checkpoints' / selected} does not fit {folder / 'config.yaml'}, which may have been changed "
             f"after training ({' '.join(str(error).split())})"
         ) from None
     return algorithm.to(device).eval()
 
 
-def _product(folder: Path) -> str:
-    """Which checkpoint a finished run says is its product."""
+def _selected_checkpoint(folder: Path) -> str:
+    """Name of the checkpoint that a finished run selected."""
     if (run := run_around(folder)) is not None:
         raise InvalidValue(f"{folder} lies in a run; give the run's folder, {run}")
     path = folder / result.FILE
@@ -81,14 +81,16 @@ def _product(folder: Path) -> str:
         raise FileNotFoundError(f"{folder} {lack}; give the folder of a finished run, outputs/NAME/RUN")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        status, product = run_folder.status(folder), content.get("product", {}).get("checkpoint")
+        status = run_folder.status(folder)
+        # version 0.1 called it the product
+        selected = content.get("selected_checkpoint", content.get("product", {})).get("checkpoint")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidValue(f"{path} is damaged ({error!r}); bring back a whole one") from None
     if status != run_folder.FINISHED:
         raise InvalidValue(
             f"{folder} has the status {status!r}, expected 'finished'; {run_folder.remedy(folder, status)}"
         )
-    return product
+    return selected
 
 
 def _parts(path: Path) -> dict[str, Any]:

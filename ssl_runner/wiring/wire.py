@@ -10,14 +10,14 @@ from ssl_runner.config.building import build
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.errors import NotAtHand
+from ssl_runner.errors import NotDownloaded
 from ssl_runner.evaluation.evaluator import Evaluator
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.blocked_sums import sum_in_blocks
 from ssl_runner.models.synchronised import synchronise
 from ssl_runner.optim.schedules import Schedule
-from ssl_runner.runtime import allocator, distributed, randomness
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime import allocator, process_group, randomness
+from ssl_runner.runtime.no_download import no_download
 from ssl_runner.training import checkpoint, memory_estimate
 from ssl_runner.training.run import Run
 from ssl_runner.training.trainer import Trainer
@@ -39,8 +39,8 @@ Config = dict[str, Any]
 
 def prepare_all(config: Config) -> Run:
     """`prepare` in every process of a run: number 0 first, whose downloads and decoded images the others find."""
-    distributed.join(config["trainer"].get("timeout", distributed.TIMEOUT))
-    with distributed.first():
+    process_group.init(config["trainer"].get("timeout", process_group.TIMEOUT))
+    with process_group.rank_zero_first():
         return prepare(config)
 
 
@@ -51,7 +51,7 @@ def prepare(config: Config) -> Run:
         ConfigError: With every problem at once.
         DataError: Data is missing or damaged.
     """
-    with at_hand_only() as absent, contextlib.suppress(NotAtHand):
+    with no_download() as absent, contextlib.suppress(NotDownloaded):
         run = wire(config)
         if not absent:
             return run
@@ -63,7 +63,7 @@ def wire(config: Config) -> Run:
 
     Raises:
         ConfigError: With every problem at once.
-        NotAtHand: Data would have to be fetched first, which `at_hand_only` forbids.
+        NotDownloaded: Data would have to be fetched first, which `no_download` forbids.
     """
     attempt = Attempts()
     seed = config["seed"]
@@ -111,7 +111,7 @@ def wire(config: Config) -> Run:
     step_bytes = None if attempt.problems else attempt(first_step_bytes, config, algorithm, batching, trainer)
     attempt.settle()
     if splits is REFUSED or REFUSED in evaluators.values():  # and yet there is no problem
-        raise NotAtHand(f"{config['dataset']['_target_']}, or what an evaluator judges, is not at hand")
+        raise NotDownloaded(f"{config['dataset']['_target_']}, or what an evaluator judges, is not at hand")
 
     optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
     for group in optimizer.param_groups:
@@ -144,7 +144,7 @@ def place(algorithm: Algorithm, trainer: Trainer) -> None:
     if trainer.channels_last:
         algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     sum_in_blocks(algorithm)
-    if distributed.size() > 1:
+    if process_group.size() > 1:
         for part in algorithm.synchronised():
             synchronise(part)
 
@@ -155,6 +155,6 @@ def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, t
     Of the whole batch, which is what the loss sees where several processes share it, in its largest shape.
     """
     make_optimizer = build(config["optimizer"], "optimizer")
-    with distributed.alone():
+    with process_group.single_process():
         whole = batching.largest()
-    return memory_estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate)
+    return memory_estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate_grad_batches)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_tasks import assert_gradients, clock, episodes, gradients, inputs, meta_loss_by_loop, network
+from small_tasks import assert_gradients, context, episodes, gradients, inputs, meta_loss_by_loop, network
 from torch.func import functional_call
 
 from ssl_runner.algorithms.anil import ANIL
@@ -22,13 +22,13 @@ def rate(name: str, step: int) -> float:
 def test_meta_gradient_is_that_of_a_loop_in_which_the_head_alone_adapts(steps, second_order):
     algorithm, batch = anil(steps, second_order), episodes()
     loss = meta_loss_by_loop(algorithm.network, batch, rate, steps, second_order)
-    assert_gradients(gradients(algorithm, batch, clock()), loss, dict(algorithm.named_parameters()))
+    assert_gradients(gradients(algorithm, batch, context()), loss, dict(algorithm.named_parameters()))
 
 
 def test_the_encoder_sees_each_image_once_whatever_the_inner_steps():
     algorithm, batch, passes = anil(steps=4), episodes(), []
     algorithm.network.encoder.register_forward_hook(lambda *_: passes.append(1))
-    algorithm.training_step(batch, clock())
+    algorithm.training_step(batch, context())
     assert len(passes) == 2  # support, queries; all tasks at once
 
 

@@ -9,9 +9,9 @@ from ssl_runner.losses.cross_entropy import CrossEntropy
 from ssl_runner.models.heads import Cosine, Linear
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.runtime import randomness
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 FIT = {"scale": 4.0, "fit_steps": 7, "fit_lr": 0.3, "fit_momentum": 0.9, "fit_dampening": 0.6, "fit_weight_decay": 0.1}
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_tasks import assert_gradients, clock, episodes, gradients, inner_step, meta_loss_by_loop, network
+from small_tasks import assert_gradients, context, episodes, gradients, inner_step, meta_loss_by_loop, network
 
 from ssl_runner.algorithms.boil import BOIL
 from ssl_runner.losses.cross_entropy import CrossEntropy
@@ -19,7 +19,7 @@ def test_meta_gradient_is_that_of_a_loop_in_which_the_head_stays(steps, second_o
     loss = meta_loss_by_loop(
         algorithm.network, batch, lambda name, _: 0.0 if name.startswith("head") else LR, steps, second_order
     )
-    assert_gradients(gradients(algorithm, batch, clock()), loss, dict(algorithm.named_parameters()))
+    assert_gradients(gradients(algorithm, batch, context()), loss, dict(algorithm.named_parameters()))
 
 
 def test_the_inner_loop_moves_every_weight_of_the_encoder_and_none_of_the_head():

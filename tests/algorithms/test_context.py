@@ -3,12 +3,12 @@ import torch
 import torch.nn.functional as F
 from small_readers import WAYS, reader, task
 
-from ssl_runner.algorithms.context import Context
+from ssl_runner.algorithms.in_context_transformer import InContextTransformer
 
 
 def test_it_is_torchs_transformer_over_one_masked_sequence():
     """Support and queries in one sequence, of which the support's columns alone are open to attention."""
-    algorithm = reader(Context, width=8, depth=2, heads=2)
+    algorithm = reader(InContextTransformer, width=8, depth=2, heads=2)
     support, labels, query = task()
     one_hot = F.one_hot(labels, WAYS).double()
     unknown = torch.zeros(*query.shape[:2], WAYS, dtype=torch.float64)
@@ -36,4 +36,4 @@ def test_it_is_torchs_transformer_over_one_masked_sequence():
 )
 def test_impossible_sizes_are_refused(changed, message):
     with pytest.raises(ValueError, match=message):
-        reader(Context, **{"width": 8, "depth": 2, "heads": 2} | changed)
+        reader(InContextTransformer, **{"width": 8, "depth": 2, "heads": 2} | changed)

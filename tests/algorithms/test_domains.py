@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_tasks import clock, episodes, network
+from small_tasks import context, episodes, network
 from torch import nn
 
 from ssl_runner.algorithms.imaml import IMAML
@@ -20,7 +20,7 @@ from ssl_runner.data.batches import Episodes
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.data.sources.digits import digits
 from ssl_runner.losses.cross_entropy import CrossEntropy
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import process_group
 
 ADAPTING = {
     "maml": lambda network, loss: MAML(network, loss, 0.4, 1, 1, True, "batch"),
@@ -55,16 +55,16 @@ def only(batch: Episodes, rows: torch.Tensor) -> Episodes:
 @pytest.mark.parametrize("name", ADAPTING)
 def test_of_tasks_that_do_not_see_each_other_it_is_the_accuracy_of_these_tasks_alone(name):
     batch, algorithm = episodes(tasks=8), made(name)
-    found = algorithm.training_step(with_domains(batch), clock()).metrics
+    found = algorithm.training_step(with_domains(batch), context()).metrics
     for domain, rows in (("a", OF_A), ("b", ~OF_A)):
-        alone = algorithm.training_step(only(batch, rows), clock()).metrics["accuracy"]
+        alone = algorithm.training_step(only(batch, rows), context()).metrics["accuracy"]
         torch.testing.assert_close(found[f"accuracy/{domain}"], alone)
 
 
 @pytest.mark.parametrize("name", ADAPTING | COMPARING)
 def test_the_accuracies_of_the_domains_make_up_the_accuracy_and_nothing_else_changes(name):
     batch, algorithm = episodes(tasks=8), made(name)
-    plain, told = algorithm.training_step(batch, clock()), algorithm.training_step(with_domains(batch), clock())
+    plain, told = algorithm.training_step(batch, context()), algorithm.training_step(with_domains(batch), context())
     assert told.metrics.keys() - plain.metrics.keys() == {"accuracy/a", "accuracy/b"}
     assert torch.equal(told.loss, plain.loss)
     mean = (told.metrics["accuracy/a"] + told.metrics["accuracy/b"]) / 2
@@ -105,10 +105,10 @@ def test_the_weights_of_a_step_are_of_its_tasks_and_shared_by_processes(batching
             assert np.allclose(weights[weights > 0], 6 / (weights > 0).sum())
         seen.append(len(kinds))
         with monkeypatch.context() as patch:
-            patch.setattr(distributed, "size", lambda: 2)
+            patch.setattr(process_group, "size", lambda: 2)
             halves = []
             for rank in range(2):
-                patch.setattr(distributed, "rank", lambda rank=rank: rank)
+                patch.setattr(process_group, "rank", lambda rank=rank: rank)
                 halves.append(six.batch(step).domains)
         assert [half.keys() for half in halves] == [batch.domains.keys()] * 2  # all processes log the same
         for name, weights in batch.domains.items():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_tasks import clock, episodes, gradients, network
+from small_tasks import context, episodes, gradients, network
 from torch.func import functional_call
 
 from ssl_runner.algorithms.imaml import IMAML, conjugate_gradients
@@ -71,7 +71,7 @@ def task_by_loop(algorithm: IMAML, batch, task: int) -> list[torch.Tensor]:
 
 def test_meta_gradient_is_that_of_the_loop_over_tasks():
     algorithm, batch = imaml(), episodes(tasks=3)
-    found = gradients(algorithm, batch, clock())
+    found = gradients(algorithm, batch, context())
     by_task = [task_by_loop(algorithm, batch, task) for task in range(len(batch))]
     for place, (name, value) in enumerate(algorithm.network.named_parameters()):
         expected = torch.stack([one[place] for one in by_task]).mean(0).view(value.shape)
@@ -81,14 +81,14 @@ def test_meta_gradient_is_that_of_the_loop_over_tasks():
 def test_at_the_solution_the_meta_gradient_is_that_of_finite_differences():
     """Eq. 6 is exact where the inner problem is solved: differentiate the solution itself, numerically."""
     algorithm, batch = imaml(steps=300, proximal=20.0, conjugate=40, lr=0.02), episodes(tasks=1)
-    found = gradients(algorithm, batch, clock())
+    found = gradients(algorithm, batch, context())
     for name in ("head.weight", "encoder.backbone.blocks.0.0.weight"):
         parameter = dict(algorithm.network.named_parameters())[name]
         torch.manual_seed(2)
         direction, losses = torch.randn_like(parameter), []
         for sign in (1, -1):
             parameter.data += sign * 1e-4 * direction
-            losses.append(algorithm.training_step(batch, clock()).metrics["loss"].item())
+            losses.append(algorithm.training_step(batch, context()).metrics["loss"].item())
             parameter.data -= sign * 1e-4 * direction
         slope = (losses[0] - losses[1]) / 2e-4
         assert (found[f"network.{name}"] * direction).sum().item() == pytest.approx(slope, rel=1e-4), name
@@ -97,7 +97,7 @@ def test_at_the_solution_the_meta_gradient_is_that_of_finite_differences():
 def test_a_strong_hold_makes_the_meta_gradient_that_of_the_queries_at_the_common_weights():
     algorithm, batch = imaml(proximal=2.0), episodes(tasks=2)
     algorithm.proximal, algorithm.inner_lr = 1e9, 1e-10
-    found = gradients(algorithm, batch, clock())
+    found = gradients(algorithm, batch, context())
     weights = dict(algorithm.network.named_parameters())
     losses = [
         F.cross_entropy(functional_call(algorithm.network, weights, (images,)), labels)

@@ -9,9 +9,9 @@ from torch import nn
 
 from ssl_runner.algorithms.contrastive import Contrastive
 from ssl_runner.algorithms.momentum import Momentum
-from ssl_runner.algorithms.predictive import Predictive
 from ssl_runner.algorithms.prototypes import Prototypes
 from ssl_runner.algorithms.queue import Queue
+from ssl_runner.algorithms.stop_gradient import StopGradient
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Loss
@@ -20,7 +20,7 @@ from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.swav import SwAV
 from ssl_runner.models.heads import Projector, Prototyped
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 B, WIDTH = 8, 6
 
@@ -44,8 +44,8 @@ def predictor(in_features, n_outputs):
     return nn.Linear(in_features, in_features, bias=False).double()
 
 
-def clock(step: int = 0, max_steps: int = 10) -> Clock:
-    return Clock(step, max_steps, 0, torch.device("cpu"))
+def context(step: int = 0, max_steps: int = 10) -> StepContext:
+    return StepContext(step, max_steps, 0, torch.device("cpu"))
 
 
 def views(local: int = 0, n: int = B) -> Views:
@@ -59,11 +59,11 @@ def views(local: int = 0, n: int = B) -> Views:
 class Seeing(Loss):
     """Keeps what it was given."""
 
-    def forward(self, embeddings, clock):
+    def forward(self, embeddings, context):
         self.seen = embeddings
         return embeddings.online.square().mean(), {}
 
-    def after_step(self, clock, target):
+    def after_step(self, context, target):
         self.target = target
 
 
@@ -103,9 +103,9 @@ def test_pointer_and_content_of_a_queue_are_state():
 
 
 def test_without_a_predictor_in_between_no_gradient_reaches_the_target_branch():
-    algorithm = Predictive(network(), NegativeCosine(), predictor, True, 0, 1)
+    algorithm = StopGradient(network(), NegativeCosine(), predictor, True, 0, 1)
     batch = views()
-    step = algorithm.training_step(batch, clock())
+    step = algorithm.training_step(batch, context())
     step.loss.backward()
     projected = algorithm.network(batch.crops[0].flatten(0, 1)).unflatten(0, (2, B))
     target = projected.detach()
@@ -119,7 +119,7 @@ def test_without_a_predictor_in_between_no_gradient_reaches_the_target_branch():
 
 def test_the_predictors_rate_can_be_left_alone_and_every_parameter_has_one_group():
     for constant in (False, True):
-        algorithm = Predictive(network(), NegativeCosine(), predictor, constant, 0, 1)
+        algorithm = StopGradient(network(), NegativeCosine(), predictor, constant, 0, 1)
         groups = algorithm.parameter_groups()
         places = [id(parameter) for group in groups for parameter in group["params"]]
         assert sorted(places) == sorted(id(parameter) for parameter in algorithm.parameters())
@@ -130,13 +130,13 @@ def test_the_predictors_rate_can_be_left_alone_and_every_parameter_has_one_group
 
 def test_a_predictor_with_a_queue_remembers_projections_of_the_first_view():
     loss = Seeing()
-    algorithm = Predictive(network(), loss, predictor, True, 20, 1)
-    step = algorithm.training_step(views(), clock())
-    assert torch.equal(loss.seen.memory, algorithm.queue.items)
-    algorithm.after_step(clock(), step.carry)
+    algorithm = StopGradient(network(), loss, predictor, True, 20, 1)
+    step = algorithm.training_step(views(), context())
+    assert torch.equal(loss.seen.memory_bank, algorithm.queue.items)
+    algorithm.after_step(context(), step.carry)
     assert torch.allclose(algorithm.queue.items[:B].double(), loss.seen.target[0], atol=1e-6)
-    assert "memory" in Predictive.provided({"queue_size": 20})
-    assert "memory" not in Predictive.provided({"queue_size": 0})
+    assert "memory_bank" in StopGradient.provided({"queue_size": 20})
+    assert "memory_bank" not in StopGradient.provided({"queue_size": 0})
 
 
 # momentum
@@ -148,9 +148,9 @@ def test_the_teacher_is_the_average_of_the_student_and_gets_no_gradient():
         for parameter in algorithm.network.parameters():
             parameter.add_(1)
     before = [parameter.clone() for parameter in algorithm.teacher.parameters()]
-    step = algorithm.training_step(views(), clock())
+    step = algorithm.training_step(views(), context())
     step.loss.backward()
-    algorithm.after_step(clock(), step.carry)
+    algorithm.after_step(context(), step.carry)
     pairs = zip(algorithm.teacher.parameters(), before, algorithm.network.parameters(), strict=True)
     for teacher, old, student in pairs:
         assert teacher.grad is None
@@ -168,44 +168,44 @@ def test_momentum_goes_from_its_first_value_to_the_final_one_on_half_a_cosine():
     algorithm = momentum(momentum=0.99, final_momentum=1.0)
     for step in (0, 25, 50, 99):
         expected = 1 - (1 - 0.99) * (1 + math.cos(math.pi * step / 100)) / 2  # BYOL, sec. 3.2
-        assert algorithm.momentum_at(clock(step, 100)) == pytest.approx(expected, abs=1e-15)
-    assert momentum().momentum_at(clock(3)) == pytest.approx(0.9)
+        assert algorithm.momentum_at(context(step, 100)) == pytest.approx(expected, abs=1e-15)
+    assert momentum().momentum_at(context(3)) == pytest.approx(0.9)
 
 
 def test_the_teacher_sees_global_views_only_and_its_last_ones_fill_the_queue():
     loss = Seeing()
     algorithm = momentum(loss, queue_size=20)
-    step = algorithm.training_step(views(local=3), clock())
+    step = algorithm.training_step(views(local=3), context())
     assert loss.seen.online.shape == (5, B, WIDTH)
     assert loss.seen.target.shape == (2, B, WIDTH)
     assert loss.seen.global_views == 2
-    algorithm.after_step(clock(), step.carry)
+    algorithm.after_step(context(), step.carry)
     assert torch.allclose(algorithm.queue.items[:B].double(), loss.seen.target[1], atol=1e-6)
     assert torch.equal(loss.target, loss.seen.target)
 
 
 def test_groups_normalise_apart_and_the_teachers_keys_come_back_in_order():
     algorithm, loss = momentum(batch_norm_groups=2), None
-    algorithm.training_step(views(), clock())
+    algorithm.training_step(views(), context())
     loss = algorithm.loss
     crops = views().crops[0]
     halves = [
         algorithm.network(crops[:, part].flatten(0, 1)).unflatten(0, (2, B // 2)) for part in (slice(4), slice(4, 8))
     ]
     assert torch.allclose(loss.seen.online, torch.cat(halves, dim=1))
-    order = torch.randperm(B, generator=clock().generator("shuffle"))
+    order = torch.randperm(B, generator=context().generator("shuffle"))
     expected = torch.empty_like(loss.seen.target)
     for part in order.chunk(2):
         expected[:, part] = algorithm.teacher(crops[:, part].flatten(0, 1)).unflatten(0, (2, B // 2))
     assert torch.allclose(loss.seen.target, expected)
     whole = momentum()
-    whole.training_step(views(), clock())
+    whole.training_step(views(), context())
     assert not torch.allclose(whole.loss.seen.target, expected)
 
 
 def test_moco_is_contrast_with_the_queue_and_the_product_is_chosen():
     algorithm = momentum(InfoNCE(0.2), queue_size=16)
-    assert math.isfinite(algorithm.training_step(views(), clock()).loss.item())
+    assert math.isfinite(algorithm.training_step(views(), context()).loss.item())
     assert algorithm.eval_encoder() is algorithm.network.encoder
     assert momentum(product="teacher").eval_encoder() is not algorithm.network.encoder
 
@@ -216,13 +216,13 @@ def test_moco_is_contrast_with_the_queue_and_the_product_is_chosen():
 def test_scores_are_cosines_and_prototypes_are_of_unit_length_after_each_step():
     loss = Seeing()
     algorithm = Prototypes(network(), loss, 7, 0.0, 0, 0.0, 1).double()
-    step = algorithm.training_step(views(local=2), clock())
+    step = algorithm.training_step(views(local=2), context())
     embedded = F.normalize(algorithm.network(views().crops[0].flatten(0, 1)), dim=1).unflatten(0, (2, B))
     assert torch.allclose(loss.seen.online[:2], embedded @ algorithm.prototypes.T)
     assert loss.seen.online.abs().max() <= 1 + 1e-6
     with torch.no_grad():
         algorithm.prototypes.mul_(3)
-    algorithm.after_step(clock(), step.carry)
+    algorithm.after_step(context(), step.carry)
     assert torch.allclose(algorithm.prototypes.norm(dim=1), torch.ones(7, dtype=torch.float64))
 
 
@@ -231,10 +231,10 @@ def test_frozen_prototypes_have_no_gradient_and_the_queue_waits():
     algorithm = Prototypes(network(), loss, 7, 0.2, 12, 0.5, 1).double()
     for step, frozen, remembered in ((1, True, False), (3, False, False), (5, False, True)):
         algorithm.zero_grad()
-        algorithm.training_step(views(), clock(step)).loss.backward()
+        algorithm.training_step(views(), context(step)).loss.backward()
         assert (algorithm.prototypes.grad is None) == frozen
-        assert (loss.seen.memory is not None) == remembered
-    assert loss.seen.memory.shape == (12, 7)
+        assert (loss.seen.memory_bank is not None) == remembered
+    assert loss.seen.memory_bank.shape == (12, 7)
 
 
 def test_the_prototypes_of_dinos_head_stay_for_a_share_of_the_run_and_learn_then():
@@ -245,7 +245,7 @@ def test_the_prototypes_of_dinos_head_stay_for_a_share_of_the_run_and_learn_then
     for step, frozen in ((0, True), (1, True), (2, False)):
         optimizer.zero_grad()
         before = [value.clone() for value in (made.head.prototypes, made.head.layers[0].weight)]
-        algorithm.training_step(views(), clock(step)).loss.backward()
+        algorithm.training_step(views(), context(step)).loss.backward()
         optimizer.step()
         assert torch.equal(before[0], made.head.prototypes) == frozen
         assert not torch.equal(before[1], made.head.layers[0].weight)
@@ -253,7 +253,7 @@ def test_the_prototypes_of_dinos_head_stay_for_a_share_of_the_run_and_learn_then
 
 def test_swav_learns_from_its_scores():
     algorithm = Prototypes(network(), SwAV(0.1, 0.05, 3), 7, 0.0, 0, 0.0, 1).double()
-    algorithm.training_step(views(local=2), clock()).loss.backward()
+    algorithm.training_step(views(local=2), context()).loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in algorithm.network.head.parameters())
 
 
@@ -264,9 +264,9 @@ def test_one_resolution_is_one_forward_pass_for_all_views():
     calls = []
     made = network()
     made.register_forward_hook(lambda *_: calls.append(1))
-    Contrastive(made, NTXent(0.5), 1).training_step(views(), clock())
+    Contrastive(made, NTXent(0.5), 1).training_step(views(), context())
     assert len(calls) == 1
-    Contrastive(made, Seeing(), 1).training_step(views(local=2), clock())
+    Contrastive(made, Seeing(), 1).training_step(views(local=2), context())
     assert len(calls) == 3
 
 

@@ -14,17 +14,17 @@ from small_readers import (
 
 from ssl_runner.algorithms.attentive_cnp import AttentiveCNP
 from ssl_runner.algorithms.cnp import CNP
-from ssl_runner.algorithms.context import Context
+from ssl_runner.algorithms.in_context_transformer import InContextTransformer
 from ssl_runner.algorithms.label_reader import SequenceReader
 from ssl_runner.algorithms.mann import MANN
 from ssl_runner.algorithms.snail import SNAIL
 from ssl_runner.data.batches import Episodes
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 READERS = {
     CNP: {"width": 8, "layers": 2},
     AttentiveCNP: {"width": 8, "layers": 2, "heads": 2},
-    Context: {"width": 8, "depth": 2, "heads": 2},
+    InContextTransformer: {"width": 8, "depth": 2, "heads": 2},
     SNAIL: {"sequence_length": 7},
     MANN: {"hidden_features": 12, "rows": 9, "row_width": 5, "heads": 2, "usage_decay": 0.95},
 }
@@ -78,7 +78,7 @@ def test_training_shows_snail_the_support_in_an_order_of_the_step_and_evaluation
     support, labels, query = task()
     orders = []
     for step in (0, 0, 1):
-        shown, numbers = algorithm.arranged(support, labels, Clock(step, 9, 0, torch.device("cpu")))
+        shown, numbers = algorithm.arranged(support, labels, StepContext(step, 9, 0, torch.device("cpu")))
         places = [(support[0] == row).all(dim=1).nonzero().item() for row in shown[0]]
         assert sorted(places) == list(range(6))
         assert torch.equal(numbers, labels[:, places])
@@ -95,15 +95,15 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_queries_as_compare_scores_the
     generator = torch.Generator().manual_seed(3)
     images, asked = (torch.rand(2, n, 1, 2, 2, dtype=torch.float64, generator=generator) for n in (6, 4))
     labels, answers = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2), torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
-    clock = Clock(0, 1, 0, torch.device("cpu"))
-    loss = algorithm.training_step(Episodes(images, labels, asked, answers, WAYS), clock).loss
+    context = StepContext(0, 1, 0, torch.device("cpu"))
+    loss = algorithm.training_step(Episodes(images, labels, asked, answers, WAYS), context).loss
     support, query = (algorithm.network.encoder(part.flatten(0, 1)).unflatten(0, (2, -1)) for part in (images, asked))
-    scores = algorithm.compare(*algorithm.arranged(support, labels, clock), query, WAYS).log_softmax(dim=-1)
+    scores = algorithm.compare(*algorithm.arranged(support, labels, context), query, WAYS).log_softmax(dim=-1)
     naive = [-scores[t, q, answers[t, q]] for t in range(2) for q in range(4)]
     torch.testing.assert_close(loss, torch.stack(naive).mean(), rtol=1e-10, atol=1e-10)
 
 
-ATTENTIVE = [AttentiveCNP, Context, SNAIL]
+ATTENTIVE = [AttentiveCNP, InContextTransformer, SNAIL]
 
 
 @pytest.mark.parametrize("kind", ATTENTIVE)

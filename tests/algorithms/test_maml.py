@@ -14,9 +14,9 @@ from ssl_runner.models.batch_norm import batch_norms, normalised_by
 from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.heads import Linear
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def maml(

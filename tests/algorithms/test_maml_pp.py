@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_tasks import assert_gradients, clock, episodes, gradients, inputs, meta_loss_by_loop, network
+from small_tasks import assert_gradients, context, episodes, gradients, inputs, meta_loss_by_loop, network
 
 from ssl_runner.algorithms.maml import MAML
 from ssl_runner.algorithms.maml_pp import MAMLpp
@@ -46,16 +46,16 @@ def learned(algorithm: MAMLpp) -> dict[str, torch.Tensor]:
 def test_gradients_of_weights_rates_and_normalisation_are_those_of_the_loop(first_order, second_order):
     algorithm, batch = maml_pp(first_order=first_order), episodes()
     loss = by_loop(algorithm, batch, second_order)
-    assert_gradients(gradients(algorithm, batch, clock()), loss, learned(algorithm))
+    assert_gradients(gradients(algorithm, batch, context()), loss, learned(algorithm))
 
 
 def test_early_on_the_queries_after_every_step_count():
     algorithm, batch = maml_pp(multi_step=0.5), episodes()
     loss = by_loop(algorithm, batch, True, emphasis=[0, 1 / 3, 1 / 3, 1 / 3])
-    assert_gradients(gradients(algorithm, batch, clock()), loss, learned(algorithm))
-    halfway = clock(step=1, max_steps=4)
+    assert_gradients(gradients(algorithm, batch, context()), loss, learned(algorithm))
+    halfway = context(step=1, max_steps=4)
     assert algorithm.emphasis(halfway) == pytest.approx([0, 1 / 6, 1 / 6, 4 / 6])
-    assert algorithm.emphasis(clock(step=2, max_steps=4)) == [0, 0, 0, 1]
+    assert algorithm.emphasis(context(step=2, max_steps=4)) == [0, 0, 0, 1]
 
 
 def test_with_equal_rates_and_no_multi_step_loss_the_weights_learn_as_in_maml_that_leaves_normalisation_alone():
@@ -69,8 +69,8 @@ def test_with_equal_rates_and_no_multi_step_loss_the_weights_learn_as_in_maml_th
     ours = maml_pp(spread=False)
     for rate in ours.rates.parameters():
         rate.data.fill_(0.3)  # it was made in float32
-    expected = gradients(Plain(model, CrossEntropy(0.0), 0.3, STEPS, STEPS, True, "batch"), batch, clock())
-    found = gradients(ours, batch, clock())
+    expected = gradients(Plain(model, CrossEntropy(0.0), 0.3, STEPS, STEPS, True, "batch"), batch, context())
+    found = gradients(ours, batch, context())
     for name, value in expected.items():
         place = name.removeprefix("network.")
         total = found[f"affine.{key(place)}"].sum(0) if key(place) in ours.affine else found[name]
@@ -79,8 +79,8 @@ def test_with_equal_rates_and_no_multi_step_loss_the_weights_learn_as_in_maml_th
 
 def test_running_statistics_are_kept_for_each_step_and_the_network_holds_those_of_the_first():
     algorithm, batch = maml_pp(), episodes()
-    step = algorithm.training_step(batch, clock())
-    algorithm.after_step(clock(), step.carry)
+    step = algorithm.training_step(batch, context())
+    algorithm.after_step(context(), step.carry)
     name, layer = next(iter(algorithm.layers.items()))
     means = algorithm.get_buffer(key(f"{name}.running_mean"))
     assert means.shape == (STEPS + 1, 4)
@@ -100,7 +100,7 @@ def test_running_statistics_are_kept_for_each_step_and_the_network_holds_those_o
 
 def test_evaluation_may_take_more_steps_and_uses_the_statistics_of_the_last():
     algorithm, batch = maml_pp(statistics="running"), episodes()
-    algorithm.after_step(clock(), algorithm.training_step(batch, clock()).carry)
+    algorithm.after_step(context(), algorithm.training_step(batch, context()).carry)
     algorithm.eval_inner_steps = STEPS + 2
     with torch.no_grad():
         together = algorithm.classify(*inputs(batch))

@@ -5,7 +5,7 @@ from small_readers import WAYS, reader, task
 
 from ssl_runner.algorithms.mann import MANN
 from ssl_runner.data.batches import Episodes
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 SIZES = {"hidden_features": 12, "rows": 9, "row_width": 5, "heads": 2, "usage_decay": 0.9}
 
@@ -92,9 +92,9 @@ def test_training_asks_for_every_image_of_each_task_in_an_order_of_its_own(ways)
     images = torch.rand(2, ways * 3, 1, 2, 2, dtype=torch.float64)
     labels = torch.arange(ways).repeat(3).expand(2, -1)
     batch = Episodes(images[:, :ways], labels[:, :ways], images[:, ways:], labels[:, ways:], ways, {})
-    clock = Clock(step=4, max_steps=9, seed=0, device=torch.device("cpu"))
-    step = algorithm.training_step(batch, clock)
-    orders = torch.rand(labels.shape, generator=clock.generator("support order")).argsort(dim=1)
+    context = StepContext(step=4, max_steps=9, seed=0, device=torch.device("cpu"))
+    step = algorithm.training_step(batch, context)
+    orders = torch.rand(labels.shape, generator=context.generator("support order")).argsort(dim=1)
     assert not torch.equal(*orders)
     losses, right = [], {instance: [] for instance in range(1, 4)}
     for number, order in enumerate(orders):

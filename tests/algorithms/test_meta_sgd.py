@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_tasks import assert_gradients, clock, episodes, gradients, inner_step, meta_loss_by_loop, network
+from small_tasks import assert_gradients, context, episodes, gradients, inner_step, meta_loss_by_loop, network
 
 from ssl_runner.algorithms.maml import MAML
 from ssl_runner.algorithms.meta_sgd import MetaSGD
@@ -26,25 +26,27 @@ def key(name: str) -> str:
 def test_gradients_of_weights_and_rates_are_those_of_the_loop(steps, second_order):
     algorithm, batch = meta_sgd(steps, second_order), episodes()
     loss = meta_loss_by_loop(algorithm.network, batch, lambda name, _: algorithm.rates[key(name)], steps, second_order)
-    assert_gradients(gradients(algorithm, batch, clock()), loss, dict(algorithm.named_parameters()))
+    assert_gradients(gradients(algorithm, batch, context()), loss, dict(algorithm.named_parameters()))
 
 
 def test_with_equal_rates_it_is_maml():
     batch = episodes()
-    ours = gradients(meta_sgd(2, spread=False), batch, clock())
-    for name, value in gradients(MAML(network(), CrossEntropy(0.0), 0.3, 2, 2, True, "batch"), batch, clock()).items():
+    ours = gradients(meta_sgd(2, spread=False), batch, context())
+    for name, value in gradients(
+        MAML(network(), CrossEntropy(0.0), 0.3, 2, 2, True, "batch"), batch, context()
+    ).items():
         torch.testing.assert_close(ours[name], value, rtol=1e-10, atol=1e-12)
 
 
 def test_the_gradient_of_a_rate_is_minus_the_product_of_outer_and_inner_gradients():
     """With one step, d L_q(theta - a * g) / da = -g * grad L_q(theta')."""
     algorithm, batch = meta_sgd(1), episodes(tasks=1)
-    found = gradients(algorithm, batch, clock())["rates.head/weight"]
+    found = gradients(algorithm, batch, context())["rates.head/weight"]
     start, reached = inner_step(algorithm, batch)
     inner = (start["head.weight"] - reached["head.weight"]) / algorithm.rates["head/weight"]
     leaf = {name: value.detach().requires_grad_() for name, value in reached.items()}
     with normalised_by(algorithm.network, "batch"):
-        loss, _ = algorithm.loss_of(leaf, batch.query_images[0], batch.query_labels[0], 1, clock())
+        loss, _ = algorithm.loss_of(leaf, batch.query_images[0], batch.query_labels[0], 1, context())
     (outer,) = torch.autograd.grad(loss, [leaf["head.weight"]])
     torch.testing.assert_close(found, -inner * outer, rtol=1e-9, atol=1e-11)
 

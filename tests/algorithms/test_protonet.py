@@ -7,9 +7,9 @@ from ssl_runner.data.batches import Episodes
 from ssl_runner.losses.cross_entropy import CrossEntropy
 from ssl_runner.models.heads import Identity
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 class Flat(nn.Module):

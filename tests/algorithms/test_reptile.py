@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_tasks import clock, episodes, gradients, network
+from small_tasks import context, episodes, gradients, network
 from torch.func import functional_call
 
 from ssl_runner.algorithms.reptile import Reptile, around_classes
@@ -30,7 +30,7 @@ def reached_by_loop(algorithm: Reptile, batch, task: int, steps: int, size: int)
 def test_a_step_of_rate_one_lands_on_the_mean_of_what_the_tasks_reached(size):
     algorithm, batch = reptile(size=size), episodes()
     before = {name: value.detach().clone() for name, value in algorithm.network.named_parameters()}
-    found = gradients(algorithm, batch, clock())
+    found = gradients(algorithm, batch, context())
     reached = [reached_by_loop(algorithm, batch, task, 3, size) for task in range(len(batch))]
     for name, value in before.items():
         mean = torch.stack([weights[name].detach() for weights in reached]).mean(0)
@@ -51,7 +51,7 @@ def test_classify_trains_on_the_support_set_alone():
 
 def test_the_logged_loss_is_that_of_the_queries_after_adaptation():
     algorithm, batch = reptile(), episodes()
-    step = algorithm.training_step(batch, clock())
+    step = algorithm.training_step(batch, context())
     losses = []
     for task in range(len(batch)):
         weights = reached_by_loop(algorithm, batch, task, 3, 6)
@@ -62,10 +62,10 @@ def test_the_logged_loss_is_that_of_the_queries_after_adaptation():
 
 def test_cutting_the_batch_gives_the_same_update():
     algorithm, batch = reptile(), episodes(tasks=4)
-    whole = gradients(algorithm, batch, clock())
+    whole = gradients(algorithm, batch, context())
     algorithm.zero_grad()
     for piece in batch.chunk(2):
-        (algorithm.training_step(piece, clock()).loss * len(piece) / len(batch)).backward()
+        (algorithm.training_step(piece, context()).loss * len(piece) / len(batch)).backward()
     for name, value in algorithm.named_parameters():
         torch.testing.assert_close(value.grad, whole[name], rtol=1e-8, atol=1e-9)
 

@@ -9,8 +9,8 @@ from torch import nn
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.algorithms.contrastive import Contrastive
 from ssl_runner.algorithms.momentum import Momentum
-from ssl_runner.algorithms.predictive import Predictive
 from ssl_runner.algorithms.prototypes import Prototypes
+from ssl_runner.algorithms.stop_gradient import StopGradient
 from ssl_runner.algorithms.views import embed_views
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.info_nce import InfoNCE
@@ -19,11 +19,11 @@ from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.sigreg import SIGReg
 from ssl_runner.losses.swav import SwAV
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 from ssl_runner.training.memory_estimate import step_memory
 
 B = 12
-CLOCK = Clock(3, 10, 0, torch.device("cpu"))
+CLOCK = StepContext(3, 10, 0, torch.device("cpu"))
 
 
 class Maps(nn.Module):
@@ -51,7 +51,7 @@ def predictor(in_features, n_outputs):
 
 ARRANGEMENTS = {
     "contrastive": lambda made, chunks: Contrastive(made, NTXent(0.5), chunks),
-    "predictive": lambda made, chunks: Predictive(made, NegativeCosine(), predictor, True, 0, chunks),
+    "predictive": lambda made, chunks: StopGradient(made, NegativeCosine(), predictor, True, 0, chunks),
     "momentum": lambda made, chunks: Momentum(made, InfoNCE(0.2), None, 0.9, 0.9, 24, 1, 0.0, chunks, "student"),
     "prototypes": lambda made, chunks: Prototypes(made, SwAV(0.1, 0.05, 3), 7, 0.0, 0, 0.0, chunks),
 }

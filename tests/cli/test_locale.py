@@ -22,7 +22,7 @@ SHORT = [
     "eval=[]",
     "baselines=[]",
 ]
-SHORT += ["trainer.max_epochs=null", "trainer.max_steps=2", "batching.batch_size=4", "trainer.panel_every=null"]
+SHORT += ["trainer.max_epochs=null", "trainer.max_steps=2", "batching.batch_size=4", "trainer.diagnostics_every=null"]
 LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
 CLASSES = ["кошка", "猫", "plain", LATIN, "🦊 fox", "two\nlines", "\x1b[31mred", "a[b]c", "it's", " spaces "]
 

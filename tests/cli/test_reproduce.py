@@ -8,7 +8,7 @@ import torch
 
 from ssl_runner import train
 from ssl_runner.cli import command_line
-from ssl_runner.cli.app import Program
+from ssl_runner.cli.app import App
 from ssl_runner.cli.reproduce import compare, finished
 from ssl_runner.errors import ConfigError
 
@@ -25,7 +25,7 @@ SMALL = [
 
 def ssl_train(monkeypatch, *line) -> int:
     monkeypatch.setattr(sys, "argv", ["ssl-train", *line])
-    return command_line.main(Program(train.prepare, train.run, train.rehearse))
+    return command_line.main(App(train.prepare, train.run, train.rehearse))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ssl_runner.config.hashing import config_difference, config_hash
 from ssl_runner.config.signatures import Node, accepts
 from ssl_runner.config.targets import locate
 from ssl_runner.errors import ConfigError, DataError
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 
 PARTS = """
 from collections.abc import Sequence
@@ -273,7 +273,7 @@ def test_a_value_that_a_constructor_refuses_is_told_with_its_node():
 def test_a_dataset_names_its_keys_as_they_stand_in_the_config(path, tmp_path):
     node = {"_target_": "ssl_runner.data.sources.mnist.mnist", "root": str(tmp_path / "dataset.old"), "split": "images"}
     node |= {"validation": 0, "class_counts": None, "split_seed": 0, "size": -3, "channels": None}
-    with at_hand_only(), pytest.raises(DataError, match=rf"^{path}\.size=-3: expected a number of pixels"):
+    with no_download(), pytest.raises(DataError, match=rf"^{path}\.size=-3: expected a number of pixels"):
         build(node, path)
     (tmp_path / "dataset.old").write_text("a file where a folder should be")
     with pytest.raises(DataError, match=rf"looked for {tmp_path}/dataset\.old/MNIST.*\(or {path}\.root=FOLDER\)"):

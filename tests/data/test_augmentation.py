@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 from ssl_runner.data.augmentation import (
     Affine,
     Augmentation,
-    ColourJitter,
+    ColorJitter,
     GaussianBlur,
     HorizontalFlip,
     PadCrop,
@@ -31,7 +31,7 @@ def every_transform(probability=0.5):
         "crop": RandomResizedCrop(size=None, scale=[0.2, 1.0], ratio=[0.75, 1.3333]),
         "flip": HorizontalFlip(probability),
         "affine": Affine(degrees=20, translate=0.1, scale=[0.8, 1.2], shear=10, fill=0.3),
-        "jitter": ColourJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, probability=probability),
+        "jitter": ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, probability=probability),
         "grayscale": RandomGrayscale(probability),
         "blur": GaussianBlur(kernel_size=5, sigma=[0.5, 2.0], probability=probability),
         "erasing": RandomErasing(probability, scale=[0.02, 0.33], ratio=[0.3, 3.3], value=0.0),
@@ -204,8 +204,8 @@ def test_an_entry_that_is_no_transform_is_refused_by_name():
         (lambda: Affine(15, 0.1, [0.8, 1.2], 90, 0), r"Affine\.shear=90"),
         (lambda: Affine(15, 0.1, [0.8, 1.2], 10, 255), r"Affine\.fill=255"),
         (lambda: Affine(15, 0.1, [0.8, 1.2], 10, "edge"), r"Affine\.fill='edge', .*'border'"),  # type: ignore
-        (lambda: ColourJitter(-0.4, 0.4, 0.4, 0.1, 0.8), r"ColourJitter\.brightness=-0\.4"),
-        (lambda: ColourJitter(0.4, 0.4, 0.4, 0.6, 0.8), r"ColourJitter\.hue=0\.6, .*\[0, 0\.5\]"),
+        (lambda: ColorJitter(-0.4, 0.4, 0.4, 0.1, 0.8), r"ColorJitter\.brightness=-0\.4"),
+        (lambda: ColorJitter(0.4, 0.4, 0.4, 0.6, 0.8), r"ColorJitter\.hue=0\.6, .*\[0, 0\.5\]"),
         (lambda: GaussianBlur(4, [0.1, 2.0], 0.5), r"GaussianBlur\.kernel_size=4, expected an odd"),
         (lambda: GaussianBlur(3, [0.0, 2.0], 0.5), r"GaussianBlur\.sigma=\[0\.0, 2\.0\]"),
         (lambda: RandomErasing(0.5, [0.02, 0.33], [0.3, 3.3], 255), r"RandomErasing\.value=255"),

@@ -121,7 +121,7 @@ def test_the_logarithm_of_the_ratio_is_uniform():
 
 
 @pytest.mark.parametrize(("height", "width", "ratio"), [(10, 60, (0.75, 4 / 3)), (60, 10, (0.75, 4 / 3))])
-def test_where_no_box_fits_the_crop_is_torchvisions_centre(height, width, ratio):
+def test_where_no_box_fits_the_crop_is_torchvisions_center(height, width, ratio):
     # at this scale every box of a permitted ratio is longer than the short side
     expected = RandomResizedCrop.get_params(torch.empty(1, height, width), [1.0, 1.0], list(ratio))
     got = augmentation.RandomResizedCrop(None, (1.0, 1.0), ratio).parameters(torch.rand(3, COLUMNS), height, width)
@@ -178,7 +178,7 @@ def test_an_affine_map_repeats_the_border_if_asked():
     close(shifted[..., :5], images[..., :1].expand(-1, -1, -1, 5))
 
 
-def test_affine_parameters_span_their_ranges_and_centre_on_none():
+def test_affine_parameters_span_their_ranges_and_center_on_none():
     transform = augmentation.Affine(degrees=15, translate=0.1, scale=[0.8, 1.2], shear=10, fill=0)
     low, middle, high = (transform.parameters(torch.full((1, 5), value), 20, 40)[0] for value in (0.0, 0.5, 1.0))
     close(low, torch.tensor([-15, -4, -2, 0.8, -10]))

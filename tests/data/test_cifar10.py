@@ -68,7 +68,7 @@ def test_pickles_are_preferred_and_the_fingerprint_tells_which_form_was_read(jpe
     assert before.test.fingerprint != after.test.fingerprint
 
 
-def test_grey_and_small_are_in_the_fingerprint(jpegs):
+def test_gray_and_small_are_in_the_fingerprint(jpegs):
     plain, changed = load(jpegs), load(jpegs, size=16, channels=1)
     assert changed.train.images.shape == (30, 1, 16, 16)
     assert plain.train.fingerprint != changed.train.fingerprint

@@ -23,11 +23,11 @@ from ssl_runner.data.sources.cache import cache_folder
 from ssl_runner.data.sources.clustered import as_classes, clustered, read_encoder
 from ssl_runner.data.sources.digits import digits
 from ssl_runner.data.sources.partitions import kept_partition, partition
-from ssl_runner.errors import DataError, NotAtHand
-from ssl_runner.evaluation.gallery import places
+from ssl_runner.errors import DataError, NotDownloaded
+from ssl_runner.evaluation.gallery import gallery_indices
 from ssl_runner.evaluation.unseen import sources
 from ssl_runner.runtime import randomness
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 
 needs_domains = pytest.mark.skipif(
     "class_domains" not in inspect.getsource(tasks), reason="tasks do not keep to one domain yet"
@@ -58,7 +58,7 @@ def run(tmp_path_factory) -> Path:
         "trainer.max_steps=2",
         "trainer.progress=false",
     ]
-    train.run(validate.settled(Composer(conf_folder()), [*words, "eval=[]", "baselines=[]"])[0], folder)
+    train.run(validate.checked_config(Composer(conf_folder()), [*words, "eval=[]", "baselines=[]"])[0], folder)
     return folder
 
 
@@ -220,15 +220,15 @@ def test_a_cache_that_cannot_be_written_costs_time_and_not_the_run(splits, cache
 
 
 def test_before_they_are_made_even_clusters_of_nothing_stand_in_for_them(splits):
-    with at_hand_only() as absent:
+    with no_download() as absent:
         found = made(splits).train
-        with pytest.raises(NotAtHand):
+        with pytest.raises(NotDownloaded):
             kept_partition(lambda: pytest.fail("made"), 1, 2, 0)
     assert absent == ["clusters", "clusters"]
     assert (found.n_classes, len(found), bool(found.images.any())) == (16, 2 * len(splits.train), False)
     assert not list(cache_folder().glob("*")) if cache_folder().exists() else True
     real = made(splits).train
-    with at_hand_only() as absent:
+    with no_download() as absent:
         assert torch.equal(made(splits).train.images, real.images)
     assert absent == []
 
@@ -250,8 +250,8 @@ def test_too_few_clusters_are_told_and_so_are_impossible_numbers(splits):
 def test_clusters_teach_no_probe_the_classes_of_the_same_images():
     splits = digits("images", 0.1, 0.25, None, split_seed=0, size=None, channels=None)
     with pytest.raises(ValueError, match=r"has other classes than digits/test.*choose eval=\[few_shot\]"):
-        places(made(splits))
-    assert len(places(splits).bank) == len(splits.train) + len(splits.validation)
+        gallery_indices(made(splits))
+    assert len(gallery_indices(splits).gallery) == len(splits.train) + len(splits.validation)
 
 
 @needs_domains

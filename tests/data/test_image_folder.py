@@ -101,7 +101,7 @@ def test_parts_may_be_without_labels_too(tmp_path):
     assert (len(splits.train), len(splits.test), splits.test.labels) == (6, 2, None)
 
 
-def test_grey_and_the_files_own_size(tmp_path):
+def test_gray_and_the_files_own_size(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for number in range(5):

@@ -16,7 +16,7 @@ from ssl_runner.data.sources.mixture import mixture
 from ssl_runner.errors import ConfigError, DataError
 from ssl_runner.evaluation.unseen import shares_images
 from ssl_runner.runtime import randomness
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 from ssl_runner.wiring import wire
 
 CONF = conf_folder()
@@ -150,30 +150,34 @@ def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
 
 @pytest.fixture(scope="module")
 def composed() -> Callable[..., dict]:
-    return lambda *words: validate.settled(Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words])[0]
+    return lambda *words: validate.checked_config(
+        Composer(CONF), ["dataset=mixture", "eval=[]", "baselines=[]", *words]
+    )[0]
 
 
-def test_the_option_is_grey_28_and_rgb_32_with_two_keys_and_has_the_official_images(composed, data_root):
-    grey = build(composed()["dataset"], "dataset")
-    assert grey.train.images.shape[1:] == (1, 28, 28)
-    assert grey.train.n_classes == 16 and grey.test.n_classes == 4
+def test_the_option_is_gray_28_and_rgb_32_with_two_keys_and_has_the_official_images(composed, data_root):
+    gray = build(composed()["dataset"], "dataset")
+    assert gray.train.images.shape[1:] == (1, 28, 28)
+    assert gray.train.n_classes == 16 and gray.test.n_classes == 4
     alone = build(composed("dataset.datasets.fashion_mnist=null", "dataset.held_out=0")["dataset"], "dataset")
-    single = build(validate.settled(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset")
+    single = build(
+        validate.checked_config(Composer(CONF), ["dataset=mnist", "dataset.validation=0"])[0]["dataset"], "dataset"
+    )
     for found, expected in ((alone.train, single.train), (alone.test, single.test)):
         assert torch.equal(found.images, expected.images) and torch.equal(found.labels, expected.labels)
     rgb = build(composed("dataset.size=32", "dataset.channels=3")["dataset"], "dataset")
-    assert rgb.train.images.shape == (len(grey.train), 3, 32, 32)
+    assert rgb.train.images.shape == (len(gray.train), 3, 32, 32)
 
 
 def test_without_the_data_it_is_blank_takes_no_memory_and_fits_a_run(composed, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path))
-    with at_hand_only() as absent:
+    with no_download() as absent:
         splits = build(composed("dataset.size=100", "dataset.channels=3")["dataset"], "dataset")
     assert absent == ["mnist", "fashion_mnist"]
     assert splits.train.images.shape == (96_000, 3, 100, 100)
     assert splits.train.images.untyped_storage().nbytes() < 100
     with (
-        at_hand_only(),
+        no_download(),
         pytest.raises(ConfigError, match=r"batch_size=100000, but mnist\+fashion_mnist/train has 96000"),
     ):
         wire.wire(composed("batching.batch_size=100000"))

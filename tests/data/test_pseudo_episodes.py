@@ -11,7 +11,7 @@ from ssl_runner.data.batches import Episodes
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
 from ssl_runner.data.sources.digits import digits
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import process_group, randomness
 
 CPU = torch.device("cpu")
 FIELDS = ("support_images", "support_labels", "query_images", "query_labels")
@@ -80,7 +80,7 @@ def test_no_image_stands_under_two_labels_of_a_task_and_all_are_drawn_alike(trai
 def test_a_memoriser_of_images_scores_chance(train):
     sources = batching(replace(train, images=train.images[:8]), n_way=5, tasks=20_000).sources(0)
     table = torch.zeros(8, 5)
-    table.index_put_((sources.flatten(), torch.arange(5).repeat(20_000)), torch.ones(1), accumulate=True)
+    table.index_put_((sources.flatten(), torch.arange(5).repeat(20_000)), torch.ones(1), accumulate_grad_batches=True)
     assert (table.amax(dim=1).sum() / table.sum()).item() == pytest.approx(0.2, abs=0.01)
 
 
@@ -123,10 +123,10 @@ def test_a_step_is_the_same_whatever_was_drawn_before_and_another_than_the_next(
 def test_two_processes_draw_the_tasks_and_views_that_one_does(train, monkeypatch):
     made = batching(train, k_shot=2, support=ERASE)
     whole = made.batch(4)
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(process_group, "size", lambda: 2)
     halves = []
     for rank in range(2):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
         halves.append(made.batch(4))
     for name in FIELDS:
         assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name)), name

@@ -11,19 +11,19 @@ from ssl_runner.errors import DataError
 NOISE = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_grey_is_the_luma_that_pillow_computes():
-    grey = convert(NOISE, 1)
-    for image, expected in zip(grey, NOISE, strict=True):
+def test_gray_is_the_luma_that_pillow_computes():
+    gray = convert(NOISE, 1)
+    for image, expected in zip(gray, NOISE, strict=True):
         pillow = np.asarray(Image.fromarray(expected.permute(1, 2, 0).numpy()).convert("L"))
         assert np.abs(image[0].numpy().astype(int) - pillow).max() <= 1
 
 
-def test_grey_becomes_three_equal_channels_and_goes_back_unchanged():
-    grey = NOISE[:, :1]
-    rgb = convert(grey, 3)
-    assert all(torch.equal(rgb[:, channel], grey[:, 0]) for channel in range(3))
-    assert torch.equal(convert(rgb, 1), grey)
-    assert convert(grey, None) is grey
+def test_gray_becomes_three_equal_channels_and_goes_back_unchanged():
+    gray = NOISE[:, :1]
+    rgb = convert(gray, 3)
+    assert all(torch.equal(rgb[:, channel], gray[:, 0]) for channel in range(3))
+    assert torch.equal(convert(rgb, 1), gray)
+    assert convert(gray, None) is gray
 
 
 @pytest.mark.parametrize("size", [7, 13, 41])
@@ -54,7 +54,7 @@ def test_the_hash_tells_pixels_shapes_and_treatment_apart():
     assert content_hash(pixels) == content_hash(pixels.copy())
 
 
-def test_train_and_test_parts_are_joined_in_order_with_an_axis_for_grey():
+def test_train_and_test_parts_are_joined_in_order_with_an_axis_for_gray():
     images = [np.full((3, 2, 2), 7, np.uint8), np.full((2, 2, 2), 9, np.uint8)]
     source = train_and_test("toy", images, [np.array([0, 1, 0]), np.array([1, 0])], ["a", "b"], None, None)
     assert source.images.shape == (5, 1, 2, 2)

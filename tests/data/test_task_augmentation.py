@@ -8,12 +8,12 @@ import torch
 from scipy.stats import chisquare, kstest
 
 from ssl_runner.data.augmentation import Affine, Augmentation
-from ssl_runner.data.augmentation.colour import LUMA
+from ssl_runner.data.augmentation.color import LUMA
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.data.episodes.task_augmentation import KINDS, TaskAugmentation, orthogonal
 from ssl_runner.data.sources.digits import digits
-from ssl_runner.runtime import distributed
+from ssl_runner.runtime import process_group
 
 WAYS, SHOTS, QUERIES = 3, 2, 1
 CPU = torch.device("cpu")
@@ -58,14 +58,14 @@ def test_an_inverted_task_is_one_minus_itself():
     assert torch.equal(augmentation(images, labels, WAYS, uniforms(augmentation, 3)), 1 - images)
 
 
-def test_a_coloured_task_maps_grey_values_to_a_line_between_two_colours_of_its_own():
-    augmentation, (images, labels) = only("colourisation"), tasks(20, channels=3)
+def test_a_colored_task_maps_gray_values_to_a_line_between_two_colors_of_its_own():
+    augmentation, (images, labels) = only("colorization"), tasks(20, channels=3)
     draws = uniforms(augmentation, 20)
     found = augmentation(images, labels, WAYS, draws)
     for task in range(20):
         black, white = draws[task, -6:-3].double(), draws[task, -3:].double()
-        grey = sum(share * images[task, :, channel].double() for channel, share in enumerate(LUMA))
-        expected = torch.stack([black[c] + (white[c] - black[c]) * grey for c in range(3)], dim=1)
+        gray = sum(share * images[task, :, channel].double() for channel, share in enumerate(LUMA))
+        expected = torch.stack([black[c] + (white[c] - black[c]) * gray for c in range(3)], dim=1)
         torch.testing.assert_close(found[task].double(), expected, rtol=0, atol=1e-5)
 
 
@@ -153,11 +153,11 @@ def test_two_processes_change_tasks_as_one_does(train, n_way, monkeypatch):
     jitter = Augmentation({"affine": Affine(degrees=10.0, translate=0.1, scale=[0.9, 1.1], shear=0.0, fill=0.0)})
     batching = episodes(train, only("rotation", "inversion", "projection", probability=0.5), n_way, jitter)
     whole = [batching.batch(step) for step in range(4)]
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(process_group, "size", lambda: 2)
     for step, expected in enumerate(whole):
         halves = []
         for rank in range(2):
-            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
             halves.append(batching.batch(step))
         for name in ("support_images", "query_images", "query_labels"):
             assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(expected, name)), name
@@ -177,7 +177,7 @@ def test_a_memoriser_of_classes_and_of_turned_classes_scores_chance(train):
         fitting = (views == after).flatten(3).all(dim=3)
         assert fitting.any(dim=0).all()
         look, labels = fitting.double().argmax(dim=0).flatten(), plain.batch(step).query_labels.flatten()
-        (learned if step < 6 else asked).index_put_((known, look, labels), torch.ones(1), accumulate=True)
+        (learned if step < 6 else asked).index_put_((known, look, labels), torch.ones(1), accumulate_grad_batches=True)
     assert (learned.sum(dim=2) > 0).all()
     right = asked.gather(2, learned.argmax(dim=2, keepdim=True)).sum() / asked.sum()
     assert right.item() == pytest.approx(0.2, abs=0.04)
@@ -187,10 +187,10 @@ def test_a_memoriser_of_classes_and_of_turned_classes_scores_chance(train):
     ("kind", "shape", "message"),
     [
         (
-            "colourisation",
+            "colorization",
             (1, 4, 4),
-            r"^task_augmentation\.colourisation=0\.5, but images of digits/train are grey; set "
-            r"batching\.task_augmentation\.colourisation=0 or dataset\.channels=3$",
+            r"^task_augmentation\.colorization=0\.5, but images of digits/train are gray; set "
+            r"batching\.task_augmentation\.colorization=0 or dataset\.channels=3$",
         ),
         ("rotation", (1, 4, 5), r"rotation=0\.5, but images of digits/train are not square; set .*=0 or dataset\.size"),
     ],

@@ -16,7 +16,7 @@ from ssl_runner.data.episodes.tasks import TaskSampler, sample
 from ssl_runner.data.sources.digits import digits
 from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.fixed_tasks import manifest
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import process_group, randomness
 
 
 def dataset(counts: list[int], seed: int = 0) -> Dataset:
@@ -93,7 +93,9 @@ def test_labels_are_permuted_anew_so_that_a_memoriser_scores_chance():
     # The best that the true class alone can tell about the label.
     table = torch.zeros(5, 5)
     table.index_put_(
-        (source.labels[tasks.query].flatten(), tasks.query_labels.flatten()), torch.ones(1), accumulate=True
+        (source.labels[tasks.query].flatten(), tasks.query_labels.flatten()),
+        torch.ones(1),
+        accumulate_grad_batches=True,
     )
     best = table.amax(dim=1).sum() / table.sum()
     assert best.item() == pytest.approx(0.2, abs=0.01)
@@ -305,11 +307,11 @@ def test_two_processes_draw_the_ways_and_shots_and_the_tasks_that_one_does(by_cl
     batching = episodes(by_classes, [2, 5], [1, 3], seed=7)
     whole = [batching.batch(step) for step in range(6)]
     assert len({batch.n_way for batch in whole}) > 1
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(process_group, "size", lambda: 2)
     for step, expected in enumerate(whole):
         halves = []
         for rank in range(2):
-            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
             halves.append(batching.batch(step))
         assert {half.n_way for half in halves} == {expected.n_way}
         for name in ("support_images", "support_labels", "query_images", "query_labels"):

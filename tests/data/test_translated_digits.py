@@ -57,7 +57,7 @@ def test_the_places_do_not_depend_on_the_split():
     assert images(0) == images(1)
 
 
-def test_three_channels_are_the_same_grey_thrice():
+def test_three_channels_are_the_same_gray_thrice():
     assert torch.equal(load(channels=3).test.images, load().test.images.expand(-1, 3, -1, -1))
 
 

@@ -6,49 +6,49 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ssl_runner.evaluation.gallery import by_share, describe, places, rows_at, rows_of, share
+from ssl_runner.evaluation.gallery import by_share, describe, gallery_indices, rows_at, rows_of, share
 
 CPU = torch.device("cpu")
 
 
 def images(splits):
-    """Those of the bank's parts, one after the other."""
-    return torch.cat([part.images for part in places(splits).parts])
+    """Those of the gallery's parts, one after the other."""
+    return torch.cat([part.images for part in gallery_indices(splits).parts])
 
 
 @pytest.mark.parametrize("splits", ["by_images", "by_classes"])
 @pytest.mark.parametrize("fraction", [0.001, 0.01, 0.1, 0.5])
 def test_of_each_class_a_share_takes_its_rounded_part_and_at_least_one(splits, fraction, request):
     splits = request.getfixturevalue(splits)
-    whole, part = places(splits), places(splits, fraction)
-    counts = whole.bank_labels.bincount()
-    assert torch.equal(part.bank_labels.bincount(), (counts * fraction).round().long().clamp(min=1))
-    assert describe(splits, fraction)["labelled_images"] == len(part.bank)
+    whole, part = gallery_indices(splits), gallery_indices(splits, fraction)
+    counts = whole.gallery_labels.bincount()
+    assert torch.equal(part.gallery_labels.bincount(), (counts * fraction).round().long().clamp(min=1))
+    assert describe(splits, fraction)["labelled_images"] == len(part.gallery)
 
 
 @pytest.mark.parametrize("splits", ["by_images", "by_classes"])
 def test_smaller_shares_are_part_of_larger_ones_and_none_is_a_query(splits, request):
     splits = request.getfixturevalue(splits)
-    nested = [set(places(splits, fraction).bank.tolist()) for fraction in (0.01, 0.05, 0.1, 0.3, 1.0)]
+    nested = [set(gallery_indices(splits, fraction).gallery.tolist()) for fraction in (0.01, 0.05, 0.1, 0.3, 1.0)]
     assert all(small < large for small, large in pairwise(nested))
     if splits.by == "classes":
-        assert not nested[-1] & set(places(splits).queries.tolist())
+        assert not nested[-1] & set(gallery_indices(splits).queries.tolist())
 
 
 def test_all_labels_are_the_whole_bank_with_the_validation_that_there_is(by_images):
-    found = places(by_images, 1.0)
-    assert found.bank.tolist() == list(range(1200))
+    found = gallery_indices(by_images, 1.0)
+    assert found.gallery.tolist() == list(range(1200))
     assert found.validation.nonzero()[:, 0].tolist() == list(range(1000, 1200))
-    without = places(replace(by_images, validation=None))
+    without = gallery_indices(replace(by_images, validation=None))
     assert torch.equal(without.validation, share(by_images.train.labels, 0.2, "validation"))
 
 
 @pytest.mark.parametrize("splits", ["by_images", "by_classes"])
 def test_validation_of_a_share_is_a_fifth_of_it_so_no_further_label_is_used(splits, request):
-    found = places(request.getfixturevalue(splits), 0.1)
-    part, whole = found.bank_labels[found.validation].bincount(), found.bank_labels.bincount()
+    found = gallery_indices(request.getfixturevalue(splits), 0.1)
+    part, whole = found.gallery_labels[found.validation].bincount(), found.gallery_labels.bincount()
     assert torch.equal(part, (whole * 0.2).round().long().clamp(min=1))
-    assert not places(request.getfixturevalue(splits), 0.001).validation.any()
+    assert not gallery_indices(request.getfixturevalue(splits), 0.001).validation.any()
 
 
 def test_a_class_of_one_image_gives_it_to_a_share_and_keeps_it_from_validation():
@@ -62,17 +62,17 @@ def test_a_class_of_one_image_gives_it_to_a_share_and_keeps_it_from_validation()
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
 def test_the_banks_images_are_those_of_its_labels_in_any_order(splits, fraction, request):
     splits = request.getfixturevalue(splits)
-    found = places(splits, fraction)
-    expected = images(splits)[found.bank]
+    found = gallery_indices(splits, fraction)
+    expected = images(splits)[found.gallery]
     assert torch.equal(torch.cat(found.images()), expected)
-    labels = torch.cat([part.labels for part in found.parts])[found.bank]
-    assert torch.equal(labels, found.bank_labels)
-    rows = torch.randperm(len(found.bank), generator=torch.Generator().manual_seed(0))
+    labels = torch.cat([part.labels for part in found.parts])[found.gallery]
+    assert torch.equal(labels, found.gallery_labels)
+    rows = torch.randperm(len(found.gallery), generator=torch.Generator().manual_seed(0))
     assert torch.equal(rows_of(found.images(), rows, CPU), expected[rows])
 
 
 def test_what_is_wanted_whole_is_not_copied(by_images):
-    for mine, part in zip(places(by_images).images(), (by_images.train, by_images.validation), strict=True):
+    for mine, part in zip(gallery_indices(by_images).images(), (by_images.train, by_images.validation), strict=True):
         assert mine.data_ptr() == part.images.data_ptr()
     values = torch.arange(5)
     assert rows_at(values, torch.arange(5)) is values
@@ -80,7 +80,7 @@ def test_what_is_wanted_whole_is_not_copied(by_images):
 
 
 def test_selection_takes_its_share_from_train_alone(by_images):
-    found = places(by_images.for_selection(), 0.1)
+    found = gallery_indices(by_images.for_selection(), 0.1)
     assert [part.name for part in found.parts] == ["digits/train"]
     assert torch.equal(found.query_labels, by_images.validation.labels)
 

@@ -57,9 +57,9 @@ def test_ridge_is_the_solution_of_its_normal_equations_in_float64():
     labels = torch.arange(4).repeat(2).expand(3, -1)
     found = ridge_regression(SHARE)(support, labels, query, 4)
     for task in range(3):
-        centred, targets = support[task] - support[task].mean(0), F.one_hot(labels[task], 4).double()
-        strength = SHARE * centred.square().sum(1).mean()
-        weights = torch.linalg.inv(centred.T @ centred + strength * torch.eye(6)) @ centred.T @ targets
+        centered, targets = support[task] - support[task].mean(0), F.one_hot(labels[task], 4).double()
+        strength = SHARE * centered.square().sum(1).mean()
+        weights = torch.linalg.inv(centered.T @ centered + strength * torch.eye(6)) @ centered.T @ targets
         expected = (query[task] - support[task].mean(0)) @ weights + targets.mean(0)
         assert torch.allclose(found[task], expected, atol=1e-12)
 

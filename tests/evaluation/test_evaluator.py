@@ -17,7 +17,7 @@ from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.fine_tuning import FineTuning
 from ssl_runner.evaluation.knn import KNN
 from ssl_runner.evaluation.linear_probe import LinearProbe
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 
 CPU = torch.device("cpu")
 CONF = Path(__file__).parents[2] / "conf" / "eval"
@@ -134,7 +134,7 @@ def test_a_protocol_is_plain_json_data(name, splits, request):
 def test_each_option_holds_every_argument_and_its_scores_go_by_its_name(name):
     text = (CONF / f"{name}.yaml").read_text()
     assert text.startswith(f"# @package eval.{name}\n")
-    with at_hand_only():
+    with no_download():
         evaluator = build(yaml.safe_load(text), f"eval.{name}")
     # few_shot_cifar10 gives cifar10/few_shot/...
     plain, _, dataset = name.rpartition("_")

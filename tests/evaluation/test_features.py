@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_runner.evaluation.features import bank_and_queries, dataset_features, remembered
+from ssl_runner.evaluation.features import dataset_features, gallery_and_queries, remembered
 from ssl_runner.evaluation.gallery import describe, share
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.models.features import evaluating, features
@@ -55,37 +55,37 @@ def test_modes_come_back_after_an_error(small):
 
 
 def test_by_images_the_bank_is_train_and_validation(pixels, by_images):
-    sets = bank_and_queries(pixels, by_images, CPU)
+    sets = gallery_and_queries(pixels, by_images, CPU)
     learned = torch.cat([by_images.train.images, by_images.validation.images])
-    assert torch.equal(sets.bank, features(pixels, learned, CPU))
-    assert torch.equal(sets.bank_labels, torch.cat([by_images.train.labels, by_images.validation.labels]))
+    assert torch.equal(sets.gallery, features(pixels, learned, CPU))
+    assert torch.equal(sets.gallery_labels, torch.cat([by_images.train.labels, by_images.validation.labels]))
     assert sets.validation.nonzero()[:, 0].tolist() == list(range(1000, 1200))
     assert torch.equal(sets.queries, features(pixels, by_images.test.images, CPU))
     assert torch.equal(sets.query_labels, by_images.test.labels)
 
 
 def test_without_validation_a_share_of_each_class_of_the_bank_plays_it(pixels, by_images):
-    sets = bank_and_queries(pixels, replace(by_images, validation=None), CPU)
-    assert len(sets.bank) == 1000
-    part, whole = sets.bank_labels[sets.validation].bincount(), sets.bank_labels.bincount()
+    sets = gallery_and_queries(pixels, replace(by_images, validation=None), CPU)
+    assert len(sets.gallery) == 1000
+    part, whole = sets.gallery_labels[sets.validation].bincount(), sets.gallery_labels.bincount()
     assert torch.equal(part, (whole * 0.2).round().long())
 
 
 def test_by_classes_the_held_out_classes_are_halved(pixels, by_classes):
-    sets = bank_and_queries(pixels, by_classes, CPU)
+    sets = gallery_and_queries(pixels, by_classes, CPU)
     test = by_classes.test
-    assert len(sets.bank) + len(sets.queries) == len(test)
-    assert (sets.bank_labels.bincount() - sets.query_labels.bincount()).abs().max() <= 1
-    together = torch.cat([sets.bank, sets.queries]).unique(dim=0)
+    assert len(sets.gallery) + len(sets.queries) == len(test)
+    assert (sets.gallery_labels.bincount() - sets.query_labels.bincount()).abs().max() <= 1
+    together = torch.cat([sets.gallery, sets.queries]).unique(dim=0)
     assert torch.equal(together, features(pixels, test.images, CPU).unique(dim=0))
     assert sets.n_classes == 5
     found = describe(by_classes)
-    assert (found["bank_size"], found["query_size"]) == (len(sets.bank), len(sets.queries))
+    assert (found["gallery_size"], found["query_size"]) == (len(sets.gallery), len(sets.queries))
 
 
 def test_a_selection_is_judged_on_validation_and_never_sees_test(pixels, by_images):
-    sets = bank_and_queries(pixels, by_images.for_selection(), CPU)
-    assert len(sets.bank) == 1000
+    sets = gallery_and_queries(pixels, by_images.for_selection(), CPU)
+    assert len(sets.gallery) == 1000
     assert torch.equal(sets.query_labels, by_images.validation.labels)
 
 
@@ -117,7 +117,7 @@ def test_within_remembered_a_dataset_is_encoded_once_for_each_encoder(small, by_
 def test_a_split_without_labels_is_refused_with_a_remedy(pixels, by_images, split):
     unlabelled = replace(by_images, **{split: replace(getattr(by_images, split), labels=None)})
     with pytest.raises(ValueError, match=rf"digits/{split} has no labels.*eval=\[\]"):
-        bank_and_queries(pixels, unlabelled, CPU)
+        gallery_and_queries(pixels, unlabelled, CPU)
 
 
 def test_features_that_are_not_finite_are_refused(small, by_images):

@@ -18,13 +18,13 @@ from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.config.building import build
 from ssl_runner.data.dataset import Dataset, Splits
-from ssl_runner.errors import ConfigError, NotAtHand
+from ssl_runner.errors import ConfigError, NotDownloaded
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.evaluator import evaluate, selecting
 from ssl_runner.evaluation.few_shot import FewShot, interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.evaluation.setting import Setting
-from ssl_runner.runtime.no_download import at_hand_only
+from ssl_runner.runtime.no_download import no_download
 from ssl_runner.wiring import wire
 from ssl_runner.wiring.compatibility import check_selection
 
@@ -422,8 +422,8 @@ def test_a_folder_that_is_yet_to_be_decoded_may_be_judged_and_is_decoded_when_no
     )
     words = ["eval=[few_shot]", f"eval.few_shot.dataset={node}", "eval.few_shot.n_query=1", "baselines=[]"]
     words += ["dataset=digits", "dataset.size=16"]
-    config = validate.settled(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
-    with at_hand_only() as absent, pytest.raises(NotAtHand):
+    config = validate.checked_config(Composer(conf_folder()), [*words, "eval.few_shot.settings=[3w1s]"])[0]
+    with no_download() as absent, pytest.raises(NotDownloaded):
         wire.wire(config)
     assert absent == ["image_folder"]
     (evaluator,) = wire.prepare(config).evaluators.values()

@@ -23,7 +23,7 @@ from ssl_runner.models.features import evaluating
 from ssl_runner.training.run import Run
 from ssl_runner.wiring import wire
 
-SHORT = ["trainer.max_steps=2", "eval=[]", "baselines=[]", "trainer.panel_every=null", "model.encoder.width=4"]
+SHORT = ["trainer.max_steps=2", "eval=[]", "baselines=[]", "trainer.diagnostics_every=null", "model.encoder.width=4"]
 DINO = ["algorithm=momentum", "algorithm.product=teacher", "loss=dino", "model/head=dino"]
 DINO += ["model.head.hidden_features=16", "model.head.bottleneck=8", "model.head.out_features=12"]
 VIEWS_DINO = [*(line for line in VIEWS if not line.startswith("model.head")), *DINO]
@@ -34,7 +34,13 @@ RUNS = {
     "protonet": [*PROTONET, "model/head=projector", "model.head.out_features=8"],
     "maml": MAML,
     # made for as many ways as a task may have at most
-    "context": [*PROTONET, "algorithm=context", "algorithm.width=16", "algorithm.depth=1", "batching.n_way=[2,5]"],
+    "context": [
+        *PROTONET,
+        "algorithm=in_context_transformer",
+        "algorithm.width=16",
+        "algorithm.depth=1",
+        "batching.n_way=[2,5]",
+    ],
 }
 SIZES = [3, 1, 2, 1, 4]  # support images of each class
 
@@ -153,13 +159,13 @@ def test_the_product_is_the_checkpoint_that_the_result_names(copied):
     state = torch.load(copied / "checkpoints" / "last.pt", weights_only=True)["algorithm"]
     best = {key: value + 1 for key, value in state.items()}
     torch.save(best, copied / "checkpoints" / "best.pt")
-    edit(copied / "result.json", lambda content: content["product"].update(checkpoint="best.pt"))
+    edit(copied / "result.json", lambda content: content["selected_checkpoint"].update(checkpoint="best.pt"))
     got = ssl_runner.load_algorithm(copied).state_dict()
     assert all(torch.equal(got[key], value) for key, value in best.items())
 
 
 def test_neither_the_data_nor_its_folder_is_needed(tmp_path, digits, support, queries, monkeypatch):
-    """Trained on RGB images of a folder that is gone; grey files of another size are brought to what it takes."""
+    """Trained on RGB images of a folder that is gone; gray files of another size are brought to what it takes."""
     images, labels = digits
     for label in range(10):
         write(images[labels == label][:8], tmp_path / "data" / f"{label}")
@@ -265,7 +271,9 @@ DAMAGES = {
     ),
     "a flipped bit": (lambda run: flip(run / "checkpoints/last.pt"), ValueError, r"last\.pt is damaged"),
     "another checkpoint": (
-        lambda run: edit(run / "result.json", lambda content: content["product"].update(checkpoint="../../x.pt")),
+        lambda run: edit(
+            run / "result.json", lambda content: content["selected_checkpoint"].update(checkpoint="../../x.pt")
+        ),
         ValueError,
         r"'\.\./\.\./x\.pt', expected last\.pt or best\.pt",
     ),

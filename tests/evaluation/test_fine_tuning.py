@@ -15,7 +15,7 @@ from ssl_runner.data.augmentation import Augmentation, PadCrop, RandomResizedCro
 from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.evaluation.fine_tuning import FineTuning
-from ssl_runner.evaluation.gallery import SEED, places
+from ssl_runner.evaluation.gallery import SEED, gallery_indices
 from ssl_runner.evaluation.linear_probe import LinearProbe
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.models.network import Encoder, Network
@@ -30,7 +30,7 @@ def fine_tuning(labels=0.1, epochs=2, batch_size=32, lr=0.05, factor=1.0, decay=
 
 def trained(evaluator: FineTuning, algorithm: Algorithm, splits: Splits) -> list[torch.Tensor]:
     """All numbers of encoder and classifier after training."""
-    sets = places(splits, evaluator.labels)
+    sets = gallery_indices(splits, evaluator.labels)
     encoder, head = evaluator.train(algorithm.eval_encoder(), sets, splits.test.n_classes, CPU)
     return [value.detach() for value in (*encoder.state_dict().values(), *head.state_dict().values())]
 
@@ -64,8 +64,8 @@ def smooth() -> Plain:
 
 def by_hand(algorithm, splits, evaluator, epochs) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """The same training, written out: Nesterov momentum on every weight, decay on matrices, a cosine to 0."""
-    sets = places(splits, evaluator.labels)
-    images = torch.cat([part.images for part in sets.parts])[sets.bank]
+    sets = gallery_indices(splits, evaluator.labels)
+    images = torch.cat([part.images for part in sets.parts])[sets.gallery]
     encoder = copy.deepcopy(algorithm.eval_encoder()).train()
     weight, bias = torch.zeros(10, 64, requires_grad=True), torch.zeros(10, requires_grad=True)
     weights = [*encoder.parameters(), weight, bias]
@@ -79,7 +79,7 @@ def by_hand(algorithm, splits, evaluator, epochs) -> tuple[nn.Module, torch.Tens
             table = randomness.uniforms(SEED, "fine_tuning/augmentation", step, len(rows), 2)
             views = PadCrop(2)(images[rows].float() / 255, torch.from_numpy(table))
             logs = F.log_softmax(encoder(views) @ weight.T + bias, dim=1)
-            loss = -logs[torch.arange(len(rows)), sets.bank_labels[rows]].mean()
+            loss = -logs[torch.arange(len(rows)), sets.gallery_labels[rows]].mean()
             rate = evaluator.lr * (1 + np.cos(np.pi * step / (epochs * batches))) / 2
             for one, velocity, factor, slope in zip(
                 weights, velocities, rates, torch.autograd.grad(loss, weights), strict=True
@@ -170,7 +170,7 @@ def test_images_and_labels_outside_the_share_change_nothing(small, by_images):
     evaluator, algorithm = fine_tuning(0.1), small()
     first = trained(evaluator, algorithm, by_images)
     drawn = torch.zeros(1200, dtype=torch.bool)
-    drawn[places(by_images, 0.1).bank] = True
+    drawn[gallery_indices(by_images, 0.1).gallery] = True
     # A share is the first of each class in a fixed order: behind the last of them, labels may be permuted.
     order = torch.from_numpy(randomness.permutation(SEED, "labels", 0, 1200))
     free = order[int(drawn[order].nonzero().max()) + 1 :]
@@ -201,7 +201,7 @@ def test_held_out_classes_are_learned_from_one_half_and_judged_on_the_other(smal
     assert fine_tuning(1.0, 10)(small(), by_classes, CPU)["fine_tuning/top1"] > 0.9
     said = fine_tuning(0.1).protocol(by_classes)
     assert said["classes"] == "unseen"
-    assert said["labelled_images"] == len(places(by_classes, 0.1).bank)
+    assert said["labelled_images"] == len(gallery_indices(by_classes, 0.1).gallery)
 
 
 def test_every_image_is_seen_once_an_epoch_in_batches_of_almost_one_size(small, by_images):
@@ -210,7 +210,7 @@ def test_every_image_is_seen_once_an_epoch_in_batches_of_almost_one_size(small, 
     trained(fine_tuning(0.1, 2, 50), algorithm, by_images)
     assert [len(images) for _, images in seen] == [40, 39, 39] * 2
     assert all(training for training, _ in seen)
-    sets = places(by_images, 0.1)
+    sets = gallery_indices(by_images, 0.1)
     expected = torch.cat(sets.images()).flatten(1).float().div(255)
     for epoch in (seen[:3], seen[3:]):
         views = torch.cat([images for _, images in epoch]).flatten(1)
@@ -221,7 +221,7 @@ def test_every_image_is_seen_once_an_epoch_in_batches_of_almost_one_size(small, 
 @pytest.mark.parametrize("labels", [0.001, 0.01, 0.1, 1.0])
 @pytest.mark.parametrize("batch_size", [3, 7, 64, 4096])
 def test_a_batch_is_never_larger_than_asked_nor_a_single_image(by_images, labels, batch_size):
-    n = len(places(by_images, labels).bank)
+    n = len(gallery_indices(by_images, labels).gallery)
     sizes = {len(part) for part in torch.arange(n).tensor_split(fine_tuning(batch_size=batch_size)._batches(n))}
     assert 2 <= min(sizes) <= max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
@@ -231,7 +231,7 @@ def test_weights_keep_their_memory_format(small, by_images):
     algorithm = small().to(memory_format=torch.channels_last)
     algorithm.network.encoder.backbone[0] = nn.Conv2d(1, 8, 3, 2, 1).to(memory_format=torch.channels_last)
     before = algorithm.network.encoder.backbone[0].weight.stride()
-    encoder, _ = fine_tuning().train(algorithm.eval_encoder(), places(by_images, 0.1), 10, CPU)
+    encoder, _ = fine_tuning().train(algorithm.eval_encoder(), gallery_indices(by_images, 0.1), 10, CPU)
     assert encoder.backbone[0].weight.stride() == before
 
 
@@ -290,7 +290,7 @@ def test_an_augmentation_of_another_kind_is_refused():
 def test_the_protocol_names_everything(by_images):
     said = fine_tuning(0.01, 60, 64, 0.02, 10.0, 1e-4, {"crop": PadCrop(2)}).protocol(by_images)
     assert json.loads(json.dumps(said)) == said
-    assert (said["labels"], said["labelled_images"], said["bank_size"], said["seed"]) == (0.01, 10, 1200, 0)
+    assert (said["labels"], said["labelled_images"], said["gallery_size"], said["seed"]) == (0.01, 10, 1200, 0)
     assert (said["epochs"], said["batch_size"], said["steps"]) == (60, 10, 60)
     assert said["drawn"].startswith("at random within each class, at least one image a class")
     assert said["augmentation"] == ["PadCrop(padding=2)"]

@@ -17,16 +17,16 @@ CPU = torch.device("cpu")
 
 def random_case(seed: int = 0, n: int = 60, m: int = 23, n_classes: int = 4):
     generator = torch.Generator().manual_seed(seed)
-    bank, queries = torch.randn(n, 5, generator=generator), torch.randn(m, 5, generator=generator)
-    return bank, torch.randint(0, n_classes, (n,), generator=generator), queries
+    gallery, queries = torch.randn(n, 5, generator=generator), torch.randn(m, 5, generator=generator)
+    return gallery, torch.randint(0, n_classes, (n,), generator=generator), queries
 
 
-def naive(bank, labels, queries, n_classes, k, temperature) -> list[int]:
+def naive(gallery, labels, queries, n_classes, k, temperature) -> list[int]:
     found = []
     for query in queries.double():
-        similarities = [F.cosine_similarity(query, row, dim=0).item() for row in bank.double()]
+        similarities = [F.cosine_similarity(query, row, dim=0).item() for row in gallery.double()]
         votes = [0.0] * n_classes
-        for place in sorted(range(len(bank)), key=lambda place: -similarities[place])[:k]:
+        for place in sorted(range(len(gallery)), key=lambda place: -similarities[place])[:k]:
             votes[labels[place]] += math.exp(similarities[place] / temperature)
         found.append(max(range(n_classes), key=votes.__getitem__))
     return found
@@ -34,9 +34,9 @@ def naive(bank, labels, queries, n_classes, k, temperature) -> list[int]:
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (7, 0.1), (7, 0.03), (7, 10.0), (59, 0.5), (60, 0.5)])
 def test_predictions_equal_a_naive_loop(k, temperature):
-    bank, labels, queries = random_case()
-    expected = naive(bank, labels, queries, 4, k, temperature)
-    assert KNN(k, temperature).predict(bank, labels, queries, 4).tolist() == expected
+    gallery, labels, queries = random_case()
+    expected = naive(gallery, labels, queries, 4, k, temperature)
+    assert KNN(k, temperature).predict(gallery, labels, queries, 4).tolist() == expected
 
 
 def test_predictions_equal_those_of_scikit_learn(digits):
@@ -50,16 +50,16 @@ def test_predictions_equal_those_of_scikit_learn(digits):
 
 
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
-    bank, labels, queries = random_case()
-    whole = KNN(5, 0.1).predict(bank, labels, queries, 4)
+    gallery, labels, queries = random_case()
+    whole = KNN(5, 0.1).predict(gallery, labels, queries, 4)
     monkeypatch.setattr(knn, "CHUNK", 60 * 4)
-    assert torch.equal(KNN(5, 0.1).predict(bank, labels, queries, 4), whole)
+    assert torch.equal(KNN(5, 0.1).predict(gallery, labels, queries, 4), whole)
 
 
 def test_k_beyond_the_bank_is_the_bank():
-    bank, labels, queries = random_case()
-    capped = KNN(1000, 0.1).predict(bank, labels, queries, 4)
-    assert torch.equal(capped, KNN(60, 0.1).predict(bank, labels, queries, 4))
+    gallery, labels, queries = random_case()
+    capped = KNN(1000, 0.1).predict(gallery, labels, queries, 4)
+    assert torch.equal(capped, KNN(60, 0.1).predict(gallery, labels, queries, 4))
 
 
 def test_of_equally_near_neighbours_the_first_of_the_bank_count():
@@ -69,8 +69,8 @@ def test_of_equally_near_neighbours_the_first_of_the_bank_count():
 
 
 def test_of_equal_votes_the_lowest_class_wins():
-    bank = torch.eye(4)
-    found = KNN(4, 0.1).predict(bank, torch.tensor([3, 2, 3, 2]), torch.ones(1, 4), 4)
+    gallery = torch.eye(4)
+    found = KNN(4, 0.1).predict(gallery, torch.tensor([3, 2, 3, 2]), torch.ones(1, 4), 4)
     assert found.tolist() == [2]
 
 
@@ -80,9 +80,9 @@ def test_collapsed_features_vote_by_the_bank_alone():
 
 
 def test_a_low_temperature_does_not_overflow():
-    bank, labels, queries = random_case()
-    nearest_only = KNN(1, 0.1).predict(bank, labels, queries, 4)
-    assert torch.equal(KNN(20, 1e-5).predict(bank, labels, queries, 4), nearest_only)
+    gallery, labels, queries = random_case()
+    nearest_only = KNN(1, 0.1).predict(gallery, labels, queries, 4)
+    assert torch.equal(KNN(20, 1e-5).predict(gallery, labels, queries, 4), nearest_only)
 
 
 def test_raw_pixels_give_the_known_figures_on_digits(by_images):
@@ -94,8 +94,8 @@ def test_raw_pixels_give_the_known_figures_on_digits(by_images):
 
 def test_the_protocol_names_k_and_the_bank(by_images, by_classes):
     found = KNN(20, 0.1).protocol(by_images)
-    assert (found["k"], found["bank_size"]) == (20, 1200)
-    assert found["bank"] == "digits/train and digits/validation"
+    assert (found["k"], found["gallery_size"]) == (20, 1200)
+    assert found["gallery"] == "digits/train and digits/validation"
     assert found["classes"] == "seen"
     assert KNN(200, 0.1).protocol(by_classes)["classes"] == "unseen"
 

@@ -105,8 +105,10 @@ def test_validation_does_steer_the_choice(by_images):
     for _ in range(5):
         noise = torch.randint(0, 10, (200,), generator=generator)
         splits = replace(by_images, validation=replace(by_images.validation, labels=noise))
-        sets = linear_probe.bank_and_queries(RawPixels((1, 8, 8)).eval_encoder(), splits, CPU)
-        value, _ = LinearProbe(GRID, 500, 1.0).choose(sets.bank, sets.bank_labels, sets.validation, sets.n_classes)
+        sets = linear_probe.gallery_and_queries(RawPixels((1, 8, 8)).eval_encoder(), splits, CPU)
+        value, _ = LinearProbe(GRID, 500, 1.0).choose(
+            sets.gallery, sets.gallery_labels, sets.validation, sets.n_classes
+        )
         chosen.add(value)
     assert len(chosen) > 1
 
@@ -163,9 +165,9 @@ def test_senseless_regularisations_are_refused(values):
 
 def test_a_share_of_the_labels_is_all_that_is_learned_from(small, by_images):
     # Noise in place of every other image, of train and of validation: nothing of it is seen.
-    algorithm, found = small(), gallery.places(by_images, 0.1)
+    algorithm, found = small(), gallery.gallery_indices(by_images, 0.1)
     unseen = torch.ones(1200, dtype=torch.bool)
-    unseen[found.bank] = False
+    unseen[found.gallery] = False
     images = torch.cat([by_images.train.images, by_images.validation.images])
     noise = torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[unseen] = noise[unseen]
@@ -181,10 +183,10 @@ def test_a_share_of_the_labels_is_all_that_is_learned_from(small, by_images):
 
 def test_what_is_scored_with_a_share_was_fitted_on_the_whole_share(by_images):
     scores = LinearProbe([0.01], 500, 0.1)(RawPixels((1, 8, 8)), by_images, CPU)
-    sets = gallery.places(by_images, 0.1)
-    images = torch.cat([by_images.train.images, by_images.validation.images])[sets.bank]
+    sets = gallery.gallery_indices(by_images, 0.1)
+    images = torch.cat([by_images.train.images, by_images.validation.images])[sets.gallery]
     train, test = standardise(images.flatten(1).double(), by_images.test.images.flatten(1).double())
-    reference = LogisticRegression(C=1 / (0.01 * len(train)), tol=1e-6, max_iter=1000).fit(train, sets.bank_labels)
+    reference = LogisticRegression(C=1 / (0.01 * len(train)), tol=1e-6, max_iter=1000).fit(train, sets.gallery_labels)
     expected = reference.score(test, by_images.test.labels)
     assert scores["linear_probe_10pct/top1"] == pytest.approx(expected, abs=0.004)
     assert scores["linear_probe_10pct/regularisation"] == 0.01
@@ -200,7 +202,7 @@ def test_fewer_labels_are_named_in_keys_and_protocol_and_score_less(by_images):
     few, all_labels = LinearProbe(GRID, 500, 0.01), LinearProbe(GRID, 500, 1.0)
     assert few.keys() == ["linear_probe_1pct/top1", "linear_probe_1pct/regularisation"]
     said = few.protocol(by_images)
-    assert (said["labels"], said["labelled_images"], said["bank_size"]) == (0.01, 10, 1200)
+    assert (said["labels"], said["labelled_images"], said["gallery_size"]) == (0.01, 10, 1200)
     assert said["validation"] == "a fifth of each class of the labelled images"
     assert "labels" not in all_labels.protocol(by_images)
     pixels = RawPixels((1, 8, 8))
@@ -216,8 +218,8 @@ def test_a_share_outside_0_to_1_is_refused(labels):
 
 def test_thousands_of_classes_take_tens_of_evaluations_and_the_loss_is_the_least(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(500, 24, generator=generator)
-    rows = (centres.repeat(3, 1) + 0.7 * torch.randn(1500, 24, generator=generator)) @ torch.randn(
+    centers = torch.randn(500, 24, generator=generator)
+    rows = (centers.repeat(3, 1) + 0.7 * torch.randn(1500, 24, generator=generator)) @ torch.randn(
         24, 48, generator=generator
     )
     features, labels = standardise(rows, rows[:1])[0], torch.arange(500).repeat(3)

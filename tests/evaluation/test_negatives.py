@@ -1,4 +1,4 @@
-"""Figures of negatives: closed forms, a naive loop, and what the panel asks of which algorithm."""
+"""Figures of negatives: closed forms, a naive loop, and what diagnostics ask of which algorithm."""
 
 import copy
 import math
@@ -11,11 +11,11 @@ from torch import nn
 
 from ssl_runner.algorithms.contrastive import Contrastive
 from ssl_runner.algorithms.momentum import Momentum
-from ssl_runner.algorithms.predictive import Predictive
+from ssl_runner.algorithms.stop_gradient import StopGradient
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching.view_batching import ViewBatching
+from ssl_runner.evaluation.diagnostics import Diagnostics
 from ssl_runner.evaluation.negatives import figures, kinship
-from ssl_runner.evaluation.panel import Panel
 from ssl_runner.losses.barlow_twins import BarlowTwins
 from ssl_runner.losses.hard_negative import HardNegative
 from ssl_runner.losses.info_nce import InfoNCE
@@ -24,10 +24,10 @@ from ssl_runner.losses.negatives import Negatives, softmax_negatives
 from ssl_runner.losses.nnclr import NNCLR
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.triplet import Triplet
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 CPU = torch.device("cpu")
-CLOCK = Clock(0, 1, 0, CPU)
+CLOCK = StepContext(0, 1, 0, CPU)
 N = 6
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])
 MINED = {
@@ -139,10 +139,10 @@ def test_negatives_that_show_no_image_have_every_figure_but_those_of_classes():
 
 
 @pytest.fixture
-def panel(by_images):
+def diagnostics(by_images):
     batching = ViewBatching(Augmentation({}), batch_size=64, views=2)
     batching.bind(by_images.train, seed=0, device=CPU)
-    return Panel.of(by_images, batching, CPU)
+    return Diagnostics.of(by_images, batching, CPU)
 
 
 @pytest.fixture
@@ -159,48 +159,48 @@ def momentum(network, queue_size: int) -> Momentum:
     return Momentum(network, InfoNCE(0.2), identity, 0.9, 0.9, queue_size, 1, 0.0, 1, "teacher")
 
 
-def test_the_panel_gives_them_for_a_loss_that_tells_its_negatives_and_for_no_other(panel, network):
-    common = set(panel.names)
-    assert set(panel(Contrastive(network, HardNegative(0.5, 0.1, 1.0), 1))) == common | MINED
-    assert set(panel(momentum(network, 0))) == common | MINED
+def test_the_panel_gives_them_for_a_loss_that_tells_its_negatives_and_for_no_other(diagnostics, network):
+    common = set(diagnostics.names)
+    assert set(diagnostics(Contrastive(network, HardNegative(0.5, 0.1, 1.0), 1))) == common | MINED
+    assert set(diagnostics(momentum(network, 0))) == common | MINED
     silent = Contrastive(network, BarlowTwins(0.005), 1)
-    assert set(panel(silent)) == common
-    assert panel.negatives(silent) is None
-    unlabelled = replace(panel, labels=None)
+    assert set(diagnostics(silent)) == common
+    assert diagnostics.negatives(silent) is None
+    unlabelled = replace(diagnostics, labels=None)
     assert set(unlabelled(Contrastive(network, NTXent(0.5), 1))) == common | {n for n in MINED if "false" not in n}
     assert set(unlabelled(Contrastive(network, Triplet(0.2, "batch_hard"), 1))) == common
 
 
-def test_of_a_queue_the_panel_tells_what_needs_no_image_and_of_nnclr_everything(panel, network):
-    common = set(panel.names)
+def test_of_a_queue_the_panel_tells_what_needs_no_image_and_of_nnclr_everything(diagnostics, network):
+    common = set(diagnostics.names)
     queued = momentum(network, 16)
-    assert set(panel(queued)) == common | {name for name in MINED if "false" not in name}
-    found = panel.negatives(queued)
-    assert found is not None and found.weight.shape == (2 * len(panel.first), 16) and found.remembered == 16
+    assert set(diagnostics(queued)) == common | {name for name in MINED if "false" not in name}
+    found = diagnostics.negatives(queued)
+    assert found is not None and found.weight.shape == (2 * len(diagnostics.first), 16) and found.remembered == 16
     with torch.no_grad():
         queued.eval()
-        student = F.normalize(queued.predictor(queued.network(panel.first)), dim=1)
+        student = F.normalize(queued.predictor(queued.network(diagnostics.first)), dim=1)
     torch.testing.assert_close(found.similarity[: len(student)], student @ queued.queue.items.T, rtol=1e-4, atol=1e-5)
-    nnclr = Predictive(network, NNCLR(0.2), identity, False, 16, 1)
-    assert set(panel(nnclr)) == common | MINED
-    found = panel.negatives(nnclr)
-    assert found is not None and found.remembered == 0 and found.weight.shape == (2 * len(panel.first),) * 2
+    nnclr = StopGradient(network, NNCLR(0.2), identity, False, 16, 1)
+    assert set(diagnostics(nnclr)) == common | MINED
+    found = diagnostics.negatives(nnclr)
+    assert found is not None and found.remembered == 0 and found.weight.shape == (2 * len(diagnostics.first),) * 2
 
 
-def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(panel, network):
+def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(diagnostics, network):
     algorithm = momentum(network, 0)
     with torch.no_grad():
         algorithm.teacher.head.weight.add_(torch.randn(10, 128))
-        views = torch.stack([panel.first, panel.second])
+        views = torch.stack([diagnostics.first, diagnostics.second])
         algorithm.eval()
         online = torch.stack([algorithm.predictor(algorithm.network(images)) for images in views])
         target = torch.stack([algorithm.teacher(images) for images in views])
     expected = InfoNCE(0.2).negatives(Embeddings(online, target=target), CLOCK)
-    found = panel.negatives(algorithm)
+    found = diagnostics.negatives(algorithm)
     assert found is not None and expected is not None
     torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-6)
-    predictive = Predictive(network, InfoNCE(0.2), identity, False, 0, 1)
-    found = panel.negatives(predictive)
+    predictive = StopGradient(network, InfoNCE(0.2), identity, False, 0, 1)
+    found = diagnostics.negatives(predictive)
     with torch.no_grad():
         predictive.eval()
         target = torch.stack([network(images) for images in views])
@@ -211,23 +211,23 @@ def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(pan
 
 
 @pytest.mark.parametrize("loss", [NTXent(0.5), Triplet(0.2, "distance_weighted")])
-def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(panel, network, loss):
+def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(diagnostics, network, loss):
     algorithm = Contrastive(network, loss, 1)
     algorithm.train()
     before, state = copy.deepcopy(algorithm.state_dict()), torch.get_rng_state()
-    first, second = panel.negatives(algorithm), panel.negatives(algorithm)
+    first, second = diagnostics.negatives(algorithm), diagnostics.negatives(algorithm)
     assert first is not None and second is not None
     assert torch.equal(first.weight, second.weight)
     assert not first.weight.requires_grad and algorithm.training
-    assert panel(algorithm) == panel(algorithm)
+    assert diagnostics(algorithm) == diagnostics(algorithm)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, algorithm.state_dict()[name]) for name, value in before.items())
 
 
-def test_labels_steer_nothing(panel, network):
+def test_labels_steer_nothing(diagnostics, network):
     algorithm = Contrastive(network, NTXent(0.5), 1)
-    shuffled = replace(panel, labels=panel.labels.flip(0))
-    one, other = panel.negatives(algorithm), shuffled.negatives(algorithm)
+    shuffled = replace(diagnostics, labels=diagnostics.labels.flip(0))
+    one, other = diagnostics.negatives(algorithm), shuffled.negatives(algorithm)
     assert one is not None and other is not None and torch.equal(one.weight, other.weight)
-    named = {name: value for name, value in panel(algorithm).items() if "false" not in name}
+    named = {name: value for name, value in diagnostics(algorithm).items() if "false" not in name}
     assert named.items() <= shuffled(algorithm).items()

@@ -1,4 +1,4 @@
-"""The panel: closed forms, what it looks at, and that it disturbs nothing."""
+"""Diagnostics: closed forms, what it looks at, and that it disturbs nothing."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from ssl_runner.data.augmentation import Augmentation, HorizontalFlip
 from ssl_runner.data.batching.view_batching import ViewBatching
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
-from ssl_runner.evaluation.panel import COLLAPSED, Panel, alignment, rankme, spread, uniformity
+from ssl_runner.evaluation.diagnostics import COLLAPSED, Diagnostics, alignment, rankme, spread, uniformity
 
 CPU = torch.device("cpu")
 
@@ -69,11 +69,11 @@ def episodes(by_classes):
 
 
 def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(small, by_images, views):
-    panel, algorithm = Panel.of(by_images, views, CPU), small()
+    diagnostics, algorithm = Diagnostics.of(by_images, views, CPU), small()
     before, generator = copy.deepcopy(algorithm.state_dict()), torch.get_rng_state()
-    first, second = panel(algorithm), panel(algorithm)
+    first, second = diagnostics(algorithm), diagnostics(algorithm)
     assert first == second
-    assert list(first) == panel.names
+    assert list(first) == diagnostics.names
     assert all(math.isfinite(value) for value in first.values())
     assert 0 <= first["online_knn"] <= 1
     assert algorithm.training
@@ -82,46 +82,61 @@ def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(smal
 
 
 def test_it_never_looks_at_a_test_image(by_images, views):
-    panel = Panel.of(by_images, views, CPU)
+    diagnostics = Diagnostics.of(by_images, views, CPU)
     test = {image.numpy().tobytes() for image in by_images.test.images}
     own = {image.numpy().tobytes() for part in (by_images.train, by_images.validation) for image in part.images}
-    for images in (panel.bank, panel.queries, (panel.first * 255).round().byte()):
+    for images in (diagnostics.gallery, diagnostics.queries, (diagnostics.first * 255).round().byte()):
         seen = {image.contiguous().numpy().tobytes() for image in images}
         assert seen <= own
         assert not (seen & (test - own))
 
 
 def test_pairs_of_episodes_are_two_images_of_a_class(by_classes, episodes):
-    panel = Panel.of(by_classes, episodes, CPU)
+    diagnostics = Diagnostics.of(by_classes, episodes, CPU)
     label = {
         image.numpy().tobytes(): int(number)
         for image, number in zip(by_classes.train.images, by_classes.train.labels, strict=True)
     }
     pairs = [
-        (label[a.numpy().tobytes()], label[b.numpy().tobytes()]) for a, b in zip(panel.first, panel.second, strict=True)
+        (label[a.numpy().tobytes()], label[b.numpy().tobytes()])
+        for a, b in zip(diagnostics.first, diagnostics.second, strict=True)
     ]
     assert len(pairs) > 100
     assert all(one == other for one, other in pairs)
-    assert "online_knn" not in panel.names  # no validation
+    assert "online_knn" not in diagnostics.names  # no validation
 
 
 def test_pairs_of_pseudo_tasks_without_labels_are_an_image_and_a_view_of_it(by_classes):
     train = replace(by_classes.train, labels=None, class_names=())
     batching = PseudoEpisodeBatching(Augmentation({"flip": HorizontalFlip(1.0)}), 5, 1, 2, 3, None)
     batching.bind(train, seed=0, device=CPU)
-    panel = Panel.of(replace(by_classes, train=train), batching, CPU)
-    assert torch.equal(panel.first, train.images[batching.sources(0).flatten()].float() / 255)
-    assert torch.equal(panel.second, panel.first.flip(-1))
-    assert panel.labels is None
+    diagnostics = Diagnostics.of(replace(by_classes, train=train), batching, CPU)
+    assert torch.equal(diagnostics.first, train.images[batching.sources(0).flatten()].float() / 255)
+    assert torch.equal(diagnostics.second, diagnostics.first.flip(-1))
+    assert diagnostics.labels is None
 
 
 def test_where_train_has_other_classes_than_validation_there_is_no_online_knn(by_images, views):
     clusters = replace(by_images.train, class_names=tuple(f"cluster {n}" for n in by_images.train.class_names))
-    assert Panel.of(replace(by_images, train=clusters), views, CPU).queries is None
+    assert Diagnostics.of(replace(by_images, train=clusters), views, CPU).queries is None
 
 
 def test_online_knn_is_high_where_the_queries_are_in_the_bank_and_low_where_labels_are_wrong(small, by_images, views):
-    panel, algorithm = Panel.of(by_images, views, CPU), small()
-    alike = Panel(panel.first, panel.second, panel.bank, panel.bank_labels, panel.bank[:50], panel.bank_labels[:50])
-    other = Panel(panel.first, panel.second, panel.bank, panel.bank_labels, panel.bank[:50], panel.bank_labels[50:100])
+    diagnostics, algorithm = Diagnostics.of(by_images, views, CPU), small()
+    alike = Diagnostics(
+        diagnostics.first,
+        diagnostics.second,
+        diagnostics.gallery,
+        diagnostics.gallery_labels,
+        diagnostics.gallery[:50],
+        diagnostics.gallery_labels[:50],
+    )
+    other = Diagnostics(
+        diagnostics.first,
+        diagnostics.second,
+        diagnostics.gallery,
+        diagnostics.gallery_labels,
+        diagnostics.gallery[:50],
+        diagnostics.gallery_labels[50:100],
+    )
     assert alike(algorithm)["online_knn"] > 0.8 > 0.5 > other(algorithm)["online_knn"]

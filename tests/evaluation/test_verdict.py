@@ -198,9 +198,9 @@ def test_the_supervised_baseline_is_ridge_on_features_standardised_by_the_source
         encoder = SourceClassifier(6, 32, 0.01).train(algorithm.eval_encoder(), source, 0, CPU)
         features = standardised(encoder, unseen.test, source, CPU).numpy()
     with torch.no_grad():
-        bank, judged = encoder(source.images).numpy(), encoder(unseen.test.images).numpy()
-    varies = bank.std(axis=0) > 1e-4
-    expected = ((judged - bank.mean(axis=0)) / bank.std(axis=0).clip(1e-9))[:, varies]
+        gallery, judged = encoder(source.images).numpy(), encoder(unseen.test.images).numpy()
+    varies = gallery.std(axis=0) > 1e-4
+    expected = ((judged - gallery.mean(axis=0)) / gallery.std(axis=0).clip(1e-9))[:, varies]
     assert np.allclose(features[:, varies], expected, atol=1e-3)
     right = []
     for support, query, labels, expected in by_task(unseen, setting):
@@ -341,15 +341,15 @@ def few_shot_protocol(unseen: Splits, splits: Splits):
 
 
 def test_images_of_another_shape_are_refused_with_the_remedy(small, by_classes, unseen):
-    grey = unseen.test.images
-    colour = replace(unseen, test=replace(unseen.test, images=F.pad(grey, (2, 2, 2, 2)).repeat(1, 3, 1, 1)))
+    gray = unseen.test.images
+    color = replace(unseen, test=replace(unseen.test, images=F.pad(gray, (2, 2, 2, 2)).repeat(1, 3, 1, 1)))
     remedy = (
         r"3 x 12 x 12, but the encoder takes 1 x 8 x 8; "
         r"set eval\.verdict\.dataset\.size=8 eval\.verdict\.dataset\.channels=1"
     )
     for algorithm in (None, small()):
         with pytest.raises(ConfigError, match=remedy):
-            verdict(colour).check(algorithm, by_classes, CPU)
+            verdict(color).check(algorithm, by_classes, CPU)
 
 
 def test_what_cannot_be_drawn_classified_or_made_anew_is_told_before_training(small, long_way, by_classes, unseen):

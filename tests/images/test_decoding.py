@@ -24,10 +24,10 @@ def test_a_lossless_file_gives_back_its_pixels(picture):
     assert decoded.flags.c_contiguous
 
 
-def test_grey_has_one_channel_and_invert_turns_paper_into_black(picture):
-    grey = decode(picture, Decoding(None, 1))
-    assert np.array_equal(grey[0], np.asarray(Image.fromarray(PIXELS).convert("L")))
-    assert np.array_equal(decode(picture, Decoding(None, 1, invert=True)), 255 - grey)
+def test_gray_has_one_channel_and_invert_turns_paper_into_black(picture):
+    gray = decode(picture, Decoding(None, 1))
+    assert np.array_equal(gray[0], np.asarray(Image.fromarray(PIXELS).convert("L")))
+    assert np.array_equal(decode(picture, Decoding(None, 1, invert=True)), 255 - gray)
 
 
 def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):

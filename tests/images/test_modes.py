@@ -8,7 +8,7 @@ from ssl_runner.errors import DataError
 from ssl_runner.images.decoding import Decoding, decode
 
 RAMP = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
-COLOURS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+COLORS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
 def read(path, channels=3, **keys):
@@ -79,34 +79,34 @@ def test_a_shape_of_transparency_alone_is_seen(tmp_path, mode, name):
 
 def test_what_lies_beneath_full_transparency_does_not_matter(tmp_path):
     pixels = np.zeros((8, 8, 4), np.uint8)
-    pixels[..., :3] = COLOURS
+    pixels[..., :3] = COLORS
     assert (
         read(saved(tmp_path, Image.fromarray(pixels), "clear.png"), background=7).tolist()
         == np.full((8, 8, 3), 7).tolist()
     )
 
 
-def test_transparent_colours_of_palettes_and_of_pngs_are_laid_on_the_background(tmp_path):
+def test_transparent_colors_of_palettes_and_of_pngs_are_laid_on_the_background(tmp_path):
     palette = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
     palette.putpalette([200, 0, 0])
     assert read(saved(tmp_path, palette, "palette.png", transparency=0), background=9)[0, 0].tolist() == [9, 9, 9]
-    grey = Image.fromarray(np.full((4, 4), 50, np.uint8))
-    assert read(saved(tmp_path, grey, "grey.png", transparency=50), background=9)[0, 0].tolist() == [9, 9, 9]
-    colour = Image.fromarray(np.full((4, 4, 3), 50, np.uint8))
-    path = saved(tmp_path, colour, "colour.png", transparency=(50, 50, 50))
+    gray = Image.fromarray(np.full((4, 4), 50, np.uint8))
+    assert read(saved(tmp_path, gray, "gray.png", transparency=50), background=9)[0, 0].tolist() == [9, 9, 9]
+    color = Image.fromarray(np.full((4, 4, 3), 50, np.uint8))
+    path = saved(tmp_path, color, "color.png", transparency=(50, 50, 50))
     assert read(path, background=9)[0, 0].tolist() == [9, 9, 9]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("mode", "name"), [("LAB", "a.tif"), ("YCbCr", "a.tif"), ("CMYK", "a.tif"), ("HSV", "a.png")])
-def test_other_spaces_of_colour_are_converted_for_grey_and_for_colour(tmp_path, mode, name, channels):
-    smooth = Image.fromarray(np.kron(COLOURS[:2, :2], np.ones((4, 4, 1), np.uint8)))
+def test_other_spaces_of_color_are_converted_for_gray_and_for_color(tmp_path, mode, name, channels):
+    smooth = Image.fromarray(np.kron(COLORS[:2, :2], np.ones((4, 4, 1), np.uint8)))
     image = smooth.convert(mode)
     if mode == "HSV":  # which no file format holds
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - np.asarray(smooth)).max() <= 3
         return
     expected = np.asarray(smooth.convert("L" if channels == 1 else "RGB")).reshape(8, 8, channels).astype(int)
-    # LAB of 8 bits is coarse, and some of the colours are at the edge of sRGB
+    # LAB of 8 bits is coarse, and some of the colors are at the edge of sRGB
     assert np.abs(read(saved(tmp_path, image, name), channels) - expected).max() <= (16 if mode == "LAB" else 4)
 
 

@@ -5,9 +5,9 @@ import torch
 
 from ssl_runner.losses.alignment_uniformity import AlignmentUniformity
 from ssl_runner.losses.loss import Embeddings
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def value(online, alignment_weight=1.0, uniformity_weight=1.0, alpha=2.0, t=2.0) -> torch.Tensor:

@@ -3,9 +3,9 @@ import torch
 
 from ssl_runner.losses.barlow_twins import BarlowTwins
 from ssl_runner.losses.loss import Embeddings
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def value(online: torch.Tensor, weight: float) -> torch.Tensor:
@@ -17,8 +17,8 @@ def naive(online: torch.Tensor, weight: float) -> torch.Tensor:
     _, n, width = online.shape
     columns = []
     for view in online:
-        centred = [view[:, i] - view[:, i].sum() / n for i in range(width)]
-        columns.append([c / ((c @ c) / n + 1e-5).sqrt() for c in centred])
+        centered = [view[:, i] - view[:, i].sum() / n for i in range(width)]
+        columns.append([c / ((c @ c) / n + 1e-5).sqrt() for c in centered])
     total = torch.zeros((), dtype=online.dtype)
     for i in range(width):
         for j in range(width):

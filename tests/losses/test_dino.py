@@ -5,7 +5,7 @@ import torch
 
 from ssl_runner.losses.dino import DINO
 from ssl_runner.losses.loss import Embeddings
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 PAPER = {
     "student_temperature": 0.1,
@@ -16,8 +16,8 @@ PAPER = {
 }
 
 
-def clock(step: int = 0, max_steps: int = 100) -> Clock:
-    return Clock(step=step, max_steps=max_steps, seed=0, device=torch.device("cpu"))
+def context(step: int = 0, max_steps: int = 100) -> StepContext:
+    return StepContext(step=step, max_steps=max_steps, seed=0, device=torch.device("cpu"))
 
 
 def dino(**changes: float) -> DINO:
@@ -50,7 +50,7 @@ def test_equals_a_loop_over_views_and_images_with_its_gradient(views, global_vie
     target = torch.randn(global_views, 4, 6, dtype=torch.float64)
     loss = dino().double()
     loss.center = torch.randn(6, dtype=torch.float64)
-    ours, _ = loss(Embeddings(online, target=target), clock(step))
+    ours, _ = loss(Embeddings(online, target=target), context(step))
     reference = naive(online, target, loss.center, 0.1, temperature)
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
     (mine,) = torch.autograd.grad(ours, online)
@@ -60,14 +60,14 @@ def test_equals_a_loop_over_views_and_images_with_its_gradient(views, global_vie
 
 def test_a_student_that_is_uniform_costs_the_log_of_the_dimensions():
     torch.manual_seed(0)
-    loss, _ = dino()(Embeddings(torch.zeros(3, 4, 8), target=torch.randn(2, 4, 8)), clock())
+    loss, _ = dino()(Embeddings(torch.zeros(3, 4, 8), target=torch.randn(2, 4, 8)), context())
     assert loss.item() == pytest.approx(math.log(8), rel=1e-6)
 
 
 def test_a_teacher_at_its_center_is_uniform_and_what_it_says_is_logged():
     loss, target = dino(), torch.randn(8).expand(2, 4, 8)
     loss.center = target[0, 0]
-    _, metrics = loss(Embeddings(torch.zeros(2, 4, 8), target=target), clock(5))
+    _, metrics = loss(Embeddings(torch.zeros(2, 4, 8), target=target), context(5))
     assert metrics["teacher_entropy"].item() == pytest.approx(math.log(8), rel=1e-6)
     assert metrics["dimensions_in_use"].item() == pytest.approx(8, rel=1e-6)
     assert metrics["teacher_temperature"].item() == pytest.approx(0.055)
@@ -75,7 +75,7 @@ def test_a_teacher_at_its_center_is_uniform_and_what_it_says_is_logged():
 
 def test_a_teacher_that_always_says_the_same_is_seen_in_the_metrics():
     target = torch.tensor([9.0, 0.0, 0.0, 0.0]).expand(2, 4, 4)
-    _, metrics = dino()(Embeddings(torch.zeros(2, 4, 4), target=target), clock())
+    _, metrics = dino()(Embeddings(torch.zeros(2, 4, 4), target=target), context())
     assert metrics["dimensions_in_use"].item() == pytest.approx(1, abs=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_a_teacher_that_always_says_the_same_is_seen_in_the_metrics():
 )
 def test_the_teachers_temperature_rises_linearly_and_stays(share, expected):
     loss = dino(warmup_share=share)
-    temperatures = [loss.teacher_temperature(clock(step)) for step in (0, 1, 10, 99)]
+    temperatures = [loss.teacher_temperature(context(step)) for step in (0, 1, 10, 99)]
     assert temperatures == pytest.approx(expected, abs=1e-12)
 
 
@@ -94,16 +94,16 @@ def test_the_center_is_a_moving_average_that_moves_after_the_step_only():
     loss, expected = dino(), torch.zeros(6)
     for step in range(4):
         target = torch.randn(2, 5, 6)
-        loss(Embeddings(torch.randn(2, 5, 6), target=target), clock(step))
+        loss(Embeddings(torch.randn(2, 5, 6), target=target), context(step))
         torch.testing.assert_close(loss.center.expand(6), expected)
-        loss.after_step(clock(step), target)
+        loss.after_step(context(step), target)
         expected = 0.9 * expected + 0.1 * target.reshape(10, 6).mean(dim=0)
     torch.testing.assert_close(loss.center, expected)
 
 
 def test_a_fresh_loss_takes_the_center_of_a_checkpoint():
     trained, fresh = dino(), dino()
-    trained.after_step(clock(), torch.randn(2, 5, 6))
+    trained.after_step(context(), torch.randn(2, 5, 6))
     state = trained.state_dict()
     assert state["center"].shape == (6,)
     fresh.load_state_dict(state)
@@ -122,13 +122,13 @@ def test_a_checkpoint_without_a_center_is_refused():
 def test_a_center_before_the_first_step_is_restored_too():
     fresh = dino()
     fresh.load_state_dict(dino().state_dict())
-    fresh.after_step(clock(), torch.ones(2, 5, 6))
+    fresh.after_step(context(), torch.ones(2, 5, 6))
     torch.testing.assert_close(fresh.center, torch.full((6,), 0.1))
 
 
 def test_the_target_gets_no_gradient():
     online, target = torch.randn(2, 4, 8, requires_grad=True), torch.randn(2, 4, 8, requires_grad=True)
-    dino()(Embeddings(online, target=target), clock())[0].backward()
+    dino()(Embeddings(online, target=target), context())[0].backward()
     assert target.grad is None
     assert online.grad.abs().sum() > 0
 
@@ -136,19 +136,19 @@ def test_the_target_gets_no_gradient():
 def test_the_global_views_may_be_swapped_and_the_images_permuted():
     torch.manual_seed(0)
     online, target, order = torch.randn(2, 9, 4).double(), torch.randn(2, 9, 4).double(), torch.randperm(9)
-    expected = dino()(Embeddings(online, target=target), clock())[0].item()
-    swapped = dino()(Embeddings(online.flip(0), target=target.flip(0)), clock())[0].item()
-    permuted = dino()(Embeddings(online[:, order], target=target[:, order]), clock())[0].item()
+    expected = dino()(Embeddings(online, target=target), context())[0].item()
+    swapped = dino()(Embeddings(online.flip(0), target=target.flip(0)), context())[0].item()
+    permuted = dino()(Embeddings(online[:, order], target=target[:, order]), context())[0].item()
     assert [swapped, permuted] == pytest.approx([expected] * 2, abs=1e-12)
 
 
 def test_half_precision_is_computed_in_float32():
     torch.manual_seed(0)
     online, target = (20 * torch.randn(2, 2, 16, 8)).half()  # over 0.04 they overflow half precision's exponential
-    low, _ = dino()(Embeddings(online, target=target), clock())
+    low, _ = dino()(Embeddings(online, target=target), context())
     assert low.dtype == torch.float32
     assert torch.isfinite(low)
-    torch.testing.assert_close(low, dino()(Embeddings(online.float(), target=target.float()), clock())[0])
+    torch.testing.assert_close(low, dino()(Embeddings(online.float(), target=target.float()), context())[0])
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_impossible_settings_are_refused(name, wrong):
 
 def test_one_view_is_refused():
     with pytest.raises(ValueError, match="got 1"):
-        dino()(Embeddings(torch.zeros(1, 4, 8), target=torch.zeros(1, 4, 8)), clock())
+        dino()(Embeddings(torch.zeros(1, 4, 8), target=torch.zeros(1, 4, 8)), context())

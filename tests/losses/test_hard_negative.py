@@ -7,9 +7,9 @@ from ssl_runner.losses.debiased import Debiased
 from ssl_runner.losses.hard_negative import HardNegative
 from ssl_runner.losses.loss import Embeddings, Loss
 from ssl_runner.losses.nt_xent import NTXent
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def value_and_gradient(loss: Loss, online: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,13 +6,13 @@ import torch
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.mochi import MoCHi, mixture
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 T = 0.2
 
 
-def clock(step: int = 0) -> Clock:
-    return Clock(step=step, max_steps=10, seed=0, device=torch.device("cpu"))
+def context(step: int = 0) -> StepContext:
+    return StepContext(step=step, max_steps=10, seed=0, device=torch.device("cpu"))
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -20,21 +20,21 @@ def draw(*shape: int) -> torch.Tensor:
 
 
 def given(views: int = 1, entries: int = 9, n: int = 5) -> Embeddings:
-    return Embeddings(draw(views, n, 3), target=draw(2, n, 3), memory=draw(entries, 3))
+    return Embeddings(draw(views, n, 3), target=draw(2, n, 3), memory_bank=draw(entries, 3))
 
 
 def value_and_gradient(loss, embeddings: Embeddings, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     online = embeddings.online.detach().requires_grad_()
-    value = loss(Embeddings(online, target=embeddings.target, memory=embeddings.memory), clock(step))[0]
+    value = loss(Embeddings(online, target=embeddings.target, memory_bank=embeddings.memory_bank), context(step))[0]
     return value.detach(), torch.autograd.grad(value, online)[0]
 
 
 def naive(embeddings: Embeddings, hardest: int, pairs: int, with_query: int) -> torch.Tensor:
     """One query and one mixture at a time, each made; the draws are the loss's, table after table."""
-    generator = clock().generator("mochi")
-    memory = [entry / entry.norm() for entry in embeddings.memory]
+    generator = context().generator("mochi")
+    memory_bank = [entry / entry.norm() for entry in embeddings.memory_bank]
     online, target, terms = embeddings.online, embeddings.target, []
-    n, hardest = online.shape[1], min(hardest, len(memory))
+    n, hardest = online.shape[1], min(hardest, len(memory_bank))
     for i in range(len(online)):
         for j in range(len(target)):
             if i == j:
@@ -44,7 +44,7 @@ def naive(embeddings: Embeddings, hardest: int, pairs: int, with_query: int) -> 
             for row in range(n):
                 q = online[i, row] / online[i, row].norm()
                 k = target[j, row] / target[j, row].norm()
-                near = sorted(memory, key=lambda entry, q=q: -(q @ entry).item())[:hardest]
+                near = sorted(memory_bank, key=lambda entry, q=q: -(q @ entry).item())[:hardest]
                 mixed = [
                     a[row, m] * near[int(one[row, m] * hardest)] + (1 - a[row, m]) * near[int(other[row, m] * hardest)]
                     for m in range(pairs)
@@ -53,7 +53,7 @@ def naive(embeddings: Embeddings, hardest: int, pairs: int, with_query: int) -> 
                     b[row, m] / 2 * q.detach() + (1 - b[row, m] / 2) * near[int(beside[row, m] * hardest)]
                     for m in range(with_query)
                 ]
-                negatives = memory + [point / point.norm() for point in mixed]
+                negatives = memory_bank + [point / point.norm() for point in mixed]
                 positive = torch.exp(q @ k / T)
                 terms.append(-torch.log(positive / (positive + sum(torch.exp(q @ x / T) for x in negatives))))
     return torch.stack(terms).mean()
@@ -85,16 +85,16 @@ def test_without_mixtures_it_is_info_nce(entries, views):
 @pytest.mark.parametrize(("pairs", "with_query"), [(5, 0), (0, 7), (5, 7)])
 def test_equal_embeddings_give_the_log_of_1_and_all_negatives(pairs, with_query):
     ones = torch.ones(2, 4, 3, dtype=torch.float64)
-    loss, metrics = MoCHi(T, 2, pairs, with_query)(Embeddings(ones, target=ones, memory=ones[0]), clock())
+    loss, metrics = MoCHi(T, 2, pairs, with_query)(Embeddings(ones, target=ones, memory_bank=ones[0]), context())
     assert loss.item() == pytest.approx(math.log(1 + 4 + pairs + with_query), abs=1e-10)
     assert metrics["mixed_similarity"].item() == pytest.approx(1)
 
 
 def test_mixtures_are_harder_than_what_they_are_mixed_from():
     embeddings = given(entries=200)
-    plain = InfoNCE(T)(embeddings, clock())[0]
-    hard, metrics = MoCHi(T, 10, 50, 0)(embeddings, clock())
-    harder, more = MoCHi(T, 10, 0, 50)(embeddings, clock())
+    plain = InfoNCE(T)(embeddings, context())[0]
+    hard, metrics = MoCHi(T, 10, 50, 0)(embeddings, context())
+    harder, more = MoCHi(T, 10, 0, 50)(embeddings, context())
     assert plain < hard < harder
     assert metrics["mixed_similarity"] < more["mixed_similarity"]
 
@@ -110,7 +110,7 @@ def test_a_share_of_all_or_nothing_is_the_point_itself():
 
 
 def test_an_empty_memory_costs_nothing():
-    loss, metrics = MoCHi(T, 4, 5, 5)(given(entries=0), clock())
+    loss, metrics = MoCHi(T, 4, 5, 5)(given(entries=0), context())
     assert loss == 0 and "mixed_similarity" not in metrics
 
 
@@ -123,8 +123,8 @@ def test_draws_are_the_steps_own_and_never_the_global_generators():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_and_low_temperature_stay_finite(dtype):
-    embeddings = Embeddings(*(draw(2, 4, 3).to(dtype) for _ in range(2)), memory=draw(6, 3).to(dtype))
-    value, _ = MoCHi(0.01, 4, 8, 8)(embeddings, clock())
+    embeddings = Embeddings(*(draw(2, 4, 3).to(dtype) for _ in range(2)), memory_bank=draw(6, 3).to(dtype))
+    value, _ = MoCHi(0.01, 4, 8, 8)(embeddings, context())
     assert value.dtype == torch.float32 and torch.isfinite(value)
 
 

@@ -5,9 +5,9 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.multi_similarity import MultiSimilarity
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 LABELS = [[0, 0, 1, 1, 2, 2, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7], [3] * 8, [0, 0, 0, 0, 0, 0, 0, 1]]
 
 

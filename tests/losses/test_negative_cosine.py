@@ -3,9 +3,9 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.negative_cosine import NegativeCosine
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def value(online: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,10 @@ from ssl_runner.losses.pairwise import Pairwise
 from ssl_runner.losses.ring import Ring
 from ssl_runner.losses.supcon import SupCon
 from ssl_runner.losses.triplet import Triplet
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 N = 6  # images, of two views
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 LABELS = torch.tensor([0, 0, 1, 1, 1, 2])
 T = 0.4
 LOSSES = {
@@ -67,13 +67,13 @@ def of_softmax(similarity: Tensor, tau_plus: float = 0.0, beta: float = 0.0, kep
     total = similarity.new_zeros(())
     for i in range(2 * N):
         s = similarity[i] / T
-        places = [k for k in range(2 * N) if k % N != i % N and (kept is None or k in kept[i])]
-        importance = torch.exp(beta * s[places].detach())
-        negatives = (torch.exp(s[places]) * importance).sum() / importance.mean()
+        indices = [k for k in range(2 * N) if k % N != i % N and (kept is None or k in kept[i])]
+        importance = torch.exp(beta * s[indices].detach())
+        negatives = (torch.exp(s[indices]) * importance).sum() / importance.mean()
         positive = torch.exp(s[(i + N) % (2 * N)])
-        estimate = (negatives - tau_plus * len(places) * positive) / (1 - tau_plus)
+        estimate = (negatives - tau_plus * len(indices) * positive) / (1 - tau_plus)
         if tau_plus:
-            estimate = torch.clamp(estimate, min=len(places) * torch.exp(torch.tensor(-1 / T)).item())
+            estimate = torch.clamp(estimate, min=len(indices) * torch.exp(torch.tensor(-1 / T)).item())
         total = total + torch.log(estimate if dcl else positive + estimate) - s[(i + N) % (2 * N)]
     return total
 
@@ -233,7 +233,7 @@ def test_positives_are_the_other_view_or_the_mean_over_the_class():
         torch.testing.assert_close(told(name, online).positive, pairs)
     labels, similarity = LABELS.repeat(2).tolist(), z @ z.T
     mates = [[k for k in range(2 * N) if k != i and labels[k] == labels[i]] for i in range(2 * N)]
-    means = torch.stack([similarity[i, places].mean() for i, places in enumerate(mates)])
+    means = torch.stack([similarity[i, indices].mean() for i, indices in enumerate(mates)])
     for name in ("supcon", "multi_similarity", "pairwise, all", "triplet, batch_hard"):
         torch.testing.assert_close(told(name, online).positive, means)
 
@@ -283,7 +283,7 @@ def of_rows(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", [*REMEMBERING, "nnclr"])
 def test_against_a_queue_the_loss_and_its_gradient_are_those_of_what_is_told(name):
     loss = NNCLR(T) if name == "nnclr" else REMEMBERING[name]
-    seen = Embeddings(drawn(2, N, 5), target=drawn(2, N, 5) + drawn(N, 5), memory=drawn(9, 5))
+    seen = Embeddings(drawn(2, N, 5), target=drawn(2, N, 5) + drawn(N, 5), memory_bank=drawn(9, 5))
     found = loss.negatives(seen, CLOCK)
     assert found is not None
     negative = found.weight > 0
@@ -294,9 +294,9 @@ def test_against_a_queue_the_loss_and_its_gradient_are_those_of_what_is_told(nam
 
 
 def test_entries_of_a_queue_are_columns_and_mixtures_of_each_pair_follow():
-    online, target, memory = drawn(2, N, 5), drawn(2, N, 5), drawn(9, 5)
-    seen = Embeddings(online, target=target, memory=memory)
-    cosines = unit(online) @ (memory / memory.norm(dim=1, keepdim=True)).T
+    online, target, memory_bank = drawn(2, N, 5), drawn(2, N, 5), drawn(9, 5)
+    seen = Embeddings(online, target=target, memory_bank=memory_bank)
+    cosines = unit(online) @ (memory_bank / memory_bank.norm(dim=1, keepdim=True)).T
     pairs = (unit(online) * unit(target).roll(N, 0)).sum(dim=1)
     widths = {"info_nce": 9, "mochi": 9 + 2 * 5, "mochi, no mixtures": 9}
     for name, loss in REMEMBERING.items():
@@ -314,9 +314,9 @@ def test_entries_of_a_queue_are_columns_and_mixtures_of_each_pair_follow():
 
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_several_targets_of_an_anchor_share_the_weight_of_a_queue_as_the_gradient_does(name):
-    loss, memory = REMEMBERING[name], drawn(9, 5)
+    loss, memory_bank = REMEMBERING[name], drawn(9, 5)
     online, target = drawn(3, 4, 5), drawn(2, 4, 5)
-    found = loss.negatives(Embeddings(online, target=target, memory=memory), CLOCK)
+    found = loss.negatives(Embeddings(online, target=target, memory_bank=memory_bank), CLOCK)
     assert found is not None
     similarity = found.similarity.clone().requires_grad_()
     positive = (unit(online) @ unit(target).T).view(3, 4, 2, 4)
@@ -334,7 +334,7 @@ def test_several_targets_of_an_anchor_share_the_weight_of_a_queue_as_the_gradien
 
 def test_an_empty_queue_repels_nothing_and_leaves_nnclr_the_images_of_the_batch():
     online, target = drawn(2, N, 5), drawn(2, N, 5)
-    seen = Embeddings(online, target=target, memory=drawn(0, 5))
+    seen = Embeddings(online, target=target, memory_bank=drawn(0, 5))
     for loss in REMEMBERING.values():
         found = loss.negatives(seen, CLOCK)
         assert found is not None and found.weight.shape == (2 * N, 0)
@@ -345,7 +345,7 @@ def test_an_empty_queue_repels_nothing_and_leaves_nnclr_the_images_of_the_batch(
 
 
 def test_what_is_told_of_a_queue_is_not_differentiable_and_draws_nothing_of_torch():
-    seen = Embeddings(drawn(2, N, 5).requires_grad_(), target=drawn(2, N, 5), memory=drawn(9, 5))
+    seen = Embeddings(drawn(2, N, 5).requires_grad_(), target=drawn(2, N, 5), memory_bank=drawn(9, 5))
     state = torch.get_rng_state()
     for loss in (*REMEMBERING.values(), NNCLR(T)):
         one, other = loss.negatives(seen, CLOCK), loss.negatives(seen, CLOCK)

@@ -5,9 +5,9 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.pairwise import Pairwise, squared_distances
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def naive(points: torch.Tensor, labels: list[int], margin: float, mining: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.config.building import build
 from ssl_runner.losses.loss import Embeddings
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 CONF = conf_folder()
 NAMES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
@@ -16,18 +16,18 @@ NAMES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_does_not_reach_into_a_loss(name):
-    node = validate.settled(Composer(CONF), [f"loss={name}"])[0]["loss"]
+    node = validate.checked_config(Composer(CONF), [f"loss={name}"])[0]["loss"]
     if name == "w_mse":
         node["size"] = 32
     generator = torch.Generator().manual_seed(0)
-    online, target, memory = (torch.randn(n, 64, 16, generator=generator) for n in (2, 2, 1))
+    online, target, memory_bank = (torch.randn(n, 64, 16, generator=generator) for n in (2, 2, 1))
     views = 1 if name in ("cross_entropy", "relation_mse") else 2
-    given = Embeddings(online[:views], target, memory[0], torch.arange(64) % 8, torch.arange(64) % 8)
+    given = Embeddings(online[:views], target, memory_bank[0], torch.arange(64) % 8, torch.arange(64) % 8)
     values = []
     for half in (False, True):
         loss = build(node)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            value, metrics = loss(given, Clock(0, 10, 0, torch.device("cpu")))
+            value, metrics = loss(given, StepContext(0, 10, 0, torch.device("cpu")))
         assert value.dtype == torch.float32
         assert not any(metric.requires_grad for metric in metrics.values())
         values.append(value)

@@ -6,9 +6,9 @@ import torch
 from ssl_runner.losses.info_nce import InfoNCE
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.psco import PsCo
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 T, SHOT_T = 0.2, 0.7
 
 
@@ -20,14 +20,14 @@ def draw(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def value(online, target, memory, **settings) -> torch.Tensor:
-    return loss(**settings)(Embeddings(online, target=target, memory=memory), CLOCK)[0]
+def value(online, target, memory_bank, **settings) -> torch.Tensor:
+    return loss(**settings)(Embeddings(online, target=target, memory_bank=memory_bank), CLOCK)[0]
 
 
-def shots_of(target: torch.Tensor, memory: list[torch.Tensor], k: int) -> list[list[int]]:
+def shots_of(target: torch.Tensor, memory_bank: list[torch.Tensor], k: int) -> list[list[int]]:
     """Places in the memory, image by image; Sinkhorn on the matrix itself, entry by entry."""
-    q = [[math.exp((z / z.norm() @ m).item() / 0.05) for m in memory] for z in target]
-    images, entries = len(q), len(memory)
+    q = [[math.exp((z / z.norm() @ m).item() / 0.05) for m in memory_bank] for z in target]
+    images, entries = len(q), len(memory_bank)
     for _ in range(3):
         totals = [sum(row[m] for row in q) for m in range(entries)]
         q = [[row[m] / totals[m] / entries for m in range(entries)] for row in q]
@@ -35,9 +35,9 @@ def shots_of(target: torch.Tensor, memory: list[torch.Tensor], k: int) -> list[l
     return [sorted(range(entries), key=lambda m, row=row: -row[m])[:k] for row in q]
 
 
-def naive(online, target, memory, k: int) -> torch.Tensor:
-    """One query at a time: MoCo against the whole memory, then a task of as many classes as images."""
-    entries, terms = [m / m.norm() for m in memory], []
+def naive(online, target, memory_bank, k: int) -> torch.Tensor:
+    """One query at a time: MoCo against the whole memory bank, then a task of as many classes as images."""
+    entries, terms = [m / m.norm() for m in memory_bank], []
     for i in range(len(online)):
         for j in range(len(target)):
             if i == j:
@@ -57,8 +57,8 @@ def naive(online, target, memory, k: int) -> torch.Tensor:
 @pytest.mark.parametrize(("views", "targets"), [(1, 2), (2, 2), (4, 2)])
 @pytest.mark.parametrize(("entries", "shots"), [(20, 1), (20, 3), (2, 3), (1, 1)])
 def test_equals_a_loop_over_queries_and_shots_with_its_gradient(views, targets, entries, shots):
-    online, target, memory = draw(views, 6, 4).requires_grad_(), draw(targets, 6, 4), draw(entries, 4)
-    ours, reference = value(online, target, memory, shots=shots), naive(online, target, memory, shots)
+    online, target, memory_bank = draw(views, 6, 4).requires_grad_(), draw(targets, 6, 4), draw(entries, 4)
+    ours, reference = value(online, target, memory_bank, shots=shots), naive(online, target, memory_bank, shots)
     torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
     (mine,) = torch.autograd.grad(ours, online)
     (theirs,) = torch.autograd.grad(reference, online)
@@ -73,10 +73,10 @@ def test_equal_embeddings_give_the_logs_of_the_memory_and_of_the_shots():
 
 def test_images_that_find_themselves_among_orthogonal_entries_have_the_closed_form():
     online = torch.eye(8, dtype=torch.float64)[:4].expand(2, 4, 8)
-    memory = torch.eye(8, dtype=torch.float64)
+    memory_bank = torch.eye(8, dtype=torch.float64)
     moco = math.log(2 * math.exp(1 / T) + 7) - 1 / T  # the entry that is the image itself is a negative as well
     task = math.log(math.exp(1 / SHOT_T) + 3) - 1 / SHOT_T
-    term, metrics = loss(shots=1)(Embeddings(online, target=online, memory=memory), CLOCK)
+    term, metrics = loss(shots=1)(Embeddings(online, target=online, memory_bank=memory_bank), CLOCK)
     assert term.item() == pytest.approx(moco + task, abs=1e-12)
     assert metrics["shot_similarity"].item() == pytest.approx(1)
     assert metrics["distinct_shots"] == 1
@@ -85,17 +85,17 @@ def test_images_that_find_themselves_among_orthogonal_entries_have_the_closed_fo
 def test_an_entry_that_all_prefer_is_shared_out_and_else_counted_as_often_as_it_is_chosen():
     target = torch.nn.functional.normalize(draw(2, 4, 6) / 4 + torch.ones(6, dtype=torch.float64), dim=-1)
     near = torch.nn.functional.normalize(target[0] + draw(4, 6) / 2, dim=-1)
-    memory = torch.cat([torch.ones(1, 6, dtype=torch.float64) / math.sqrt(6), near])
-    assert (target @ memory.T).argmax(dim=-1).eq(0).all()  # without Sinkhorn all would have that one
-    assert len(loss(shots=1).assign(target, memory).unique()) > 1
-    found = loss(shots=3)(Embeddings(draw(2, 4, 6), target=target, memory=memory[:3]), CLOCK)[1]
+    memory_bank = torch.cat([torch.ones(1, 6, dtype=torch.float64) / math.sqrt(6), near])
+    assert (target @ memory_bank.T).argmax(dim=-1).eq(0).all()  # without Sinkhorn all would have that one
+    assert len(loss(shots=1).assign(target, memory_bank).unique()) > 1
+    found = loss(shots=3)(Embeddings(draw(2, 4, 6), target=target, memory_bank=memory_bank[:3]), CLOCK)[1]
     assert found["distinct_shots"].item() == pytest.approx(3 / (4 * 3))
 
 
 @pytest.mark.parametrize("views", [1, 2, 4])
 def test_an_empty_memory_costs_nothing_and_pulls_nowhere(views):
     online = draw(views, 4, 3).requires_grad_()
-    seen = Embeddings(online, target=draw(2, 4, 3), memory=torch.zeros(0, 3, dtype=torch.float64))
+    seen = Embeddings(online, target=draw(2, 4, 3), memory_bank=torch.zeros(0, 3, dtype=torch.float64))
     term, metrics = loss()(seen, CLOCK)
     (gradient,) = torch.autograd.grad(term, online)
     torch.testing.assert_close(term.detach(), torch.zeros_like(term))
@@ -104,40 +104,42 @@ def test_an_empty_memory_costs_nothing_and_pulls_nowhere(views):
 
 
 def test_of_one_shot_for_one_image_moco_alone_is_left():
-    online, target, memory = draw(2, 1, 3), draw(2, 1, 3), draw(7, 3)
-    expected = InfoNCE(T)(Embeddings(online, target=target, memory=memory), CLOCK)[0]
-    torch.testing.assert_close(value(online, target, memory, shots=1), expected)
+    online, target, memory_bank = draw(2, 1, 3), draw(2, 1, 3), draw(7, 3)
+    expected = InfoNCE(T)(Embeddings(online, target=target, memory_bank=memory_bank), CLOCK)[0]
+    torch.testing.assert_close(value(online, target, memory_bank, shots=1), expected)
 
 
 def test_no_gradient_reaches_targets_or_memory():
-    online, target, memory = (draw(*shape).requires_grad_() for shape in ((2, 6, 4), (2, 6, 4), (9, 4)))
-    value(online, target, memory).backward()
+    online, target, memory_bank = (draw(*shape).requires_grad_() for shape in ((2, 6, 4), (2, 6, 4), (9, 4)))
+    value(online, target, memory_bank).backward()
     assert online.grad is not None
     assert target.grad is None
-    assert memory.grad is None
+    assert memory_bank.grad is None
 
 
 def test_neither_order_of_images_nor_of_the_queue_nor_of_views_matters():
-    online, target, memory = draw(2, 5, 4), draw(2, 5, 4), draw(9, 4)
+    online, target, memory_bank = draw(2, 5, 4), draw(2, 5, 4), draw(9, 4)
     order = torch.tensor([3, 0, 4, 1, 2])
-    expected = value(online, target, memory).item()
-    assert value(online[:, order], target[:, order], memory).item() == pytest.approx(expected, abs=1e-12)
-    assert value(online, target, memory.roll(4, 0)).item() == pytest.approx(expected, abs=1e-12)
-    assert value(online.flip(0), target.flip(0), memory).item() == pytest.approx(expected, abs=1e-12)
+    expected = value(online, target, memory_bank).item()
+    assert value(online[:, order], target[:, order], memory_bank).item() == pytest.approx(expected, abs=1e-12)
+    assert value(online, target, memory_bank.roll(4, 0)).item() == pytest.approx(expected, abs=1e-12)
+    assert value(online.flip(0), target.flip(0), memory_bank).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_labels_do_not_steer():
-    online, target, memory = draw(2, 5, 4), draw(2, 5, 4), draw(9, 4)
-    labelled = Embeddings(online, target=target, memory=memory, labels=torch.arange(5), memory_labels=torch.arange(9))
-    assert loss()(labelled, CLOCK)[0] == value(online, target, memory)
+    online, target, memory_bank = draw(2, 5, 4), draw(2, 5, 4), draw(9, 4)
+    labelled = Embeddings(
+        online, target=target, memory_bank=memory_bank, labels=torch.arange(5), memory_bank_labels=torch.arange(9)
+    )
+    assert loss()(labelled, CLOCK)[0] == value(online, target, memory_bank)
 
 
 def test_what_is_told_of_the_queue_is_the_share_of_the_gradient_that_repels():
-    online, target, memory = draw(3, 5, 4), draw(2, 5, 4), draw(12, 4)
-    found = loss().negatives(Embeddings(online, target=target, memory=memory), CLOCK)
+    online, target, memory_bank = draw(3, 5, 4), draw(2, 5, 4), draw(12, 4)
+    found = loss().negatives(Embeddings(online, target=target, memory_bank=memory_bank), CLOCK)
     assert found is not None
     similarity = found.similarity.clone().requires_grad_()
-    entries = [m / m.norm() for m in memory]
+    entries = [m / m.norm() for m in memory_bank]
     total = torch.zeros((), dtype=torch.float64)
     for i, j in [(0, 1), (1, 0), (2, 0), (2, 1)]:
         shots = shots_of(target[j], entries, 2)
@@ -155,14 +157,14 @@ def test_what_is_told_of_the_queue_is_the_share_of_the_gradient_that_repels():
 
 
 def test_an_empty_queue_repels_nothing():
-    seen = Embeddings(draw(2, 5, 4), target=draw(2, 5, 4), memory=torch.zeros(0, 4, dtype=torch.float64))
+    seen = Embeddings(draw(2, 5, 4), target=draw(2, 5, 4), memory_bank=torch.zeros(0, 4, dtype=torch.float64))
     found = loss().negatives(seen, CLOCK)
     assert found is not None and found.weight.shape == (10, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_and_low_temperatures_stay_finite(dtype):
-    seen = Embeddings(*(draw(2, 6, 4).to(dtype) for _ in range(2)), memory=draw(9, 4).to(dtype))
+    seen = Embeddings(*(draw(2, 6, 4).to(dtype) for _ in range(2)), memory_bank=draw(9, 4).to(dtype))
     low, _ = PsCo(0.01, 0.01, 2, epsilon=0.002, sinkhorn_iterations=3)(seen, CLOCK)
     assert low.dtype == torch.float32
     assert torch.isfinite(low)

@@ -6,9 +6,9 @@ import torch
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.ring import Ring
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def views(n: int = 6) -> torch.Tensor:

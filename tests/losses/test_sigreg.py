@@ -7,21 +7,21 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.sigreg import CharacteristicFunction, SIGReg
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
-def clock(step: int = 0) -> Clock:
-    return Clock(step=step, max_steps=1000, seed=0, device=torch.device("cpu"))
+def context(step: int = 0) -> StepContext:
+    return StepContext(step=step, max_steps=1000, seed=0, device=torch.device("cpu"))
 
 
 def statistic(points: torch.Tensor, slices: int = 16, knots: int = 17, t_max: float = 3.0, step: int = 0) -> float:
-    return SIGReg(0.05, slices, knots, t_max).gaussianity(points, clock(step)).item()
+    return SIGReg(0.05, slices, knots, t_max).gaussianity(points, context(step)).item()
 
 
 def naive(points: torch.Tensor, slices: int, knots: int, t_max: float, step: int) -> float:
     """One view, direction and knot at a time, in complex numbers, over the whole of [-t_max, t_max]."""
     _, images, width = points.shape
-    drawn = torch.randn(width, slices, generator=clock(step).generator("sigreg")).double()
+    drawn = torch.randn(width, slices, generator=context(step).generator("sigreg")).double()
     total = 0.0
     for view in points:
         for column in drawn.T:
@@ -55,12 +55,12 @@ def test_the_loss_mixes_prediction_and_statistic_and_its_gradient_is_right(views
         for b in range(5)
         for d in range(3)
     ]
-    value, metrics = loss(Embeddings(online, global_views=global_views), clock(2))
+    value, metrics = loss(Embeddings(online, global_views=global_views), context(2))
     regulariser = naive(online.detach(), 4, 5, 2.0, 2)
     assert value.item() == pytest.approx(0.8 * sum(entries) / len(entries) + 0.2 * regulariser, rel=1e-9)
     assert metrics["prediction"].item() == pytest.approx(sum(entries) / len(entries), rel=1e-9)
     assert metrics["gaussianity"].item() == pytest.approx(regulariser, rel=1e-9)
-    assert torch.autograd.gradcheck(lambda x: loss(Embeddings(x, global_views=global_views), clock(2))[0], online)
+    assert torch.autograd.gradcheck(lambda x: loss(Embeddings(x, global_views=global_views), context(2))[0], online)
 
 
 def test_float32_is_as_exact_as_sines_of_every_multiple_would_be():
@@ -98,7 +98,7 @@ def test_what_is_not_standard_normal_costs_more(change):
 def test_equal_views_have_nothing_to_predict():
     torch.manual_seed(0)
     online = torch.randn(8, 4).expand(3, 8, 4)
-    assert SIGReg(0.0, 4, 17, 3.0)(Embeddings(online, global_views=2), clock())[0] == 0
+    assert SIGReg(0.0, 4, 17, 3.0)(Embeddings(online, global_views=2), context())[0] == 0
 
 
 def test_directions_repeat_with_the_step_and_change_between_steps():
@@ -111,17 +111,17 @@ def test_directions_repeat_with_the_step_and_change_between_steps():
 def test_the_views_may_be_swapped_and_the_images_permuted():
     torch.manual_seed(0)
     online, loss = torch.randn(2, 9, 4, dtype=torch.float64), SIGReg(0.5, 8, 17, 3.0)
-    expected = loss(Embeddings(online), clock())[0].item()
-    moved = [loss(Embeddings(other), clock())[0].item() for other in (online.flip(0), online[:, torch.randperm(9)])]
+    expected = loss(Embeddings(online), context())[0].item()
+    moved = [loss(Embeddings(other), context())[0].item() for other in (online.flip(0), online[:, torch.randperm(9)])]
     assert moved == pytest.approx([expected] * 2, abs=1e-12)
 
 
 def test_half_precision_is_computed_in_float32():
     torch.manual_seed(0)
     online, loss = (300 * torch.randn(2, 16, 8)).half(), SIGReg(0.05, 8, 17, 3.0)
-    low, _ = loss(Embeddings(online), clock())
+    low, _ = loss(Embeddings(online), context())
     assert low.dtype == torch.float32
-    torch.testing.assert_close(low, loss(Embeddings(online.float()), clock())[0])
+    torch.testing.assert_close(low, loss(Embeddings(online.float()), context())[0])
 
 
 @pytest.mark.parametrize(

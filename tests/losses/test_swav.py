@@ -5,9 +5,9 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.swav import SwAV
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 def cosines(*shape: int) -> torch.Tensor:
@@ -15,8 +15,8 @@ def cosines(*shape: int) -> torch.Tensor:
     return torch.rand(shape, dtype=torch.float64) * 2 - 1
 
 
-def value(online, settings=(0.1, 0.05, 3), memory=None, global_views=None) -> torch.Tensor:
-    return SwAV(*settings)(Embeddings(online, memory=memory, global_views=global_views), CLOCK)[0]
+def value(online, settings=(0.1, 0.05, 3), memory_bank=None, global_views=None) -> torch.Tensor:
+    return SwAV(*settings)(Embeddings(online, memory_bank=memory_bank, global_views=global_views), CLOCK)[0]
 
 
 def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int) -> list[list[float]]:
@@ -30,13 +30,13 @@ def sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int) -> list[list
     return [[entry * n for entry in row] for row in q]
 
 
-def naive(online, settings, memory, global_views) -> torch.Tensor:
+def naive(online, settings, memory_bank, global_views) -> torch.Tensor:
     """One global view, one other view and one image at a time; equation 2 with the codes as constants."""
     temperature, epsilon, iterations = settings
     views, images, prototypes = online.shape
     terms = []
     for g in range(global_views or views):
-        scores = online[g].detach() if memory is None else torch.cat([online[g].detach(), memory.detach()])
+        scores = online[g].detach() if memory_bank is None else torch.cat([online[g].detach(), memory_bank.detach()])
         codes = sinkhorn(scores, epsilon, iterations)
         for v in range(views):
             for b in range(images):
@@ -53,8 +53,11 @@ def naive(online, settings, memory, global_views) -> torch.Tensor:
 @pytest.mark.parametrize("queued", [0, 5, None])
 def test_equals_a_loop_over_views_and_images_with_its_gradient(settings, views, global_views, queued):
     online = cosines(views, 6, 4).requires_grad_()
-    memory = None if queued is None else cosines(queued + 7, 4)[7:]
-    ours, reference = value(online, settings, memory, global_views), naive(online, settings, memory, global_views)
+    memory_bank = None if queued is None else cosines(queued + 7, 4)[7:]
+    ours, reference = (
+        value(online, settings, memory_bank, global_views),
+        naive(online, settings, memory_bank, global_views),
+    )
     torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
     (mine,) = torch.autograd.grad(ours, online)
     (theirs,) = torch.autograd.grad(reference, online)
@@ -92,11 +95,11 @@ def test_views_that_agree_on_evenly_used_prototypes_cost_next_to_nothing():
 
 
 def test_memory_moves_the_codes_and_gets_no_gradient():
-    online, memory = cosines(2, 6, 4).requires_grad_(), cosines(40, 4).requires_grad_()
-    with_memory = value(online, memory=memory)
+    online, memory_bank = cosines(2, 6, 4).requires_grad_(), cosines(40, 4).requires_grad_()
+    with_memory = value(online, memory_bank=memory_bank)
     assert with_memory.item() != pytest.approx(value(online).item(), abs=1e-3)
     with_memory.backward()
-    assert memory.grad is None
+    assert memory_bank.grad is None
 
 
 def test_the_global_views_may_be_swapped_and_the_images_permuted():

@@ -18,9 +18,9 @@ from ssl_runner.losses.nt_xent import NTXent
 from ssl_runner.losses.similarity import plain_comparison, unit
 from ssl_runner.losses.supcon import SupCon
 from ssl_runner.losses.tiled import tiled_comparison
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 LOSSES: dict[str, Callable[[float], Loss]] = {
     "nt_xent": NTXent,
     "debiased": lambda temperature: Debiased(temperature, 0.1),

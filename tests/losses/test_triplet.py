@@ -3,18 +3,18 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.triplet import Triplet
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 MININGS = ["batch_all", "batch_hard", "semi_hard", "distance_weighted"]
 LABELS = [[0, 0, 1, 1, 2, 2, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7], [3] * 8, [0, 0, 0, 0, 0, 0, 0, 1]]
 
 
-def clock(step: int = 0) -> Clock:
-    return Clock(step=step, max_steps=10**6, seed=0, device=torch.device("cpu"))
+def context(step: int = 0) -> StepContext:
+    return StepContext(step=step, max_steps=10**6, seed=0, device=torch.device("cpu"))
 
 
 def value(points: torch.Tensor, labels: list[int], margin: float, mining) -> torch.Tensor:
-    return Triplet(margin, mining)(Embeddings(points[None], labels=torch.tensor(labels)), clock())[0]
+    return Triplet(margin, mining)(Embeddings(points[None], labels=torch.tensor(labels)), context())[0]
 
 
 def naive(points: torch.Tensor, labels: list[int], margin: float, mining: str) -> torch.Tensor:
@@ -46,7 +46,7 @@ def drawn(points: torch.Tensor, labels: list[int], step: int = 0) -> list[list[i
     itself = torch.eye(len(labels), dtype=torch.bool)
     z = torch.nn.functional.normalize(points.detach(), dim=1)
     loss = Triplet(1.0, "distance_weighted")
-    return loss.mine(torch.cdist(z, z), same & ~itself, ~same, points.shape[1], clock(step))[0].tolist()
+    return loss.mine(torch.cdist(z, z), same & ~itself, ~same, points.shape[1], context(step))[0].tolist()
 
 
 @pytest.mark.parametrize("mining", MININGS)
@@ -73,7 +73,7 @@ def test_two_points_of_one_class_and_one_of_another_have_the_closed_form(mining)
 @pytest.mark.parametrize(("mining", "expected"), [(name, 0.0 if name == "semi_hard" else 0.3) for name in MININGS])
 def test_equal_embeddings_cost_the_margin_and_have_a_finite_gradient(mining, expected):
     points = torch.ones(6, 4, requires_grad=True)
-    loss, metrics = Triplet(0.3, mining)(Embeddings(points[None], labels=torch.tensor([0, 0, 1, 1, 2, 2])), clock())
+    loss, metrics = Triplet(0.3, mining)(Embeddings(points[None], labels=torch.tensor([0, 0, 1, 1, 2, 2])), context())
     assert loss.item() == pytest.approx(expected, abs=1e-6)
     assert metrics["active_triplets"] == (mining != "semi_hard")
     loss.backward()
@@ -83,7 +83,7 @@ def test_equal_embeddings_cost_the_margin_and_have_a_finite_gradient(mining, exp
 @pytest.mark.parametrize("mining", MININGS)
 def test_classes_that_lie_apart_cost_nothing(mining):
     points = torch.eye(3, 5).repeat(2, 1)
-    loss, metrics = Triplet(1.0, mining)(Embeddings(points[None], labels=torch.tensor([0, 1, 2] * 2)), clock())
+    loss, metrics = Triplet(1.0, mining)(Embeddings(points[None], labels=torch.tensor([0, 1, 2] * 2)), context())
     assert loss == 0
     assert metrics["active_triplets"] == 0
     assert metrics["negative_distance"].item() == pytest.approx(2**0.5)
@@ -101,7 +101,7 @@ def test_the_order_of_the_images_does_not_matter(mining):
 def test_views_of_an_image_are_positives(mining):
     torch.manual_seed(0)
     online, labels = torch.randn(2, 4, 4, dtype=torch.float64), torch.arange(4)
-    loss, _ = Triplet(1.0, mining)(Embeddings(online, labels=labels), clock())
+    loss, _ = Triplet(1.0, mining)(Embeddings(online, labels=labels), context())
     assert loss.item() == pytest.approx(value(online.flatten(0, 1), labels.repeat(2).tolist(), 1.0, mining).item())
     assert loss > 0
 
@@ -117,7 +117,7 @@ def test_the_share_of_active_triplets_is_counted():
         for q in range(9)
         if p != i and labels[p] == labels[i] != labels[q]
     ]
-    _, metrics = Triplet(0.2, "batch_all")(Embeddings(points[None], labels=torch.tensor(labels)), clock())
+    _, metrics = Triplet(0.2, "batch_all")(Embeddings(points[None], labels=torch.tensor(labels)), context())
     assert metrics["active_triplets"].item() == pytest.approx(sum(triplets) / len(triplets))
 
 
@@ -152,7 +152,7 @@ def test_draws_repeat_with_the_step_and_change_between_steps():
 def test_half_precision_is_computed_in_float32(mining):
     torch.manual_seed(0)
     online, labels = torch.randn(1, 16, 8).half(), torch.arange(16) % 4
-    low, _ = Triplet(0.5, mining)(Embeddings(online, labels=labels), clock())
+    low, _ = Triplet(0.5, mining)(Embeddings(online, labels=labels), context())
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, value(online[0].float(), labels.tolist(), 0.5, mining))
 

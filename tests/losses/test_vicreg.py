@@ -3,9 +3,9 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.vicreg import VICReg
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
-CLOCK = Clock(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
+CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 PAPER = (25.0, 25.0, 1.0, 1.0, 1e-4)
 
 
@@ -19,13 +19,13 @@ def naive(online, invariance, variance, covariance, gamma, epsilon):
     s = sum(((online[0, b] - online[1, b]) ** 2).sum() for b in range(n)) / (n * width)
     v = c = torch.zeros((), dtype=online.dtype)
     for view in online:
-        centred = [view[:, i] - view[:, i].sum() / n for i in range(width)]
+        centered = [view[:, i] - view[:, i].sum() / n for i in range(width)]
         for i in range(width):
-            deviation = ((centred[i] @ centred[i]) / (n - 1) + epsilon).sqrt()
+            deviation = ((centered[i] @ centered[i]) / (n - 1) + epsilon).sqrt()
             v = v + (gamma - deviation).clamp(min=0) / width / 2
             for j in range(width):
                 if i != j:
-                    c = c + ((centred[i] @ centred[j]) / (n - 1)) ** 2 / width
+                    c = c + ((centered[i] @ centered[j]) / (n - 1)) ** 2 / width
     return invariance * s + variance * v + covariance * c
 
 

@@ -3,21 +3,21 @@ import torch
 
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.losses.w_mse import WMSE
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 
-def clock(step: int = 0) -> Clock:
-    return Clock(step=step, max_steps=100, seed=0, device=torch.device("cpu"))
+def context(step: int = 0) -> StepContext:
+    return StepContext(step=step, max_steps=100, seed=0, device=torch.device("cpu"))
 
 
 def value(online: torch.Tensor, size: int, iterations: int = 1, epsilon: float = 0.0, step: int = 0) -> torch.Tensor:
-    return WMSE(size, iterations, epsilon)(Embeddings(online), clock(step))[0]
+    return WMSE(size, iterations, epsilon)(Embeddings(online), context(step))[0]
 
 
 def naive(online: torch.Tensor, size: int, iterations: int, epsilon: float, step: int) -> torch.Tensor:
     """One sub-batch and one pair at a time, with an explicit inverse."""
     images, width = online.shape[1:]
-    generator = clock(step).generator("w_mse")
+    generator = context(step).generator("w_mse")
     distances = []
     for _ in range(iterations):
         order = torch.randperm(images, generator=generator).tolist()
@@ -25,10 +25,10 @@ def naive(online: torch.Tensor, size: int, iterations: int, epsilon: float, step
             pair = []
             for view in online:
                 rows = torch.stack([view[i] for i in order[start : start + size]])
-                centred = rows - rows.sum(0) / size
-                covariance = sum(torch.outer(row, row) for row in centred) / (size - 1)
+                centered = rows - rows.sum(0) / size
+                covariance = sum(torch.outer(row, row) for row in centered) / (size - 1)
                 mixed = (1 - epsilon) * covariance + epsilon * torch.eye(width, dtype=online.dtype)
-                pair.append(centred @ torch.linalg.cholesky(mixed).inverse().T)
+                pair.append(centered @ torch.linalg.cholesky(mixed).inverse().T)
             for z, w in zip(*pair, strict=True):
                 distances.append((z / z.norm() - w / w.norm()).square().sum())
     return torch.stack(distances).mean()
@@ -102,7 +102,7 @@ def test_a_singular_covariance_gives_nan_and_epsilon_is_the_remedy():
 def test_the_condition_is_logged():
     torch.manual_seed(0)
     online = torch.randn(2, 4096, 3, dtype=torch.float64) * torch.tensor([1.0, 0.01, 1.0])
-    _, metrics = WMSE(4096, 1, 0.0)(Embeddings(online), clock())
+    _, metrics = WMSE(4096, 1, 0.0)(Embeddings(online), context())
     assert metrics["log10_condition"].item() == pytest.approx(4, abs=0.1)
 
 

@@ -86,7 +86,7 @@ def test_a_checkpoint_that_could_not_be_read_again_is_told_in_the_rehearsal():
 
 
 def test_a_run_rehearses_its_end_before_it_begins(monkeypatch):
-    config, _ = validate.settled(Composer(conf_folder()), ["trainer.device=cpu"])
+    config, _ = validate.checked_config(Composer(conf_folder()), ["trainer.device=cpu"])
     assert wire.prepare(config).evaluators
     monkeypatch.setattr(Conv4, "get_extra_state", lambda self: object(), raising=False)
     with pytest.raises(ConfigError, match=r"the encoder \(Conv4\) could not be saved"):

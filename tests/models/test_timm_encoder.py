@@ -54,7 +54,7 @@ def members(table: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_transformer_takes_small_images_grey_or_rgb_and_smaller_crops(channels):
+def test_a_transformer_takes_small_images_gray_or_rgb_and_smaller_crops(channels):
     encoder = ViT(channels, 32, "tiny", 4).eval()
     assert encoder.out_features == 192
     assert encoder(torch.rand(2, channels, 32, 32)).shape == (2, 192)

@@ -43,7 +43,7 @@ MAML = {
     "seed": 1,
     "resume": None,
 }
-TAGS = ["train/loss", "train/lr", "panel/alignment", "panel/alignment_of_others", "time/images_per_second"]
+TAGS = ["train/loss", "train/lr", "diagnostics/alignment", "diagnostics/alignment_of_others", "time/images_per_second"]
 IMAGES = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, 6, 4) * 50
 FEATURES = torch.linspace(-2, 2, 15).view(5, 3)
 NAMES = ["zero", "one", "two\ttabs", "", "four"]
@@ -201,7 +201,7 @@ def test_the_layout_has_charts_of_tags_that_are_written_each_once_and_no_others(
         for category in layout["category"]
     }
     assert charts == {
-        "Is it learning?": ["panel/alignment$"],
+        "Is it learning?": ["diagnostics/alignment$"],
         "Adaptation": ["inner_steps/"],
         "Loss": ["train/loss$"],
         "Optimisation": ["train/lr$", "train/gradient_norm$"],
@@ -210,8 +210,8 @@ def test_the_layout_has_charts_of_tags_that_are_written_each_once_and_no_others(
 
 
 def test_a_chart_shows_its_own_tag_only(board):
-    found = board.get("plugin/custom_scalars/scalars", run="simclr", tag="panel/alignment$")
-    assert list(found["tag_to_events"]) == ["panel/alignment"]
+    found = board.get("plugin/custom_scalars/scalars", run="simclr", tag="diagnostics/alignment$")
+    assert list(found["tag_to_events"]) == ["diagnostics/alignment"]
 
 
 def test_the_projector_has_the_last_features_only_with_classes_and_thumbnails(board):

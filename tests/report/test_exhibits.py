@@ -33,7 +33,7 @@ CONTRASTIVE = [
     "trainer.max_epochs=null",
     "trainer.max_steps=4",
     "trainer.log_every=1",
-    "trainer.panel_every=2",
+    "trainer.diagnostics_every=2",
     "trainer.progress=false",
     "eval=[knn]",
     "baselines=[raw_pixels]",
@@ -59,7 +59,7 @@ UMTRA = [
     "model.encoder.width=4",
     "batching.tasks_per_batch=2",
     "trainer.max_steps=2",
-    "trainer.panel_every=2",
+    "trainer.diagnostics_every=2",
     "trainer.progress=false",
     "eval=[]",
     "baselines=[]",
@@ -67,7 +67,7 @@ UMTRA = [
 
 
 def config(overrides: list[str]) -> dict:
-    return validate.settled(Composer(conf_folder()), overrides)[0]
+    return validate.checked_config(Composer(conf_folder()), overrides)[0]
 
 
 @pytest.fixture(scope="module", params=[CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])
@@ -102,14 +102,14 @@ def test_every_scalar_has_each_step_once_and_the_final_metrics_are_the_results(r
             continue
         (point,) = events.Scalars(f"eval/{name}")
         assert point.value == pytest.approx(value, rel=1e-6)
-    assert [point.step for point in events.Scalars("panel/embedding_std")] == [0, 2, 4]
+    assert [point.step for point in events.Scalars("diagnostics/embedding_std")] == [0, 2, 4]
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
 def test_the_rate_of_false_negatives_is_a_curve_of_runs_that_mine_images(ran):
     _, _, events, episodic = ran
     tags = {tag for tag in events.Tags()["scalars"] if "false_negative" in tag}
-    assert tags == (set() if episodic else {"panel/false_negative_rate", "panel/false_negative_base_rate"})
+    assert tags == (set() if episodic else {"diagnostics/false_negative_rate", "diagnostics/false_negative_base_rate"})
     for tag in tags:
         assert [point.step for point in events.Scalars(tag)] == [0, 2, 4]
         assert all(0 <= point.value <= 1 for point in events.Scalars(tag))
@@ -233,7 +233,7 @@ def test_pseudo_tasks_are_pictured_and_beside_them_what_labels_allow(labelled, t
         assert [image.step for image in events.Images(tag)] == [0, 2]
     curves = {tag for tag in events.Tags()["scalars"] if tag.startswith("inner_steps/")}
     assert curves == ({"inner_steps/5w1s"} if labelled else set())  # validation has too few images for five shots
-    assert all(point.value > 0 for point in events.Scalars("panel/alignment"))  # two views of an image differ
+    assert all(point.value > 0 for point in events.Scalars("diagnostics/alignment"))  # two views of an image differ
 
 
 def test_both_ways_to_classify_stand_in_the_result_with_what_they_mean(adapted):

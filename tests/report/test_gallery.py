@@ -10,9 +10,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.evaluation.panel import Panel
+from ssl_runner.evaluation.diagnostics import Diagnostics
 from ssl_runner.losses.negatives import Negatives
-from ssl_runner.report.gallery import ANCHORS, HARDEST, log_negatives, negatives_picture
+from ssl_runner.report.hard_negatives import ANCHORS, HARDEST, log_negatives, negatives_picture
 from ssl_runner.report.pictures import BORDER, CELL, WRONG
 from ssl_runner.runs.events import final_writer, resumed_writer
 
@@ -23,7 +23,7 @@ SHOWN = [0, 1, 3, 4, 6, 7, 9, 10]  # spread over the first view, which may be so
 
 
 def images() -> torch.Tensor:
-    """(2, N, 1, SIZE, SIZE); view v of image b has the grey level 10 + 2 (N v + b), which nothing else has."""
+    """(2, N, 1, SIZE, SIZE); view v of image b has the gray level 10 + 2 (N v + b), which nothing else has."""
     levels = (10 + 2 * torch.arange(2 * N).float()) / 255
     return levels.view(2, N, 1, 1, 1).expand(-1, -1, 1, SIZE, SIZE)
 
@@ -56,7 +56,7 @@ def runs(mask: torch.Tensor, length: int, dim: int) -> torch.Tensor:
 
 
 def frames(picture: torch.Tensor) -> int:
-    """Full frames of the colour of false negatives, by their upright sides; letters are lower."""
+    """Full frames of the color of false negatives, by their upright sides; letters are lower."""
     red = (picture == torch.tensor(WRONG)[:, None, None]).all(dim=0)
     return int(runs(red, CELL + 2 * BORDER, 0).sum()) // (2 * BORDER)
 
@@ -114,14 +114,14 @@ def test_similarities_are_written_and_few_images_give_few_rows():
     assert len(shown(negatives_picture(images()[:, :2], few, None))) == 2
 
 
-class Fixed(Panel):
-    """A panel whose algorithm is given."""
+class Fixed(Diagnostics):
+    """Diagnostics whose algorithm is given."""
 
     def negatives(self, algorithm):
         return algorithm
 
 
-def panel() -> Fixed:
+def diagnostics() -> Fixed:
     first, second = images()
     return Fixed(first, second, labels=LABELS)
 
@@ -133,11 +133,11 @@ def logged(folder) -> EventAccumulator:
 def test_a_run_that_goes_on_and_is_evaluated_again_has_each_picture_once(tmp_path):
     algorithm: Algorithm = mined()  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
-        assert log_negatives(writer, panel(), algorithm, NAMES, 0) is algorithm
+        assert log_negatives(writer, diagnostics(), algorithm, NAMES, 0) is algorithm
     resumed_writer(tmp_path, 3).close()
     for _ in range(2):
         with final_writer(tmp_path) as writer:
-            log_negatives(writer, panel(), algorithm, NAMES, 5)
+            log_negatives(writer, diagnostics(), algorithm, NAMES, 5)
     events = logged(tmp_path)
     assert events.Tags()["images"] == ["hard_negatives"]
     assert [image.step for image in events.Images("hard_negatives")] == [0, 5]
@@ -151,12 +151,12 @@ def test_a_run_that_goes_on_and_is_evaluated_again_has_each_picture_once(tmp_pat
 def test_nothing_is_logged_where_no_negatives_are_told_and_no_histogram_of_none(tmp_path):
     none: Algorithm = None  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
-        assert log_negatives(writer, panel(), none, NAMES, 0) is None
+        assert log_negatives(writer, diagnostics(), none, NAMES, 0) is None
     assert logged(tmp_path).Tags()["images"] == []
     found = mined()
     found.weight.zero_()
     with resumed_writer(tmp_path, 0) as writer:
-        log_negatives(writer, panel(), found, NAMES, 0)  # type: ignore[arg-type]
+        log_negatives(writer, diagnostics(), found, NAMES, 0)  # type: ignore[arg-type]
     assert logged(tmp_path).Tags()["histograms"] == ["similarity/positive"]
 
 
@@ -164,7 +164,7 @@ def test_negatives_without_images_have_histograms_and_no_gallery_and_are_left_ou
     found = mined()
     queue: Algorithm = replace(found, remembered=2 * N)  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
-        assert log_negatives(writer, panel(), queue, NAMES, 0) is queue
+        assert log_negatives(writer, diagnostics(), queue, NAMES, 0) is queue
     events = logged(tmp_path)
     assert events.Tags()["images"] == []
     assert events.Histograms("similarity/negative")[0].histogram_value.num == 2 * N * (2 * N - 2)
@@ -173,7 +173,7 @@ def test_negatives_without_images_have_histograms_and_no_gallery_and_are_left_ou
     both = Negatives(torch.cat([found.similarity, more], 1), found.positive, torch.cat([found.weight, more], 1), 5)
     beside: Algorithm = both  # type: ignore[assignment]
     with resumed_writer(tmp_path / "both", 0) as writer:
-        log_negatives(writer, panel(), beside, NAMES, 0)
+        log_negatives(writer, diagnostics(), beside, NAMES, 0)
     events = logged(tmp_path / "both")
     encoded = events.Images("hard_negatives")[0].encoded_image_string
     picture = torch.from_numpy(np.array(Image.open(io.BytesIO(encoded)))).permute(2, 0, 1)

@@ -10,9 +10,9 @@ SIZE = 16  # of the images here; a whole part of CELL
 PIXELS = CELL // SIZE
 
 
-def is_colour(picture, colour) -> torch.Tensor:
-    """(H, W): where the picture has this colour."""
-    return (picture == torch.tensor(colour)[:, None, None]).all(dim=0)
+def is_color(picture, color) -> torch.Tensor:
+    """(H, W): where the picture has this color."""
+    return (picture == torch.tensor(color)[:, None, None]).all(dim=0)
 
 
 def tall_runs(mask, least: int) -> int:
@@ -30,7 +30,7 @@ def tall_runs(mask, least: int) -> int:
 
 
 def episode(n_way: int = 3, shots: int = 1, queries: int = 2, tasks: int = 2, size: int = SIZE) -> Episodes:
-    """Images of class c are of grey level c / n_way, which no border or paper has."""
+    """Images of class c are of gray level c / n_way, which no border or paper has."""
     support = torch.arange(n_way).repeat_interleave(shots).expand(tasks, -1)
     query = torch.arange(n_way).repeat(queries).expand(tasks, -1)
 
@@ -62,12 +62,12 @@ def test_views_stand_row_by_row_with_pixels_repeated():
 
 def test_the_gaps_between_views_are_paper():
     picture = views_picture(Views((torch.zeros(2, 3, 1, SIZE, SIZE),), None, torch.arange(3)))
-    paper = is_colour(picture, PAPER)
+    paper = is_color(picture, PAPER)
     assert paper[:GAP].all() and paper[:, CELL + GAP : CELL + 2 * GAP].all()
     assert int((~paper).sum()) == 6 * CELL * CELL
 
 
-def test_grey_views_are_grey():
+def test_gray_views_are_gray():
     picture = views_picture(Views((torch.rand(2, 3, 1, SIZE, SIZE),), None, torch.arange(3)))
     assert (picture[0] == picture[1]).all() and (picture[1] == picture[2]).all()
 
@@ -77,7 +77,7 @@ def test_smaller_crops_stand_in_the_middle_of_equal_cells():
     picture = views_picture(Views((large, small), None, torch.arange(3)))
     assert picture.shape[1:] == (5 * (CELL + GAP) + GAP, 3 * (CELL + GAP) + GAP)
     top, left = GAP + 2 * (CELL + GAP), GAP
-    cell = ~is_colour(picture, PAPER)[top : top + CELL, left : left + CELL]
+    cell = ~is_color(picture, PAPER)[top : top + CELL, left : left + CELL]
     quarter = CELL // 4
     assert int(cell.sum()) == (CELL // 2) ** 2 and cell[quarter : 3 * quarter, quarter : 3 * quarter].all()
 
@@ -104,16 +104,16 @@ def test_right_queries_are_framed_green_and_wrong_ones_red(wrong):
     task = episode(n_way=3, queries=2)
     picture = episode_picture(task, scores_for(task, wrong))
     frame = CELL + 2 * BORDER  # two upright sides each
-    assert tall_runs(is_colour(picture, RIGHT), frame) == 2 * (6 - len(wrong))
-    assert tall_runs(is_colour(picture, WRONG), frame) == 2 * len(wrong)
+    assert tall_runs(is_color(picture, RIGHT), frame) == 2 * (6 - len(wrong))
+    assert tall_runs(is_color(picture, WRONG), frame) == 2 * len(wrong)
 
 
 def test_under_a_wrong_query_and_nowhere_else_stands_what_was_predicted():
     task = episode(n_way=3, queries=1)
     rights, wrongs = (episode_picture(task, scores_for(task, wrong)) for wrong in ((), (2,)))
     frame = 2 * (CELL + 2 * BORDER) * BORDER + 2 * CELL * BORDER
-    assert int(is_colour(rights, WRONG).sum()) == 0
-    assert int(is_colour(wrongs, WRONG).sum()) > frame
+    assert int(is_color(rights, WRONG).sum()) == 0
+    assert int(is_color(wrongs, WRONG).sum()) > frame
     other = scores_for(task, (2,)).roll(1, dims=-1)  # another class is predicted: only the number may change
     assert (episode_picture(task, other) != wrongs).any()
 
@@ -123,7 +123,7 @@ def test_support_and_queries_of_a_class_stand_in_its_row():
     picture = episode_picture(task, scores_for(task))
     for number in range(4):
         level = round(number / 4 * 255)
-        rows = torch.where((is_colour(picture, (level,) * 3)).sum(dim=1) >= 5 * CELL)[0]
+        rows = torch.where((is_color(picture, (level,) * 3)).sum(dim=1) >= 5 * CELL)[0]
         assert len(rows) == CELL  # five images in one line, and in one only
         assert rows.max() - rows.min() == CELL - 1
 
@@ -140,7 +140,7 @@ def test_queries_are_limited_but_all_are_counted_in_the_heading():
     some, fewer = (episode_picture(task, scores_for(task), most=most) for most in (8, 4))
     assert some.shape[2] - fewer.shape[2] == 4 * (CELL + 2 * BORDER + GAP)
     hidden = episode_picture(task, scores_for(task, (59,)))
-    assert (hidden != some).any() and tall_runs(is_colour(hidden, WRONG), CELL) == 0
+    assert (hidden != some).any() and tall_runs(is_color(hidden, WRONG), CELL) == 0
 
 
 @pytest.mark.parametrize("n_way", [20, 100])
@@ -150,8 +150,8 @@ def test_many_classes_are_set_in_columns_with_none_left_out(n_way):
     height, width = picture.shape[1:]
     assert max(height, width) < 3 * min(height, width)
     frame = CELL + 2 * BORDER
-    assert tall_runs(is_colour(picture, RIGHT), frame) == 2 * (n_way - 2)
-    assert tall_runs(is_colour(picture, WRONG), frame) == 2 * 2
+    assert tall_runs(is_color(picture, RIGHT), frame) == 2 * (n_way - 2)
+    assert tall_runs(is_color(picture, WRONG), frame) == 2 * 2
 
 
 def test_class_names_are_shown_and_long_ones_shortened():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_runner.errors import RunStopped
-from ssl_runner.evaluation.panel import COLLAPSED, SETTLED
+from ssl_runner.evaluation.diagnostics import COLLAPSED, SETTLED
 from ssl_runner.training.health import check_finite, collapse
 
 

@@ -32,13 +32,13 @@ class Plain(Algorithm):
     def __init__(self) -> None:
         super().__init__(Network(Encoder(Wide(), (2, 16, 16), [0.5], [0.3]), nn.Identity()))
 
-    def training_step(self, batch, clock):
+    def training_step(self, batch, context):
         return Step(self.network(batch.crops[0][0]).square().mean())
 
 
 class Peeking(Plain):
-    def training_step(self, batch, clock):
-        loss = super().training_step(batch, clock).loss
+    def training_step(self, batch, context):
+        loss = super().training_step(batch, context).loss
         return Step(loss * 2 if loss.item() > 0 else loss)
 
 

@@ -20,8 +20,8 @@ from ssl_runner.errors import ProcessLost, RunStopped
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.optim.schedules import Constant, WarmupCosine
 from ssl_runner.runs.tracking import Tracker
-from ssl_runner.runtime import distributed
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime import process_group
+from ssl_runner.runtime.step_context import StepContext
 from ssl_runner.training import checkpoint, loop
 from ssl_runner.training.trainer import Trainer
 
@@ -38,11 +38,11 @@ def trainer(**changes) -> Trainer:
         "channels_last": False,
         "keep_pages": False,
         "cudnn_benchmark": False,
-        "gradient_clip": None,
-        "accumulate": 1,
+        "gradient_clip_norm": None,
+        "accumulate_grad_batches": 1,
         "log_every": 1,
         "checkpoint_every": 100,
-        "panel_every": None,
+        "diagnostics_every": None,
         "stop_on_collapse": False,
         "evaluate_every": None,
         "select": None,
@@ -81,9 +81,9 @@ class Classifier(Algorithm):
     def __init__(self) -> None:
         super().__init__(network())
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         loss = F.cross_entropy(self.network(batch.crops[0][0]), batch.labels)
-        return Step(loss, {"noise": torch.rand((), generator=clock.generator("noise"))})
+        return Step(loss, {"noise": torch.rand((), generator=context.generator("noise"))})
 
 
 def batching() -> ViewBatching:
@@ -186,8 +186,8 @@ def test_accumulation_equals_the_whole_batch(tmp_path):
     torch.manual_seed(0)
     pieces = Plain()
     pieces.load_state_dict(whole.state_dict())
-    fit(whole, tmp_path / "whole", accumulate=1)
-    fit(pieces, tmp_path / "pieces", accumulate=3)
+    fit(whole, tmp_path / "whole", accumulate_grad_batches=1)
+    fit(pieces, tmp_path / "pieces", accumulate_grad_batches=3)
     torch.testing.assert_close(whole.network.head.weight, pieces.network.head.weight)
     losses = [[row["train/loss"] for row in log(tmp_path / name)] for name in ("whole", "pieces")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -195,7 +195,7 @@ def test_accumulation_equals_the_whole_batch(tmp_path):
 
 def test_clipping_bounds_the_update(tmp_path):
     before, after = Classifier(), Classifier()
-    fit(after, tmp_path, gradient_clip=1e-3, max_steps=1, lr=1.0)
+    fit(after, tmp_path, gradient_clip_norm=1e-3, max_steps=1, lr=1.0)
     moved = torch.cat([(a - b).flatten() for a, b in zip(before.parameters(), after.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -210,7 +210,7 @@ def test_another_process_that_is_lost_anywhere_in_a_step_is_told_with_how_to_go_
             raise ProcessLost("no answer")
         return False
 
-    monkeypatch.setattr(distributed, function, talk)
+    monkeypatch.setattr(process_group, function, talk)
     told = r"another process of this run is gone at step 4 \(no answer\)\. The last good .*resume="
     with pytest.raises(ProcessLost, match=told):
         fit(Classifier(), tmp_path, checkpoint_every=2)
@@ -218,9 +218,9 @@ def test_another_process_that_is_lost_anywhere_in_a_step_is_told_with_how_to_go_
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     class Diverging(Classifier):
-        def training_step(self, batch, clock):
-            step = super().training_step(batch, clock)
-            return Step(step.loss * torch.inf) if clock.step == 3 else step
+        def training_step(self, batch, context):
+            step = super().training_step(batch, context)
+            return Step(step.loss * torch.inf) if context.step == 3 else step
 
     with pytest.raises(RunStopped, match="at step 4"):
         fit(Diverging(), tmp_path, checkpoint_every=2)
@@ -258,10 +258,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, number):
     class Interrupted(Classifier):
-        def training_step(self, batch, clock):
-            if clock.step == 2:
+        def training_step(self, batch, context):
+            if context.step == 2:
                 os.kill(os.getpid(), number)
-            return super().training_step(batch, clock)
+            return super().training_step(batch, context)
 
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt, match="after step 3 of 6; go on with: ssl-train resume="):
@@ -301,7 +301,7 @@ def test_checkpoints_hold_tensors_and_plain_data_only(tmp_path):
         ({"log_every": 0}, "log_every=0"),
         ({"precision": "float16"}, "float32, bfloat16"),
         ({"device": "tpu"}, "usable here"),
-        ({"gradient_clip": 0.0}, "gradient_clip"),
+        ({"gradient_clip_norm": 0.0}, "gradient_clip_norm"),
         ({"select": "knn/top1"}, "needs both"),
     ],
 )

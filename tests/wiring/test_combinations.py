@@ -3,7 +3,7 @@
 import pytest
 from combinations import ARRANGEMENTS, CONF, FITS, OF_LOGITS, SMALL
 
-from ssl_runner.cli.compose import Composer, settle
+from ssl_runner.cli.compose import Composer, compose_config
 from ssl_runner.config.schema import check
 from ssl_runner.errors import ConfigError
 from ssl_runner.training.run import Run
@@ -23,7 +23,7 @@ def wired(composer: Composer, loss: str, arrangement: str, *more: str) -> Run:
         overrides.append("loss.size=16")
     if arrangement != "supervised":
         overrides += HEAD
-    config, _ = settle(composer, overrides)
+    config, _ = compose_config(composer, overrides)
     return wire.wire(check(config))
 
 

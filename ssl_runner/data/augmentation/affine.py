@@ -17,7 +17,7 @@ Fill = float | Literal["border"]
 def affine(
     images: Tensor, angle: Tensor, across: Tensor, down: Tensor, scale: Tensor, shear: Tensor, fill: Fill
 ) -> Tensor:
-    """Each image sheared, zoomed and rotated around its centre, then shifted; bilinear.
+    """Each image sheared, zoomed and rotated around its center, then shifted; bilinear.
 
     As torchvision's without its fill, which weights pixels at the border by their share twice.
 
@@ -35,7 +35,7 @@ def affine(
     """
     height, width = images.shape[-2:]
     cosine, sine, slant = angle.deg2rad().cos(), angle.deg2rad().sin(), shear.deg2rad().tan()
-    # where an output pixel comes from: shear^-1 rotation^-1 (pixel - shift) / scale, measured from the centre
+    # where an output pixel comes from: shear^-1 rotation^-1 (pixel - shift) / scale, measured from the center
     xx, xy = (cosine - slant * sine) / scale, (sine + slant * cosine) / scale
     yx, yy = -sine / scale, cosine / scale
     x, y = -(xx * across + xy * down), -(yx * across + yy * down)

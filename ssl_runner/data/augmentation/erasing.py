@@ -42,7 +42,7 @@ class RandomErasing(Transform):
         self.scale = check_range("RandomErasing.scale", scale, 0, 1)
         self.ratio = check_range("RandomErasing.ratio", ratio, 0)
         if not 0 <= value <= 1:
-            raise InvalidValue(f"RandomErasing.value={value}, expected a grey value in [0, 1]; 0 is black.")
+            raise InvalidValue(f"RandomErasing.value={value}, expected a gray value in [0, 1]; 0 is black.")
         self.value = float(value)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

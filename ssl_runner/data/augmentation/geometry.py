@@ -15,7 +15,7 @@ from ssl_runner.errors import InvalidValue
 def resampling_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
     """Antialiased bilinear resampling of intervals, as matrices.
 
-    Row i holds the weights of the pixels in output pixel i: a triangle around its centre, as wide as an output pixel
+    Row i holds the weights of the pixels in output pixel i: a triangle around its center, as wide as an output pixel
     where the interval shrinks and as an input pixel where it grows; pixels outside the interval have no part.
 
     Args:
@@ -30,9 +30,9 @@ def resampling_weights(start: Tensor, length: Tensor, size: int, out: int) -> Te
     start, length = start.float()[:, None, None], length.float()[:, None, None]
     pixel = torch.arange(size, device=start.device) + 0.5 - start  # (B, 1, size), measured from the interval's start
     step = length / out
-    centre = (torch.arange(out, device=start.device)[:, None] + 0.5) * step
+    center = (torch.arange(out, device=start.device)[:, None] + 0.5) * step
     reach = step.clamp(min=1)
-    weights = (pixel / reach - centre / reach).abs_().neg_().add_(1).clamp_(min=0)
+    weights = (pixel / reach - center / reach).abs_().neg_().add_(1).clamp_(min=0)
     weights.mul_((pixel > 0) & (pixel < length))
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
@@ -102,11 +102,11 @@ class RandomResizedCrop(Transform):
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
         """int64 (B, 4): top, left, height and width of each box."""
         box, found = boxes.random_boxes(draws, height, width, self.scale, self.ratio)
-        # where no try fits, the widest centred box of a permitted ratio
+        # where no try fits, the widest centered box of a permitted ratio
         tall = min(height, max(1, round(width / self.ratio[0])))
         wide = min(width, max(1, round(height * self.ratio[1])))
-        centred = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], device=draws.device)
-        return torch.where(found[:, None], box, centred)
+        centered = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], device=draws.device)
+        return torch.where(found[:, None], box, centered)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         height, width = images.shape[-2:]

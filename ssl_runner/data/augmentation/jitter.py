@@ -1,14 +1,14 @@
-"""Random changes of colour."""
+"""Random changes of color."""
 
 from torch import Tensor, stack
 
-from ssl_runner.data.augmentation import colour
+from ssl_runner.data.augmentation import color
 from ssl_runner.data.augmentation.checks import check_amount, check_probability
 from ssl_runner.data.augmentation.transform import Transform, between, change_rows
 from ssl_runner.errors import InvalidValue
 
 
-class ColourJitter(Transform):
+class ColorJitter(Transform):
     """Brightness, contrast, saturation and hue, each by its own factor (Chen et al. 2020, arXiv:2002.05709, app. A).
 
     Deviation: always in this order, where torchvision's ColorJitter shuffles it.
@@ -27,11 +27,11 @@ class ColourJitter(Transform):
     columns = 5
 
     def __init__(self, brightness: float, contrast: float, saturation: float, hue: float, probability: float) -> None:
-        self.brightness = check_amount("ColourJitter.brightness", brightness)
-        self.contrast = check_amount("ColourJitter.contrast", contrast)
-        self.saturation = check_amount("ColourJitter.saturation", saturation)
-        self.hue = check_amount("ColourJitter.hue", hue, 0.5)
-        self.probability = check_probability("ColourJitter.probability", probability)
+        self.brightness = check_amount("ColorJitter.brightness", brightness)
+        self.contrast = check_amount("ColorJitter.contrast", contrast)
+        self.saturation = check_amount("ColorJitter.saturation", saturation)
+        self.hue = check_amount("ColorJitter.hue", hue, 0.5)
+        self.probability = check_probability("ColorJitter.probability", probability)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """bool (B,): whether to change; and (B, 4): the three factors and the turn of the hue."""
@@ -46,18 +46,18 @@ class ColourJitter(Transform):
 
     def _change(self, images: Tensor, factors: Tensor) -> Tensor:
         if self.brightness:
-            images = colour.adjust_brightness(images, factors[:, 0])
+            images = color.adjust_brightness(images, factors[:, 0])
         if self.contrast:
-            images = colour.adjust_contrast(images, factors[:, 1])
+            images = color.adjust_contrast(images, factors[:, 1])
         if self.saturation:
-            images = colour.adjust_saturation(images, factors[:, 2])
+            images = color.adjust_saturation(images, factors[:, 2])
         if self.hue:
-            images = colour.adjust_hue(images, factors[:, 3])
+            images = color.adjust_hue(images, factors[:, 3])
         return images
 
 
 class RandomGrayscale(Transform):
-    """Colour taken away; the number of channels stays.
+    """Color taken away; the number of channels stays.
 
     Args:
         probability: Share of the images that are changed.
@@ -76,7 +76,7 @@ class RandomGrayscale(Transform):
         return draws[:, 0] < self.probability
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        return change_rows(images, self.parameters(draws, *images.shape[-2:]), colour.to_grey)
+        return change_rows(images, self.parameters(draws, *images.shape[-2:]), color.to_gray)
 
 
 class Solarize(Transform):
@@ -104,4 +104,4 @@ class Solarize(Transform):
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         chosen = self.parameters(draws, *images.shape[-2:])
-        return change_rows(images, chosen, lambda rows: colour.solarize(rows, self.threshold))
+        return change_rows(images, chosen, lambda rows: color.solarize(rows, self.threshold))

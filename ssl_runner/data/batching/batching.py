@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import process_group, randomness
 
 
 class Batching(ABC):
@@ -53,7 +53,7 @@ class Batching(ABC):
 def own_draws(seed: int, stream: str, step: int, copies: int, n: int, columns: int) -> Tensor:
     """Uniform draws (copies * m, columns) for this process's m of the n rows of a global batch, copy after copy."""
     table = torch.from_numpy(randomness.uniforms(seed, stream, step, copies * n, columns))
-    return table.unflatten(0, (copies, n))[:, distributed.rows(n, "rows")].flatten(0, 1)
+    return table.unflatten(0, (copies, n))[:, process_group.rows(n, "rows")].flatten(0, 1)
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:

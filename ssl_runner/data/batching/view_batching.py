@@ -9,7 +9,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.errors import InvalidValue
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import process_group, randomness
 
 
 class ViewBatching(Batching):
@@ -47,7 +47,7 @@ class ViewBatching(Batching):
             raise InvalidValue(
                 f"batch_size={self.batch_size}, but {dataset.name} has {len(dataset)} images; lower batching.batch_size"
             )
-        distributed.rows(self.batch_size, "batching.batch_size")  # refused where processes cannot share them
+        process_group.rows(self.batch_size, "batching.batch_size")  # refused where processes cannot share them
         self.seed, self.device = seed, device
         self.images = on_device(dataset.images, device)
         self.labels = dataset.labels
@@ -61,7 +61,7 @@ class ViewBatching(Batching):
             order = randomness.permutation(self.seed, "order", epoch, len(self.images))
             self._epoch, self._order = epoch, torch.from_numpy(order)
         indices = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        indices = indices[distributed.rows(self.batch_size, "batching.batch_size")]
+        indices = indices[process_group.rows(self.batch_size, "batching.batch_size")]
         columns = max(self.augmentation.columns, self.second_augmentation.columns)
         draws = own_draws(self.seed, "augmentation", step, self.n_views, self.batch_size, columns)
         images = self.images_at(indices).repeat(self.n_views, 1, 1, 1)
@@ -70,7 +70,7 @@ class ViewBatching(Batching):
         return Views(crops=(crops,), labels=labels, indices=to_device(indices, self.device))
 
     def images_at(self, indices: Tensor) -> Tensor:
-        """uint8 (M, C, H, W) on the device, of places (M,) in the dataset."""
+        """uint8 (M, C, H, W) on the device, of indices (M,) in the dataset."""
         return gather(self.images, indices, self.device)
 
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:

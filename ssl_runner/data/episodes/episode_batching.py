@@ -12,7 +12,7 @@ from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.task_augmentation import TaskAugmentation
 from ssl_runner.data.episodes.tasks import Tasks, TaskSampler
 from ssl_runner.errors import InvalidValue
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import process_group, randomness
 
 
 class EpisodeBatching(Batching):
@@ -65,7 +65,9 @@ class EpisodeBatching(Batching):
         self.images_per_step = round(tasks_per_batch * ways * (shots + n_query))
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
-        distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")  # refused where processes cannot share them
+        process_group.rows(
+            self.tasks_per_batch, "batching.tasks_per_batch"
+        )  # refused where processes cannot share them
         self.sampler = TaskSampler(dataset, self.ways[-1], self.shots[-1], self.n_query)
         if self.task_augmentation is not None:
             self.task_augmentation.check(dataset)
@@ -90,10 +92,10 @@ class EpisodeBatching(Batching):
     def _batch(self, step: int, n_way: int, k_shot: int) -> Episodes:
         sampler = self.sampler.sized(n_way, k_shot)
         draws = randomness.uniforms(self.seed, "tasks", step, self.tasks_per_batch, sampler.columns)
-        rows = distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")
+        rows = process_group.rows(self.tasks_per_batch, "batching.tasks_per_batch")
         tasks, weights = sampler(draws[rows]), self._domain_weights(draws)
         indices = torch.cat([tasks.support, tasks.query], dim=1)  # (T, N K + N Q)
-        whole = indices.numel() * distributed.size()
+        whole = indices.numel() * process_group.size()
         draws = own_draws(self.seed, "augmentation", step, 1, whole, self.augmentation.columns)
         images = gather(self.images, indices.flatten(), self.device)
         images = self._changed(self.augmentation(images, draws).unflatten(0, tuple(indices.shape)), tasks, step)

@@ -10,7 +10,7 @@ from ssl_runner.data.batching.batching import Batching, gather, on_device, own_d
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.tasks import sample
 from ssl_runner.errors import InvalidValue
-from ssl_runner.runtime import distributed, randomness
+from ssl_runner.runtime import process_group, randomness
 
 
 class PseudoEpisodeBatching(Batching):
@@ -72,7 +72,9 @@ class PseudoEpisodeBatching(Batching):
         self.images_per_step = tasks_per_batch * n_way * (k_shot + n_query)
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
-        distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")  # refused where processes cannot share them
+        process_group.rows(
+            self.tasks_per_batch, "batching.tasks_per_batch"
+        )  # refused where processes cannot share them
         if len(dataset) < self.n_way:
             raise InvalidValue(
                 f"n_way={self.n_way}, but every class of a pseudo-task is an image and {dataset.name} has "
@@ -94,12 +96,12 @@ class PseudoEpisodeBatching(Batching):
     def sources(self, step: int) -> Tensor:
         """Places int64 (T, n_way) in the dataset: the images of this process's tasks, in the order of their labels."""
         draws = randomness.uniforms(self.seed, "pseudo-tasks", step, self.tasks_per_batch, self.n_way)
-        own = draws[distributed.rows(self.tasks_per_batch, "batching.tasks_per_batch")]
+        own = draws[process_group.rows(self.tasks_per_batch, "batching.tasks_per_batch")]
         return torch.from_numpy(sample(own, np.array(len(self.images))))
 
     def _views(self, sources: Tensor, views: int, augmentation: Augmentation, stream: str, step: int) -> Tensor:
         """(T, n_way * views, C, H, W), class-major."""
-        places = sources.repeat_interleave(views, dim=1)
-        draws = own_draws(self.seed, stream, step, 1, places.numel() * distributed.size(), augmentation.columns)
-        images = gather(self.images, places.flatten(), self.device)
-        return augmentation(images, draws).unflatten(0, tuple(places.shape))
+        indices = sources.repeat_interleave(views, dim=1)
+        draws = own_draws(self.seed, stream, step, 1, indices.numel() * process_group.size(), augmentation.columns)
+        images = gather(self.images, indices.flatten(), self.device)
+        return augmentation(images, draws).unflatten(0, tuple(indices.shape))

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from ssl_runner.data.augmentation.checks import check_probability
-from ssl_runner.data.augmentation.colour import luma
+from ssl_runner.data.augmentation.color import luma
 from ssl_runner.data.augmentation.transform import change_rows
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.errors import InvalidValue
 
-KINDS = ("rotation", "inversion", "colourisation", "projection")
-COLOURS = 6  # two of three channels
+KINDS = ("rotation", "inversion", "colorization", "projection")
+COLORS = 6  # two of three channels
 
 
 class TaskAugmentation:
@@ -18,8 +18,8 @@ class TaskAugmentation:
 
     ``rotation`` turns each class by its own multiple of 90 degrees. Where turned characters are classes already
     (``dataset.rotations`` of Omniglot), two classes could become one: leave it off. ``inversion`` is 1 - x.
-    ``colourisation`` gives black one random colour, white another, and grey values what lies between: an affine map of
-    the channels from the grey value, for RGB only.
+    ``colorization`` gives black one random color, white another, and gray values what lies between: an affine map of
+    the channels from the gray value, for RGB only.
 
     ``projection`` is a random linear map of the pixels, as in general-purpose in-context learning (Kirsch et al. 2022,
     arXiv:2212.04458), whose matrices of normal numbers map all pixels to all. Deviation: a Kronecker product, X' = A
@@ -30,12 +30,12 @@ class TaskAugmentation:
     Args:
         rotation: Probability, as are the others.
         inversion: Likewise.
-        colourisation: Likewise.
+        colorization: Likewise.
         projection: Likewise.
     """
 
-    def __init__(self, rotation: float, inversion: float, colourisation: float, projection: float) -> None:
-        given = (rotation, inversion, colourisation, projection)
+    def __init__(self, rotation: float, inversion: float, colorization: float, projection: float) -> None:
+        given = (rotation, inversion, colorization, projection)
         self.probabilities = {name: check_probability(name, value) for name, value in zip(KINDS, given, strict=True)}
 
     def check(self, dataset: Dataset) -> None:
@@ -43,7 +43,7 @@ class TaskAugmentation:
         channels, height, width = dataset.images.shape[1:]
         impossible = {
             "rotation": ("are not square", "dataset.size") if height != width else None,
-            "colourisation": ("are grey", "dataset.channels=3") if channels != 3 else None,
+            "colorization": ("are gray", "dataset.channels=3") if channels != 3 else None,
         }
         for kind, found in impossible.items():
             if self.probabilities[kind] and found is not None:
@@ -55,7 +55,7 @@ class TaskAugmentation:
 
     def columns(self, n_way: int, height: int, width: int) -> int:
         """Uniform numbers that one task uses."""
-        return len(KINDS) + n_way + COLOURS + (height**2 + width**2 if self.probabilities["projection"] else 0)
+        return len(KINDS) + n_way + COLORS + (height**2 + width**2 if self.probabilities["projection"] else 0)
 
     def __call__(self, images: Tensor, labels: Tensor, n_way: int, draws: Tensor) -> Tensor:
         """Changed images, float (T, M, C, H, W) in [0, 1].
@@ -67,13 +67,13 @@ class TaskAugmentation:
             draws: float32 (T, columns) in [0, 1), best on the CPU wherever the images are; see `Transform`.
         """
         height, width = images.shape[-2:]
-        sizes = [len(KINDS), n_way, COLOURS, *((height**2, width**2) if self.probabilities["projection"] else ())]
-        gates, turns, colours, *matrices = draws.split(sizes, dim=1)
+        sizes = [len(KINDS), n_way, COLORS, *((height**2, width**2) if self.probabilities["projection"] else ())]
+        gates, turns, colors, *matrices = draws.split(sizes, dim=1)
         chosen = {kind: gates[:, place] < self.probabilities[kind] for place, kind in enumerate(KINDS)}
         turns = (turns * 4).long().clamp(max=3) * chosen["rotation"][:, None]
         images = _turned(images, turns.gather(1, labels))
         images = change_rows(images, chosen["inversion"], lambda images: 1 - images)
-        images = change_rows(images, chosen["colourisation"], _coloured, colours.unflatten(1, (2, 3)))
+        images = change_rows(images, chosen["colorization"], _colored, colors.unflatten(1, (2, 3)))
         if matrices:
             left, right = matrices[0].unflatten(1, (height, height)), matrices[1].unflatten(1, (width, width))
             images = change_rows(images, chosen["projection"], _projected, left, right)
@@ -88,18 +88,18 @@ def _turned(images: Tensor, turns: Tensor) -> Tensor:
     return flat.unflatten(0, images.shape[:2])
 
 
-def _coloured(images: Tensor, colours: Tensor) -> Tensor:
-    """Images (T, M, 3, H, W) of two colours (T, 2, 3): that of black, that of white."""
-    grey = luma(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-    black, white = (colour[:, None, :, None, None] for colour in colours.unbind(1))
-    return torch.lerp(black, white, grey)
+def _colored(images: Tensor, colors: Tensor) -> Tensor:
+    """Images (T, M, 3, H, W) of two colors (T, 2, 3): that of black, that of white."""
+    gray = luma(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    black, white = (color[:, None, :, None, None] for color in colors.unbind(1))
+    return torch.lerp(black, white, gray)
 
 
 def _projected(images: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Images (T, M, C, H, W) by the matrices that uniforms (T, H, H) and (T, W, W) make."""
     shape = images.shape[1:]
-    centred = (images - 0.5).flatten(1, 3) @ orthogonal(right).mT  # (T, M C H, W)
-    turned = centred.unflatten(1, shape[:3]).mT.flatten(1, 3) @ orthogonal(left).mT  # (T, M C W, H)
+    centered = (images - 0.5).flatten(1, 3) @ orthogonal(right).mT  # (T, M C H, W)
+    turned = centered.unflatten(1, shape[:3]).mT.flatten(1, 3) @ orthogonal(left).mT  # (T, M C W, H)
     return torch.sigmoid(4 * turned.unflatten(1, (*shape[:2], shape[3])).mT)
 
 

@@ -17,7 +17,7 @@ from ssl_runner.errors import ConfigError, InvalidValue
 
 @dataclass(frozen=True)
 class Tasks:
-    """T episodes as places in a dataset, class-major: the class with label j stands at ``[j * K, (j + 1) * K)``.
+    """T episodes as indices in a dataset, class-major: the class with label j stands at ``[j * K, (j + 1) * K)``.
 
     Attributes:
         support: int64 (T, n_way * k_shot).
@@ -45,9 +45,9 @@ class Tasks:
         """int64 (T, n_way * n_query) in [0, n_way)."""
         return self._labels(self.query)
 
-    def _labels(self, places: Tensor) -> Tensor:
-        labels = torch.arange(self.n_way).repeat_interleave(places.shape[1] // self.n_way)
-        return labels.expand(len(places), -1)
+    def _labels(self, indices: Tensor) -> Tensor:
+        labels = torch.arange(self.n_way).repeat_interleave(indices.shape[1] // self.n_way)
+        return labels.expand(len(indices), -1)
 
 
 class TaskSampler:
@@ -120,8 +120,8 @@ class TaskSampler:
         classes = self._members[sample(table[:, : self.n_way], self._sizes[domain]) + self._firsts[domain]]
         of_images = slice(self.n_way, self.columns - bool(self.domains))
         numbers = table[:, of_images].reshape(len(table), self.n_way, -1)
-        places = sample(numbers, self._counts[classes][..., None]) + self._starts[classes][..., None]
-        images = torch.from_numpy(self._order[places])
+        indices = sample(numbers, self._counts[classes][..., None]) + self._starts[classes][..., None]
+        images = torch.from_numpy(self._order[indices])
         support, query = images[..., : self.k_shot], images[..., self.k_shot :]
         return Tasks(support.flatten(1), query.flatten(1), self.n_way)
 

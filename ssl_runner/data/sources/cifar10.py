@@ -14,7 +14,7 @@ from ssl_runner.data.sources.download import download
 from ssl_runner.data.sources.source import Source, blank, convert, resize, train_and_test
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
-from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.errors import DataError, NotDownloaded
 from ssl_runner.images.decoding import Decoding
 from ssl_runner.images.files import scan
 
@@ -56,7 +56,7 @@ def cifar10(
             source = _from_jpegs(jpegs, size, channels)
         else:
             source = _from_pickles(absolute(root), size, channels)
-    except NotAtHand:
+    except NotDownloaded:
         source = blank("cifar10", {"train": 50_000, "test": 10_000}, (3, 32, 32), CLASSES, size, channels)
     return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 

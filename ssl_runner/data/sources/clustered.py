@@ -15,7 +15,7 @@ from ssl_runner.config.signatures import PathText
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.sources.partitions import kept_partition
 from ssl_runner.data.sources.source import content_hash
-from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.errors import DataError, NotDownloaded
 from ssl_runner.models import saving
 from ssl_runner.models.features import features
 from ssl_runner.models.network import Encoder
@@ -64,7 +64,7 @@ def clustered(
     made_of = (_content(train), weights)  # labels have no part in it
     try:
         found = kept_partition(lambda: points(train, source), partitions, clusters, seed, *made_of)
-    except NotAtHand:  # as many clusters as could be left, of blank images
+    except NotDownloaded:  # as many clusters as could be left, of blank images
         train = replace(train, images=torch.zeros_like(train.images[:1]).expand_as(train.images))
         found = (torch.arange(len(train)) % max(1, min(clusters, len(train) // min_images))).expand(partitions, -1)
     kind = "pixels" if source is None else "features"
@@ -124,7 +124,7 @@ def as_classes(train: Dataset, clusters: Tensor, min_images: int, how: str, *mad
     Raises:
         DataError: Fewer than two clusters of a partition are large enough.
     """
-    places, labels, names, domains = [], [], [], []
+    indices, labels, names, domains = [], [], [], []
     for number, own in enumerate(clusters):
         sizes = own.bincount()
         kept = sizes >= min_images
@@ -135,11 +135,11 @@ def as_classes(train: Dataset, clusters: Tensor, min_images: int, how: str, *mad
                 "task needs two; lower it, or dataset.clusters."
             )
         here = kept[own].nonzero().squeeze(1)
-        places.append(here)
+        indices.append(here)
         labels.append((kept.cumsum(0) - 1 + len(names))[own[here]])
         names += [f"{number}/{cluster}" for cluster in kept.nonzero().squeeze(1).tolist()]
         domains += [f"partition {number}"] * n_kept
-    wanted, labelled = torch.cat(places), torch.cat(labels)
+    wanted, labelled = torch.cat(indices), torch.cat(labels)
     digest = hashlib.sha256(repr((made_of, names)).encode())
     digest.update(wanted.numpy().tobytes() + labelled.numpy().tobytes())
     source, _, part = train.name.rpartition("/")
@@ -158,7 +158,7 @@ def _content(dataset: Dataset) -> str:
     return "blank" if dataset.images.stride(0) == 0 else content_hash(dataset.images.numpy())
 
 
-def _taken(images: Tensor, places: Tensor) -> Tensor:
+def _taken(images: Tensor, indices: Tensor) -> Tensor:
     if images.stride(0) == 0:  # blank ones, in no memory
-        return images[:1].expand(len(places), -1, -1, -1)
-    return images.index_select(0, places)
+        return images[:1].expand(len(indices), -1, -1, -1)
+    return images.index_select(0, indices)

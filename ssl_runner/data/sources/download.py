@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssl_runner.errors import DataError
 from ssl_runner.runtime.file_lock import locked
-from ssl_runner.runtime.no_download import require_at_hand
+from ssl_runner.runtime.no_download import refuse_download
 
 REMEDY = "Set SSL_RUNNER_DATA (or dataset.root=FOLDER) to the folder that holds it, or run once where there is network."
 
@@ -26,7 +26,7 @@ def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str
     Raises:
         DataError: It cannot be fetched: says what is missing, where it was looked for and the remedy.
     """
-    require_at_hand(name)
+    refuse_download(name)
     unfinished = root / ".ssl_runner.unfinished"
     try:
         with locked(root / ".ssl_runner.lock", keep=False), _patience(seconds=20):

@@ -59,7 +59,7 @@ def image_folder(
         test: Images, or their share; unused with a test folder.
         split_seed: Of all draws.
         size: Height and width: the shorter side is resized, the middle cut out. None where all are of one size.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
         background: What transparent pixels are laid on: a number in [0, 255], or red, green and blue.
         value_range: Values that become 0 and 255; None for what the files' formats have, see `modes.eight_bits`.
         damaged: ``refuse`` or ``skip`` files that cannot be read and links that lead nowhere.

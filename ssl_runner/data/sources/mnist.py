@@ -14,7 +14,7 @@ from ssl_runner.data.sources.download import download
 from ssl_runner.data.sources.source import Source, blank, train_and_test
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
-from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.errors import DataError, NotDownloaded
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -93,7 +93,7 @@ def _source(
 
         try:
             download(name, absolute(root), images + labels, fetch)
-        except NotAtHand:
+        except NotDownloaded:
             return blank(name, {"train": 60_000, "test": 10_000}, (1, 28, 28), class_names, size, channels)
     return train_and_test(
         name, [read_idx(path) for path in images], [read_idx(path) for path in labels], class_names, size, channels

@@ -17,7 +17,7 @@ from ssl_runner.data.sources.download import download
 from ssl_runner.data.sources.source import Source, blank, convert
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import check_split_seed, split_by_classes, split_source
-from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.errors import DataError, NotDownloaded
 from ssl_runner.images.decoding import Decoding
 from ssl_runner.images.files import scan
 
@@ -67,7 +67,7 @@ def omniglot(
     check_split_seed(split_seed)  # which vinyals does not use
     try:
         source = _source(absolute(root) / FOLDER, size, channels)
-    except NotAtHand:
+    except NotDownloaded:
         source = _blank(size, channels)
     if split == "classes" and class_split == "vinyals":
         splits = split_by_classes(source, vinyals_classes(source.class_groups or ()), duplicates)

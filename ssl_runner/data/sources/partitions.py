@@ -15,7 +15,7 @@ from ssl_runner.data.sources.cache import cache_folder
 from ssl_runner.runtime import randomness, versions
 from ssl_runner.runtime.atomic_write import write_atomically
 from ssl_runner.runtime.file_lock import locked
-from ssl_runner.runtime.no_download import require_at_hand
+from ssl_runner.runtime.no_download import refuse_download
 
 BATCH = 4096  # images of a step of k-means
 
@@ -51,14 +51,14 @@ def kept_partition(
         made_of: Hashes of all that they come from.
 
     Raises:
-        NotAtHand: It would have to be made, within `at_hand_only`.
+        NotDownloaded: It would have to be made, within `no_download`.
     """
     key = repr((made_of, partitions, clusters, seed, versions.versions().get("scikit-learn")))
     entry = cache_folder() / f"clusters-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     stored = _read(entry)
     if stored is not None:
         return stored
-    require_at_hand("clusters")
+    refuse_download("clusters")
     try:
         with locked(entry.with_suffix(".lock"), keep=False):
             stored = _read(entry)  # another process may have been here

@@ -114,9 +114,9 @@ def blank(
 
 
 def check_channels(channels: int | None) -> None:
-    """Raises DataError for other channels than grey, RGB or as they are."""
+    """Raises DataError for other channels than gray, RGB or as they are."""
     if channels not in (None, 1, 3):
-        raise DataError(f"dataset.channels={channels!r}: expected 1 (grey), 3 (RGB) or null (as they are).")
+        raise DataError(f"dataset.channels={channels!r}: expected 1 (gray), 3 (RGB) or null (as they are).")
 
 
 def check_size(size: int | None, n: int, channels: int) -> None:
@@ -147,7 +147,7 @@ def content_hash(images: np.ndarray, *made_by: object) -> str:
 
 
 def convert(images: Tensor, channels: int | None) -> Tensor:
-    """Images uint8 (N, C, H, W) with 1 channel (ITU-R 601 luma) or 3 (grey thrice); None keeps them.
+    """Images uint8 (N, C, H, W) with 1 channel (ITU-R 601 luma) or 3 (gray thrice); None keeps them.
 
     Raises:
         DataError: Another number of channels is asked for.

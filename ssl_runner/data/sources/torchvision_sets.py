@@ -13,7 +13,7 @@ from ssl_runner.data.sources.download import download
 from ssl_runner.data.sources.source import Source, blank, train_and_test
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
-from ssl_runner.errors import DataError, NotAtHand
+from ssl_runner.errors import DataError, NotDownloaded
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Opening:
 
 FLAG: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
 PART: tuple[dict[str, Any], dict[str, Any]] = ({"split": "train"}, {"split": "test"})
-GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+GRAY, COLOR = (1, 28, 28), (3, 32, 32)
 OPENINGS = {
-    "CIFAR10": Opening(*FLAG, (0, 3, 1, 2), ("cifar-10-batches-py",), (50_000, 10_000), COLOUR),
-    "CIFAR100": Opening(*FLAG, (0, 3, 1, 2), ("cifar-100-python",), (50_000, 10_000), COLOUR, n_classes=100),
+    "CIFAR10": Opening(*FLAG, (0, 3, 1, 2), ("cifar-10-batches-py",), (50_000, 10_000), COLOR),
+    "CIFAR100": Opening(*FLAG, (0, 3, 1, 2), ("cifar-100-python",), (50_000, 10_000), COLOR, n_classes=100),
     # its pictures lie on their sides; balanced: 47 classes of digits and letters
     "EMNIST": Opening(
         {"split": "balanced", "train": True},
@@ -54,14 +54,14 @@ OPENINGS = {
         (0, 2, 1),
         ("EMNIST/raw",),
         (112_800, 18_800),
-        GREY,
+        GRAY,
         n_classes=47,
     ),
-    "FashionMNIST": Opening(*FLAG, (0, 1, 2), ("FashionMNIST/raw",), (60_000, 10_000), GREY),
-    "KMNIST": Opening(*FLAG, (0, 1, 2), ("KMNIST/raw",), (60_000, 10_000), GREY),
-    "MNIST": Opening(*FLAG, (0, 1, 2), ("MNIST/raw",), (60_000, 10_000), GREY),
+    "FashionMNIST": Opening(*FLAG, (0, 1, 2), ("FashionMNIST/raw",), (60_000, 10_000), GRAY),
+    "KMNIST": Opening(*FLAG, (0, 1, 2), ("KMNIST/raw",), (60_000, 10_000), GRAY),
+    "MNIST": Opening(*FLAG, (0, 1, 2), ("MNIST/raw",), (60_000, 10_000), GRAY),
     "STL10": Opening(*PART, (0, 1, 2, 3), ("stl10_binary",), (5_000, 8_000), (3, 96, 96)),
-    "SVHN": Opening(*PART, (0, 1, 2, 3), ("train_32x32.mat", "test_32x32.mat"), (73_257, 26_032), COLOUR, digits=True),
+    "SVHN": Opening(*PART, (0, 1, 2, 3), ("train_32x32.mat", "test_32x32.mat"), (73_257, 26_032), COLOR, digits=True),
     "USPS": Opening(*FLAG, (0, 1, 2), ("usps.bz2", "usps.t.bz2"), (7_291, 2_007), (1, 16, 16), digits=True),
 }
 
@@ -97,7 +97,7 @@ def torchvision_set(
         raise DataError(f"dataset.name={name!r}: expected one of {', '.join(OPENINGS)}; else use dataset=image_folder.")
     try:
         source = _source(name, absolute(root), size, channels)
-    except NotAtHand:
+    except NotDownloaded:
         opening = OPENINGS[name]
         counts = {"train": opening.counts[0], "test": opening.counts[1]}
         class_names = [str(number) for number in range(opening.n_classes)]

@@ -1,15 +1,14 @@
-"""One run on several processes, which torchrun starts. With one process, nothing here does anything.
+"""The processes of one run, which torchrun starts. With one process, nothing here does anything.
 
-Every process takes its rows of each global batch, with the draws that these rows have in it. Losses see the embeddings
-of all processes, on each of them: the gather's backward gives the own slice times the number of processes, and
-gradients are averaged, so that a parameter's gradient is that of one process with the whole batch.
+Each process takes its rows of every global batch, with the draws that these rows have in it; `collectives` has what
+they exchange.
 """
 
 import atexit
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -17,7 +16,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ssl_runner.errors import InvalidValue, ProcessLost
 from ssl_runner.runtime import heartbeat, launch_environment
@@ -31,7 +29,7 @@ _watch: heartbeat.Watch | None = None
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
-def join(timeout: float = TIMEOUT) -> None:
+def init(timeout: float = TIMEOUT) -> None:
     """Meet the other processes; gloo on CPUs, NCCL between GPUs.
 
     Args:
@@ -59,7 +57,7 @@ def join(timeout: float = TIMEOUT) -> None:
     atexit.register(_stop_watching)
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part, at the same point of the run; afterwards each process is alone."""
     if dist.is_initialized():
         _barrier()
@@ -88,7 +86,7 @@ def begin_step(step: int) -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Inside, this process does everything itself."""
     token = _alone.set(True)
     try:
@@ -124,7 +122,7 @@ def rows(n: int, what: str) -> slice:
 
 
 @contextmanager
-def first() -> Iterator[None]:
+def rank_zero_first() -> Iterator[None]:
     """Inside, process 0 goes before the others: what it downloads and decodes, they find."""
     if size() > 1 and rank() > 0:
         _barrier()
@@ -135,15 +133,15 @@ def first() -> Iterator[None]:
             _barrier()
 
 
-def from_first(value: Value) -> Value:
+def broadcast(value: Value) -> Value:
     """Process 0's value, for all."""
     if size() == 1:
         return value
     own = bytearray(pickle.dumps(value)) if rank() == 0 else bytearray()
     length = torch.tensor(len(own))
-    _together(dist.broadcast, length, 0)
+    together(dist.broadcast, length, 0)
     data = torch.frombuffer(own, dtype=torch.uint8) if rank() == 0 else torch.empty(int(length), dtype=torch.uint8)
-    _together(dist.broadcast, data, 0)
+    together(dist.broadcast, data, 0)
     return value if rank() == 0 else pickle.loads(data.numpy().tobytes())
 
 
@@ -152,80 +150,15 @@ def any_of(flag: bool) -> bool:
     if size() == 1:
         return flag
     told = torch.tensor(int(flag))
-    _together(dist.all_reduce, told, dist.ReduceOp.MAX)
+    together(dist.all_reduce, told, dist.ReduceOp.MAX)
     return bool(told)
 
 
-def gather(rows: Tensor, dim: int = 0) -> Tensor:
-    """The rows of all processes in global order, differentiable."""
-    return rows if size() == 1 else _Gather.apply(rows, dim)
-
-
-def total(values: Tensor) -> Tensor:
-    """Sum over processes of tensors of one shape, differentiable."""
-    return values if size() == 1 else _Total.apply(values)
-
-
-@torch.no_grad()
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Put the mean over processes into every gradient; one message for each kind of number."""
-    if size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-        same = [gradient for gradient in gradients if gradient.dtype == dtype]
-        flat = torch.cat([gradient.flatten() for gradient in same])
-        _together(dist.all_reduce, flat, on_gpu=flat.is_cuda)
-        flat /= size()
-        for gradient, mean in zip(same, flat.split([gradient.numel() for gradient in same]), strict=True):
-            gradient.copy_(mean.view(gradient.shape))
-
-
-@torch.no_grad()
-def average(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Means of scalars over processes."""
-    if size() == 1:
-        return metrics
-    values = torch.stack([value.float() for value in metrics.values()])
-    _together(dist.all_reduce, values, on_gpu=values.is_cuda)
-    return dict(zip(metrics, values / size(), strict=True))
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, dim: int) -> Tensor:
-        ctx.dim = dim
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(size())]
-        _together(dist.all_gather, parts, rows.contiguous(), on_gpu=rows.is_cuda)
-        return torch.cat(parts, dim)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        # all processes have the same loss, so nothing need be exchanged: the mean over them takes the factor out again
-        return gradients[0].chunk(size(), ctx.dim)[rank()] * size(), None
-
-
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return _summed(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _summed(gradients[0])
-
-
-def _summed(values: Tensor) -> Tensor:
-    result = values.clone(memory_format=torch.contiguous_format)
-    _together(dist.all_reduce, result, on_gpu=result.is_cuda)
-    return result
-
-
 def _barrier() -> None:
-    _together(dist.all_reduce, torch.zeros(()))  # dist.barrier would wait for the GPU
+    together(dist.all_reduce, torch.zeros(()))  # dist.barrier would wait for the GPU
 
 
-def _together(collective: Callable[..., Any], *arguments: Any, on_gpu: bool = False) -> None:
+def together(collective: Callable[..., Any], *arguments: Any, on_gpu: bool = False) -> None:
     """Do what all processes do, with an ear for those that do not answer; on a GPU, its stream waits for them."""
     with _talking():
         work = collective(*arguments, async_op=True)

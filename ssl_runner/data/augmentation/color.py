@@ -1,6 +1,6 @@
-"""Colour as functions of images float (B, C, H, W) in [0, 1] and one parameter a sample, without randomness.
+"""Color as functions of images float (B, C, H, W) in [0, 1] and one parameter a sample, without randomness.
 
-They are torchvision's, which takes one parameter for the whole batch. Grey images (C = 1) have no hue and no
+They are torchvision's, which takes one parameter for the whole batch. Gray images (C = 1) have no hue and no
 saturation to change.
 """
 
@@ -14,7 +14,7 @@ LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision and PIL round it
 
 
 def luma(images: Tensor) -> Tensor:
-    """Grey value (B, 1, H, W) of images with 1 or 3 channels.
+    """Gray value (B, 1, H, W) of images with 1 or 3 channels.
 
     Raises:
         ValueError: With any other number of channels.
@@ -23,14 +23,14 @@ def luma(images: Tensor) -> Tensor:
         return images
     if images.shape[1] != 3:
         raise InvalidValue(
-            f"images have {images.shape[1]} channels, expected 1 or 3; set the colour transforms to null."
+            f"images have {images.shape[1]} channels, expected 1 or 3; set the color transforms to null."
         )
     red, green, blue = images.split(1, dim=1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def to_grey(images: Tensor) -> Tensor:
-    """Each image in grey, with as many channels as it had."""
+def to_gray(images: Tensor) -> Tensor:
+    """Each image in gray, with as many channels as it had."""
     return luma(images).expand_as(images)
 
 
@@ -40,18 +40,18 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Distance from the image's mean grey value times factor (B,) >= 0."""
+    """Distance from the image's mean gray value times factor (B,) >= 0."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return _blend(images, luma(mean), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Distance from each pixel's grey value times factor (B,) >= 0."""
+    """Distance from each pixel's gray value times factor (B,) >= 0."""
     return images if images.shape[1] == 1 else _blend(images, luma(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Hue turned by shift (B,), in turns: 0.5 is the opposite colour. Value and saturation stay."""
+    """Hue turned by shift (B,), in turns: 0.5 is the opposite color. Value and saturation stay."""
     if images.shape[1] == 1:
         return images
     high, low, hue = _hexagon(images)
@@ -71,7 +71,7 @@ def _hexagon(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = images.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
-    chroma = (high - low).clamp_(min=1e-12)  # grey: 0 / 1e-12, and the hue it gives has no chroma to act on
+    chroma = (high - low).clamp_(min=1e-12)  # gray: 0 / 1e-12, and the hue it gives has no chroma to act on
     from_green = (blue - red).div_(chroma).add_(2)
     from_blue = (red - green).div_(chroma).add_(4)
     hue = torch.where(high == green, from_green, from_blue, out=from_blue)

@@ -11,17 +11,17 @@ from ssl_runner.algorithms.views import embed_views, refuse_pieces
 from ssl_runner.data.batches import Views
 from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Network, out_features
-from ssl_runner.runtime.step_context import Clock
+from ssl_runner.runtime.step_context import StepContext
 
 Head = Callable[[int, int | None], nn.Module]
 
 
-class Predictive(Algorithm):
+class StopGradient(Algorithm):
     """SimSiam's arrangement (Chen and He 2021, arXiv:2011.10566, alg. 1): predictions of one view's projection from
     another's, which gets no gradient.
 
     The loss sees predictions as ``online`` and projections as ``target``. With a queue of projections of the first
-    view as ``memory`` and the loss ``nnclr`` it is NNCLR (Dwibedi et al. 2021, arXiv:2104.14548).
+    view as ``memory_bank`` and the loss ``nnclr`` it is NNCLR (Dwibedi et al. 2021, arXiv:2104.14548).
 
     Args:
         predictor: A head, from and to the width of the projection.
@@ -32,7 +32,7 @@ class Predictive(Algorithm):
 
     batch_type = Views
     provides = frozenset({"target"})
-    divisible = False
+    supports_accumulation = False
 
     def __init__(
         self,
@@ -53,25 +53,25 @@ class Predictive(Algorithm):
         self.queue = Queue(queue_size, width) if queue_size else None
         self.pieces = encode_chunks
 
-    def training_step(self, batch: Views, clock: Clock) -> Step:
+    def training_step(self, batch: Views, context: StepContext) -> Step:
         projected = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
         n_global = len(batch.crops[0])
         online = self.predictor(projected.flatten(0, 1)).unflatten(0, projected.shape[:2])
         target = projected[:n_global].detach()
-        memory = None if self.queue is None else self.queue.items
-        seen = Embeddings(online, target=target, memory=memory, labels=batch.labels, global_views=n_global)
-        loss, metrics = self.loss(gathered(seen), clock)
+        memory_bank = None if self.queue is None else self.queue.items
+        seen = Embeddings(online, target=target, memory_bank=memory_bank, labels=batch.labels, global_views=n_global)
+        loss, metrics = self.loss(gathered(seen), context)
         return Step(loss, metrics, carry={"target": target.transpose(0, 1)})
 
     def compared(self, images: Tensor, embedded: Tensor) -> Embeddings:
         online = self.predictor(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
-        return Embeddings(online, target=embedded, memory=None if self.queue is None else self.queue.items)
+        return Embeddings(online, target=embedded, memory_bank=None if self.queue is None else self.queue.items)
 
-    def after_step(self, clock: Clock, carry: dict[str, Tensor]) -> None:
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         target = carry["target"].transpose(0, 1)
         if self.queue is not None:
             self.queue.push(target[0])
-        self.loss.after_step(clock, target)
+        self.loss.after_step(context, target)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = super().parameter_groups()

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.evaluation.diagnostics import Diagnostics
 from ssl_runner.evaluation.negatives import kinship
-from ssl_runner.evaluation.panel import Panel
 from ssl_runner.losses.negatives import Negatives
 from ssl_runner.report import pictures
 from ssl_runner.report.pictures import BORDER, CELL, GAP, INK, PAPER, TEXT, WRONG
@@ -19,25 +19,26 @@ ANCHORS, HARDEST = 8, 6
 
 
 def log_negatives(
-    writer: SummaryWriter, panel: Panel, algorithm: Algorithm, class_names: Sequence[str], step: int
+    writer: SummaryWriter, diagnostics: Diagnostics, algorithm: Algorithm, class_names: Sequence[str], step: int
 ) -> Negatives | None:
-    """The gallery of some of the panel's anchors, and histograms of the similarity of all its positives and negatives.
+    """The gallery of some of the diagnostics' anchors, and histograms of the similarity of all its positives and
+    negatives.
 
-    The panel is the same at every step, so that one sees its negatives move. Where none of them is an image, as in a
+    Diagnostics are the same at every step, so that one sees its negatives move. Where none of them is an image, as in a
     queue, there is no gallery.
 
     Returns:
         What is shown; None where the algorithm's loss tells no negatives, and then nothing is.
     """
-    found = panel.negatives(algorithm)
+    found = diagnostics.negatives(algorithm)
     if found is None:
         return None
     pictured = found.pictured()
     if pictured.weight.shape[1]:
-        images = torch.stack([panel.first, panel.second])
+        images = torch.stack([diagnostics.first, diagnostics.second])
         if not images.is_floating_point():
             images = images.float() / 255
-        writer.add_image("hard_negatives", negatives_picture(images, pictured, panel.labels, class_names), step)
+        writer.add_image("hard_negatives", negatives_picture(images, pictured, diagnostics.labels, class_names), step)
     writer.add_histogram("similarity/positive", found.positive, step)
     negative = found.similarity[found.weight > 0]
     if len(negative):
@@ -119,17 +120,17 @@ class _Sheet:
         middle = self.top + row * self.height + BORDER + self.high // 2
         self.pen.text((self._left(2) + 2 * GAP, middle), text, INK, self.font, anchor="lm")
 
-    def put(self, row: int, column: int, image: Tensor, text: str, colour: tuple[int, int, int] = INK) -> None:
-        """An image (C, H, W) with its text below; of another colour than ink it is framed."""
+    def put(self, row: int, column: int, image: Tensor, text: str, color: tuple[int, int, int] = INK) -> None:
+        """An image (C, H, W) with its text below; of another color than ink it is framed."""
         picture = pictures.image_of(image, self.scale)
         x = self._left(column) + (self.width - picture.width) // 2
         y = self.top + row * self.height + BORDER
-        if colour != INK:
+        if color != INK:
             corners = (x - BORDER, y - BORDER, x + picture.width + BORDER - 1, y + picture.height + BORDER - 1)
-            self.pen.rectangle(corners, fill=colour)
+            self.pen.rectangle(corners, fill=color)
         self.paper.paste(picture, (x, y))
         below = (x + picture.width // 2, y + picture.height + BORDER + 1)
-        self.pen.text(below, text, colour, self.font, anchor="ma")
+        self.pen.text(below, text, color, self.font, anchor="ma")
 
 
 def _percent(share: float) -> str:

@@ -12,7 +12,7 @@ from ssl_runner.models.attention import Attention, perceptron, refuse_heads
 from ssl_runner.models.network import Network
 
 
-class Context(LabelReader):
+class InContextTransformer(LabelReader):
     """In-context learner after GPICL (Kirsch et al. 2022, arXiv:2212.04458) and CAML (Fifty et al. 2023,
     arXiv:2310.10971, sec. 3): a transformer without positions over tokens of image and label, that of a query unknown.
 

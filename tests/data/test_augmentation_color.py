@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as TF
 
-from ssl_runner.data.augmentation import ColourJitter, GaussianBlur, RandomGrayscale, Solarize, colour
+from ssl_runner.data.augmentation import ColorJitter, GaussianBlur, RandomGrayscale, Solarize, color
 from ssl_runner.data.augmentation.blur import gaussian_blur
 
 
@@ -27,50 +27,50 @@ FACTORS = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.4, 2.5])
 @pytest.mark.parametrize("name", ["adjust_brightness", "adjust_contrast", "adjust_saturation"])
 def test_a_blend_is_torchvisions(name, channels):
     images = images_of(6, channels)
-    close(getattr(colour, name)(images, FACTORS), one_by_one(getattr(TF, name), images, FACTORS))
+    close(getattr(color, name)(images, FACTORS), one_by_one(getattr(TF, name), images, FACTORS))
 
 
 @settings(max_examples=30, deadline=None)
 @given(shifts=st.lists(st.floats(-0.5, 0.5, width=32), min_size=1, max_size=4), seed=st.integers(0, 2**31))
 def test_a_turn_of_hue_is_torchvisions(shifts, seed):
     images, shifts = images_of(len(shifts), seed=seed), torch.tensor(shifts)
-    close(colour.adjust_hue(images, shifts), one_by_one(TF.adjust_hue, images, shifts))
+    close(color.adjust_hue(images, shifts), one_by_one(TF.adjust_hue, images, shifts))
 
 
 def corners():
-    """Colours where the hexagon's sectors meet: (1, 3, 5, 25), every triple of five levels."""
+    """Colors where the hexagon's sectors meet: (1, 3, 5, 25), every triple of five levels."""
     levels = torch.linspace(0, 1, 5)
     return torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 5, 25)
 
 
 @pytest.mark.parametrize("shift", [-0.5, -1 / 3, -1 / 6, -0.1, 0.0, 0.1, 1 / 6, 1 / 3, 0.5])
 def test_a_turn_of_hue_is_torchvisions_where_channels_tie(shift):
-    close(colour.adjust_hue(corners(), torch.tensor([shift])), TF.adjust_hue(corners(), shift))
+    close(color.adjust_hue(corners(), torch.tensor([shift])), TF.adjust_hue(corners(), shift))
 
 
 def test_a_third_of_a_turn_moves_each_channel_to_the_next():
     images = torch.cat([corners(), corners()])
     red, green, blue = corners().unbind(1)
-    turned = colour.adjust_hue(images, torch.tensor([1 / 3, -1 / 3]))
+    turned = color.adjust_hue(images, torch.tensor([1 / 3, -1 / 3]))
     close(turned[:1], torch.stack([blue, red, green], 1))
     close(turned[1:], torch.stack([green, blue, red], 1))
 
 
 def test_no_turn_and_factors_of_one_change_nothing():
     images, one = images_of(4), torch.ones(4)
-    close(colour.adjust_hue(images, one * 0), images, atol=1e-6)
-    for adjust in (colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation):
+    close(color.adjust_hue(images, one * 0), images, atol=1e-6)
+    for adjust in (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation):
         close(adjust(images, one), images, atol=1e-6)
 
 
-def test_grey_is_torchvisions_with_as_many_channels_as_before():
+def test_gray_is_torchvisions_with_as_many_channels_as_before():
     images = images_of(3)
-    grey = RandomGrayscale(1.0)(images, torch.rand(3, 1))
-    close(grey, TF.rgb_to_grayscale(images, num_output_channels=3), atol=1e-6)
+    gray = RandomGrayscale(1.0)(images, torch.rand(3, 1))
+    close(gray, TF.rgb_to_grayscale(images, num_output_channels=3), atol=1e-6)
 
 
-@pytest.mark.parametrize("transform", [ColourJitter(0.0, 0.0, 0.5, 0.5, 1.0), RandomGrayscale(1.0)])
-def test_grey_images_have_no_colour_to_lose(transform):
+@pytest.mark.parametrize("transform", [ColorJitter(0.0, 0.0, 0.5, 0.5, 1.0), RandomGrayscale(1.0)])
+def test_gray_images_have_no_color_to_lose(transform):
     images = images_of(4, channels=1)
     assert torch.equal(transform(images, torch.rand(4, transform.columns)), images)
 
@@ -81,7 +81,7 @@ def test_images_with_two_channels_are_refused():
 
 
 def test_jitter_is_brightness_contrast_saturation_hue_of_the_chosen():
-    jitter = ColourJitter(brightness=0.4, contrast=0.5, saturation=0.6, hue=0.2, probability=0.5)
+    jitter = ColorJitter(brightness=0.4, contrast=0.5, saturation=0.6, hue=0.2, probability=0.5)
     images, draws = images_of(12), torch.rand(12, 5, generator=torch.Generator().manual_seed(3))
     chosen, factors = jitter.parameters(draws, 24, 20)
     assert 0 < chosen.sum() < 12
@@ -95,8 +95,8 @@ def test_jitter_is_brightness_contrast_saturation_hue_of_the_chosen():
     close(jitter(images, draws), torch.cat(expected))
 
 
-def test_jitter_factors_span_their_ranges_and_centre_on_none():
-    jitter = ColourJitter(brightness=0.4, contrast=1.5, saturation=0.0, hue=0.1, probability=1.0)
+def test_jitter_factors_span_their_ranges_and_center_on_none():
+    jitter = ColorJitter(brightness=0.4, contrast=1.5, saturation=0.0, hue=0.1, probability=1.0)
     low, middle, high = (jitter.parameters(torch.full((1, 5), value), 8, 8)[1][0] for value in (0.0, 0.5, 1.0))
     close(low, torch.tensor([0.6, 0.0, 1.0, -0.1]))
     close(middle, torch.tensor([1.0, 1.25, 1.0, 0.0]))
@@ -104,7 +104,7 @@ def test_jitter_factors_span_their_ranges_and_centre_on_none():
 
 
 def test_each_factor_of_jitter_has_its_own_draw():
-    jitter = ColourJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5, probability=0.5)
+    jitter = ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5, probability=0.5)
     chosen, factors = jitter.parameters(torch.tensor([[0.6, 0.1, 0.2, 0.3, 0.4]]), 8, 8)
     assert not chosen.any()
     close(factors, torch.tensor([[0.6, 0.7, 0.8, -0.1]]))

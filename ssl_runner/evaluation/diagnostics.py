@@ -18,7 +18,7 @@ from ssl_runner.runtime import randomness
 
 N_PAIRS, N_BANK, N_QUERIES, N_CLASSES = 256, 256, 256, 20
 SEED = 0
-# k = 20 of so small a bank; a trend, not a result: eval.knn gives that
+# k = 20 of so small a gallery; a trend, not a result: eval.knn gives that
 NEIGHBOURS = KNN(k=20, temperature=0.1)
 # of `spread`: below it, all images have almost the same embedding
 COLLAPSED = 0.05
@@ -29,7 +29,7 @@ Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Panel:
+class Diagnostics:
     """Figures of fixed images, always the same ones, in evaluation mode. No test image is among them.
 
     The embedding is what the loss compares (`Algorithm.embedding`), the feature what `eval_encoder` gives.
@@ -38,29 +38,29 @@ class Panel:
         first: (P, C, H, W); row i and row i of ``second`` are a positive pair: two views of a training image, or, in
             episodes, two images of a class, without labels support and query of a pseudo-task.
         second: (P, C, H, W).
-        bank: uint8 (N, C, H, W) with bank_labels, for the online kNN, or None.
+        gallery: uint8 (N, C, H, W) with gallery_labels, for the online kNN, or None.
         queries: uint8 (M, C, H, W) with query_labels, of the validation split, or None.
         labels: int64 (P,) of the pairs, or None; they judge what was mined and steer nothing.
     """
 
     first: Tensor
     second: Tensor
-    bank: Tensor | None = None
-    bank_labels: Tensor | None = None
+    gallery: Tensor | None = None
+    gallery_labels: Tensor | None = None
     queries: Tensor | None = None
     query_labels: Tensor | None = None
     labels: Tensor | None = None
 
     @classmethod
-    def of(cls, splits: Splits, batching: Batching, device: torch.device) -> "Panel":
-        """The panel of a run whose batching is bound."""
+    def of(cls, splits: Splits, batching: Batching, device: torch.device) -> "Diagnostics":
+        """Diagnostics of a run whose batching is bound."""
         first, second, labels = _pairs(batching, splits.train)
         tensors = (tensor.to(device) for tensor in (first, second, *_knn_sample(splits)))
         return cls(*tensors, labels=None if labels is None else labels.to(device))
 
     @property
     def names(self) -> list[str]:
-        """Of the figures that this panel gives of every algorithm."""
+        """Of the figures that these diagnostics give of every algorithm."""
         names = ["alignment", "uniformity", "rankme", "embedding_std", "feature_std"]
         return names if self.queries is None else [*names, "online_knn"]
 
@@ -77,7 +77,7 @@ class Panel:
             embedded = self._embedded(algorithm)
             raw = embedded[0]
             first, second = F.normalize(embedded, dim=2)
-            features = encoder(self.first if self.bank is None else self.bank).flatten(1).float()
+            features = encoder(self.first if self.gallery is None else self.gallery).flatten(1).float()
             metrics = {
                 "alignment": alignment(first, second),
                 "uniformity": uniformity(first),
@@ -85,9 +85,9 @@ class Panel:
                 "embedding_std": spread(first),
                 "feature_std": spread(F.normalize(features, dim=1)),
             }
-            if self.queries is not None and self.bank_labels is not None:
+            if self.queries is not None and self.gallery_labels is not None:
                 queries = encoder(self.queries).flatten(1).float()
-                found = NEIGHBOURS.predict(features, self.bank_labels, queries, int(self.bank_labels.max()) + 1)
+                found = NEIGHBOURS.predict(features, self.gallery_labels, queries, int(self.gallery_labels.max()) + 1)
                 metrics["online_knn"] = (found == self.query_labels).float().mean()
             mined = self._negatives(algorithm, embedded)
             if mined is not None:
@@ -145,7 +145,7 @@ def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor, Tensor |
     if isinstance(batch, Views) and len(batch.crops[0]) > 1:
         first, second = batch.crops[0][:2, :N_PAIRS]
         return first, second, None if batch.labels is None else batch.labels[:N_PAIRS]
-    chosen = _draw(train, "panel/pairs", 2 * N_PAIRS)
+    chosen = _draw(train, "diagnostics/pairs", 2 * N_PAIRS)
     if train.labels is not None:  # neighbours of one class
         chosen = chosen[train.labels[chosen].argsort(stable=True)]
         same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
@@ -168,15 +168,15 @@ def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
     if splits.by == "images":
         if splits.train.class_names != validation.class_names:  # clusters, say
             return ()
-        source, bank = splits.train, _draw(splits.train, "panel/bank", N_BANK)
-        queries = _draw(validation, "panel/queries", N_QUERIES)
+        source, gallery = splits.train, _draw(splits.train, "diagnostics/gallery", N_BANK)
+        queries = _draw(validation, "diagnostics/queries", N_QUERIES)
     else:  # classes that were not trained on; few, so that a class has several images
-        source, drawn = validation, _draw(validation, "panel/queries", len(validation))
+        source, drawn = validation, _draw(validation, "diagnostics/queries", len(validation))
         drawn = drawn[validation.labels[drawn] < N_CLASSES][: N_BANK + N_QUERIES]
         n_bank = len(drawn) * N_BANK // (N_BANK + N_QUERIES)
-        bank, queries = drawn[:n_bank], drawn[n_bank:]
+        gallery, queries = drawn[:n_bank], drawn[n_bank:]
     assert source.labels is not None
-    return source.images[bank], source.labels[bank], validation.images[queries], validation.labels[queries]
+    return source.images[gallery], source.labels[gallery], validation.images[queries], validation.labels[queries]
 
 
 def _draw(dataset: Dataset, stream: str, n: int) -> Tensor:

@@ -7,6 +7,7 @@ and is not kept. The drawing and the table of packages in design.md are kept, fo
 """
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,8 @@ REFERENCE = HERE / "reference"
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from ssl_runner.cli import option_help  # noqa: E402
+import ssl_runner  # noqa: E402
+from ssl_runner.cli import docstrings, option_help  # noqa: E402
 
 # pages of the reference, in the order of a run
 GROUPS = {
@@ -42,9 +44,9 @@ GROUPS = {
 
 
 def write_reference(folder: Path = REFERENCE) -> None:
-    """A page for each group of conf/; files that say the same already are left as they are, for Sphinx to skip."""
+    """A page for each group of conf/, and one on Python. A page that has not changed is left for Sphinx to skip."""
     folder.mkdir(exist_ok=True)
-    pages = {f"{group.replace('/', '_')}.md": reference(group) for group in GROUPS}
+    pages = {f"{group.replace('/', '_')}.md": reference(group) for group in GROUPS} | {"python.md": python_page()}
     for path in folder.glob("*.md"):
         if path.name not in pages:
             path.unlink()
@@ -89,6 +91,23 @@ def _row(key: option_help.Key) -> str:
     meaning = " ".join(part for part in (_cell(key.text), f"*{_cell(key.comment)}*" if key.comment else "") if part)
     value = f"`{key.value}`" if key.value else ""
     return f"| `{key.name}` | {_pipes(value)} | {key.kind} | {meaning} |"
+
+
+def python_page() -> str:
+    """The notebook python.ipynb as a page, and what the package offers, from the docstrings."""
+    lines: list[str] = []
+    for cell in json.loads((HERE / "python.ipynb").read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        lines += [text, ""] if cell["cell_type"] == "markdown" else ["```python", text, "```", ""]
+    lines += ["This page is also [a notebook](../python.ipynb).", "", "## Reference", ""]
+    for name in ssl_runner.__all__:
+        found = docstrings.describe(f"ssl_runner.{'train.train' if name == 'train' else name}")
+        lines += [f"### `{name}({', '.join(found.parameters)})`", ""]
+        lines += [line for paragraph in found.paragraphs for line in (markdown(paragraph), "")]
+        own = found.parameters.keys() or found.explanations.keys()
+        texts = {argument: text for argument, text in found.explanations.items() if argument in own}
+        lines += [f"- `{argument}`: {markdown(text)}" for argument, text in texts.items()] + [""]
+    return "\n".join(lines)
 
 
 def _name(word: str) -> str:

@@ -90,9 +90,15 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def _statements(path: Path) -> Iterator[ast.stmt]:
+    """Of a module, those under ``if TYPE_CHECKING`` too."""
+    for node in _tree(path).body:
+        yield from node.body if isinstance(node, ast.If) else [node]
+
+
 def _defined(path: Path, name: str) -> tuple[Path, Definition] | None:
     """Where a name of a module is defined: there, or in the module that it is imported from."""
-    for node in _tree(path).body:
+    for node in _statements(path):
         if isinstance(node, Definition) and node.name == name:
             return path, node
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
@@ -103,7 +109,7 @@ def _defined(path: Path, name: str) -> tuple[Path, Definition] | None:
 
 
 def _parts(definition: Definition) -> tuple[list[str], dict[str, str]]:
-    """Paragraphs before the sections, and the entries of ``Args:``."""
+    """Paragraphs before the sections, and the entries of ``Args:`` and ``Attributes:``."""
     paragraphs, explanations, section = [""], {}, ""
     names: list[str] = []
     for line in inspect.cleandoc(ast.get_docstring(definition) or "").splitlines():
@@ -113,7 +119,7 @@ def _parts(definition: Definition) -> tuple[list[str], dict[str, str]]:
             paragraphs = (
                 [*paragraphs, ""] if not line else [*paragraphs[:-1], f"{paragraphs[-1]} {line.strip()}".strip()]
             )
-        elif section == "Args:" and line.strip():
+        elif section in ("Args:", "Attributes:") and line.strip():
             entry = _ENTRY.match(line[4:]) if not line.startswith(" " * 5) else None
             if entry is not None:
                 text = entry[2] if entry[2] != "Likewise." else explanations.get(names[-1], "") if names else ""

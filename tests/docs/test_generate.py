@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 from documentation import DOCS
 
+import ssl_runner
 from ssl_runner.cli import option_help
 from ssl_runner.cli.search_path import conf_folder
 
@@ -30,6 +31,15 @@ def test_a_page_says_what_the_terminal_says(group):
             assert generate.markdown(key.text).replace("|", "\\|") in section
 
 
+def test_the_page_on_python_has_the_notebook_and_every_public_name():
+    page = generate.python_page()
+    assert "ssl_runner.compose(" in page
+    for public in ssl_runner.__all__:
+        section = page.partition(f"### `{public}(")[2].partition("###")[0]
+        assert len(section) > 60
+    assert "- `overrides`: Words of a command line" in page
+
+
 def test_text_is_escaped_and_papers_are_links():
     assert generate.markdown("a_b * [c] ``x_y`` <d>") == r"a\_b \* \[c\] `x_y` \<d\>"
     assert generate.markdown("(arXiv:2002.05709)") == "([arXiv:2002.05709](https://arxiv.org/abs/2002.05709))"
@@ -38,7 +48,8 @@ def test_text_is_escaped_and_papers_are_links():
 def test_pages_are_written_once_and_old_ones_removed(tmp_path):
     (tmp_path / "gone.md").write_text("a group that was")
     generate.write_reference(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{group.replace('/', '_')}.md" for group in generate.GROUPS}
+    pages = {f"{group.replace('/', '_')}.md" for group in generate.GROUPS}
+    assert {path.name for path in tmp_path.iterdir()} == pages | {"python.md"}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     generate.write_reference(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before

@@ -57,10 +57,9 @@ def _main(app: App, arguments: list[str]) -> int:
 def _help(words: list[str]) -> str:
     """The page of the program, or of the groups and options that are named: ``loss``, ``loss=hard_negative``."""
     asked = flags.read(words)
-    if not asked.overrides:
-        return help_page.page(search_path.conf_folder())
     own = [] if asked.config_dir is None else [_extra_folder(asked.config_dir)]
-    return option_help.page([search_path.conf_folder(), *search_path.plugin_folders(), *own], asked.overrides)
+    folders = [search_path.conf_folder(), *search_path.plugin_folders(), *own]
+    return option_help.page(folders, asked.overrides) if asked.overrides else help_page.page(*folders)
 
 
 def _extra_folder(given: Path) -> Path:

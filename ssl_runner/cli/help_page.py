@@ -1,11 +1,13 @@
 """What ``ssl-train --help`` says, read from the conf folder: always true, and quick, for Hydra is not imported."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ssl_runner.cli import option_help
 from ssl_runner.cli.layout import first_sentence, table, wrapped
 from ssl_runner.config.schema import BASELINES
 
@@ -68,22 +70,20 @@ SSL_RUNNER_TRUSTED=PACKAGE,... lets configs name classes of your own packages.
 """
 
 
-def page(folder: Path) -> str:
-    """The help page for a conf folder."""
+def page(folder: Path, *more: Path) -> str:
+    """The help page for a conf folder, and for those of plugins and the user."""
     root = _read(folder / "config.yaml")
     chosen = _defaults(root)
-    groups = {
-        path.relative_to(folder).as_posix(): _options(path) for path in sorted(folder.rglob("*")) if path.is_dir()
-    }
-    experiments = groups.pop("experiment", [])
+    groups = option_help.groups([folder, *more])
+    experiments = groups.pop(option_help.EXPERIMENT, [])
     default = f"experiment={chosen['experiment']}" if chosen.get("experiment") else "the defaults marked * above"
     sections = [
         _PURPOSE,
         "Experiments (experiment=NAME, * the default):",
-        *table({_mark(name, chosen.get("experiment")): _comment(folder / "experiment", name) for name in experiments}),
+        *table({_mark(name, chosen.get("experiment")): _comment([folder, *more], name) for name in experiments}),
         "",
         "Groups (group=option, * without an experiment; [a,b] chooses several; --help group=option explains one):",
-        *table({group: _marked(options, chosen.get(group)) for group, options in groups.items() if options}),
+        *table({group: _marked(options, chosen.get(group)) for group, options in groups.items()}),
         "",
         "Root keys:",
         *table(_root_keys(root)),
@@ -105,10 +105,6 @@ def _defaults(root: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("optional "): option for entry in entries for key, option in entry.items()}
 
 
-def _options(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
 def _mark(option: str, chosen: Any) -> str:
     return f"{option}*" if option == chosen or (isinstance(chosen, list) and option in chosen) else option
 
@@ -117,11 +113,11 @@ def _marked(options: list[str], chosen: Any) -> str:
     return " ".join(_mark(option, chosen) for option in options)
 
 
-def _comment(folder: Path, name: str) -> str:
-    """The first sentence of a file's comment, whose lines that are for Hydra do not count."""
-    lines = (folder / f"{name}.yaml").read_text().splitlines()
-    comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
-    return first_sentence(" ".join(comments))
+def _comment(folders: Sequence[Path], name: str) -> str:
+    """The first sentence of an experiment's comment, whose lines that are for Hydra do not count."""
+    path = option_help.file(folders, f"{option_help.EXPERIMENT}/{name}.yaml")
+    comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return first_sentence(" ".join(comment for comment in comments if not comment.startswith("@package")))
 
 
 def _root_keys(root: dict[str, Any]) -> dict[str, str]:

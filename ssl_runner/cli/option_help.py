@@ -184,8 +184,13 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
     return Option(f"{group}={name}", header, target, paragraphs, keys, nodes, _contained(content, prefix), also)
 
 
+def file(folders: Sequence[Path], name: str) -> Path:
+    """Where ``group/option.yaml`` is."""
+    return next(path for folder in folders if (path := folder / name).is_file())
+
+
 def _content(folders: Sequence[Path], name: str) -> tuple[str, dict[str, Any]]:
-    path = next(path for folder in folders if (path := folder / name).is_file())
+    path = file(folders, name)
     text = path.read_text(encoding="utf-8")
     try:
         return text, yaml.load(text, _LOADER) or {}

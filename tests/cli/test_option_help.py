@@ -140,6 +140,7 @@ def test_options_of_a_folder_of_ones_own_are_explained(tmp_path: Path):
     shown = ssl_train("--help", "experiment=mine", "--config-dir", str(tmp_path)).stdout
     assert "A recipe of mine." in shown
     assert "loss.temperature=0.3  number. Above 0; divides the cosine similarities. [warmer]" in shown
+    assert "A recipe of mine." in ssl_train("--help", "--config-dir", str(tmp_path)).stdout
 
 
 def test_a_damaged_file_is_named(tmp_path: Path):

@@ -25,7 +25,7 @@ from ssl_runner.models.network import Encoder
 
 
 def every_transform(probability=0.5):
-    # solarize stands first: a rounding error at its threshold would turn a value over
+    # solarize comes first: a rounding error at its threshold would invert a value
     return {
         "solarize": Solarize(threshold=0.5, probability=probability),
         "crop": RandomResizedCrop(size=None, scale=[0.2, 1.0], ratio=[0.75, 1.3333]),

@@ -38,7 +38,7 @@ def test_a_turn_of_hue_is_torchvisions(shifts, seed):
 
 
 def corners():
-    """Colors where the hexagon's sectors meet: (1, 3, 5, 25), every triple of five levels."""
+    """Colors where the hexagon's sectors meet, (1, 3, 5, 25): every triple of five levels."""
     levels = torch.linspace(0, 1, 5)
     return torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 5, 25)
 

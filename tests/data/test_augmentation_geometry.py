@@ -24,7 +24,7 @@ def close(got, expected, atol=1e-5):
     torch.testing.assert_close(got, expected, atol=atol, rtol=0)
 
 
-# one column is left out: there torch 2.15 takes the first row for every row
+# no single column: there torch 2.15 uses the first row for every row
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), out=st.tuples(st.integers(1, 40), st.integers(2, 40)), channels=st.sampled_from([1, 3]))
 def test_a_resized_crop_is_torchvisions_growing_and_shrinking(data, out, channels):
@@ -51,7 +51,7 @@ def test_the_whole_image_at_its_own_size_is_itself():
 def test_one_column_and_one_row_are_means_weighted_by_triangles():
     images, zero = images_of(2, height=2, width=4), torch.zeros(2)
     got = resized_crop(images, zero, zero, zero + 2, zero + 4, size=(3, 1))
-    # four pixels into one: distances .5 and 1.5 of a reach of 4; two into three: the first, both, the second
+    # four pixels to one: distances .5 and 1.5 with a reach of 4; two pixels to three: the first, both, the second
     column = images @ torch.tensor([2.5, 3.5, 3.5, 2.5]) / 12
     close(got[..., 0], torch.stack([column[..., 0], column.mean(dim=2), column[..., 1]], dim=2), atol=1e-6)
 
@@ -150,7 +150,7 @@ AFFINE = st.tuples(st.floats(-180, 180), st.floats(-8, 8), st.floats(-8, 8), st.
 @settings(max_examples=30, deadline=None)
 @given(parameters=st.lists(AFFINE, min_size=1, max_size=4), fill=st.sampled_from([0.0, 0.7, 1.0]))
 def test_an_affine_map_is_torchvisions_of_the_image_in_a_wide_frame(parameters, fill):
-    # not torchvision's own fill: it weights pixels at the border by their share twice
+    # without torchvision's own fill, which weights pixels at the border twice
     images, frame = images_of(len(parameters)), 80
     got = affine(images, *torch.tensor(parameters).unbind(1), fill=fill)
     expected = [

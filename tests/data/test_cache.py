@@ -71,7 +71,7 @@ def test_a_second_load_decodes_nothing_and_equals_the_first(folder, store, monke
 
 def test_loaded_images_are_as_good_as_any_tensor(folder, store):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of memory that cannot be written
+        warnings.simplefilter("error")  # torch warns about memory that cannot be written
         images = load(folder).images
     images[0] = 99  # private to this process
     assert shades(folder) == [0, 1, 2, 3, 4, 5]
@@ -144,7 +144,7 @@ def test_a_broken_entry_is_made_anew(folder, store, file, damage):
 
 def test_a_cache_that_is_no_folder_costs_a_warning_not_the_run(folder, store):
     store.write_text("in the way")
-    with pytest.warns(RuntimeWarning, match=r"toy are not kept.*SSL_RUNNER_CACHE"):
+    with pytest.warns(RuntimeWarning, match=r"toy are not cached.*SSL_RUNNER_CACHE"):
         images, content = pixels(folder)
     store.unlink()
     kept, kept_content = pixels(folder)
@@ -259,7 +259,7 @@ def test_a_killed_writer_blocks_nobody_and_leaves_nothing_broken(folder, store, 
     assert begun.wait(30)
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
-    assert len(entries(store)) == 1  # what it left
+    assert len(entries(store)) == 1  # the one that it left
     monkeypatch.setattr(decode_folder, "decode_all", decode_all)
     assert shades(folder) == [0, 1, 2, 3, 4, 5]
     assert len(entries(store)) == 1

@@ -30,7 +30,7 @@ def jpegs(data_root, tmp_path):
 
 
 def write_pickles(root, monkeypatch):
-    """Ten images in each of the six batches; image i of all is of one shade, i."""
+    """Ten images in each of the six batches; all pixels of image i have shade i."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     for number, name in enumerate([*(f"data_batch_{batch}" for batch in range(1, 6)), "test_batch"]):
@@ -77,7 +77,7 @@ def test_gray_and_small_are_in_the_fingerprint(jpegs):
 
 def test_a_class_that_is_missing_from_the_folder_is_named(jpegs):
     (jpegs / "cifar10-jpg" / "test" / "frog").rename(jpegs / "frog")
-    with pytest.raises(DataError, match=f"{jpegs}/cifar10-jpg is not whole: test/frog"):
+    with pytest.raises(DataError, match=f"{jpegs}/cifar10-jpg is not complete: test/frog"):
         load(jpegs)
 
 

@@ -1,4 +1,5 @@
-"""Clusters as classes: k-means' own, label-free, each of one partition; and the encoder whose features they are of."""
+"""Clusters as classes: those of k-means, without labels, each from one partition; and the encoder behind the features.
+"""
 
 import inspect
 import shutil
@@ -48,7 +49,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """Of a small encoder of 16 x 16 digits."""
+    """The run of a small encoder of 16 x 16 digits."""
     folder = tmp_path_factory.mktemp("run")
     words = [
         "dataset=digits",
@@ -67,7 +68,7 @@ def made(splits: Splits, encoder: Path | None = None, n: int = 2, clusters: int 
 
 
 def blobs() -> tuple[np.ndarray, np.ndarray]:
-    """Points around twelve corners far apart, and the corner of each."""
+    """Points around twelve distant corners, and the corner of each point."""
     generator = np.random.default_rng(0)
     corners = 10 * np.eye(12)
     which = generator.permutation(np.arange(12).repeat(30))
@@ -139,13 +140,13 @@ def test_training_labels_are_never_looked_at_and_the_others_are_left_alone(split
         assert (found.class_names, found.fingerprint) == (expected.train.class_names, expected.train.fingerprint)
     assert expected.test is splits.test and expected.validation is splits.validation
     assert expected.train.name == "digits clustered by pixels/train"
-    assert "digits" in sources(expected.train)  # whose images nothing may then be judged on as unseen
+    assert "digits" in sources(expected.train)  # so these images do not count as unseen
 
 
 def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_its_weights(splits, run, tmp_path):
     pixels, found = made(splits), made(splits, run)
     assert found.train.name == "digits clustered by features/train"
-    assert "digits" in sources(found.train)  # whose images nothing may then be judged on as unseen
+    assert "digits" in sources(found.train)  # so these images do not count as unseen
     assert found.train.fingerprint != pixels.train.fingerprint
     encoder, _, seen = read_encoder(str(run), splits.train)
     assert seen == found.train.seen == pixels.train.seen == ("digits",)
@@ -165,7 +166,7 @@ def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_i
     save_file(changed, file, metadata | {"sources": '["mnist"]'})
     another = made(splits, tmp_path / "moved").train
     assert another.fingerprint != found.train.fingerprint
-    assert another.seen == ("digits", "mnist")  # which nothing may be judged on as unseen either
+    assert another.seen == ("digits", "mnist")  # which do not count as unseen either
     del metadata["sources"]
     save_file(changed, file, metadata)
     with pytest.raises(DataError, match="does not say what it was trained on"):
@@ -187,7 +188,7 @@ def test_a_run_that_is_missing_unfinished_or_of_other_images_is_told(splits, run
     with pytest.raises(DataError, match="does not exist; give the folder of a finished run"):
         made(splits, tmp_path / "begun")
     (tmp_path / "begun" / "config.yaml").write_text("seed: 0\n")
-    with pytest.raises(DataError, match=r"its training is not finished; go on with: .*resume=\S+/begun$"):
+    with pytest.raises(DataError, match=r"it is not finished; go on with: .*resume=\S+/begun$"):
         made(splits, tmp_path / "begun")
     larger = digits("classes", 0.0, 0.0, [5, 0, 5], split_seed=0, size=20, channels=None)
     with pytest.raises(DataError, match=r"takes images of 1x16x16, but those of digits/train are 1x20x20; set dataset"):
@@ -215,7 +216,7 @@ def test_a_cache_that_cannot_be_written_costs_time_and_not_the_run(splits, cache
     expected = made(splits).train
     shutil.rmtree(cache)
     cache.write_text("a file in the place of the folder")
-    with pytest.warns(RuntimeWarning, match=r"clusters are not kept: .* Set SSL_RUNNER_CACHE"):
+    with pytest.warns(RuntimeWarning, match=r"clusters are not cached: .* Set SSL_RUNNER_CACHE"):
         assert torch.equal(made(splits).train.labels, expected.labels)
 
 

@@ -1,4 +1,4 @@
-"""Images that stand in two parts."""
+"""Images that occur in two parts."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from ssl_runner.errors import DataError
 
 
 def source(train, validation, test, **keys):
-    """Of shades, one an image; labels are shades modulo 2."""
+    """A source of shades, one per image; labels are shades modulo 2."""
     shades = [*train, *validation, *test]
     bounds = torch.tensor([len(train), len(validation), len(test)]).cumsum(0).tolist()
     official = {
@@ -41,9 +41,9 @@ def test_they_are_counted_and_one_is_named():
     (note,) = splits.notes
     assert (note.key, note.warning) == ("duplicates", True)
     assert note.value == {"test in validation": 1, "test in train": 2, "validation in train": 1}
-    assert "1 of 5 test images stand in validation too (validation[0] is test[3])" in note.text
-    assert "2 of 5 test images stand in train too (train[2] is test[1])" in note.text
-    assert "1 of 3 validation images stand in train too (train[1] is validation[1])" in note.text
+    assert "1 of 5 test images occur in validation too (validation[0] is test[3])" in note.text
+    assert "2 of 5 test images occur in train too (train[2] is test[1])" in note.text
+    assert "1 of 3 validation images occur in train too (train[1] is validation[1])" in note.text
 
 
 def test_dropping_takes_them_from_what_learns_and_leaves_test_as_it_was():

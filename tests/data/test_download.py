@@ -1,4 +1,4 @@
-"""Downloads, and what is said when there are none."""
+"""Downloads, and the message when they fail."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders of one's own images."""
+"""Folders of a user's own images."""
 
 import json
 
@@ -19,7 +19,7 @@ KEYS = {
     "size": 4,
     "channels": 3,
 }
-CLASSES = {"ant": 10, "bee": 20, "cat": 30, "dog": 40}  # and the shade of their images
+CLASSES = {"ant": 10, "bee": 20, "cat": 30, "dog": 40}  # with the shade of their images
 
 
 def load(root, **keys):
@@ -145,7 +145,7 @@ def test_a_file_of_lists_says_which_class_goes_where(classes, tmp_path, suffix):
     ("content", "said"),
     [
         ("{train: [ant], test: [bird]}", "names 1 classes that the folder does not have, 'bird'"),
-        ("{train: [ant, bee], test: [ant]}", "'ant' of zoo stands twice"),
+        ("{train: [ant, bee], test: [ant]}", "'ant' of zoo occurs twice"),
         ("{train: [ant]}", "expected the keys train"),
         ("{train: [ant], test: [bee], val: [cat]}", "expected the keys train"),
         ("[ant", "cannot be read"),
@@ -169,7 +169,7 @@ def test_tables_label_a_flat_folder_as_miniimagenets_do(tmp_path):
     for name, shade in CLASSES.items():
         paint(tmp_path / "mini" / "images", shade, 3, stem=name)
     rows = {name: [(f"{name}{number:02d}.png", name) for number in range(3)] for name in CLASSES}
-    rows["dog"] = rows["dog"][:2]  # what no table names is left out
+    rows["dog"] = rows["dog"][:2]  # files that no table names are left out
     tables = {"train": rows["cat"] + rows["ant"], "val": rows["dog"], "test": rows["bee"]}
     splits = load(tmp_path / "mini", split="classes", class_split=write_tables(tmp_path / "tables", tables))
     assert [part.class_names for part in parts_of(splits)] == [("ant", "cat"), ("dog",), ("bee",)]
@@ -191,8 +191,8 @@ def test_tables_find_files_by_path_and_in_the_folder_of_their_class(classes, tmp
         ({"train": [("ant/99.png", "ant")], "test": []}, "'ant/99.png' of 'ant', which is not among the 40"),
         ({"train": [("00.png", "insect")], "test": []}, "'00.png' of 'insect', which is not among the 40"),
         ({"train": [("ant/00.png", "ant")], "test": []}, r"test\.csv is empty"),
-        ({"train": [("ant/00.png", "ant")], "test": [("ant/00.png", "bee")]}, "already stands in a table"),
-        ({"train": [("ant/00.png", "ant")], "test": [("ant/01.png", "ant")]}, "'ant' of zoo stands twice"),
+        ({"train": [("ant/00.png", "ant")], "test": [("ant/00.png", "bee")]}, "is already in a table"),
+        ({"train": [("ant/00.png", "ant")], "test": [("ant/01.png", "ant")]}, "'ant' of zoo occurs twice"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(classes, tmp_path, tables, said):
@@ -207,7 +207,7 @@ def test_a_split_of_classes_by_images_is_refused(classes):
 
 def test_an_image_beside_folders_of_classes_is_refused_by_name(classes):
     paint(classes, 50, 1, stem="stray")
-    with pytest.raises(DataError, match=r"stray00\.png lies beside folders"):
+    with pytest.raises(DataError, match=r"stray00\.png is next to folders"):
         load(classes)
 
 
@@ -215,7 +215,7 @@ def test_a_missing_an_empty_and_a_damaged_folder_are_named(classes, tmp_path):
     with pytest.raises(DataError, match=f"{tmp_path}/nowhere is missing"):
         load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=f"{tmp_path}/empty holds no images"):
+    with pytest.raises(DataError, match=f"{tmp_path}/empty contains no images"):
         load(tmp_path / "empty")
     (classes / "bee" / "03.png").write_bytes(b"")
     with pytest.raises(DataError, match=f"{classes}/bee/03.png cannot be decoded"):
@@ -279,13 +279,13 @@ def test_what_lies_beside_the_parts_is_left_out_and_told_with_its_number(parts):
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (("train/a", "train/b", "bus"), "has train with folders of classes in it, beside bus .*part or a class"),
-        (("train", "test", "bus"), "has the folders test, train, which look like parts .* beside bus"),
-        (("val/a", "test/a"), "has the parts test, val, but none of training images"),
+        (("train/a", "train/b", "bus"), "has train with folders of classes in it, next to bus .*part or a class"),
+        (("train", "test", "bus"), "has the folders test, train, which look like parts .* next to bus"),
+        (("val/a", "test/a"), "has the parts test, val, but no training part"),
         (("train/a", "Training/a", "test/a"), "folders Training and train, which are both the train part"),
         (("train/a", "val/a", "dev/a", "test/a"), "folders dev and val, which are both the validation part"),
         (("train/a", "val/a", "dev/a", "extra"), "folders dev and val, which are both the validation part"),
-        (("inner/train/a", "inner/test/a"), r"holds the one folder inner.*set dataset\.root=.*/inner"),
+        (("inner/train/a", "inner/test/a"), r"only contains the folder inner.*set dataset\.root=.*/inner"),
     ],
 )
 def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path, folders, said):
@@ -301,18 +301,18 @@ def test_each_class_keeps_an_image_to_learn_from(tmp_path):
     splits = load(tmp_path, test=0.3, validation=0.1)
     assert splits.train.labels.bincount(minlength=20).min() == 1
     assert (len(splits.test), len(splits.validation)) == (12, 4)
-    assert min(splits.test.labels.tolist()) >= 10  # of classes with an image to spare
+    assert min(splits.test.labels.tolist()) >= 10  # classes with more than one image
     for number in range(10, 20):
         for path in sorted((tmp_path / f"class{number:02}").iterdir())[1:]:
             path.unlink()
-    with pytest.raises(DataError, match="of 20 images, one image a class, each class keeps one in train"):
+    with pytest.raises(DataError, match="it has 20 images, one per class, and each class keeps one in train"):
         load(tmp_path)
 
 
 def test_parts_that_share_a_class_are_refused_by_classes(tmp_path):
     for folder in ("train/a", "train/b", "train/c", "test/c", "test/d"):
         paint(tmp_path / "zoo" / folder, 50, 3)
-    with pytest.raises(DataError, match="class 'c' of zoo stands in train and in test"):
+    with pytest.raises(DataError, match="class 'c' of zoo occurs in train and in test"):
         load(tmp_path / "zoo", split="classes")
 
 
@@ -340,7 +340,7 @@ def test_files_that_are_no_images_are_counted(classes):
         (classes / "ant" / name).write_text("hello")
     (note,) = [note for note in load(classes).notes if note.key == "no_images"]
     assert note.value == {".svg": 2, ".txt": 1}
-    assert "left out, no images that Pillow reads: 2 .svg, 1 .txt" in note.text
+    assert "left out, not images that Pillow reads: 2 .svg, 1 .txt" in note.text
 
 
 def test_nearly_black_sets_and_several_frames_are_told(tmp_path):
@@ -402,7 +402,7 @@ def test_a_backslash_may_be_a_letter_of_a_name(tmp_path):
     ("content", "said"),
     [
         (b"name,class\nant/00.png,ant\n", "begins with 'name,class'; expected lines of filename,label"),
-        ("filename,label\nant/00.png,\u00e4nt\n".encode("latin-1"), "another encoding than UTF-8 .*save it as UTF-8"),
+        ("filename,label\nant/00.png,\u00e4nt\n".encode("latin-1"), "is not encoded in UTF-8 .*save it as UTF-8"),
         (b"", "begins with ''"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Several datasets as one: whose images are where, under which labels, and what is never trained on."""
+"""Several datasets as one: which images are where, under which labels, and what is never trained on."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ NAMES = {"a": tuple("0123"), "b": ("x", "y", "z")}
 
 
 def part(name: str, seed: int, n: int = 60, side: int = 4) -> Dataset:
-    """Random images of all classes of a source."""
+    """Random images of every class of a source."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randperm(n, generator=generator) % len(NAMES[name])
     images = torch.randint(256, (n, 1, side, side), generator=generator, dtype=torch.uint8)
@@ -118,13 +118,13 @@ def test_the_fingerprint_tells_sources_and_choices_apart(sources):
     [
         (
             {"held_out": 3},
-            r"held_out=3: b has 3 classes, of which at least one is trained on; give a number in \[0, 2\]",
+            r"held_out=3: b has 3 classes, and at least one must be trained on; give a number in \[0, 2\]",
         ),
         ({"held_out": -1}, r"dataset\.held_out=-1: a has 4 classes"),
         ({"split_seed": -1}, r"dataset\.split_seed=-1: expected a number in"),
         (
             {"channels": 3},
-            r"datasets\.a makes images of 1 x 4 x 4, expected 3 x 4 x 4 .*set dataset\.datasets\.a\.size=4",
+            r"datasets\.a has images of 1 x 4 x 4, expected 3 x 4 x 4 .*set dataset\.datasets\.a\.size=4",
         ),
         ({"size": 8}, r"expected 1 x 8 x 8 .*datasets\.a\.size=8 dataset\.datasets\.a\.channels=1"),
     ],
@@ -136,7 +136,7 @@ def test_an_impossible_choice_is_told_with_its_remedy(sources, change, message):
 
 def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
     other = Splits(part("b", 2, side=5), None, part("b", 3, side=5), "images")
-    with pytest.raises(DataError, match=r"datasets\.b makes images of 1 x 5 x 5, expected 1 x 4 x 4 of every dataset"):
+    with pytest.raises(DataError, match=r"datasets\.b has images of 1 x 5 x 5, expected 1 x 4 x 4 in every dataset"):
         mixed(sources | {"b": other})
     by_classes = Splits(part("b", 2), None, part("b", 3), "classes")
     with pytest.raises(DataError, match=r"datasets\.b is split by classes, expected by images; set .*\.split=images"):
@@ -144,7 +144,7 @@ def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
     unlabelled = Dataset("b/train", part("b", 2).images, None, (), None, "b")
     with pytest.raises(DataError, match=r"datasets\.b has no labels.*datasets\.b=null"):
         mixed(sources | {"b": Splits(unlabelled, None, unlabelled, "images")})
-    with pytest.raises(DataError, match="names no dataset"):
+    with pytest.raises(DataError, match="is empty, expected at least one dataset"):
         mixed({"a": None})
 
 

@@ -43,7 +43,7 @@ def characters_of(dataset):
 
 
 def write_tree(root, alphabets=(("Greek", 3), ("Latin", 3)), drawings=20):
-    """A small Omniglot: black strokes at places of their own on white paper."""
+    """A small Omniglot: black strokes at different positions on white paper."""
     for part, (alphabet, n) in zip(("images_background", "images_evaluation"), alphabets, strict=True):
         for character in range(n):
             folder = root / "omniglot-py" / part / alphabet / f"character{character + 1:02d}"
@@ -157,7 +157,7 @@ def test_size_and_channels_are_as_asked(tree):
 
 
 def test_vinyals_needs_the_whole_of_omniglot(tree):
-    with pytest.raises(DataError, match="needs all 1623 characters, and there are 6"):
+    with pytest.raises(DataError, match="needs all 1623 characters, but there are 6"):
         load(tree, class_split="vinyals")
     with pytest.raises(DataError, match="there are 0"):
         vinyals_classes(())

@@ -1,4 +1,4 @@
-"""Tasks without labels: one image a class, none under two labels, and views of it alone."""
+"""Tasks without labels: one image per class, no image with two labels, and only views of that image."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def same(one: Episodes, other: Episodes) -> bool:
 
 
 def shuffled_places(numbers, population: int) -> list[int]:
-    """The beginning of a whole Fisher-Yates shuffle."""
+    """The beginning of a complete Fisher-Yates shuffle."""
     places = list(range(population))
     for step, number in enumerate(numbers):
         other = step + int(float(number) * (population - step))
@@ -134,7 +134,7 @@ def test_two_processes_draw_the_tasks_and_views_that_one_does(train, monkeypatch
 
 def test_fewer_images_than_ways_are_told_with_the_remedy(train):
     few = replace(train, images=train.images[:3])
-    with pytest.raises(ValueError, match=r"^n_way=4, but .* is an image and digits/train has 3; lower batching.n_way$"):
+    with pytest.raises(ValueError, match=r"^n_way=4, but .* is an image and digits/train has only 3; lower batching.n_way$"):
         batching(few)
 
 

@@ -14,7 +14,7 @@ from ssl_runner.errors import DataError
 
 
 def numbered(labels, official=None, groups=None) -> Source:
-    """A source whose image i says i in its first two pixels."""
+    """A source whose image i encodes i in its first two pixels."""
     numbers = torch.arange(len(labels))
     images = torch.stack([numbers // 256, numbers % 256], dim=1).byte().view(-1, 1, 1, 2)
     names = tuple(f"class {label}" for label in range(max(labels) + 1))
@@ -197,5 +197,5 @@ def test_a_test_part_without_images_an_unknown_split_and_a_negative_seed_are_ref
 
 
 def test_a_class_in_two_parts_is_refused_by_name():
-    with pytest.raises(DataError, match="'class 1' of toy stands twice"):
+    with pytest.raises(DataError, match="'class 1' of toy occurs twice"):
         split_by_classes(numbered([0, 1, 2] * 3), {"train": [0, 1], "validation": [], "test": [1, 2]})

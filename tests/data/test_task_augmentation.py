@@ -1,4 +1,4 @@
-"""Changes of whole tasks, each beside a loop over tasks and classes."""
+"""Changes of whole tasks, each compared with a loop over tasks and classes."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def only(*kinds: str, probability: float = 1.0) -> TaskAugmentation:
 
 
 def tasks(n: int, channels: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images in [0, 1] and labels of support and queries, class-major."""
+    """Images in [0, 1] and labels of support and queries, sorted by class."""
     images = torch.rand(n, WAYS * (SHOTS + QUERIES), channels, 5, 5, generator=torch.Generator().manual_seed(seed))
     labels = torch.cat([torch.arange(WAYS).repeat_interleave(each) for each in (SHOTS, QUERIES)])
     return images, labels.expand(n, -1)
@@ -50,7 +50,7 @@ def test_each_class_is_turned_by_its_own_right_angles_and_support_and_query_alik
             assert len(fitting) == 1 and len(members) == SHOTS + QUERIES
             turns += fitting
         counts[turns[0], turns[1]] += 1
-    assert chisquare(counts.flatten()).pvalue > 0.001  # uniform, and classes turn apart
+    assert chisquare(counts.flatten()).pvalue > 0.001  # uniform, and classes turn independently
 
 
 def test_an_inverted_task_is_one_minus_itself():
@@ -90,7 +90,7 @@ def test_orthogonal_matrices_are_uniform_over_all_of_them():
     found = orthogonal(torch.rand(20_000, 3, 3, generator=torch.Generator().manual_seed(0))).double()
     identity = torch.eye(3, dtype=torch.float64).expand(20_000, 3, 3)
     torch.testing.assert_close(found @ found.mT, identity, rtol=0, atol=1e-5)
-    # a coordinate of a point on the sphere is uniform in [-1, 1] (Archimedes), and both orientations are as likely
+    # a coordinate of a point on the sphere is uniform in [-1, 1] (Archimedes), and both orientations are equally likely
     for row in range(3):
         for column in range(3):
             assert kstest(found[:, row, column].numpy(), "uniform", (-1, 2)).pvalue > 0.0005
@@ -164,7 +164,7 @@ def test_two_processes_change_tasks_as_one_does(train, n_way, monkeypatch):
 
 
 def test_a_memoriser_of_classes_and_of_turned_classes_scores_chance(train):
-    """The best that anyone can do who knows what an image shows, and how it is turned, but not the support."""
+    """The best accuracy of a predictor that knows what an image shows and how it is turned, but not the support."""
     batching = episodes(train, only("rotation", "inversion", probability=0.5), n=100)
     plain = episodes(train, None, n=100)
     place = {image.numpy().tobytes(): number for number, image in enumerate(train.images)}

@@ -1,4 +1,4 @@
-"""Episodes as places: distinct, disjoint, of the right classes, and uniform."""
+"""Episodes as indices: distinct, disjoint, of the right classes, and uniform."""
 
 from dataclasses import replace
 
@@ -90,7 +90,7 @@ def test_classes_images_and_their_part_are_uniform():
 def test_labels_are_permuted_anew_so_that_a_memoriser_scores_chance():
     source = dataset([6] * 5)
     tasks = draw(TaskSampler(source, 5, 1, 3), 8_000)
-    # The best that the true class alone can tell about the label.
+    # The best prediction of the label from the true class alone.
     table = torch.zeros(5, 5)
     table.index_put_(
         (source.labels[tasks.query].flatten(), tasks.query_labels.flatten()),
@@ -110,7 +110,7 @@ def test_a_task_depends_on_its_row_alone():
 
 
 def joined(*sizes: int, each: int = 6) -> Dataset:
-    """Domains of so many classes, which take turns in the numbering as far as they go."""
+    """Domains with these numbers of classes, numbered in turn as long as they have any left."""
     turns = [[f"domain {number}"] * size for number, size in enumerate(sizes)]
     domains = [names[turn] for turn in range(max(sizes)) for names in turns if turn < len(names)]
     return replace(dataset([each] * sum(sizes)), class_domains=tuple(domains))
@@ -192,7 +192,7 @@ def test_too_many_ways_name_the_split_and_the_remedy():
 
 
 def test_a_class_with_too_few_images_is_named_with_its_count():
-    with pytest.raises(ValueError, match=r"need 6 images a class.*'class 1' with 5; lower few.k_shot or few.n_query"):
+    with pytest.raises(ValueError, match=r"need 6 images per class.*'class 1' with 5; lower few.k_shot or few.n_query"):
         TaskSampler(dataset([9, 5, 9]), 2, 1, 5, "few.{}")
 
 
@@ -244,7 +244,7 @@ def test_ways_grow_one_by_one_to_the_most_while_shots_are_drawn_as_ever(by_class
     assert [shots for _, shots in shapes] == [drawn.shape(step)[1] for step in range(400)]
     assert growing.batch(79).support_labels.max() == 2
     assert growing.batch(80).support_labels.max() == 3
-    assert growing.images_per_step == 4 * 5 * (2 + 3)  # of the most ways, in the mean of the shots
+    assert growing.images_per_step == 4 * 5 * (2 + 3)  # the most ways, and the mean of the shots
 
 
 def test_one_number_of_ways_has_nowhere_to_grow(by_classes):
@@ -321,7 +321,7 @@ def test_two_processes_draw_the_ways_and_shots_and_the_tasks_that_one_does(by_cl
 @pytest.mark.parametrize(
     ("n_way", "k_shot", "message"),
     [
-        ([5, 2], 1, r"n_way=\[5, 2\] is a range from more to less; write \[2, 5\]"),
+        ([5, 2], 1, r"n_way=\[5, 2\] is a reversed range; write \[2, 5\]"),
         ([0, 2], 1, r"n_way=\[0, 2\]; it must be at least 1"),
         (2, [1, 2, 3], r"k_shot=\[1, 2, 3\] has 3 numbers; give one, or a range as \[least, most\]"),
         (2, [], r"k_shot=\[\] has 0 numbers"),

@@ -136,7 +136,7 @@ def test_missing_offline_names_the_places(tmp_path, monkeypatch, name):
 
 
 def test_torchvisions_own_mirrors_are_asked_once(tmp_path, monkeypatch):
-    """The files of KMNIST come packed from torchvision's code and end where it would leave them."""
+    """Torchvision's code downloads KMNIST's packed files, and they end up where it would put them."""
     images, labels = pictures(10, 28, 28), np.arange(10, dtype=np.uint8)
     asked = []
 

@@ -21,7 +21,7 @@ def plain(size: int):
 
 def test_each_image_is_its_digit_moved_and_black_elsewhere():
     for moved, still in zip(load().test.images, plain(14).test.images, strict=True):
-        windows = moved[0].unfold(0, 14, 1).unfold(1, 14, 1)  # all places, (7, 7, 14, 14)
+        windows = moved[0].unfold(0, 14, 1).unfold(1, 14, 1)  # all positions, (7, 7, 14, 14)
         assert (windows == still[0]).all(dim=(2, 3)).any()
         assert moved.long().sum() == still.long().sum()
 
@@ -33,7 +33,7 @@ def test_labels_and_parts_are_those_of_the_digits():
 
 
 def test_every_place_on_the_canvas_is_about_as_likely():
-    splits = load(size=9, digit_size=8)  # four places
+    splits = load(size=9, digit_size=8)  # four positions
     still = plain(8).train.images[:, 0]
     counts = torch.zeros(2, 2)
     for moved, digit in zip(splits.train.images[:, 0], still, strict=True):

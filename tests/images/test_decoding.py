@@ -54,7 +54,7 @@ def test_photographs_stand_upright(tmp_path):
     smooth = np.zeros((16, 32, 3), np.uint8)
     smooth[:, :16] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    exif[0x0112] = 6  # the camera was rotated by 90 degrees
     Image.fromarray(smooth).save(tmp_path / "turned.png", exif=exif)
     upright = decode(tmp_path / "turned.png", Decoding(None, 3))
     assert upright.shape == (3, 32, 16)
@@ -92,7 +92,7 @@ def test_all_files_come_in_their_order_over_chunks(tmp_path):
 
 def test_different_sizes_without_a_size_name_the_file(tmp_path, picture):
     Image.new("RGB", (5, 4)).save(tmp_path / "other.png")
-    with pytest.raises(DataError, match=r"other\.png is 5 x 4 pixels, and .*picture\.png 8 x 12; set dataset\.size"):
+    with pytest.raises(DataError, match=r"other\.png has 5 x 4 pixels, but .*picture\.png has 8 x 12; set dataset\.size"):
         list(decode_all([picture, tmp_path / "other.png"], Decoding(None, 3), Findings()))
 
 

@@ -40,7 +40,7 @@ def test_a_missing_and_an_empty_folder_are_named(tmp_path):
     with pytest.raises(DataError, match=f"{tmp_path}/nowhere is missing"):
         scan(tmp_path / "nowhere")
     put(tmp_path / "empty" / "notes.txt")
-    with pytest.raises(DataError, match=f"{tmp_path}/empty holds no images"):
+    with pytest.raises(DataError, match=f"{tmp_path}/empty contains no images"):
         scan(tmp_path / "empty")
 
 
@@ -53,8 +53,8 @@ def test_links_that_lead_nowhere_are_told_files_and_folders_alike(tmp_path):
     assert [file.path for file in found.files] == [("a", "1.png")]
     told = {"/".join(path): reason for path, reason in found.broken}
     assert told == {
-        "a/gone.png": f"a link to {tmp_path}/nowhere.png, which is not there",
-        "class": f"a link to {tmp_path}/nowhere, which is not there",
+        "a/gone.png": f"a link to {tmp_path}/nowhere.png, which does not exist",
+        "class": f"a link to {tmp_path}/nowhere, which does not exist",
         "loop": "a link that leads back to itself",
     }
 

@@ -1,4 +1,4 @@
-"""Every mode of Pillow's as 8 bits."""
+"""Every mode of Pillow as 8 bits."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_other_floats_need_a_range_which_the_message_offers(tmp_path, values):
 def test_a_float_that_is_no_number_is_refused(tmp_path):
     values = RAMP.copy()
     values[0, 0], values[1, 1] = np.nan, np.inf
-    with pytest.raises(DataError, match=r"2 of its 16 values are no finite numbers"):
+    with pytest.raises(DataError, match=r"2 of its 16 values are not finite numbers"):
         read(saved(tmp_path, Image.fromarray(values), "ramp.tif"))
 
 
@@ -102,11 +102,11 @@ def test_transparent_colors_of_palettes_and_of_pngs_are_laid_on_the_background(t
 def test_other_spaces_of_color_are_converted_for_gray_and_for_color(tmp_path, mode, name, channels):
     smooth = Image.fromarray(np.kron(COLORS[:2, :2], np.ones((4, 4, 1), np.uint8)))
     image = smooth.convert(mode)
-    if mode == "HSV":  # which no file format holds
+    if mode == "HSV":  # no file format has this mode
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - np.asarray(smooth)).max() <= 3
         return
     expected = np.asarray(smooth.convert("L" if channels == 1 else "RGB")).reshape(8, 8, channels).astype(int)
-    # LAB of 8 bits is coarse, and some of the colors are at the edge of sRGB
+    # 8-bit LAB is coarse, and some of the colors are at the edge of sRGB
     assert np.abs(read(saved(tmp_path, image, name), channels) - expected).max() <= (16 if mode == "LAB" else 4)
 
 

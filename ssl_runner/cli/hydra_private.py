@@ -18,14 +18,19 @@ from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from ssl_runner.cli.app import unique
+from ssl_runner.cli.search_path import plugin_folders
 
 # 1.4 has one set of defaults, and warns of whoever names a version; 1.3 warns of whoever does not
 BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -88,6 +93,8 @@ class Loader:
     """
 
     def __init__(self, folder: Path, extra_folder: Path | None) -> None:
+        register_resolver("unique", unique)
+        search_plugins_too()
         if BASE:
             version.setbase(BASE["version_base"])
         setup_globals()  # ${now:} and ${hydra:}, which else only hydra.main knows
@@ -146,6 +153,24 @@ class Loader:
         return _parse(overrides, self._loader)
 
 
+class PluginSearchPath(SearchPathPlugin):
+    """The conf folders of our plugins, for Hydra's composition, completion and ``--info`` alike."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plugin_folders():
+            search_path.append(provider="ssl_runner.plugins", path=f"file://{folder}")
+
+
+def search_plugins_too() -> None:
+    """Register `PluginSearchPath` in this process.
+
+    Relies on ``Plugins.register``. Installed in ``hydra_plugins``, it would change every Hydra app of the environment.
+    """
+    known = Plugins.instance().discover(SearchPathPlugin)
+    if PluginSearchPath not in known:
+        Plugins.instance().register(PluginSearchPath)
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Hydra's reading of ``key=value``, without the options that there are.
 
@@ -200,6 +225,7 @@ def serve(job: Callable[[DictConfig], None], module: str, folder: Path, name: st
         arguments: Flags and overrides. A sweep needs ``--multirun`` here even if a file asks for it: 1.4 decides
             before it has read the files of options.
     """
+    search_plugins_too()
     job.__module__ = module
     with _hydra_arguments(arguments):
         hydra.main(config_path=str(folder), config_name=name, **BASE)(job)()

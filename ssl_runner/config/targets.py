@@ -1,12 +1,11 @@
 """What a config may name: the allow-list of ``_target_``. A config from a stranger runs no code of theirs."""
 
 import importlib
-import os
-import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from ssl_runner.config import plugins
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import InvalidValue
 
@@ -24,9 +23,8 @@ LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def trusted() -> dict[str, str]:
-    """Prefixes of spellings to prefixes of definitions, with those of SSL_RUNNER_TRUSTED (commas or colons between)."""
-    extra = re.split(r"[,:]", os.environ.get("SSL_RUNNER_TRUSTED", ""))
-    return _TRUSTED | {prefix.strip(): prefix.strip() for prefix in extra if prefix.strip()}
+    """Prefixes of spellings to prefixes of definitions, with those of plugins."""
+    return _TRUSTED | {package: package for package in plugins.packages()}
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -58,7 +56,7 @@ def _under(name: str, prefix: str) -> bool:
 def _refusal(allowed: dict[str, str]) -> str:
     return (
         f"is not trusted; a config may name public parts of {', '.join(allowed)}. "
-        "If you trust a package of yours, set SSL_RUNNER_TRUSTED=PACKAGE"
+        f"If you trust a package of yours, set {plugins.VARIABLE}=PACKAGE"
     )
 
 

@@ -1,4 +1,8 @@
-"""The training loop: step after step, with logs, diagnostics, validation and checkpoints when they are due."""
+"""The training loop of every algorithm: steps, and the logs, diagnostics, validation and checkpoints that are due.
+
+Three evaluators train a classifier or network of their own, each in a loop of a few lines that logs, saves and resumes
+nothing: `SourceClassifier`, `FromScratch` and `FineTuning` in ssl_runner/evaluation.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,34 +1,54 @@
 """From the nodes of a model to a network for the images at hand."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ssl_runner.config.building import build
+from ssl_runner.config.schema import Config
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.runtime import randomness
 from ssl_runner.wiring import components
 
-Config = dict[str, Any]
+
+class FirstWeights:
+    """Draws of initial weights: of the encoder, then the head, then what an algorithm adds, in one stream.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._state = torch.Generator().manual_seed(randomness.number(seed, "weights", 0)).get_state()
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Inside, torch's own generator goes on where the last part stopped; afterwards it is as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._state)
+            yield
+            self._state = torch.get_rng_state()
 
 
-def begin_network(config: Config, splits: Splits, seed: int) -> Encoder:
-    """The encoder for the images of a dataset; its weights and the head's, made next, are the seed's."""
+def begin_network(config: Config, splits: Splits, weights: FirstWeights) -> Encoder:
+    """The encoder for the images of a dataset."""
     components.takes(config, "model.encoder", "in_channels", "image_size")
-    torch.manual_seed(randomness.number(seed, "weights", 0))
     channels, height, width = splits.train.images.shape[1:]
-    backbone = build(config, "model.encoder")(channels, height)
+    with weights.drawn():
+        backbone = build(config, "model.encoder")(channels, height)
     encoder = Encoder(backbone, (channels, height, width), *pixel_statistics(splits.train))
     encoder.decoding = dict(splits.decoding)
     return encoder
 
 
-def finish_network(encoder: Encoder, config: Config, batching: Batching) -> Network:
+def finish_network(encoder: Encoder, config: Config, batching: Batching, weights: FirstWeights) -> Network:
     """A head on top."""
     components.takes(config, "model.head", "in_features", "n_outputs")
-    return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
+    with weights.drawn():
+        return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:

@@ -80,7 +80,7 @@ def test_no_image_stands_under_two_labels_of_a_task_and_all_are_drawn_alike(trai
 def test_a_memoriser_of_images_scores_chance(train):
     sources = batching(replace(train, images=train.images[:8]), n_way=5, tasks=20_000).sources(0)
     table = torch.zeros(8, 5)
-    table.index_put_((sources.flatten(), torch.arange(5).repeat(20_000)), torch.ones(1), accumulate_grad_batches=True)
+    table.index_put_((sources.flatten(), torch.arange(5).repeat(20_000)), torch.ones(1), accumulate=True)
     assert (table.amax(dim=1).sum() / table.sum()).item() == pytest.approx(0.2, abs=0.01)
 
 

@@ -177,7 +177,7 @@ def test_a_memoriser_of_classes_and_of_turned_classes_scores_chance(train):
         fitting = (views == after).flatten(3).all(dim=3)
         assert fitting.any(dim=0).all()
         look, labels = fitting.double().argmax(dim=0).flatten(), plain.batch(step).query_labels.flatten()
-        (learned if step < 6 else asked).index_put_((known, look, labels), torch.ones(1), accumulate_grad_batches=True)
+        (learned if step < 6 else asked).index_put_((known, look, labels), torch.ones(1), accumulate=True)
     assert (learned.sum(dim=2) > 0).all()
     right = asked.gather(2, learned.argmax(dim=2, keepdim=True)).sum() / asked.sum()
     assert right.item() == pytest.approx(0.2, abs=0.04)

@@ -95,7 +95,7 @@ def test_labels_are_permuted_anew_so_that_a_memoriser_scores_chance():
     table.index_put_(
         (source.labels[tasks.query].flatten(), tasks.query_labels.flatten()),
         torch.ones(1),
-        accumulate_grad_batches=True,
+        accumulate=True,
     )
     best = table.amax(dim=1).sum() / table.sum()
     assert best.item() == pytest.approx(0.2, abs=0.01)

@@ -121,7 +121,7 @@ def test_the_fingerprint_distinguishes_sources_and_choices(sources):
             r"held_out=3: b has 3 classes, and at least one must be trained on; give a number in \[0, 2\]",
         ),
         ({"held_out": -1}, r"dataset\.held_out=-1: a has 4 classes"),
-        ({"split_seed": -1}, r"dataset\.split_seed=-1: expected a number in"),
+        ({"split_seed": -1}, r"dataset\.split_seed=-1; give a number in"),
         (
             {"channels": 3},
             r"datasets\.a has images of 1 x 4 x 4, expected 3 x 4 x 4 .*set dataset\.datasets\.a\.size=4",

@@ -114,7 +114,7 @@ def test_single_and_empty_arguments_of_the_python_api(run, tmp_path):
     for path in ("a.png", tmp_path / "a.png"):
         with pytest.raises(ValueError, match=r"got the path .*expected a list of files; give"):
             encoder.read(path)
-    with pytest.raises(ValueError, match=r"expected \(B, C, H, W\); of one, give image\[None\]"):
+    with pytest.raises(ValueError, match=r"expected \(B, C, H, W\); for a single one, give image\[None\]"):
         encoder(torch.zeros(encoder.input_shape))
     for part in ("checkpoints/last.pt", "checkpoints"):
         for load in (ssl_runner.load_encoder, ssl_runner.load_algorithm):

@@ -237,10 +237,10 @@ MISFITS = [
         f"algorithm=protonet {EPISODES} batching.n_way=[2,6]",
         ["n_way=6, but split 'train' of translated_digits has 5 classes"],
     ),
-    (f"algorithm=protonet {EPISODES} batching.n_way=[5,2]", ["n_way=[5, 2] is a range from more to less"]),
+    (f"algorithm=protonet {EPISODES} batching.n_way=[5,2]", ["n_way=[5, 2] is a reversed range"]),
     (
         f"algorithm=protonet {EPISODES} batching.ways_grow_every=0",
-        ["ways_grow_every=0; give steps, at least 1, or null"],
+        ["ways_grow_every=0; give at least 1 step, or null"],
     ),
     (
         f"algorithm=protonet {EPISODES} batching.n_way=[2,x] batching.k_shot=1.5",
@@ -248,7 +248,7 @@ MISFITS = [
     ),
     (
         f"algorithm=maml {EPISODES} batching.n_way=[2,5] model/head=linear",
-        ["no classes, or tasks of different numbers of them; use another head", "episodes of one batching.n_way"],
+        ["or their tasks have different numbers of them; use another head", "episodes with one batching.n_way"],
     ),
     (
         f"algorithm=maml {EPISODES} batching.n_way=[2,5] model/head=identity",
@@ -257,7 +257,7 @@ MISFITS = [
     (f"algorithm=protonet {EPISODES} trainer.max_steps=null trainer.max_epochs=5", ["set trainer.max_steps"]),
     (
         "loss=cross_entropy dataset.split=classes dataset.class_counts=[9,0,9]",
-        ["loss CrossEntropy takes logits, but Contrastive gives embeddings", "together at most its 10 classes"],
+        ["loss CrossEntropy takes logits, but Contrastive gives embeddings", "in total at most its 10 classes"],
     ),
     ("batching.views=1", ["loss NTXent compares 2 views, but batching makes 1; set batching.views=2"]),
     (
@@ -293,12 +293,12 @@ ABSENT = [
     ("dataset=fashion_mnist dataset.size=-3", ["dataset.size=-3: expected a number of pixels"]),
     ("dataset=torchvision dataset.name=CIFAR", ["dataset.name='CIFAR': expected one of CIFAR10, CIFAR100"]),
     ("dataset=torchvision", ["dataset.name: it has no value; set dataset.name=..."]),
-    ("dataset=image_folder dataset.root=nowhere", ["nowhere is missing or no folder; set dataset.root"]),
+    ("dataset=image_folder dataset.root=nowhere", ["nowhere is missing or not a folder; set dataset.root"]),
     ("experiment=maml_omniglot batching.n_way=5000", ["n_way=5000, but split 'train' of omniglot has 4400 classes"]),
-    ("experiment=maml_omniglot batching.k_shot=20", ["need 21 images a class"]),
+    ("experiment=maml_omniglot batching.k_shot=20", ["need 21 images per class"]),
     (
         "dataset=mixture dataset.held_out=10 eval=[]",
-        ["dataset.held_out=10: mnist has 10 classes, of which at least one is trained on; give a number in [0, 9]"],
+        ["dataset.held_out=10: mnist has 10 classes, and at least one must be trained on; give a number in [0, 9]"],
     ),
     ("dataset=mixture dataset.datasets.mnist.size=-3 eval=[]", ["dataset.datasets.mnist.size=-3: expected a number"]),
     (
@@ -315,7 +315,7 @@ ABSENT = [
     (
         "dataset=mixture dataset.size=32 dataset.datasets.mnist.size=28 eval=[few_shot_omniglot]",
         [
-            "dataset.datasets.mnist makes images of 1 x 28 x 28, expected 1 x 32 x 32 of every dataset",
+            "dataset.datasets.mnist has images of 1 x 28 x 28, expected 1 x 32 x 32 in every dataset",
             "set dataset.datasets.mnist.size=32 dataset.datasets.mnist.channels=1",
         ],
     ),

@@ -194,7 +194,7 @@ VALUES = [
         "optimizer=sgd optimizer.momentum=1 model.encoder.grid=100 eval.few_shot.settings=[11w1s] trainer.max_steps=5",
         [
             "optimizer.momentum=1; give a number in [0, 1)",
-            "grid=100, but images have 20 pixels a side; give 1 to 20, or null",
+            "grid=100, but images are only 20 pixels wide; give 1 to 20, or null",
             "n_way=11, but split 'test' of translated_digits has 10 classes; lower",
             "max_steps=5, max_epochs=60; give exactly one and set the other to null",
         ],

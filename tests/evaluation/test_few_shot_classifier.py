@@ -335,7 +335,7 @@ def test_a_support_that_cannot_be_learned_from_is_refused_with_the_reason(traine
     shutil.copytree(support / "class 1", three / "train")
     refused(three, r"'test', 'train', which are parts of a dataset, expected classes; give .*train")
     (three / "cat").mkdir()
-    refused(three, "cat holds no images; expected files ending in")
+    refused(three, "cat contains no images; expected files ending in")
     shutil.copy(image, three / "loose.PNG")
     refused(three, r"loose\.PNG lies beside the folders")
     (three / "loose.PNG").rename(three / "cat" / "1.PNG")

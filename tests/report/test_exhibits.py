@@ -338,7 +338,7 @@ def test_doubts_are_warned_of_the_rest_is_noted_and_all_stands_in_the_result(tmp
     text = capsys.readouterr().out
     assert "warning: all 19 images of mine/train are the same" in text
     assert "warning: the largest value of any pixel is 3 of 255" in text
-    assert "warning: 5 of 5 test images stand in train too (ant/" in text
+    assert "warning: 5 of 5 test images occur in train too (ant/" in text
     told = Result(tmp_path, found.description()).content["dataset"]
     assert told["no_images"] == {".txt": 2}
     assert told["duplicates"] == {"test in train": 5}

@@ -66,7 +66,7 @@ def split_by_images(
         n = _count(source, part, amount, len(remaining))
         if n and n >= len(indices["train"]):
             raise DataError(
-                f"dataset.{part}={amount} of {source.name} leaves no train images after the other parts are drawn; lower it."
+                f"dataset.{part}={amount} of {source.name} leaves no train images after the other parts; lower it."
             )
         drawn = _stratified(source, indices["train"], n, split_seed, f"split/{part}")
         indices[part] = indices["train"][drawn]

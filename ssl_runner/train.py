@@ -21,17 +21,17 @@ def main() -> None:
 
 
 def prepare(config: Config) -> "Run":
-    """The objects of a checked config, before anything is written; raises ConfigError or DataError."""
+    """Build the objects of a checked config, before anything is written; raises ConfigError or DataError."""
     from ssl_runner.wiring import wire
 
     return wire.prepare_all(config)
 
 
 def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Config:
-    """Train and evaluate what a checked config describes.
+    """Train and evaluate the run that a checked config describes.
 
-    Of several processes all train, and number 0 alone knows the folder, evaluates, writes, and gets the result: what
-    result.json holds.
+    With several processes, all of them train. Only process 0 knows the folder, evaluates, writes, and returns the
+    result, which is the content of result.json.
     """
     from ssl_runner.report import stages as report
     from ssl_runner.training import session
@@ -47,7 +47,7 @@ def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Conf
 
 
 def rehearse(wired: "Run") -> None:
-    """Say what a run would do, do one step of it and say how long it took; nothing is written."""
+    """Print what a run would do, take one step and print how long it took; nothing is written."""
     from ssl_runner.report import stages as report
 
     report.rehearse(wired)

@@ -183,7 +183,7 @@ def test_a_log_that_is_taken_away_is_named(tmp_path):
 def test_a_working_folder_that_is_gone_is_told_in_one_sentence(arguments, tmp_path):
     deed = functools.partial(deeds.working_folder_vanishes, tmp_path / "here")
     ended = children.command(tmp_path / "1", arguments, deed)
-    told(ended, 2, "the working folder is gone: it was deleted or moved; change to one that exists (cd)")
+    told(ended, 2, "the working folder was deleted or moved; change to one that exists (cd)")
     assert ended.out == ""
 
 

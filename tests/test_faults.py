@@ -74,7 +74,7 @@ def test_a_full_disk_ends_a_run_whose_checkpoints_stay_whole(deed, step, unbroke
             1,
             "cannot write",
             "No space left on device",
-            "What was saved before is whole: make room, then go on with resume=RUN",
+            "Files saved earlier are intact: free some space, then continue with resume=RUN",
         )
         assert checkpoint(folder)["step"] == 2
         (disk / "ballast").unlink()

@@ -1,6 +1,6 @@
-"""The command line: help, checks before anything is made, then Hydra's runner, and one clear message for a mistake.
+"""The command line: help, checks before anything is created, then Hydra's runner, and a clear message for a mistake.
 
-Torch is imported only by what the config names: help, completion and misspelled options do without it.
+Only what the config names imports torch: help, completion and misspelled options do without it.
 """
 
 import sys
@@ -19,12 +19,13 @@ from ssl_runner.runtime.streams import guarded
 
 
 def main(app: App) -> int:
-    """Serve ``sys.argv``.
+    """Run the command in ``sys.argv``.
 
     Returns:
-        Exit code: 0, 1 for a failure, 2 for a mistake in what was asked, 130 when interrupted.
+        Exit code: 0, 1 for a failure, 2 for a mistake of the user, 130 when interrupted.
     """
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
+    # without the line of code, which is not the user's
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     threading.excepthook = of_a_thread
     home_folder.settle_environment()
     with guarded():
@@ -43,13 +44,13 @@ def _main(app: App, arguments: list[str]) -> int:
             raise ConfigError([GONE])
         return _serve(app, arguments)
     except JobFailed as failure:
-        print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)
+        print(f"{failure}; the sweep's other jobs were run to the end", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
         if launch_environment.rank() == 0:
             print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # sorted by report_error: what is no user's mistake keeps its traceback
+    except Exception as error:  # report_error keeps the traceback of everything but a user's mistake
         return report_error(error)
 
 
@@ -65,7 +66,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     overrides, renamed = current_words(home_folder.with_homes(asked.overrides))
     for sentence in renamed if launch_environment.rank() == 0 else []:
         print(f"warning: {sentence}; the old name works until version 0.3", file=sys.stderr)
-    # with Hydra, which help does without
+    # these import Hydra, which help does not need
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
     from ssl_runner.cli.jobs import is_sweep
@@ -73,9 +74,11 @@ def _serve(app: App, arguments: list[str]) -> int:
 
     extra = None if asked.config_dir is None else asked.config_dir.expanduser().absolute()
     if extra is not None and not extra.is_dir():
-        raise ConfigError([f"--config-dir: {extra} is no folder; give one with experiment/NAME.yaml or the like in it"])
+        raise ConfigError(
+            [f"--config-dir: {extra} is not a folder; give one that holds files like experiment/NAME.yaml"]
+        )
     if launch_environment.size() > 1 and asked.multirun:
-        raise ConfigError(["-m under torchrun: processes share one run; start torchrun once for each job"])
+        raise ConfigError(["-m under torchrun: all processes share one run; start torchrun once for each job"])
     composer = Composer(search_path.conf_folder(), extra, asked.config_name)
     if composer.file("", asked.config_name) is None:
         raise ConfigError([f"--config-name: there is no {asked.config_name}.yaml in {composer.folder}; leave it out"])
@@ -85,7 +88,7 @@ def _serve(app: App, arguments: list[str]) -> int:
         if code is not None:
             return code
         configs, prepared = check_jobs(app, composer, overrides, asked.multirun)
-        if configs and configs[0].get("dry_run"):  # none: a sweeper that chooses as it goes
+        if configs and configs[0].get("dry_run"):  # no configs: a sweeper that chooses jobs as it runs
             return 0
         if launch_environment.rank() > 0:
             follow(app, configs[0], prepared)
@@ -98,10 +101,10 @@ def _serve(app: App, arguments: list[str]) -> int:
 
 
 def _serve_named(app: App, overrides: list[str], multirun: bool) -> int | None:
-    """Serve ``resume=RUN`` or ``reproduce=RUN``. None where neither is asked for."""
+    """Run ``resume=RUN`` or ``reproduce=RUN`` and return the exit code, or None if neither is given."""
     stopped, original = named_folder(overrides, "resume"), named_folder(overrides, "reproduce")
     if original is not None and any(override.startswith("resume=") for override in overrides):
-        raise ConfigError(["resume= goes on with a run and reproduce= runs it again; give one of them"])
+        raise ConfigError(["resume= continues a run and reproduce= runs it again; give only one of them"])
     if stopped is not None:
         return resume(app, stopped, overrides, multirun)
     if original is not None:

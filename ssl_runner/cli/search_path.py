@@ -1,4 +1,4 @@
-"""Where the files of conf/ lie."""
+"""Finds the conf folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an adversary types is refused in words: before a folder, a file or a download, with what to write instead."""
+"""Wrong command lines are refused with a remedy, before a folder, a file or a download exists."""
 
 import contextlib
 import copy
@@ -28,7 +28,7 @@ CONF = conf_folder()
 
 
 class Answer:
-    """What the real program said to a command line, typed in an empty folder; no data is anywhere near."""
+    """The real program's answer to a command line in an empty folder, without any data."""
 
     def __init__(self, monkeypatch, capsys, place: Path, line: str) -> None:
         monkeypatch.chdir(place)
@@ -46,7 +46,7 @@ class Answer:
         self.made = files(place) - before
 
     def refused(self, *words: str) -> None:
-        """Exit code, words, no traceback, nothing made."""
+        """Check the exit code and the words, and that there is no traceback and no new file."""
         assert self.code == 2, self.text
         assert "Traceback" not in self.text
         assert self.out == ""
@@ -61,7 +61,7 @@ def files(place: Path) -> set[str]:
 
 @pytest.fixture
 def answer(monkeypatch, capsys, tmp_path):
-    """A program to type at, which must not even begin a download."""
+    """Runs command lines; fails if one even begins a download."""
     downloads = []
 
     @contextlib.contextmanager
@@ -90,11 +90,11 @@ SPELLING = [
         [
             "optimzer: there is no such group; did you mean 'optimizer=adam'?",
             "did you mean 'model/encoder=resnet18'?",
-            "~optimzr: there is nothing to take away; did you mean 'optimizer'?",
+            "~optimzr: there is nothing to remove; did you mean 'optimizer'?",
         ],
     ),
     ("optimizer=", ["no option '' in group optimizer; options: adam, adamw"]),
-    ("model=5 trainer=5", ["model is a group; choose within it", "trainer is a group; choose of default"]),
+    ("model=5 trainer=5", ["model is a group; choose a group inside it", "trainer is a group; choose one of default"]),
     # keys
     (
         "trainer.max_epoch=3 sed=3 lr=0.1 ~trainer.log_evry hydra.run.dri=here",
@@ -116,18 +116,18 @@ SPELLING = [
             "loss.temperature: NTXent() needs it; set loss.temperature=...",
         ],
     ),
-    ("+seed=1 name", ["seed is there already; leave the + out", "write key=value"]),
+    ("+seed=1 name", ["seed exists already; leave out the +", "write key=value"]),
     ("~loss", ["algorithm Contrastive needs a loss, and there is none; choose loss=nt_xent or another"]),
     ("loss.temperature=[", ["cannot be read"]),
     ("seed=0,1", ["add -m to run once for each"]),
     # flags and other runs
-    ("--config-dir nowhere", ["nowhere is no folder"]),
+    ("--config-dir nowhere", ["nowhere is not a folder"]),
     ("resume=nowhere", ["nowhere does not exist; give outputs/NAME/RUN"]),
-    ("resume=.", ["has no config.yaml, so it is no run folder"]),
+    ("resume=.", ["has no config.yaml, so it is not a run folder"]),
     ("resume=", ["resume= names no run"]),
     ("reproduce=nowhere", ["nowhere does not exist; give outputs/NAME/RUN"]),
     ("reproduce=auto", ["does not exist"]),
-    ("resume=auto reproduce=nowhere", ["give one of them"]),
+    ("resume=auto reproduce=nowhere", ["give only one of them"]),
 ]
 
 VALUES = [
@@ -286,7 +286,7 @@ TARGETS = [
     ),
 ]
 
-# of what is not at hand, sizes are known: no megabyte moves before the line makes sense
+# the sizes of absent data are known: nothing is downloaded before the command line makes sense
 ABSENT = [
     ("dataset=mnist batching.batch_size=60000 optimizer.lr=0", ["batch_size=60000, but mnist/train has 55000", "lr=0"]),
     ("experiment=simclr_cifar10 model/encoder=conv4 dataset.channels=2", ["dataset.channels=2: expected 1 (gray), 3"]),
@@ -346,7 +346,7 @@ ABSENT = [
     ),
 ]
 
-# what is told at once though it is found at different times: words, then types, then what is built, then what fits
+# reported together although found at different times: words, then types, then construction, then fit
 TOGETHER = [
     (
         "trainer.max_epoch=3 loss.temperature=abc batching.batch_size=-1 eval.few_shot.settings=[5w]",
@@ -358,7 +358,7 @@ TOGETHER = [
         ["experiment", "seed: got 'x'", "batch_size=70000"],
     ),
 ]
-# a constructor tells its first wrong value; the others show once that one is out of the way
+# a constructor reports its first wrong value; the others appear once that one is removed
 TOGETHER += [
     (
         "experiment=maml_omniglot algorithm.inner_lr=-1 algorithm.inner_steps=0 batching.n_way=0 batching.k_shot=0",
@@ -372,11 +372,11 @@ TOGETHER += [
 
 
 @pytest.mark.parametrize(("line", "words"), SPELLING + VALUES + MISFITS + TARGETS + ABSENT + TOGETHER)
-def test_a_mistake_is_told_with_its_remedy_before_anything_is_made(answer, line, words):
+def test_a_mistake_is_reported_with_its_remedy_before_anything_is_created(answer, line, words):
     answer(line).refused(*words)
 
 
-def test_taking_a_wrong_word_away_brings_up_no_problem_of_its_own(answer):
+def test_removing_a_wrong_word_causes_no_further_problems(answer):
     said = answer("trainer.max_steps=abc trainer.max_epochs=null seed=x")
     said.refused("trainer.max_steps: got 'abc'", "seed: got 'x'")
     assert said.text.count("\n") == 2
@@ -394,7 +394,7 @@ los: {temperature: 1}
 """
 
 
-def test_a_typo_in_an_experiment_of_ones_own_is_found_where_it_stands(answer, tmp_path):
+def test_a_typo_in_the_users_own_experiment_is_found(answer, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(OWN)
     answer("--config-dir mine experiment=own").refused(
@@ -448,7 +448,7 @@ def test_a_class_that_cannot_play_its_part_is_refused(answer, tmp_path):
         answer(f"--config-dir mine ~experiment {choice}").refused(words)
 
 
-def test_a_left_over_value_is_dropped_and_said_and_one_that_was_typed_is_refused(answer):
+def test_a_leftover_value_is_dropped_with_a_message_and_a_typed_one_is_refused(answer):
     answer("optimizer=sgd optimizer.betas=[0.9,0.9]").refused("optimizer.betas: there is no such key", "momentum")
     said = answer("optimizer=sgd optimizer.lr=0")
     said.refused("optimizer.lr=0")
@@ -477,14 +477,14 @@ def test_missing_data_is_one_message_and_leaves_nothing(monkeypatch, capsys, tmp
 
 
 def numbers(value) -> bool:
-    """Whether a knob of a YAML file holds numbers."""
+    """Whether a value in a YAML file consists of numbers."""
     if isinstance(value, list):
         return bool(value) and all(map(numbers, value))
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def knobs(content, path=()):
-    """Paths of all knobs with numbers, and -7 in their shape."""
+    """Paths of all keys with numbers, and -7 in the shape of their values."""
     for key, value in content.items():
         if isinstance(value, dict):
             yield from knobs(value, (*path, key))
@@ -507,7 +507,7 @@ FORWARD_LEARNERS = (
     "snail",
     "mann",
 )
-# what belongs with an option for a run to make sense; the data is tiny or not there
+# what an option needs beside it to make a valid run; the data is tiny or absent
 WITH = {
     **{
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
@@ -541,7 +541,7 @@ WITH = {
     "dataset/clustered": ["eval=[few_shot]"],
     "loss/cross_entropy": ["algorithm=supervised", "batching=labelled", "model/head=linear"],
 }
-# of a split that is not used, these are ignored
+# these are ignored unless this split is used
 UNUSED = {"class_counts": "classes", "validation": "images", "test": "images"}
 
 
@@ -551,7 +551,7 @@ def default():
 
 
 @pytest.mark.parametrize("option", [option for option, found in OPTIONS.items() if found])
-def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch, tmp_path):
+def test_no_key_accepts_a_number_that_makes_no_sense(option, default, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path / "data"))
     for number in range(4 if option == "dataset/image_folder" else 0):
@@ -562,7 +562,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
     *parents, place = [*group.split("/"), *([name] if group == "eval" else [])]
     if option in WITH:
         plain, _ = validate.checked_config(Composer(CONF), [f"{group}={name}", *WITH[option]])
-    else:  # composing takes as long as all the rest
+    else:  # composing would take as long as everything else
         plain = copy.deepcopy(default)
         content = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"), resolve=True)
         functools.reduce(dict.__getitem__, parents, plain)[place] = content
@@ -578,7 +578,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
     assert files(tmp_path) == before
 
 
-# speed: what needs no torch does not import it
+# speed: commands that do not need torch do not import it
 
 PROGRAM = """
 import os, sys

@@ -43,7 +43,7 @@ def test_an_interrupted_run_says_so_with_its_step_and_goes_on_to_say_that_it_is_
     folder = tmp_path / "run"
     deed = functools.partial(deeds.signalled_at_step, 2, number)
     ended = children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], deed)
-    told(ended, 130, "stopped after step 3 of 6; go on with: ssl-train resume=")
+    told(ended, 130, "stopped after step 3 of 6; resume with: ssl-train resume=")
     assert (run_folder.status(folder), result(folder)["step"]) == ("interrupted", 3)
     assert checkpoint(folder)["step"] == 3
     assert children.command(tmp_path / "2", [f"resume={folder}"]).code == 0
@@ -65,7 +65,7 @@ def test_a_hang_up_while_it_evaluates_is_an_interruption_too(tmp_path, monkeypat
     child = children.Child(tmp_path / "1", children.type_in, arguments)
     until(lambda: file.exists() or not child.process.is_alive())
     child.signal(signal.SIGHUP)
-    told(child.ended(), 130, "go on with: ssl-train resume=")
+    told(child.ended(), 130, "resume with: ssl-train resume=")
     assert (run_folder.status(folder), result(folder)["step"]) == ("interrupted", 6)
 
 
@@ -105,7 +105,9 @@ def test_a_killed_run_is_told_from_a_running_one(tmp_path, monkeypatch):
     assert child.ended().code == -signal.SIGKILL
     assert result(folder)["status"] == "running"
     assert run_folder.status(folder) == "killed"
-    told(children.command(tmp_path / "3", [f"reproduce={folder}"]), 2, "(killed) did not finish; go on with: ssl-train")
+    told(
+        children.command(tmp_path / "3", [f"reproduce={folder}"]), 2, "(killed) did not finish; resume with: ssl-train"
+    )
 
 
 def test_to_look_at_a_run_makes_no_lock(tmp_path):
@@ -146,7 +148,7 @@ def test_a_folder_that_is_taken_away_ends_its_run_with_one_sentence(deed, cadenc
     ended = children.command(
         tmp_path / "1", [*RUN, *cadence, f"hydra.run.dir={folder}"], functools.partial(deed, folder)
     )
-    told(ended, 1, f"the run folder {folder} is gone since step 3: {GONE} and go on with: ssl-train resume={folder}")
+    told(ended, 1, f"the run folder {folder} is gone since step 3: {GONE} and resume with: ssl-train resume={folder}")
     assert not folder.exists()
 
 

@@ -206,7 +206,7 @@ LARGE = ["dataset.size=32", "batching.batch_size=4", "trainer.keep_pages=false"]
         ([*VIEWS, *WIDE, "batching.batch_size=1024"], 0, "algorithm.encode_chunks=2, or lower batching.batch_size"),
         ([*MAML, *WIDE, "batching.tasks_per_batch=64"], 0, "trainer.accumulate_grad_batches=2"),
         ([*VIEWS, *WIDE, *LARGE, "trainer.diagnostics_every=2"], 1, "trainer.diagnostics_every=null"),
-        ([*VIEWS, *WIDE, *LARGE], None, "go on with: ssl-train resume="),
+        ([*VIEWS, *WIDE, *LARGE], None, "resume with: ssl-train resume="),
     ],
     ids=["views", "episodes", "diagnostics", "evaluation"],
 )

@@ -45,7 +45,7 @@ def test_one_that_follows_the_share_that_is_done_is_refused_with_what_to_do(tmp_
     run(tmp_path, words, 4)
     before = (tmp_path / "config.yaml").read_text()
     with pytest.raises(
-        ResumeError, match=r"cannot be given another end: .*start a new run with the trainer\.max_steps"
+        ResumeError, match=r"the end of .* cannot be changed: .*start a new run with the trainer\.max_steps"
     ):
         go_on(tmp_path, "trainer.max_steps=9")
     assert (tmp_path / "config.yaml").read_text() == before

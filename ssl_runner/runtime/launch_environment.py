@@ -47,4 +47,4 @@ def in_utf8() -> None:
 
 def how_to_go_on(folder: Path) -> str:
     """Ready to be typed."""
-    return f"go on with: {shlex.join([*words(), f'resume={folder}'])}"
+    return f"resume with: {shlex.join([*words(), f'resume={folder}'])}"

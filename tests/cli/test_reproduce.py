@@ -64,7 +64,7 @@ def test_a_run_that_cannot_be_compared_is_refused_before_a_folder_is_created(ori
     result = json.loads((original / "result.json").read_text()) | {"status": "running"}
     (original / "result.json").write_text(json.dumps(result))
     assert ssl_train(monkeypatch, f"reproduce={original}") == 2
-    assert f"did not finish; go on with: ssl-train resume={original}" in capsys.readouterr().err
+    assert f"did not finish; resume with: ssl-train resume={original}" in capsys.readouterr().err
     (original / "result.json").unlink()
     with pytest.raises(ConfigError, match="nothing to compare"):
         finished(original)

@@ -252,7 +252,7 @@ DAMAGES = {
     "an unfinished run": (
         lambda run: edit(run / "result.json", lambda content: content.update(status="running")),
         ValueError,
-        r"has the status 'killed', expected 'finished'; go on with: ssl-train resume=",
+        r"has the status 'killed', expected 'finished'; resume with: ssl-train resume=",
     ),
     "half a result": (lambda run: cut(run / "result.json"), ValueError, r"result\.json is damaged"),
     "no result": (

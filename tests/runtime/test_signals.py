@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(damage
     again = children.run(settled(CONTRASTIVE) | AUTO, broken)
     assert again.code == 0, again.err
     assert again.out.count("last.pt is damaged") == 1
-    assert "going on from the one before, step 2" in again.out
+    assert "resuming from the one before, step 2" in again.out
     assert_as_unbroken(broken, unbroken("contrastive"))
 
 
@@ -153,7 +153,7 @@ def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(broken):
     for _ in range(2):
         refused = children.command(broken.parent / "logs", [f"resume={broken}"])
         assert refused.code == 2
-        assert "No whole checkpoint is left" in refused.err and "Traceback" not in refused.err
+        assert "No intact checkpoint is left" in refused.err and "Traceback" not in refused.err
         assert refused.err.count("is damaged") == 2
     assert contents(broken) == before
 
@@ -191,7 +191,7 @@ def test_other_data_is_refused(tmp_path):
     before = contents(folder)
     refused = children.command(tmp_path / "logs", [f"resume={folder}"])
     assert refused.code == 2
-    assert "was trained on data" in refused.err and "the dataset now is" in refused.err
+    assert "was trained on data" in refused.err and "the dataset is now" in refused.err
     assert "Traceback" not in refused.err
     assert contents(folder) == before
 
@@ -202,7 +202,7 @@ def test_other_threads_and_versions_are_warned_of(tmp_path):
     again = children.run(config | AUTO, folder, deeds.on_another_machine)
     assert again.code == 0, again.err
     assert "threads was 1, now 2" in again.out
-    assert "now 9.9.9: the run goes on, but perhaps not bitwise as if unbroken" in again.out
+    assert "now 9.9.9: the run continues, but may differ in the last bits" in again.out
 
 
 # where a process waits for a signal, and the step of the checkpoint that it leaves
@@ -216,8 +216,8 @@ def advice(ended: children.Ended) -> str:
     """The one command that an interrupted run says to go on with."""
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
-    (line,) = [line for line in ended.err.splitlines() if "go on with: " in line]
-    return line.partition("go on with: ")[2]
+    (line,) = [line for line in ended.err.splitlines() if "resume with: " in line]
+    return line.partition("resume with: ")[2]
 
 
 def fresh(arguments: list[str]) -> subprocess.Popen:

@@ -96,7 +96,7 @@ def test_no_verdict_steers_a_run(tmp_path, data_root):
     selecting = ["dataset.class_counts=[3,2,5]", "batching.n_way=2", "eval.few_shot.settings=[2w1s]"]
     selecting += ["trainer.evaluate_every=1"]
     figure = "fashion_mnist/few_shot/5w1s/top1"
-    with pytest.raises(ConfigError, match=f"trainer.select={figure}: evaluation gives no such figure"):
+    with pytest.raises(ConfigError, match=f"trainer.select={figure}: evaluation has no such metric"):
         wire.prepare(settled(*line(*selecting, f"trainer.select={figure}")))
     train.run(settled(*line(*selecting, "trainer.select=few_shot/2w1s/top1")), tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

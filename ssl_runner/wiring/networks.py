@@ -1,4 +1,4 @@
-"""From the nodes of a model to a network for the images at hand."""
+"""Builds the network from the model's config nodes and the shape of the images."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ Config = dict[str, Any]
 
 
 def begin_network(config: Config, splits: Splits, seed: int) -> Encoder:
-    """The encoder for the images of a dataset; its weights and the head's, made next, are the seed's."""
+    """The encoder for the images of a dataset; the seed determines its weights and those of the head, built next."""
     components.takes(config, "model.encoder", "in_channels", "image_size")
     torch.manual_seed(randomness.number(seed, "weights", 0))
     channels, height, width = splits.train.images.shape[1:]
@@ -26,7 +26,7 @@ def begin_network(config: Config, splits: Splits, seed: int) -> Encoder:
 
 
 def finish_network(encoder: Encoder, config: Config, batching: Batching) -> Network:
-    """A head on top."""
+    """The network with a head on top of the encoder."""
     components.takes(config, "model.head", "in_features", "n_outputs")
     return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
 
@@ -35,7 +35,7 @@ def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in [0, 1], over at most 10,000 evenly spread training images."""
     images = dataset.images[:: -(-len(dataset) // 10_000)]
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
-    for part in images.split(256):  # histograms: exact, and no floats of the images' size
+    for part in images.split(256):  # histograms are exact and need no float copy of the images
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.transpose(0, 1)])
     levels, shares = torch.arange(256) / 255, counts / counts.sum(dim=1, keepdim=True)
     mean = shares @ levels.double()

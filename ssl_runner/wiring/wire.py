@@ -1,4 +1,4 @@
-"""From a checked config to the objects of a run, in reading order; what does not fit is refused, with the reason."""
+"""Builds the objects of a run from a checked config, in reading order, and refuses parts that do not fit."""
 
 import contextlib
 from typing import Any
@@ -38,14 +38,14 @@ Config = dict[str, Any]
 
 
 def prepare_all(config: Config) -> Run:
-    """`prepare` in every process of a run: number 0 first, whose downloads and decoded images the others find."""
+    """`prepare` in every process of a run: first in process 0, whose downloads and decoded images the others reuse."""
     process_group.init(config["trainer"].get("timeout", process_group.TIMEOUT))
     with process_group.rank_zero_first():
         return prepare(config)
 
 
 def prepare(config: Config) -> Run:
-    """Everything built, all mistakes told before anything is downloaded, decoded or written.
+    """Build everything, and report all mistakes before anything is downloaded, decoded or written.
 
     Raises:
         ConfigError: With every problem at once.
@@ -59,11 +59,11 @@ def prepare(config: Config) -> Run:
 
 
 def wire(config: Config) -> Run:
-    """Build everything, in reading order; what needs a part that was refused is left out.
+    """Build everything, in reading order; steps that need a refused part are skipped.
 
     Raises:
         ConfigError: With every problem at once.
-        NotDownloaded: Data would have to be fetched first, which `no_download` forbids.
+        NotDownloaded: Data would have to be downloaded first, which `no_download` forbids.
     """
     attempt = Attempts()
     seed = config["seed"]
@@ -90,7 +90,7 @@ def wire(config: Config) -> Run:
     attempt(refuse_unlabelled, loss, batching, splits)
     device = torch.device("cpu") if trainer is REFUSED else trainer.device
     batching = attempt(bind, batching, splits, seed, device)
-    attempt(lambda trainer, batching: trainer.steps(batching), trainer, batching)  # no epochs of episodes
+    attempt(lambda trainer, batching: trainer.steps(batching), trainer, batching)  # episodes have no epochs
     encoder = attempt(begin_network, config["model"]["encoder"], splits, seed)
     network = attempt(finish_network, encoder, config["model"]["head"], batching)
     attempt(refuse_head, method, network, batching)
@@ -106,12 +106,12 @@ def wire(config: Config) -> Run:
     attempt(place, algorithm, trainer)
     attempt(check_evaluators, evaluators, None if algorithm is REFUSED else algorithm, splits, device)
     attempt(check_selection, trainer, evaluators, algorithm, splits)
-    if not attempt.problems:  # torch takes seconds to make its first one
+    if not attempt.problems:  # torch takes seconds to build its first optimizer
         attempt(components.optimizer, config["optimizer"])
     step_bytes = None if attempt.problems else attempt(first_step_bytes, config, algorithm, batching, trainer)
     attempt.settle()
-    if splits is REFUSED or REFUSED in evaluators.values():  # and yet there is no problem
-        raise NotDownloaded(f"{config['dataset']['_target_']}, or what an evaluator judges, is not at hand")
+    if splits is REFUSED or REFUSED in evaluators.values():  # although there is no problem
+        raise NotDownloaded(f"the data of {config['dataset']['_target_']}, or of an evaluator, is not available yet")
 
     optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
     for group in optimizer.param_groups:
@@ -124,7 +124,7 @@ def wire(config: Config) -> Run:
 
 
 def prepare_process(trainer: Trainer) -> None:
-    """Threads, allocator and cuDNN, before any tensor of size is made."""
+    """Set threads, allocator and cuDNN, before any large tensor is allocated."""
     if trainer.keep_pages:
         allocator.keep_pages()
     torch.backends.cudnn.benchmark = trainer.cudnn_benchmark
@@ -133,13 +133,13 @@ def prepare_process(trainer: Trainer) -> None:
 
 
 def bind(batching: Batching, splits: Splits, seed: int, device: torch.device) -> Batching:
-    """The batching, which from now on draws from the training split."""
+    """The batching, which now draws from the training split."""
     batching.bind(splits.train, seed, device)
     return batching
 
 
 def place(algorithm: Algorithm, trainer: Trainer) -> None:
-    """On the device, in its memory format; batch normalisation with exact sums, over all processes."""
+    """Move the algorithm to its device and memory format; make batch normalisation sum exactly, over all processes."""
     algorithm.to(trainer.device)
     if trainer.channels_last:
         algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -150,9 +150,9 @@ def place(algorithm: Algorithm, trainer: Trainer) -> None:
 
 
 def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, trainer: Trainer) -> int | None:
-    """Memory of a step (`estimate.step_memory`), and what a loss refuses at its first step is told here.
+    """Memory of a step (`memory_estimate.step_memory`); this also reports what a loss refuses in its first step.
 
-    Of the whole batch, which is what the loss sees where several processes share it, in its largest shape.
+    It uses the whole batch in its largest shape, since that is what the loss sees even if several processes share it.
     """
     make_optimizer = build(config["optimizer"], "optimizer")
     with process_group.single_process():

@@ -117,7 +117,7 @@ SPELLING = [
         ],
     ),
     ("+seed=1 name", ["seed exists already; leave out the +", "write key=value"]),
-    ("~loss", ["algorithm Contrastive needs a loss, and there is none; choose loss=nt_xent or another"]),
+    ("~loss", ["algorithm Contrastive needs a loss, but none is set; choose loss=nt_xent or another"]),
     ("loss.temperature=[", ["cannot be read"]),
     ("seed=0,1", ["add -m to run once for each"]),
     # flags and other runs
@@ -177,7 +177,7 @@ VALUES = [
             "width=0",
             "eval.knn needs k >= 1",
             "'raw_pixel' is not one of raw_pixels, untrained",
-            "name='../elsewhere': it names a folder of runs below outputs/",
+            "name='../elsewhere': expected the name of a folder below outputs/",
         ],
     ),
     (
@@ -203,7 +203,7 @@ VALUES = [
         "augmentation.transforms.crop.size=8 model.encoder.grid=null eval.few_shot.settings=[5w500s] "
         "trainer.max_epochs=null",
         [
-            "it makes 1 x 8 x 8 of images of 1 x 20 x 20",
+            "it turns images of 1 x 20 x 20 into 1 x 8 x 8",
             "k_shot=500",
             "max_steps=None, max_epochs=None; give exactly one",
         ],
@@ -212,7 +212,7 @@ VALUES = [
         "dataset.validation=0.9 dataset.test=0.9 trainer.select=knn/top1",
         ["dataset.validation=0.9 of translated_digits leaves no train images", "selection needs both"],
     ),
-    ("trainer.select=knn/top trainer.evaluate_every=5", ["evaluation gives no such figure; did you mean 'knn/top1'?"]),
+    ("trainer.select=knn/top trainer.evaluate_every=5", ["evaluation has no such metric; did you mean 'knn/top1'?"]),
     ("trainer.device=cpu:first", ["device='cpu:first' is no device"]),
     ("-m loss.temperature=0.5,-1 optimizer.lr=0.1,0", ["loss: temperature=-1", "optimizer.lr=0;"]),
     ("-m seed=0,abc optimizer.lr=1,fast", ["seed: got 'abc'", "optimizer.lr: got 'fast'"]),
@@ -223,7 +223,7 @@ MISFITS = [
     ("algorithm=maml", ["MAML takes Episodes, but batching makes Views; choose batching=episodes_5w1s"]),
     ("batching=episodes_5w1s", ["Contrastive takes Views, but batching makes Episodes; choose batching=two_view"]),
     (f"algorithm=maml {EPISODES} loss=nt_xent", ["loss NTXent takes embeddings, but MAML gives logits"]),
-    (f"algorithm=maml {EPISODES}", ["the head must have one output a class, 5; choose model/head=linear"]),
+    (f"algorithm=maml {EPISODES}", ["the head must have one output per class, 5; choose model/head=linear"]),
     (
         f"algorithm=maml {EPISODES} model/head=linear batching.n_way=3 eval=[few_shot]",
         ["the head has 3 outputs, so MAML classifies at most 3 ways, got 5"],
@@ -252,7 +252,7 @@ MISFITS = [
     ),
     (
         f"algorithm=maml {EPISODES} batching.n_way=[2,5] model/head=identity",
-        ["MAML classifies with its head, one output a class, but", "give one batching.n_way instead of a range"],
+        ["MAML classifies with its head, with one output per class, but", "give one batching.n_way instead of a range"],
     ),
     (f"algorithm=protonet {EPISODES} trainer.max_steps=null trainer.max_epochs=5", ["set trainer.max_steps"]),
     (
@@ -264,7 +264,7 @@ MISFITS = [
         "batching.views=3 batching.batch_size=1 trainer.accumulate_grad_batches=2",
         [
             "loss NTXent compares 2 views, but batching makes 3; set batching.views=2",
-            "batching.batch_size=1, but Contrastive compares images of a batch",
+            "batching.batch_size=1, but Contrastive compares images within a batch",
             "a batch cannot be cut; set it to 1",
         ],
     ),
@@ -277,7 +277,7 @@ TARGETS = [
         "batching._target_=ssl_runner.data.bathcing.ViewBatching",
         [
             "optimizer._target_: os.system is not trusted",
-            "loss._target_: torch.nn.functional.torch.load is in truth torch.",
+            "loss._target_: torch.nn.functional.torch.load is actually torch.",
             "trainer._target_: _target_=5 is not a dotted name",
             "Contrastiv does not exist; did you mean 'Contrastive'?",
             "ssl_runner.losses is not a class or function",
@@ -342,7 +342,7 @@ ABSENT = [
     (
         "experiment=simclr_mnist eval=[few_shot_cifar10] trainer.evaluate_every=5 "
         "trainer.select=cifar10/few_shot/5w1s/top1",
-        ["evaluation gives no such figure"],
+        ["evaluation has no such metric"],
     ),
 ]
 
@@ -413,13 +413,13 @@ ROLES = {
         "_target_: torch.nn.ReLU",
         "loss._target_: torch.nn.ReLU makes a ReLU, expected a Loss (ssl_runner.losses",
     ),
-    "algorithm": ("_target_: torch.nn.ReLU", "algorithm._target_: torch.nn.ReLU is no algorithm"),
+    "algorithm": ("_target_: torch.nn.ReLU", "algorithm._target_: torch.nn.ReLU is not an algorithm"),
     "batching": (
         "_target_: ssl_runner.optim.schedules.Constant",
         "batching._target_: ssl_runner.optim.schedules.Constant takes no augmentation",
     ),
     "scheduler": ("_target_: ssl_runner.data.batching.batching.on_device", "scheduler.images: on_device() needs it"),
-    "optimizer": ("{_target_: torch.optim.LBFGS, _partial_: true}", "optimizer: LBFGS cannot step here"),
+    "optimizer": ("{_target_: torch.optim.LBFGS, _partial_: true}", "optimizer: LBFGS cannot be used here"),
     "model/encoder": (
         "{_target_: torch.nn.ReLU, _partial_: true}",
         "model.encoder._target_: torch.nn.ReLU cannot be called with (in_channels, image_size)",

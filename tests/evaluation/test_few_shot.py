@@ -278,7 +278,7 @@ def test_a_model_may_be_selected_by_a_way_that_its_algorithm_has_and_by_no_other
     node = yaml.safe_load((conf_folder() / "trainer" / "default.yaml").read_text())
     trainer = build(node | {"device": "cpu", "evaluate_every": 1, "select": "few_shot/3w2s/constant/top1"})
     check_selection(trainer, {"few_shot": few_shot()}, TwoWays(), by_images)
-    with pytest.raises(ConfigError, match="evaluation gives no such figure"):
+    with pytest.raises(ConfigError, match="evaluation has no such metric"):
         check_selection(trainer, {"few_shot": few_shot()}, Recorder(), by_images)
 
 
@@ -370,7 +370,7 @@ def test_no_model_is_selected_by_the_test_images_of_another_dataset(by_images, e
     by_own = build(node | {"device": "cpu", "evaluate_every": 1, "select": "few_shot/3w2s/top1"})
     check_selection(by_own, evaluators, RawPixels((1, 8, 8)), by_images)
     by_other = build(node | {"device": "cpu", "evaluate_every": 1, "select": "turned/few_shot/3w2s/top1"})
-    with pytest.raises(ConfigError, match=r"select=turned/few_shot/3w2s/top1: evaluation gives no such figure"):
+    with pytest.raises(ConfigError, match=r"select=turned/few_shot/3w2s/top1: evaluation has no such metric"):
         check_selection(by_other, evaluators, RawPixels((1, 8, 8)), by_images)
     assert list(selecting(evaluators)) == ["few_shot"]
 

@@ -325,7 +325,7 @@ def test_a_support_that_cannot_be_learned_from_is_refused_with_the_reason(traine
 
     (image, *_) = support.rglob("*.png")
     refused(tmp_path / "nowhere", "nowhere does not exist; give a folder", FileNotFoundError)
-    refused(image, r"\.png is no folder; give a folder", FileNotFoundError)
+    refused(image, r"\.png is not a folder; give a folder", FileNotFoundError)
     three = tmp_path / "three"
     three.mkdir()
     refused(three, r"has 0 class folders \(none\), expected at least 2")
@@ -337,12 +337,17 @@ def test_a_support_that_cannot_be_learned_from_is_refused_with_the_reason(traine
     (three / "cat").mkdir()
     refused(three, "cat holds no images; expected files ending in")
     shutil.copy(image, three / "loose.PNG")
-    refused(three, r"loose\.PNG lies beside the folders")
+    refused(three, r"loose\.PNG is outside the class folders")
     (three / "loose.PNG").rename(three / "cat" / "1.PNG")
     six = tmp_path / "six"
     for number in range(6):
         shutil.copytree(three / "cat", six / str(number))
-    refused(six, r"MAML of .* cannot tell the 6 classes of .*the head has 5 outputs.*a run trained", ValueError, "maml")
+    refused(
+        six,
+        r"MAML of .* cannot distinguish the 6 classes of .*the head has 5 outputs.*a run trained",
+        ValueError,
+        "maml",
+    )
     for run in ("simclr", "maml"):
         assert ssl_runner.few_shot_classifier(trained[run][0], three).class_names == ("cat", "test", "train")
     cut(three / "cat" / "1.PNG")

@@ -409,8 +409,8 @@ def test_it_is_asked_once_and_two_that_give_the_same_scores_are_told_before_trai
     evaluators = {"few_shot": FewShot(["5w1s"], 3, 10, 0, 8), "verdict": verdict(unseen)}
     assert list(asked_again(evaluators)) == ["few_shot"]
     check_evaluators(evaluators, None, by_classes, CPU)
-    told = "eval.other and eval.verdict both give fashion_mnist/few_shot/3w1s/top1"
-    with pytest.raises(ConfigError, match=told):
+    message = "eval.other and eval.verdict both return fashion_mnist/few_shot/3w1s/top1"
+    with pytest.raises(ConfigError, match=message):
         check_evaluators(evaluators | {"other": copy.copy(evaluators["verdict"])}, None, by_classes, CPU)
 
 

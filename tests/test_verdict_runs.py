@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_told_without_the_images(no_fashion):
     ):
         wire.prepare(settled(*line(no_fashion, "eval.verdict.dataset.size=14")))
     source = ["dataset=fashion_mnist", "dataset.split=classes", no_fashion.removeprefix("eval.verdict.")]
-    with pytest.raises(ConfigError, match="this run trains on fashion_mnist, so its images are not unseen"):
+    with pytest.raises(ConfigError, match="this run trains on fashion_mnist, so the images are not unseen"):
         wire.prepare(settled(*line(no_fashion, *source)))
     with pytest.raises(ConfigError, match=r"n_way=11, but split 'test' of fashion_mnist has 10 classes"):
         wire.prepare(settled(*line(no_fashion, "eval.verdict.settings=[11w1s]")))

@@ -325,7 +325,7 @@ ABSENT = [
         [
             "n_way=9, but domain 'mnist' of split 'train' of mnist+fashion_mnist has 8 classes; lower batching.n_way",
             "n_way=5, but domain 'fashion_mnist' of split 'test' of mnist+fashion_mnist has 2 classes",
-            "what fits it is eval.few_shot.settings=[2w1s]",
+            "set eval.few_shot.settings=[2w1s]",
             "eval.few_shot_omniglot.dataset makes images of 1 x 32 x 32, but the encoder takes 1 x 28 x 28; set "
             "eval.few_shot_omniglot.dataset.size=28 eval.few_shot_omniglot.dataset.channels=1",
         ],

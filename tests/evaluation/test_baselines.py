@@ -1,4 +1,4 @@
-"""Rules that classify from a few images, against one query at a time."""
+"""Rules that classify from a few images, compared with a loop over queries."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_scores_of_the_wrong_shape_are_refused(by_images):
         wrong.accuracies(tasks, 8, CPU)
 
 
-def test_an_algorithm_that_looks_at_one_image_at_a_time_encodes_each_once(small, long_way, by_images):
+def test_an_algorithm_that_sees_one_image_at_a_time_encodes_each_image_once(small, long_way, by_images):
     algorithm, test, seen = small().eval(), by_images.test, []
     algorithm.eval_encoder().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     tasks = tasks_of(test, 5, 1, 60)

@@ -100,7 +100,7 @@ def test_a_killed_run_is_told_from_a_running_one(tmp_path, monkeypatch):
     child = children.Child(tmp_path / "1", children.type_in, arguments)
     until(lambda: file.exists() or not child.process.is_alive())
     assert run_folder.status(folder) == "running"
-    told(children.command(tmp_path / "2", [f"reproduce={folder}"]), 2, "(running) did not finish; it is at work")
+    told(children.command(tmp_path / "2", [f"reproduce={folder}"]), 2, "(running) did not finish; it is still running")
     child.signal(signal.SIGKILL)
     assert child.ended().code == -signal.SIGKILL
     assert result(folder)["status"] == "running"
@@ -136,7 +136,7 @@ def _look_for_ever(folder: Path) -> None:
         (folder / "looked").touch()
 
 
-GONE = "it was deleted or moved. What was saved in it went with it; start the run again, or put the folder back"
+GONE = "with everything saved in it; start the run again, or put the folder back"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,11 @@ def test_a_folder_that_is_taken_away_ends_its_run_with_one_sentence(deed, cadenc
     ended = children.command(
         tmp_path / "1", [*RUN, *cadence, f"hydra.run.dir={folder}"], functools.partial(deed, folder)
     )
-    told(ended, 1, f"the run folder {folder} is gone since step 3: {GONE} and resume with: ssl-train resume={folder}")
+    told(
+        ended,
+        1,
+        f"the run folder {folder} was deleted or moved after step 3, {GONE} and resume with: ssl-train resume={folder}",
+    )
     assert not folder.exists()
 
 
@@ -165,7 +169,11 @@ def test_a_folder_that_is_put_back_is_gone_on_with(tmp_path):
 def test_a_folder_that_is_taken_away_before_evaluation_is_missed_after_it(tmp_path):
     folder = tmp_path / "run"
     deed = functools.partial(deeds.folder_vanishes_before_evaluation, folder)
-    told(children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], deed), 1, f"is gone since step 6: {GONE}")
+    told(
+        children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], deed),
+        1,
+        f"was deleted or moved after step 6, {GONE}",
+    )
     assert not folder.exists()
 
 
@@ -173,7 +181,7 @@ def test_a_log_that_is_taken_away_is_named(tmp_path):
     folder = tmp_path / "run"
     deed = functools.partial(deeds.at_step, 3, (folder / "metrics.jsonl").unlink)
     ended = children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], deed)
-    told(ended, 1, f"{folder / 'metrics.jsonl'} is gone since step 3: it was deleted or moved")
+    told(ended, 1, f"{folder / 'metrics.jsonl'} was deleted or moved after step 3, while the run wrote to it")
     assert result(folder)["status"] == "failed"
 
 
@@ -202,5 +210,9 @@ def test_a_working_folder_that_vanishes_meanwhile_is_missed_only_by_what_lies_in
     ended = children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={outside}"], deed)
     assert ended.code == 0, ended.err
     assert run_folder.status(outside) == "finished"
-    told(children.command(tmp_path / "2", [*RUN, "hydra.run.dir=run"], deed), 1, f"{inside / 'run'} is gone since step")
+    told(
+        children.command(tmp_path / "2", [*RUN, "hydra.run.dir=run"], deed),
+        1,
+        f"{inside / 'run'} was deleted or moved after step",
+    )
     assert not inside.exists()

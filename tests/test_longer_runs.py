@@ -54,7 +54,7 @@ def test_one_that_follows_the_share_that_is_done_is_refused_with_what_to_do(tmp_
 
 def test_fewer_steps_than_are_done_are_refused(tmp_path):
     run(tmp_path, CONSTANT, 4)
-    with pytest.raises(ResumeError, match="has done 4 steps already, and is to end after 3; give more"):
+    with pytest.raises(ResumeError, match="has already done 4 steps, but would end after 3; give more"):
         go_on(tmp_path, "trainer.max_steps=3")
 
 

@@ -65,6 +65,6 @@ def test_a_run_has_its_names_in_utf8_and_a_narrow_console_shows_what_it_can(root
 
 
 def test_a_run_folder_that_is_not_utf8_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir: .*/caf\\xe9 is no valid UTF-8; choose a folder"):
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir: .*/caf\\xe9 is not valid UTF-8; choose a folder"):
         run_folder.refuse_name(tmp_path / LATIN)
     run_folder.refuse_name(tmp_path / "кошка")

@@ -185,7 +185,7 @@ VALUES = [
         [
             "seed=-1; give a number in [0, 2**63)",
             "optimizer.betas=[2, 0.9]; give two numbers in [0, 1)",
-            "device='gpu', but usable here is: cpu",
+            "device='gpu' is not available here, expected one of cpu",
             "'5w1'; expected ways and shots, as in 5w1s",
             "GiB of memory; lower it",
         ],
@@ -213,7 +213,7 @@ VALUES = [
         ["dataset.validation=0.9 of translated_digits leaves no train images", "selection needs both"],
     ),
     ("trainer.select=knn/top trainer.evaluate_every=5", ["evaluation has no such metric; did you mean 'knn/top1'?"]),
-    ("trainer.device=cpu:first", ["device='cpu:first' is no device"]),
+    ("trainer.device=cpu:first", ["device='cpu:first' is not a device"]),
     ("-m loss.temperature=0.5,-1 optimizer.lr=0.1,0", ["loss: temperature=-1", "optimizer.lr=0;"]),
     ("-m seed=0,abc optimizer.lr=1,fast", ["seed: got 'abc'", "optimizer.lr: got 'fast'"]),
 ]

@@ -83,7 +83,7 @@ def test_with_one_shot_the_nearest_image_is_the_nearest_mean(by_images):
 def test_scores_of_the_wrong_shape_are_refused(by_images):
     tasks = tasks_of(by_images.test, 3, 1, 2)
     wrong = Contender.of_rule("wrong", by_images.test.images, lambda *task: torch.zeros(2, 3, 12))
-    with pytest.raises(ValueError, match=r"wrong gave \(2, 3, 12\); expected \(T, Q, n_way\) = \(2, 12, 3\)"):
+    with pytest.raises(ValueError, match=r"wrong returned \(2, 3, 12\); expected \(T, Q, n_way\) = \(2, 12, 3\)"):
         wrong.accuracies(tasks, 8, CPU)
 
 

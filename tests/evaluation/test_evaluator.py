@@ -112,7 +112,7 @@ def test_new_weights_are_evaluated_again(small, by_images):
 
 
 def test_a_key_given_twice_is_refused(small, by_images):
-    with pytest.raises(ValueError, match=r"eval\.other gives \['knn/top1'\] a second time"):
+    with pytest.raises(ValueError, match=r"eval\.other returns \['knn/top1'\] a second time"):
         evaluate({"knn": KNN(20, 0.1), "other": KNN(200, 0.1)}, small(), by_images, CPU)
 
 

@@ -161,7 +161,7 @@ def test_scores_of_the_wrong_shape_are_refused(by_images):
     def transposed(_support, _labels, query, n_way):
         return torch.zeros(len(query), n_way, query.shape[1])
 
-    with pytest.raises(ValueError, match=r"Recorder\.classify gave \(7, 3, 12\); expected .* \(7, 12, 3\)"):
+    with pytest.raises(ValueError, match=r"Recorder\.classify returned \(7, 3, 12\); expected .* \(7, 12, 3\)"):
         few_shot()(Recorder(transposed), by_images, CPU)
 
 
@@ -247,7 +247,7 @@ def test_one_episode_has_no_interval():
 
 
 def test_a_setting_named_twice_is_refused():
-    with pytest.raises(ValueError, match="names one twice"):
+    with pytest.raises(ValueError, match="repeats a setting"):
         few_shot(["5w1s", "5w1s"])
 
 
@@ -269,7 +269,7 @@ def test_a_further_way_that_does_not_work_is_reported_before_training(by_images)
     several = TwoWays()
     several.constant = lambda query, n_way: torch.zeros(query.shape[:2])
     with pytest.raises(
-        ValueError, match=r"TwoWays.classify, constant, gave \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"
+        ValueError, match=r"TwoWays.classify, constant, returned \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"
     ):
         few_shot().check(several, by_images, CPU)
 

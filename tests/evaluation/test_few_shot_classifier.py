@@ -258,7 +258,7 @@ DAMAGES = {
     "no result": (
         lambda run: (run / "result.json").unlink(),
         FileNotFoundError,
-        r"has no result\.json, so it is no run",
+        r"has no result\.json, so it is not a run",
     ),
     "no encoder": (lambda run: (run / "encoder.safetensors").unlink(), FileNotFoundError, r"encoder\.safetensors does"),
     "half an encoder": (lambda run: cut(run / "encoder.safetensors"), ValueError, r"encoder\.safetensors is damaged"),

@@ -258,7 +258,7 @@ def test_problems_that_would_appear_after_training_are_refused_before(by_images,
     with pytest.raises(ValueError, match="digits/validation has no labels"):
         fine_tuning().check(small(), unlabelled, CPU)
     crop = {"crop": RandomResizedCrop(6, [0.5, 1.0], [0.8, 1.2])}
-    with pytest.raises(ValueError, match=r"makes 1x6x6 of images of 1x8x8.*set the crop's size to null"):
+    with pytest.raises(ValueError, match=r"turns images of 1x8x8 into 1x6x6.*set the crop's size to null"):
         fine_tuning(transforms=crop).check(small(), by_images, CPU)
     one = Dataset("toy/train", torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), ("a",), None, "toy")
     with pytest.raises(ValueError, match=r"toy/train has one class \('a'\)"):
@@ -292,7 +292,7 @@ def test_the_protocol_names_everything(by_images):
     assert json.loads(json.dumps(said)) == said
     assert (said["labels"], said["labelled_images"], said["gallery_size"], said["seed"]) == (0.01, 10, 1200, 0)
     assert (said["epochs"], said["batch_size"], said["steps"]) == (60, 10, 60)
-    assert said["drawn"].startswith("at random within each class, at least one image a class")
+    assert said["drawn"].startswith("at random within each class, at least one image per class")
     assert said["augmentation"] == ["PadCrop(padding=2)"]
     assert "learning rate 0.02 (classifier 10 times that), cosine to 0, weight decay 0.0001" in said["solver"]
     assert said["validation"].startswith("none")

@@ -1,4 +1,4 @@
-"""A run that is broken at any moment goes on as if it had not been."""
+"""A run that is interrupted at any moment resumes as if it had not been interrupted."""
 
 import functools
 import shlex
@@ -22,7 +22,7 @@ KINDS = {
     "momentum_queue": momentum_queue,
     "unselected": lambda: settled(UNSELECTED),
 }
-# and the step from which the run goes on
+# and the step from which the run resumes
 MOMENTS = {
     deeds.killed_before_the_first_checkpoint: 0,
     deeds.killed_while_the_first_checkpoint_is_written: 0,
@@ -58,7 +58,7 @@ def trusted(session_environment):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The folder of an unbroken run, by kind."""
+    """The folder of an uninterrupted run, by kind."""
 
     @functools.cache
     def run(kind: str) -> Path:
@@ -81,7 +81,7 @@ def killed_at_five(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def broken(killed_at_five, tmp_path) -> Path:
-    """A copy of it."""
+    """A copy of `killed_at_five`."""
     return Path(shutil.copytree(killed_at_five, tmp_path / "a run"))
 
 
@@ -119,7 +119,7 @@ def empty(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit of the weights: the file still loads."""
+    """Flip one bit of the weights; the file still loads."""
     content = bytearray(path.read_bytes())
     weights = checkpoint(path.parents[1], path.name)["algorithm"]["network.head.0.weight"].numpy().tobytes()
     content[content.index(weights) + 2] ^= 1
@@ -159,7 +159,7 @@ def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(broken):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of all files but the report of the failure."""
+    """The content of all files except the report of the failure."""
     files = (path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts)
     return {str(path): path.read_bytes() for path in files if path.name not in ("failure.txt", "train.log")}
 
@@ -205,7 +205,7 @@ def test_other_threads_and_versions_are_warned_of(tmp_path):
     assert "now 9.9.9: the run continues, but may differ in the last bits" in again.out
 
 
-# where a process waits for a signal, and the step of the checkpoint that it leaves
+# where a process waits for a signal, and the step of the checkpoint that it writes
 WAITING = {
     "training": (["loss._target_=waiting.WaitingNTXent"], 4),
     "evaluation": (["eval.few_shot._target_=waiting.WaitingFewShot"], 6),
@@ -213,7 +213,7 @@ WAITING = {
 
 
 def advice(ended: children.Ended) -> str:
-    """The one command that an interrupted run says to go on with."""
+    """The command with which an interrupted run says it can be resumed."""
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
     (line,) = [line for line in ended.err.splitlines() if "resume with: " in line]

@@ -300,7 +300,7 @@ def test_checkpoints_hold_tensors_and_plain_data_only(tmp_path):
         ({"max_steps": None}, "exactly one"),
         ({"log_every": 0}, "log_every=0"),
         ({"precision": "float16"}, "float32, bfloat16"),
-        ({"device": "tpu"}, "usable here"),
+        ({"device": "tpu"}, "is not available here"),
         ({"gradient_clip_norm": 0.0}, "gradient_clip_norm"),
         ({"select": "knn/top1"}, "needs both"),
     ],

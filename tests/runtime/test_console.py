@@ -41,7 +41,7 @@ def assert_finished(folder: Path) -> None:
         (deeds.terminal_goes_away, (1, 2)),
     ],
 )
-def test_a_run_goes_on_without_its_console_and_says_so_once_in_its_log(deed, numbers, tmp_path):
+def test_a_run_continues_without_its_console_and_logs_that_once(deed, numbers, tmp_path):
     folder = tmp_path / "run"
     ended = children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], functools.partial(deed, *numbers))
     assert ended.code == 0, ended.err

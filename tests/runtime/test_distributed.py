@@ -149,7 +149,7 @@ def test_weights_after_8_steps_equal_those_of_one_process_and_only_process_0_pri
     assert json.loads((tmp_path / "two" / "result.json").read_text())["hardware"]["processes"] == 2
 
 
-def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_go_on_from(tmp_path):
+def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_resume_from(tmp_path):
     folder = tmp_path / "run"
     words = [*SMALL, "trainer.max_steps=100000", f"hydra.run.dir={folder}"]
     running = subprocess.Popen(torchrun(*words), stderr=subprocess.PIPE, text=True, env=environment())
@@ -214,7 +214,7 @@ def test_a_mistake_is_reported_once(words, message, tmp_path):
 
 
 @pytest.mark.parametrize("silent", [0, 1])
-def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(silent, tmp_path):
+def test_a_process_that_does_not_answer_is_named_and_ends_the_run_after_the_timeout(silent, tmp_path):
     folder = tmp_path / "run"
     words = [*SMALL, "trainer.checkpoint_every=2", "trainer.timeout=8", f"hydra.run.dir={folder}"]
     deed = functools.partial(deeds.one_stops_at_step, 3, silent)
@@ -238,6 +238,6 @@ def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(s
         assert "process 1 has not answered" in result["reason"]
 
 
-def test_a_busy_process_is_not_taken_for_one_that_does_not_answer(tmp_path):
+def test_a_busy_process_does_not_count_as_silent(tmp_path):
     ended = [child.ended() for child in pair(tmp_path, deeds.first_is_busy)]
     assert [(one.out, one.err) for one in ended] == [("True\n", "")] * 2

@@ -86,7 +86,7 @@ def broken(killed_at_five, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "moment", "start"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
-def test_a_run_that_was_killed_goes_on_as_if_unbroken(kind, moment, start, unbroken, tmp_path):
+def test_a_killed_run_resumes_exactly(kind, moment, start, unbroken, tmp_path):
     config, folder = KINDS[kind](), tmp_path / "run"
     died = children.run(config, folder, moment)
     assert died.code == -signal.SIGKILL, died.err
@@ -96,7 +96,7 @@ def test_a_run_that_was_killed_goes_on_as_if_unbroken(kind, moment, start, unbro
     assert_as_unbroken(folder, unbroken(kind))
 
 
-def test_a_run_that_is_killed_again_and_again_goes_on_as_if_unbroken(unbroken, tmp_path):
+def test_a_run_that_is_killed_repeatedly_resumes_exactly(unbroken, tmp_path):
     config, folder = settled(CONTRASTIVE), tmp_path / "run"
     for moment in [
         deeds.killed_before_the_first_checkpoint,
@@ -127,7 +127,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(damage, broken, unbroken):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_with_a_warning(damage, broken, unbroken):
     damage(broken / "checkpoints" / "last.pt")
     again = children.run(settled(CONTRASTIVE) | AUTO, broken)
     assert again.code == 0, again.err
@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(damage
     assert_as_unbroken(broken, unbroken("contrastive"))
 
 
-def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(broken, unbroken):
+def test_a_damaged_checkpoint_never_replaces_an_intact_one(broken, unbroken):
     config = settled(CONTRASTIVE) | AUTO
     truncate(broken / "checkpoints" / "last.pt")
     died = children.run(config, broken, deeds.killed_between_the_two_files_of_a_checkpoint)
@@ -165,7 +165,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("how", ["auto", "named"])
-def test_another_config_is_refused_with_what_differs(how, broken):
+def test_another_config_is_refused_with_the_differences(how, broken):
     before = contents(broken)
     named = [f"resume={broken}"]
     auto = [*CONTRASTIVE, "resume=auto", f"hydra.run.dir='{broken}'"]
@@ -196,7 +196,7 @@ def test_other_data_is_refused(tmp_path):
     assert contents(folder) == before
 
 
-def test_other_threads_and_versions_are_warned_of(tmp_path):
+def test_other_threads_and_versions_give_a_warning(tmp_path):
     config, folder = settled([*CONTRASTIVE, "trainer.threads=null"]), tmp_path / "run"
     assert children.run(config, folder, deeds.killed_while_a_line_is_written).code == -signal.SIGKILL
     again = children.run(config | AUTO, folder, deeds.on_another_machine)
@@ -226,7 +226,7 @@ def fresh(arguments: list[str]) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(("number", "place"), [(signal.SIGINT, "training"), (signal.SIGTERM, "evaluation")])
-def test_a_signal_to_a_real_process_ends_it_with_a_command_that_goes_on(number, place, unbroken, tmp_path, monkeypatch):
+def test_a_signal_to_a_real_process_ends_it_with_the_command_to_resume(number, place, unbroken, tmp_path, monkeypatch):
     folder, file = tmp_path / "a run", tmp_path / "waiting"
     overrides, step = WAITING[place]
     arguments = [*UNSELECTED, *overrides, f"hydra.run.dir='{folder}'"]
@@ -253,7 +253,7 @@ def test_a_signal_to_a_real_process_ends_it_with_a_command_that_goes_on(number, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("place", ["training", "last checkpoint"])
-def test_a_signal_ends_a_run_after_the_step_at_hand(number, place, unbroken, tmp_path):
+def test_a_signal_ends_a_run_after_the_present_step(number, place, unbroken, tmp_path):
     folder = tmp_path / "run"
     deed = functools.partial(deeds.signalled_at_step, 2, number)
     if place == "last checkpoint":

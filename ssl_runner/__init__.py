@@ -1,27 +1,36 @@
 """Contrastive self-supervised learning and meta-learning in one runner; only the Hydra config differs."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssl_runner.cli.python_api import compose
     from ssl_runner.models.saving import load_encoder
+    from ssl_runner.train import train
+    from ssl_runner.wiring.loaded_run import LoadedRun, load_run
     from ssl_runner.wiring.loading import few_shot_classifier, load_algorithm
 
-__all__ = ["few_shot_classifier", "load_algorithm", "load_encoder"]
+__all__ = ["LoadedRun", "compose", "few_shot_classifier", "load_algorithm", "load_encoder", "load_run", "train"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "LoadedRun": "wiring.loaded_run",
+    "compose": "cli.python_api",
+    "few_shot_classifier": "wiring.loading",
+    "load_algorithm": "wiring.loading",
+    "load_encoder": "models.saving",
+    "load_run": "wiring.loaded_run",
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and the command line's help needs none of it
-    if name == "load_encoder":
-        from ssl_runner.models.saving import load_encoder
-
-        return load_encoder
-    if name == "load_algorithm":
-        from ssl_runner.wiring.loading import load_algorithm
-
-        return load_algorithm
-    if name == "few_shot_classifier":
-        from ssl_runner.wiring.loading import few_shot_classifier
-
-        return few_shot_classifier
+    if name == "train":  # a module that can be called
+        return import_module("ssl_runner.train")
+    if name in _HOMES:
+        return getattr(import_module(f"ssl_runner.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'ssl_runner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

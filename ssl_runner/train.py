@@ -4,35 +4,37 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_runner.cli import command_line
-from ssl_runner.cli.app import App
+from ssl_runner.cli import command_line, python_api
+from ssl_runner.cli.app import App, Config
 from ssl_runner.runtime import launch_environment
 
 if TYPE_CHECKING:
     from ssl_runner.training.run import Run
-
-Config = dict[str, Any]
+    from ssl_runner.wiring.loaded_run import LoadedRun
 
 
 def main() -> None:
-    """The console command ``ssl-train``: composes and checks the config of each job, then calls the functions below."""
+    """The command ``ssl-train``: composes and checks the config of each job, then calls the functions below."""
     launch_environment.in_utf8()
     sys.exit(command_line.main(App(prepare, run, rehearse)))
 
 
+def train(config: Any, folder: str | Path | None = None) -> "LoadedRun":
+    """``ssl_runner.train``: run a config, or the overrides of a command line, in this process; see `python_api`."""
+    from ssl_runner.wiring.loaded_run import load_run
+
+    return load_run(python_api.train(App(prepare, run, rehearse), config, folder))
+
+
 def prepare(config: Config) -> "Run":
     """Build the objects of a checked config, before anything is written; raises ConfigError or DataError."""
-    from ssl_runner.wiring import wire
+    from ssl_runner.wiring.wire import prepare_all  # torch takes seconds to import; help and typos need none of it
 
-    return wire.prepare_all(config)
+    return prepare_all(config)
 
 
 def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Config:
-    """Train and evaluate the run that a checked config describes.
-
-    With several processes, all of them train. Only process 0 knows the folder, evaluates, writes, and returns the
-    result, which is the content of result.json.
-    """
+    """Train and evaluate; returns the content of result.json. Only process 0 has the folder and the result."""
     from ssl_runner.report import stages as report
     from ssl_runner.training import session
 
@@ -47,11 +49,12 @@ def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Conf
 
 
 def rehearse(wired: "Run") -> None:
-    """Print what a run would do, take one step and print how long it took; nothing is written."""
-    from ssl_runner.report import stages as report
+    """Print what a run would do, and take one step; nothing is written."""
+    from ssl_runner.report import stages
 
-    report.rehearse(wired)
+    stages.rehearse(wired)
 
 
+sys.modules[__name__].__class__ = python_api.CallableModule  # ssl_runner.train(...) in Python
 if __name__ == "__main__":
     main()

@@ -1,7 +1,6 @@
 """A teacher that is the moving average of the student: BYOL, MoCo v2 and v3, DINO."""
 
 import copy
-import math
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss, gathered
 from ssl_runner.models.network import Encoder, Network, out_features
+from ssl_runner.optim.schedules import half_cosine
 from ssl_runner.runtime.collectives import gather
 from ssl_runner.runtime.process_group import rows
 from ssl_runner.runtime.step_context import StepContext
@@ -116,9 +116,7 @@ class Momentum(Algorithm):
 
     def momentum_at(self, context: StepContext) -> float:
         """The teacher's momentum after this step: a half cosine from the first value to the final one."""
-        return (
-            self.final_momentum - (self.final_momentum - self.momentum) * (1 + math.cos(math.pi * context.progress)) / 2
-        )
+        return half_cosine(self.momentum, self.final_momentum, context.progress)
 
     def eval_encoder(self) -> Encoder:
         return (self.teacher if self.product == "teacher" else self.network).encoder

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_runner.config.schema import Config
 from ssl_runner.errors import FolderInUse
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.runtime.signals import interrupted_by_sigterm
-
-Config = dict[str, Any]
 
 FAILURE = "failure.txt"
 
@@ -36,7 +35,7 @@ class App:
 
 
 def unique() -> str:
-    """A name for a new run folder: the time to the second, and six hex digits."""
+    """A name for a new run folder: the time, and six hex digits, since two runs may start in the same second."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ssl_runner.cli.app import unique
-from ssl_runner.cli.hydra_private import Loader, Override, register_resolver
+from ssl_runner.cli import search_path
+from ssl_runner.cli.hydra_private import Loader, Override
 from ssl_runner.config.hashing import flatten
 
 EXPERIMENT = "experiment"
-
-# the time alone is not enough: two runs started in the same second would share a folder
-register_resolver("unique", unique)
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,8 @@ class Selection:
         return f"{group}={options[0]}" if options else f"~{group}"
 
 
-@dataclass(frozen=True)
 class Composer:
-    """Composes configs from folders, without Hydra's global state.
+    """Composes configs from folders, without Hydra's global state; remembers what it has composed.
 
     Attributes:
         folder: The conf folder, absolute.
@@ -55,9 +51,10 @@ class Composer:
         name: Name of the primary config.
     """
 
-    folder: Path
-    extra_folder: Path | None = None
-    name: str = "config"
+    def __init__(self, folder: Path, extra_folder: Path | None = None, name: str = "config") -> None:
+        self.folder, self.extra_folder, self.name = folder, extra_folder, name
+        self._composed: dict[tuple[tuple[str, ...], RunMode], DictConfig] = {}
+        self._selections: dict[tuple[str, ...], Selection] = {}
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """The config, with the node ``hydra``. Mode MULTIRUN allows sweeps and skips missing options.
@@ -72,6 +69,12 @@ class Composer:
 
     def selection(self, overrides: Sequence[str]) -> Selection:
         """The application's options that `compose` would select."""
+        key = tuple(overrides)
+        if key not in self._selections:
+            self._selections[key] = self._selection(overrides)
+        return self._selections[key]
+
+    def _selection(self, overrides: Sequence[str]) -> Selection:
         chosen, single = self._loader.defaults(self.name, overrides)
         packages, several = {}, set()
         for path, package, key in chosen:
@@ -94,11 +97,17 @@ class Composer:
 
     def file(self, group: str, option: str) -> Path | None:
         """The file of an option, or None if there is no such file."""
-        for folder in (self.extra_folder, self.folder):
-            path = None if folder is None else folder / group / f"{option.removesuffix('.yaml')}.yaml"
-            if path is not None and path.is_file():
+        for folder in self.folders:
+            path = folder / group / f"{option.removesuffix('.yaml')}.yaml"
+            if path.is_file():
                 return path
         return None
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that are searched for options, in order."""
+        extra = [] if self.extra_folder is None else [self.extra_folder]
+        return [self.folder, *search_path.plugin_folders(), *extra]
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """Overrides as Hydra parses them; ``glob(*)`` matches the options that exist."""
@@ -109,17 +118,8 @@ class Composer:
         return self._loader.group_exists(name)
 
     @cached_property
-    def _composed(self) -> dict[tuple[tuple[str, ...], RunMode], DictConfig]:
-        return {}
-
-    @cached_property
     def _loader(self) -> Loader:
         return Loader(self.folder, self.extra_folder)
-
-
-@lru_cache(maxsize=64)
-def _selection(composer: Composer, overrides: tuple[str, ...]) -> Selection:
-    return composer.selection(overrides)
 
 
 def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
@@ -135,7 +135,7 @@ def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictCo
         return config, []
     hydra = [override.input_line or "" for override in parsed if override.is_hydra_override()]
     chosen = [override.input_line or "" for override in parsed if override.key_or_group == EXPERIMENT]
-    asked = _selection(composer, (*hydra, *chosen))  # what the experiment alone selects
+    asked = composer.selection([*hydra, *chosen])  # what the experiment alone selects
     values = {key: value for name in experiments for key, value in _values_of(composer, name).items()}
     deselected = []
     for path, node in asked.packages.items():
@@ -203,8 +203,8 @@ def _values_of(composer: Composer, experiment: str) -> dict[str, Any]:
 
 def _without_experiment(composer: Composer, hydra: list[str], selected: Selection) -> list[str]:
     """Overrides that select the same options without the experiment."""
-    removed = [f"~{EXPERIMENT}"] if _selection(composer, tuple(hydra)).options(EXPERIMENT) else []
-    there = _selection(composer, (*hydra, *removed))
+    removed = [f"~{EXPERIMENT}"] if composer.selection(hydra).options(EXPERIMENT) else []
+    there = composer.selection([*hydra, *removed])
     groups = dict.fromkeys(path.rpartition("/")[0] for path in (*there.packages, *selected.packages))
     groups.pop(EXPERIMENT, None)
     lines = [(group, selected.override(group)) for group in groups]

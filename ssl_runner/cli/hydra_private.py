@@ -18,14 +18,19 @@ from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from ssl_runner.cli.app import unique
+from ssl_runner.cli.search_path import plugin_folders
 
 # 1.4 has one set of defaults and warns if a version is given; 1.3 warns if none is
 BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -89,6 +94,8 @@ class Loader:
     """
 
     def __init__(self, folder: Path, extra_folder: Path | None) -> None:
+        register_resolver("unique", unique)
+        search_plugins_too()
         if BASE:
             version.setbase(BASE["version_base"])
         setup_globals()  # ${now:} and ${hydra:}, which otherwise only hydra.main registers
@@ -147,6 +154,24 @@ class Loader:
         return _parse(overrides, self._loader)
 
 
+class PluginSearchPath(SearchPathPlugin):
+    """The conf folders of our plugins, for Hydra's composition, completion and ``--info``."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plugin_folders():
+            search_path.append(provider="ssl_runner.plugins", path=f"file://{folder}")
+
+
+def search_plugins_too() -> None:
+    """Register `PluginSearchPath` in this process.
+
+    Relies on ``Plugins.register``. Installed in ``hydra_plugins``, it would affect every Hydra app in the environment.
+    """
+    known = Plugins.instance().discover(SearchPathPlugin)
+    if PluginSearchPath not in known:
+        Plugins.instance().register(PluginSearchPath)
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Overrides as Hydra parses them, without knowledge of the options that exist.
 
@@ -202,6 +227,7 @@ def serve(job: Callable[[DictConfig], None], module: str, folder: Path, name: st
         arguments: Flags and overrides. A sweep needs ``--multirun`` here even if a file asks for it: 1.4 decides
             before it reads the option files.
     """
+    search_plugins_too()
     job.__module__ = module
     with _hydra_arguments(arguments):
         hydra.main(config_path=str(folder), config_name=name, **BASE)(job)()

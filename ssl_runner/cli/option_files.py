@@ -19,8 +19,7 @@ def complaints(composer: Composer, overrides: Sequence[str]) -> list[str]:
 
 def all_complaints(composer: Composer) -> list[str]:
     """Problems of every option file, since one file may be named in another's defaults list."""
-    folders = [folder for folder in (composer.extra_folder, composer.folder) if folder is not None]
-    paths = [path for folder in folders for path in sorted(folder.rglob("*.yaml"))]
+    paths = [path for folder in composer.folders for path in sorted(folder.rglob("*.yaml"))]
     return [text for path in paths if (text := complaint(path)) is not None]
 
 

@@ -1,7 +1,8 @@
-"""Finds the conf folder."""
+"""Finds the conf folders: our own, and those of plugins."""
 
 from pathlib import Path
 
+from ssl_runner.config import plugins
 from ssl_runner.errors import ConfigError
 
 
@@ -12,3 +13,25 @@ def conf_folder() -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError([f"no conf folder beside {here} or in it; install ssl-runner anew"])
+
+
+def plugin_folders() -> list[Path]:
+    """The conf folders of plugins, which are searched after our own.
+
+    Raises:
+        ConfigError: A plugin has an option that is there already: one of the two would never be chosen.
+    """
+    found, owners = plugins.conf_folders(), dict.fromkeys(_options(conf_folder()), "ssl_runner")
+    for folder in found:
+        for option in _options(folder):
+            if option in owners:
+                raise ConfigError(
+                    [f"{folder / option}.yaml: {owners[option]} has an option {option} too; give it another name"]
+                )
+            owners[option] = folder.parent.name
+    return found
+
+
+def _options(folder: Path) -> list[str]:
+    """``group/option`` of every file."""
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]

@@ -33,7 +33,8 @@ def user_mistakes(path: str, refusal: type[ValueError] = InvalidValue) -> Iterat
     except refusal as error:
         if type(error) is not refusal:
             raise
-        raise ConfigError([f"{path}: {error}" if path else str(error)]) from error
+        named = not path or str(error).startswith((f"{path}.", f"{path}:"))
+        raise ConfigError([str(error) if named else f"{path}: {error}"]) from error
 
 
 def build(node: Any, path: str = "", **supplied: Any) -> Any:

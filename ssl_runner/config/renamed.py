@@ -31,9 +31,9 @@ TARGETS = {
 # dotted keys
 KEYS: Mapping[str, str] = {
     "batching.task_augmentation.colourisation": "batching.task_augmentation.colorization",
-    "trainer.accumulate_grad_batches": "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_norm": "trainer.gradient_clip_norm",
-    "trainer.diagnostics_every": "trainer.diagnostics_every",
+    "trainer.accumulate": "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip": "trainer.gradient_clip_norm",
+    "trainer.panel_every": "trainer.diagnostics_every",
 }
 
 # options of groups

@@ -9,6 +9,9 @@ from ssl_runner.config.checking import check_config
 from ssl_runner.config.paths import with_absolute_paths
 from ssl_runner.config.signatures import Factory, Node
 
+# a whole config, or a node of it, of plain values
+Config = dict[str, Any]
+
 ROOT_KEYS: Mapping[str, Any] = {
     "algorithm": Node,
     "model.encoder": Factory,

@@ -1,6 +1,7 @@
 """Reads the config.yaml in a run folder."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,18 @@ def read_config(path: Path, who: str) -> DictConfig:
         raise ConfigError([f"{who}: {path} cannot be read ({' '.join(str(error).split())})"]) from None
     if not isinstance(content, dict):
         raise ConfigError([f"{who}: {path} is not the config of a run"])
-    config: Any = OmegaConf.create(_literal(with_current_names(content)[0]))
+    return as_written(with_current_names(content)[0])
+
+
+def as_written(content: Mapping[str, Any]) -> DictConfig:
+    """Plain values as a config, none of them taken for an interpolation."""
+    config: Any = OmegaConf.create(_literal(content))
     return config
 
 
 def _literal(value: Any) -> Any:
     """A plain value in which everything that OmegaConf would read as an interpolation is escaped."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_literal(item) for item in value]

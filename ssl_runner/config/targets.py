@@ -1,12 +1,11 @@
 """The allow-list of ``_target_``, so that a config from a stranger cannot run their code."""
 
 import importlib
-import os
-import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from ssl_runner.config import plugins
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import InvalidValue
 
@@ -24,9 +23,8 @@ LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def trusted() -> dict[str, str]:
-    """Maps target prefixes to prefixes of the definition, including SSL_RUNNER_TRUSTED (comma- or colon-separated)."""
-    extra = re.split(r"[,:]", os.environ.get("SSL_RUNNER_TRUSTED", ""))
-    return _TRUSTED | {prefix.strip(): prefix.strip() for prefix in extra if prefix.strip()}
+    """Maps target prefixes to prefixes of the definition, including those of plugins."""
+    return _TRUSTED | {package: package for package in plugins.packages()}
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -59,7 +57,7 @@ def _under(name: str, prefix: str) -> bool:
 def _refusal(allowed: dict[str, str]) -> str:
     return (
         f"is not trusted; a config may name public parts of {', '.join(allowed)}. "
-        "To trust a package of your own, set SSL_RUNNER_TRUSTED=PACKAGE"
+        f"To trust a package of your own, set {plugins.VARIABLE}=PACKAGE"
     )
 
 

@@ -11,13 +11,12 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.episodes.tasks import Tasks
-from ssl_runner.errors import ConfigError, InvalidValue
+from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
-from ssl_runner.evaluation.setting import Setting, remedy
+from ssl_runner.evaluation.setting import Setting, check_asked, remedy
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 from ssl_runner.models.features import evaluating
-from ssl_runner.runtime import randomness
 
 MANIFEST = "tasks.safetensors"
 
@@ -55,18 +54,7 @@ class FewShot:
     ) -> None:
         self.target = None if dataset is None else dataset.test
         self.option = "few_shot" if self.target is None else f"few_shot_{self.target.source}"
-        if episodes < 2:
-            raise InvalidValue(f"eval.{self.option}.episodes={episodes}; an interval needs at least 2")
-        if not settings:
-            otherwise = f"leave {self.option} out of eval=[...]"
-            raise InvalidValue(f"eval.{self.option}.settings=[] is empty; give [5w1s], or {otherwise}")
-        if len(set(settings)) < len(settings):
-            raise InvalidValue(f"eval.{self.option}.settings={list(settings)} repeats a setting; give each only once")
-        for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
-            if value < 1:
-                raise InvalidValue(f"eval.{self.option}.{name}={value}; it must be at least 1")
-        randomness.check_seed(seed, f"eval.{self.option}.seed")
-        self.settings = [Setting.parse(setting, n_query, self.option) for setting in settings]
+        self.settings = check_asked(self.option, settings, n_query, episodes, seed, tasks_per_batch)
         self.n_query = n_query
         self.episodes = episodes
         self.seed = seed

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.errors import InvalidValue
+from ssl_runner.runtime import randomness
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,31 @@ class Setting:
         if match is None:
             raise InvalidValue(f"eval.{option}.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q")
         return cls(name, int(match[1]), int(match[2]), int(match[3] or n_query))
+
+
+def check_asked(
+    option: str, settings: Sequence[str], n_query: int, episodes: int, seed: int, tasks_per_batch: int
+) -> list[Setting]:
+    """The settings of an evaluator of few-shot tasks, parsed.
+
+    Args:
+        option: Of the group eval, for messages.
+
+    Raises:
+        InvalidValue: A value is out of its range, or a setting cannot be read or is named twice.
+    """
+    if episodes < 2:
+        raise InvalidValue(f"eval.{option}.episodes={episodes}; an interval needs at least 2")
+    if not settings:
+        otherwise = f"leave {option} out of eval=[...]"
+        raise InvalidValue(f"eval.{option}.settings=[] asks for nothing; give [5w1s], or {otherwise}")
+    if len(set(settings)) < len(settings):
+        raise InvalidValue(f"eval.{option}.settings={list(settings)} names one twice; name each once")
+    for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
+        if value < 1:
+            raise InvalidValue(f"eval.{option}.{name}={value}; it must be at least 1")
+    randomness.check_seed(seed, f"eval.{option}.seed")
+    return [Setting.parse(setting, n_query, option) for setting in settings]
 
 
 def remedy(settings: Sequence[Setting], n_query: int, dataset: Dataset, option: str) -> str:

@@ -19,7 +19,7 @@ from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.from_scratch import FromScratch
 from ssl_runner.evaluation.gallery import labels_of
 from ssl_runner.evaluation.paired import difference, keyed, mean, strongest_baseline
-from ssl_runner.evaluation.setting import Setting
+from ssl_runner.evaluation.setting import check_asked
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.timing import adaptation_ms
 from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape
@@ -90,20 +90,13 @@ class Verdict:
         scratch_steps: int,
         scratch_lr: float,
     ) -> None:
-        if min(episodes, scratch_episodes) < 2:
-            raise InvalidValue(
-                f"episodes={episodes}, scratch_episodes={scratch_episodes}; an interval needs at least 2"
-            )
-        if not settings or len(set(settings)) < len(settings):
-            raise InvalidValue(f"settings={list(settings)}; name at least one, as in [5w1s], and each once")
-        if min(n_query, tasks_per_batch) < 1:
-            raise InvalidValue(f"n_query={n_query}, tasks_per_batch={tasks_per_batch}; both must be at least 1")
+        parsed = check_asked("verdict", settings, n_query, episodes, seed, tasks_per_batch)
+        if scratch_episodes < 2:
+            raise InvalidValue(f"eval.verdict.scratch_episodes={scratch_episodes}; an interval needs at least 2")
         if not ridge > 0:
-            raise InvalidValue(f"ridge={ridge}; give a number above 0, say 0.3")
-        randomness.check_seed(seed)
+            raise InvalidValue(f"eval.verdict.ridge={ridge}; give a number above 0, say 0.3")
         self.target = dataset.test
         self.name = dataset.test.source.replace("/", "_")
-        parsed = [Setting.parse(setting, n_query) for setting in settings]
         self.tasks = FixedTasks(dataset.test, parsed, episodes, seed, "eval.verdict")
         self.tasks_per_batch = tasks_per_batch
         self.scratch_episodes = min(scratch_episodes, episodes)

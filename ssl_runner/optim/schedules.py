@@ -17,6 +17,11 @@ class Schedule(Protocol):
     def __call__(self, step: int, max_steps: int) -> float: ...
 
 
+def half_cosine(first: float, final: float, progress: float) -> float:
+    """From ``first`` at progress 0 to ``final`` at 1, along half a cosine (arXiv:1608.03983, eq. 5, one period)."""
+    return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
 class Constant:
     """The base rate throughout."""
 
@@ -47,7 +52,7 @@ class WarmupCosine:
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / (max_steps - self.warmup_steps)
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+        return half_cosine(1.0, self.final, progress)
 
 
 class StepDecay:

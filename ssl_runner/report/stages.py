@@ -61,6 +61,7 @@ def rehearse(run: Run) -> None:
         return
     console = Console()
     announce(run, None, 0, console)
-    seconds, metrics = run.one_step()
+    with run.trainer.process_settings():
+        seconds, metrics = run.one_step()
     figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     console.tell("one step", f"{seconds:.2f} s (the first step is slow): {figures}")

@@ -5,16 +5,14 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from ssl_runner.config.schema import Config
 from ssl_runner.errors import ConfigError, FolderGone, FolderInUse, InvalidValue, printable
 from ssl_runner.runtime import atomic_write
 from ssl_runner.runtime.file_lock import is_held, locked
 from ssl_runner.runtime.launch_environment import how_to_go_on
-
-Config = dict[str, Any]
 
 RESULT, LOCK = "result.json", ".lock"
 FINISHED, RUNNING = "finished", "running"

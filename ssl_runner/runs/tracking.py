@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ssl_runner.runs import events
 from ssl_runner.runtime.atomic_write import write_atomically
 from ssl_runner.runtime.console import Console
+
+FILE = "metrics.jsonl"
 
 
 class Silence:
@@ -45,7 +48,7 @@ class Tracker(Silence):
 
     def __init__(self, folder: Path, start_step: int, reached: Callable[[int], None] | None = None) -> None:
         self.reached = reached
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / FILE
         # without our own log, any event files belong to another program
         self.writer = events.resumed_writer(folder, start_step) if self.path.exists() else events.new_writer(folder)
         cut_after(self.path, start_step)
@@ -148,14 +151,18 @@ def cut_after(path: Path, step: int) -> None:
     """Remove lines of later steps, and a line cut short by a crash."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # with step 0 the run starts again
+    kept = [json.dumps(row) + "\n" for row in rows(path) if step and row["step"] <= step]
+    write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl, ``step`` and tags, except one cut short by a crash; none if there is no file."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            if step and json.loads(line)["step"] <= step:  # with step 0 the run starts again
-                kept.append(line + "\n")
+            yield json.loads(line)
         except ValueError:
             continue
-    write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
 
 
 def _figures(values: dict[str, float]) -> str:

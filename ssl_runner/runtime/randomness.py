@@ -12,18 +12,19 @@ import torch
 from ssl_runner.errors import InvalidValue
 
 
-def check_seed(seed: int, name: str = "seed") -> None:
+def check_seed(seed: int, name: str = "seed", refusal: type[InvalidValue] = InvalidValue) -> None:
     """Refuse seeds that the generator cannot use.
 
     Args:
         seed: The seed.
         name: Its name, for the message.
+        refusal: The exception class to raise.
 
     Raises:
         ValueError: The seed is below 0 or has more than 63 bits.
     """
     if not 0 <= seed < 2**63:
-        raise InvalidValue(f"{name}={seed}; give a number in [0, 2**63)")
+        raise refusal(f"{name}={seed}; give a number in [0, 2**63)")
 
 
 def _philox(seed: int, stream: str, step: int) -> np.random.Generator:

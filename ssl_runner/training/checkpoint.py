@@ -35,9 +35,10 @@ class Identity:
     hash_without_end: str | None = None
 
     @classmethod
-    def of_this_process(cls, config: dict[str, Any], fingerprint: str) -> "Identity":
+    def of(cls, config: dict[str, Any], fingerprint: str, threads: int) -> "Identity":
+        """Of a run with this config on these data, by so many threads."""
         hashes = config_hash(config), config_hash(config, but=END)
-        return cls(hashes[0], fingerprint, torch.get_num_threads(), launch_environment.size(), hashes[1])
+        return cls(hashes[0], fingerprint, threads, launch_environment.size(), hashes[1])
 
 
 def save(

@@ -1,4 +1,8 @@
-"""The training loop: steps, with logging, diagnostics, validation and checkpoints when they are due."""
+"""The training loop of every algorithm: steps, with logging, diagnostics, validation and checkpoints when they are due.
+
+Three evaluators train their own classifier or network, each in a loop of a few lines without logging, checkpoints or
+resuming: `SourceClassifier`, `FromScratch` and `FineTuning` in ssl_runner/evaluation.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

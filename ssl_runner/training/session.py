@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.config.schema import BASELINES
+from ssl_runner.config.schema import BASELINES, Config
 from ssl_runner.evaluation.evaluator import asked_again, evaluate, write_manifests
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.runs import provenance, run_folder
@@ -23,8 +23,6 @@ from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.runtime.streams import logged_in
 from ssl_runner.training import checkpoint, loop
 from ssl_runner.training.run import Run
-
-Config = dict[str, Any]
 
 
 class Session:
@@ -112,7 +110,7 @@ def opened(config: Config, folder: Path | None, run: Run) -> Iterator[Session]:
     folder = process_group.broadcast(folder)
     assert folder is not None, "process 0 has one"
     run_folder.refuse_name(folder)
-    with logged_in(folder):
+    with logged_in(folder), run.trainer.process_settings():
         if process_group.rank() > 0:
             session = Session(config, folder, run, None)
             session.resumed, session.finished = process_group.broadcast((None, False))

@@ -1,6 +1,8 @@
 """Training settings (steps, device, precision) and the optimizer step that every method shares."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.errors import InvalidValue
-from ssl_runner.runtime import collectives, process_group, randomness
+from ssl_runner.runtime import allocator, collectives, process_group, randomness
 from ssl_runner.runtime.device import choose_device
 from ssl_runner.runtime.step_context import StepContext
 
@@ -93,6 +95,25 @@ class Trainer:
         self.diagnostics_every, self.stop_on_collapse = diagnostics_every, stop_on_collapse
         self.evaluate_every, self.select = evaluate_every, select
         self.progress, self.timeout = progress, timeout
+
+    @property
+    def used_threads(self) -> int:
+        """CPU threads: those asked for, or torch's choice."""
+        return torch.get_num_threads() if self.threads is None else self.threads
+
+    @contextmanager
+    def process_settings(self) -> Iterator[None]:
+        """Inside, threads and cuDNN are as asked for. The allocator, once it keeps pages, does so to the end."""
+        if self.keep_pages:
+            allocator.keep_pages()
+        threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+        torch.set_num_threads(self.used_threads)
+        torch.backends.cudnn.benchmark = self.cudnn_benchmark
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.backends.cudnn.benchmark = benchmark
 
     def steps(self, batching: Batching) -> int:
         """Optimizer steps of the run.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.config.building import build
+from ssl_runner.config.schema import Config
 from ssl_runner.config.signatures import SPECIAL_KEYS
 from ssl_runner.config.targets import locate
 from ssl_runner.data.augmentation import Augmentation
@@ -18,8 +19,6 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import ConfigError
 from ssl_runner.models.features import evaluating
 from ssl_runner.models.network import Network
-
-Node = dict[str, Any]
 
 # minimum, exclusive maximum, in words; torch itself accepts a rate of 0 and a momentum of 1
 RATES = {
@@ -31,7 +30,7 @@ RATES = {
 }
 
 
-def part(node: Node | None, path: str, role: type, **supplied: Any) -> Any:
+def part(node: Config | None, path: str, role: type, **supplied: Any) -> Any:
     """The object that a node describes, or None for None.
 
     Args:
@@ -54,7 +53,7 @@ def part(node: Node | None, path: str, role: type, **supplied: Any) -> Any:
     return built
 
 
-def method(node: Node) -> type[Algorithm]:
+def method(node: Config) -> type[Algorithm]:
     """The algorithm class that a node names.
 
     Raises:
@@ -72,7 +71,7 @@ def parts_of(method: type[Algorithm], network: Network, loss: Any, n_way: int | 
     return parts | ({"n_way": n_way} if "n_way" in inspect.signature(method).parameters else {})
 
 
-def _another(node: Node, path: str, what: str, role: type) -> str:
+def _another(node: Config, path: str, what: str, role: type) -> str:
     group = path.partition(".")[0] if path.startswith("eval.") else path.replace(".", "/")
     return (
         f"{path}._target_: {node['_target_']} {what}, expected a {role.__name__} ({role.__module__}); "
@@ -80,7 +79,7 @@ def _another(node: Node, path: str, what: str, role: type) -> str:
     )
 
 
-def takes(node: Node, path: str, *supplied: str) -> None:
+def takes(node: Config, path: str, *supplied: str) -> None:
     """Raises ConfigError if a factory cannot be called with the arguments that the runner supplies, in this order."""
     target, own = locate(node["_target_"]), [key for key in node if key not in SPECIAL_KEYS]
     try:
@@ -90,7 +89,7 @@ def takes(node: Node, path: str, *supplied: str) -> None:
         raise ConfigError([f"{path}._target_: {node['_target_']} {what}"]) from None
 
 
-def rates(node: Node) -> None:
+def rates(node: Config) -> None:
     """Raises ConfigError for optimizer settings with which nothing useful can be learned."""
     problems = []
     for key, (low, high, words) in RATES.items():
@@ -102,7 +101,7 @@ def rates(node: Node) -> None:
         raise ConfigError(problems)
 
 
-def optimizer(node: Node) -> None:
+def optimizer(node: Config) -> None:
     """Build the optimizer for a single weight and take a step.
 
     Raises:

@@ -1,34 +1,54 @@
 """Builds the network from the model's config nodes and the shape of the images."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ssl_runner.config.building import build
+from ssl_runner.config.schema import Config
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.runtime import randomness
 from ssl_runner.wiring import components
 
-Config = dict[str, Any]
+
+class FirstWeights:
+    """Draws the initial weights of the encoder, the head and then the algorithm's own parts in one random stream.
+
+    Args:
+        seed: The run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._state = torch.Generator().manual_seed(randomness.number(seed, "weights", 0)).get_state()
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Inside, torch's generator continues where the previous part stopped; afterwards its state is restored."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._state)
+            yield
+            self._state = torch.get_rng_state()
 
 
-def begin_network(config: Config, splits: Splits, seed: int) -> Encoder:
-    """The encoder for the images of a dataset; the seed determines its weights and those of the head, built next."""
+def begin_network(config: Config, splits: Splits, weights: FirstWeights) -> Encoder:
+    """The encoder for the images of a dataset."""
     components.takes(config, "model.encoder", "in_channels", "image_size")
-    torch.manual_seed(randomness.number(seed, "weights", 0))
     channels, height, width = splits.train.images.shape[1:]
-    backbone = build(config, "model.encoder")(channels, height)
+    with weights.drawn():
+        backbone = build(config, "model.encoder")(channels, height)
     encoder = Encoder(backbone, (channels, height, width), *pixel_statistics(splits.train))
     encoder.decoding = dict(splits.decoding)
     return encoder
 
 
-def finish_network(encoder: Encoder, config: Config, batching: Batching) -> Network:
+def finish_network(encoder: Encoder, config: Config, batching: Batching, weights: FirstWeights) -> Network:
     """The network with a head on top of the encoder."""
     components.takes(config, "model.head", "in_features", "n_outputs")
-    return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
+    with weights.drawn():
+        return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:

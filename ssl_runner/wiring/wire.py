@@ -1,12 +1,14 @@
 """Builds the objects of a run from a checked config, in reading order, and refuses parts that do not fit."""
 
 import contextlib
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.config.building import build
+from ssl_runner.config.schema import Config
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
@@ -16,7 +18,7 @@ from ssl_runner.losses.loss import Loss
 from ssl_runner.models.blocked_sums import sum_in_blocks
 from ssl_runner.models.synchronised import synchronise
 from ssl_runner.optim.schedules import Schedule
-from ssl_runner.runtime import allocator, process_group, randomness
+from ssl_runner.runtime import process_group, randomness
 from ssl_runner.runtime.no_download import no_download
 from ssl_runner.training import checkpoint, memory_estimate
 from ssl_runner.training.run import Run
@@ -32,9 +34,7 @@ from ssl_runner.wiring.compatibility import (
     refuse_misfits,
     refuse_unlabelled,
 )
-from ssl_runner.wiring.networks import begin_network, finish_network
-
-Config = dict[str, Any]
+from ssl_runner.wiring.networks import FirstWeights, begin_network, finish_network
 
 
 def prepare_all(config: Config) -> Run:
@@ -58,6 +58,27 @@ def prepare(config: Config) -> Run:
     return wire(config)
 
 
+@dataclass
+class Parts:
+    """The parts built so far from a config; a part with a problem is REFUSED or left out."""
+
+    trainer: Any = REFUSED
+    augmentation: Any = REFUSED
+    batching: Any = REFUSED
+    loss: Any = REFUSED
+    schedule: Any = REFUSED
+    evaluators: dict[str, Any] = field(default_factory=dict)
+    method: Any = REFUSED
+    fit: Any = REFUSED
+    splits: Any = REFUSED
+    network: Any = REFUSED
+    algorithm: Any = REFUSED
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is REFUSED else self.trainer.device
+
+
 def wire(config: Config) -> Run:
     """Build everything, in reading order; steps that need a refused part are skipped.
 
@@ -66,70 +87,86 @@ def wire(config: Config) -> Run:
         NotDownloaded: Data would have to be downloaded first, which `no_download` forbids.
     """
     attempt = Attempts()
-    seed = config["seed"]
-    attempt(randomness.check_seed, seed)
+    seed = 0 if attempt(randomness.check_seed, config["seed"]) is REFUSED else config["seed"]
     attempt(components.name, config["name"])
-    attempt(refuse_baselines, config["baselines"])
-    trainer = attempt(components.part, config["trainer"], "trainer", Trainer)
-    attempt(prepare_process, trainer)
-    augmentation = attempt(components.part, config["augmentation"], "augmentation", Augmentation)
-    batching = attempt(components.part, config["batching"], "batching", Batching, augmentation=augmentation)
-    loss = attempt(components.part, config["loss"], "loss", Loss)
-    schedule = attempt(components.part, config["scheduler"], "scheduler", Schedule)
-    evaluators = {
-        name: attempt(components.part, node, f"eval.{name}", Evaluator)
-        for name, node in config["eval"].items()
-        if node is not None
-    }
-    attempt(components.rates, config["optimizer"])
-    method = attempt(components.method, config["algorithm"])
-    takes = attempt(components.loss_for, method, loss)
-    fits = attempt(refuse_misfits, method, loss, batching, trainer, config)
-
-    splits = attempt(components.part, config["dataset"], "dataset", Splits)
-    attempt(refuse_unlabelled, loss, batching, splits)
-    device = torch.device("cpu") if trainer is REFUSED else trainer.device
-    batching = attempt(bind, batching, splits, seed, device)
-    attempt(lambda trainer, batching: trainer.steps(batching), trainer, batching)  # episodes have no epochs
-    encoder = attempt(begin_network, config["model"]["encoder"], splits, seed)
-    network = attempt(finish_network, encoder, config["model"]["head"], batching)
-    attempt(refuse_head, method, network, batching)
-    attempt(components.views, augmentation, splits, network)
-    n_way = REFUSED if batching is REFUSED else batching.most_ways
-    parts = attempt(components.parts_of, method, network, loss, n_way)
-    fits = REFUSED if takes is REFUSED else fits
-    algorithm = (
-        REFUSED
-        if REFUSED in (fits, parts)
-        else attempt(components.part, config["algorithm"], "algorithm", Algorithm, **parts)
-    )
-    attempt(place, algorithm, trainer)
-    attempt(check_evaluators, evaluators, None if algorithm is REFUSED else algorithm, splits, device)
-    attempt(check_selection, trainer, evaluators, algorithm, splits)
-    if not attempt.problems:  # torch takes seconds to build its first optimizer
-        attempt(components.optimizer, config["optimizer"])
-    step_bytes = None if attempt.problems else attempt(first_step_bytes, config, algorithm, batching, trainer)
+    parts, weights = _settings(config, attempt), FirstWeights(seed)
+    _data_and_network(parts, config, weights, attempt)
+    _algorithm(parts, config, weights, attempt)
+    complete = not attempt.problems and parts.algorithm is not REFUSED
+    step_bytes = attempt(first_step_bytes, parts, config) if complete else None
     attempt.settle()
-    if splits is REFUSED or REFUSED in evaluators.values():  # although there is no problem
+    if parts.splits is REFUSED or REFUSED in parts.evaluators.values():  # although there is no problem
         raise NotDownloaded(f"the data of {config['dataset']['_target_']}, or of an evaluator, is not available yet")
-
-    optimizer = build(config["optimizer"], "optimizer")(algorithm.parameter_groups())
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    identity = checkpoint.Identity.of_this_process(config, splits.train.fingerprint)
-    run = Run(seed, trainer, splits, batching, algorithm, optimizer, schedule, evaluators, identity, step_bytes)
+    run = _assemble(parts, config, step_bytes)
     attempt(run.rehearse_saving, config["model"]["encoder"])
     attempt.settle()
     return run
 
 
-def prepare_process(trainer: Trainer) -> None:
-    """Set threads, allocator and cuDNN, before any large tensor is allocated."""
-    if trainer.keep_pages:
-        allocator.keep_pages()
-    torch.backends.cudnn.benchmark = trainer.cudnn_benchmark
-    if trainer.threads is not None:
-        torch.set_num_threads(trainer.threads)
+def _settings(config: Config, attempt: Attempts) -> Parts:
+    """Build the parts that need no data."""
+    parts, make = Parts(), components.part
+    attempt(refuse_baselines, config["baselines"])
+    parts.trainer = attempt(make, config["trainer"], "trainer", Trainer)
+    parts.augmentation = attempt(make, config["augmentation"], "augmentation", Augmentation)
+    parts.batching = attempt(make, config["batching"], "batching", Batching, augmentation=parts.augmentation)
+    parts.loss = attempt(make, config["loss"], "loss", Loss)
+    parts.schedule = attempt(make, config["scheduler"], "scheduler", Schedule)
+    for name, node in config["eval"].items():
+        if node is not None:
+            parts.evaluators[name] = attempt(make, node, f"eval.{name}", Evaluator)
+    attempt(components.rates, config["optimizer"])
+    parts.method = attempt(components.method, config["algorithm"])
+    takes = attempt(components.loss_for, parts.method, parts.loss)
+    fit = attempt(refuse_misfits, parts.method, parts.loss, parts.batching, parts.trainer, config)
+    parts.fit = REFUSED if takes is REFUSED else fit
+    return parts
+
+
+def _data_and_network(parts: Parts, config: Config, weights: FirstWeights, attempt: Attempts) -> None:
+    """Build the dataset, its batches, and a network for its images."""
+    parts.splits = attempt(components.part, config["dataset"], "dataset", Splits)
+    attempt(refuse_unlabelled, parts.loss, parts.batching, parts.splits)
+    parts.batching = attempt(bind, parts.batching, parts.splits, config["seed"], parts.device)
+    attempt(lambda trainer, batching: trainer.steps(batching), parts.trainer, parts.batching)  # episodes have no epochs
+    encoder = attempt(begin_network, config["model"]["encoder"], parts.splits, weights)
+    parts.network = attempt(finish_network, encoder, config["model"]["head"], parts.batching, weights)
+    attempt(refuse_head, parts.method, parts.network, parts.batching)
+    attempt(components.views, parts.augmentation, parts.splits, parts.network)
+
+
+def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Attempts) -> None:
+    """Build the algorithm, and check that evaluators and the optimizer work with it."""
+    n_way = REFUSED if parts.batching is REFUSED else parts.batching.most_ways
+    given = attempt(components.parts_of, parts.method, parts.network, parts.loss, n_way)
+    if REFUSED not in (parts.fit, given):
+        with weights.drawn():
+            parts.algorithm = attempt(components.part, config["algorithm"], "algorithm", Algorithm, **given)
+    attempt(place, parts.algorithm, parts.trainer)
+    judged = None if parts.algorithm is REFUSED else parts.algorithm
+    attempt(check_evaluators, parts.evaluators, judged, parts.splits, parts.device)
+    attempt(check_selection, parts.trainer, parts.evaluators, parts.algorithm, parts.splits)
+    if not attempt.problems:  # torch takes seconds to build its first optimizer
+        attempt(components.optimizer, config["optimizer"])
+
+
+def _assemble(parts: Parts, config: Config, step_bytes: int | None) -> Run:
+    optimizer = build(config["optimizer"], "optimizer")(parts.algorithm.parameter_groups())
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    identity = checkpoint.Identity.of(config, parts.splits.train.fingerprint, parts.trainer.used_threads)
+    return Run(
+        config["seed"],
+        parts.trainer,
+        parts.splits,
+        parts.batching,
+        parts.algorithm,
+        optimizer,
+        parts.schedule,
+        parts.evaluators,
+        identity,
+        step_bytes,
+    )
 
 
 def bind(batching: Batching, splits: Splits, seed: int, device: torch.device) -> Batching:
@@ -149,12 +186,13 @@ def place(algorithm: Algorithm, trainer: Trainer) -> None:
             synchronise(part)
 
 
-def first_step_bytes(config: Config, algorithm: Algorithm, batching: Batching, trainer: Trainer) -> int | None:
+def first_step_bytes(parts: Parts, config: Config) -> int | None:
     """Memory of a step (`memory_estimate.step_memory`); this also reports what a loss refuses in its first step.
 
     It uses the whole batch in its largest shape, since that is what the loss sees even if several processes share it.
     """
     make_optimizer = build(config["optimizer"], "optimizer")
     with process_group.single_process():
-        whole = batching.largest()
-    return memory_estimate.step_memory(algorithm, whole, make_optimizer, trainer.accumulate_grad_batches)
+        whole = parts.batching.largest()
+    pieces = parts.trainer.accumulate_grad_batches
+    return memory_estimate.step_memory(parts.algorithm, whole, make_optimizer, pieces)

@@ -383,7 +383,7 @@ def test_a_check_changes_nothing(small, by_classes, unseen):
     [
         ({"episodes": 1}, "at least 2"),
         ({"scratch_episodes": 1}, "at least 2"),
-        ({"settings": []}, "name at least one"),
+        ({"settings": []}, "asks for nothing"),
         ({"settings": ["3w1s", "3w1s"]}, "each once"),
         ({"settings": ["3w"]}, "ways and shots"),
         ({"n_query": 0}, "at least 1"),

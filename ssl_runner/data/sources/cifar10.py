@@ -10,11 +10,11 @@ from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.sources.cache import load_images
-from ssl_runner.data.sources.download import download
-from ssl_runner.data.sources.source import Source, blank, convert, resize, train_and_test
+from ssl_runner.data.sources.download import by_torchvision, download, torchvision_class
+from ssl_runner.data.sources.source import Source, convert, or_blank, resize, train_and_test
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
-from ssl_runner.errors import DataError, NotDownloaded
+from ssl_runner.errors import DataError
 from ssl_runner.images.decoding import Decoding
 from ssl_runner.images.files import scan
 
@@ -51,33 +51,25 @@ def cifar10(
         DataError: It is missing and cannot be downloaded, or damaged.
     """
     pickles, jpegs = absolute(root) / PICKLES, absolute(root) / JPEGS
-    try:
+
+    def read() -> Source:
         if not pickles.exists() and jpegs.exists():
-            source = _from_jpegs(jpegs, size, channels)
-        else:
-            source = _from_pickles(absolute(root), size, channels)
-    except NotDownloaded:
-        source = blank("cifar10", {"train": 50_000, "test": 10_000}, (3, 32, 32), CLASSES, size, channels)
+            return _from_jpegs(jpegs, size, channels)
+        return _from_pickles(absolute(root), size, channels)
+
+    source = or_blank(read, "cifar10", (50_000, 10_000), (3, 32, 32), CLASSES, size, channels)
     return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
 
 def _from_pickles(root: Path, size: int | None, channels: int | None) -> Source:
     if not (root / PICKLES).exists():
-        download("cifar10", root, [root / PICKLES, root / JPEGS], _fetch)
-    from torchvision import datasets  # takes seconds to import; it checks the sums of the pickles before it opens them
-
-    try:
-        parts = [datasets.CIFAR10(str(root), train=train) for train in (True, False)]
+        download("cifar10", root, [root / PICKLES, root / JPEGS], by_torchvision("CIFAR10"))
+    try:  # it checks the sums of the pickles before it opens them
+        parts = [torchvision_class("CIFAR10")(str(root), train=train) for train in (True, False)]
     except RuntimeError as error:
         raise DataError(f"{root / PICKLES} is damaged ({error}); delete it to fetch it anew.") from None
     images = [part.data.transpose(0, 3, 1, 2) for part in parts]
     return train_and_test("cifar10", images, [np.array(part.targets) for part in parts], CLASSES, size, channels)
-
-
-def _fetch(root: str) -> None:
-    from torchvision import datasets
-
-    datasets.CIFAR10(root, download=True)
 
 
 def _from_jpegs(folder: Path, size: int | None, channels: int | None) -> Source:

@@ -2,9 +2,10 @@
 
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ssl_runner.errors import DataError
 from ssl_runner.runtime.file_lock import locked
@@ -46,6 +47,29 @@ def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str
         places = " and ".join(str(path) for path in wanted)
         reason = " ".join(str(error).split()) or type(error).__name__  # torchvision lists its mirrors on lines
         raise DataError(f"{name} is missing: looked for {places}; downloading it failed ({reason}). {REMEDY}") from None
+
+
+def by_torchvision(kind: str, *parts: Mapping[str, Any]) -> Callable[[str], None]:
+    """What `download` calls to fetch one of torchvision's datasets.
+
+    Args:
+        kind: Name of the class.
+        parts: Arguments of each part that is a file of its own; none for a dataset that is one.
+    """
+
+    def fetch(root: str) -> None:
+        Path(root).mkdir(exist_ok=True)  # USPS and SVHN expect it
+        for part in parts or ({},):
+            torchvision_class(kind)(root, download=True, **part)
+
+    return fetch
+
+
+def torchvision_class(kind: str) -> Any:
+    """A class of torchvision's datasets by its name."""
+    from torchvision import datasets  # takes seconds to import
+
+    return getattr(datasets, kind)
 
 
 @contextmanager

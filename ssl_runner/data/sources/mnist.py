@@ -10,11 +10,11 @@ import numpy as np
 from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
 from ssl_runner.data.dataset import Splits
-from ssl_runner.data.sources.download import download
-from ssl_runner.data.sources.source import Source, blank, train_and_test
+from ssl_runner.data.sources.download import by_torchvision, download
+from ssl_runner.data.sources.source import Source, or_blank, train_and_test
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
-from ssl_runner.errors import DataError, NotDownloaded
+from ssl_runner.errors import DataError
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -84,17 +84,11 @@ def _source(
     raw = absolute(root) / folder / "raw"
     images = [raw / f"{part}-images-idx3-ubyte" for part in ("train", "t10k")]
     labels = [raw / f"{part}-labels-idx1-ubyte" for part in ("train", "t10k")]
-    if not all(path.exists() for path in images + labels):
 
-        def fetch(root: str) -> None:
-            from torchvision import datasets  # takes seconds to import
+    def read() -> Source:
+        if not all(path.exists() for path in images + labels):
+            download(name, absolute(root), images + labels, by_torchvision(folder))
+        pixels, classes = ([read_idx(path) for path in paths] for paths in (images, labels))
+        return train_and_test(name, pixels, classes, class_names, size, channels)
 
-            getattr(datasets, folder)(root, download=True)
-
-        try:
-            download(name, absolute(root), images + labels, fetch)
-        except NotDownloaded:
-            return blank(name, {"train": 60_000, "test": 10_000}, (1, 28, 28), class_names, size, channels)
-    return train_and_test(
-        name, [read_idx(path) for path in images], [read_idx(path) for path in labels], class_names, size, channels
-    )
+    return or_blank(read, name, (60_000, 10_000), (1, 28, 28), class_names, size, channels)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_runner.data.dataset import Note
-from ssl_runner.errors import DataError
+from ssl_runner.errors import DataError, NotDownloaded
 
 PARTS = ("train", "validation", "test")
 
@@ -111,6 +111,26 @@ def blank(
         content="blank",
         official={part: torch.arange(start, start + counts[part]) for part, start in zip(counts, starts, strict=False)},
     )
+
+
+def or_blank(
+    read: Callable[[], Source],
+    name: str,
+    counts: tuple[int, int],
+    shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    size: int | None,
+    channels: int | None,
+) -> Source:
+    """What ``read`` gives; within `no_download`, a `blank` source if it would have to be downloaded first.
+
+    Args:
+        counts: Images of the train and the test part.
+    """
+    try:
+        return read()
+    except NotDownloaded:
+        return blank(name, {"train": counts[0], "test": counts[1]}, shape, class_names, size, channels)
 
 
 def check_channels(channels: int | None) -> None:

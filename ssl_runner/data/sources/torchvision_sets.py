@@ -1,5 +1,6 @@
 """More of torchvision's datasets: those that are arrays with a train and a test part."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +10,11 @@ import numpy as np
 from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
 from ssl_runner.data.dataset import Splits
-from ssl_runner.data.sources.download import download
-from ssl_runner.data.sources.source import Source, blank, train_and_test
+from ssl_runner.data.sources.download import by_torchvision, download, torchvision_class
+from ssl_runner.data.sources.source import Source, or_blank, train_and_test
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
-from ssl_runner.errors import DataError, NotDownloaded
+from ssl_runner.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,10 @@ def torchvision_set(
     """
     if name not in OPENINGS:
         raise DataError(f"dataset.name={name!r}: expected one of {', '.join(OPENINGS)}; else use dataset=image_folder.")
-    try:
-        source = _source(name, absolute(root), size, channels)
-    except NotDownloaded:
-        opening = OPENINGS[name]
-        counts = {"train": opening.counts[0], "test": opening.counts[1]}
-        class_names = [str(number) for number in range(opening.n_classes)]
-        source = blank(name.lower(), counts, opening.shape, class_names, size, channels)
+    opening = OPENINGS[name]
+    class_names = [str(number) for number in range(opening.n_classes)]
+    read = functools.partial(_source, name, absolute(root), size, channels)
+    source = or_blank(read, name.lower(), opening.counts, opening.shape, class_names, size, channels)
     return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
 
@@ -109,15 +107,9 @@ def _source(name: str, root: Path, size: int | None, channels: int | None) -> So
     opening = OPENINGS[name]
     wanted = [root / place for place in opening.places]
     if not all(path.exists() for path in wanted):
-
-        def fetch(root: str) -> None:
-            Path(root).mkdir()  # USPS and SVHN expect it
-            for part in (opening.train, opening.test):
-                _kind(name)(root, download=True, **part)
-
-        download(name, root, wanted, fetch)
+        download(name, root, wanted, by_torchvision(name, opening.train, opening.test))
     try:
-        parts = [_kind(name)(str(root), **part) for part in (opening.train, opening.test)]
+        parts = [torchvision_class(name)(str(root), **part) for part in (opening.train, opening.test)]
     except Exception as error:  # RuntimeError, OSError or whatever the format's reader raises
         places = " or ".join(str(path) for path in wanted)
         raise DataError(f"{name} cannot be read: {error}; delete {places} to fetch it anew.") from None
@@ -126,9 +118,3 @@ def _source(name: str, root: Path, size: int | None, channels: int | None) -> So
     labels = [np.asarray(part.targets if hasattr(part, "targets") else part.labels) for part in parts]
     class_names = [str(digit) for digit in range(10)] if opening.digits else parts[0].classes
     return train_and_test(name.lower(), images, labels, class_names, size, channels)
-
-
-def _kind(name: str) -> Any:
-    from torchvision import datasets  # takes seconds to import
-
-    return getattr(datasets, name)

@@ -51,8 +51,7 @@ def split_source(
 
 def check_split_seed(split_seed: int) -> None:
     """Raises DataError for what no draw takes."""
-    if not 0 <= split_seed < 2**63:
-        raise DataError(f"dataset.split_seed={split_seed}: expected a number in [0, 2**63).")
+    randomness.check_seed(split_seed, "dataset.split_seed", DataError)
 
 
 def split_by_images(

@@ -1,0 +1,87 @@
+"""A package of somebody's own, installed from its wheel: losses, options, recipes, help and completion."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssl_runner.cli.search_path import conf_folder, plugin_folders
+from ssl_runner.config import plugins
+from ssl_runner.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "docs" / "plugin_template"
+SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.progress=false", "eval=[]", "baselines=[]"]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> dict[str, str]:
+    """The environment of a process that has the template's wheel."""
+    pytest.importorskip("hatchling", reason="hatchling, which builds the template's wheel, is not installed")
+    base = tmp_path_factory.mktemp("plugin")
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", base / "wheels", TEMPLATE]
+    subprocess.run(wheel, check=True)
+    (built,) = (base / "wheels").glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", base / "site", built], check=True)
+    paths = os.pathsep.join([str(base / "site"), str(ROOT)])
+    return {**os.environ, "PYTHONPATH": paths, "SSL_RUNNER_OUTPUTS": str(base / "outputs")}
+
+
+def typed(environment: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ssl_runner.train", *words]
+    return subprocess.run(command, env=environment | more, capture_output=True, text=True)
+
+
+def test_its_recipe_runs_and_its_loss_is_in_the_config(installed):
+    done = typed(installed, "experiment=margin_nt_xent_digits", *SHORT)
+    assert done.returncode == 0, done.stderr
+    run = Path(done.stdout.splitlines()[-1])
+    assert "_target_: margin_losses.margin_nt_xent.MarginNTXent" in (run / "config.yaml").read_text()
+    assert json.loads((run / "result.json").read_text())["status"] == "finished"
+    again = typed(installed, f"reproduce={run}")
+    assert again.returncode == 0, again.stderr
+
+
+def test_help_and_completion_list_it(installed):
+    listed = typed(installed, "--help").stdout
+    assert "margin_nt_xent" in listed
+    assert "margin_nt_xent_digits" in listed
+    query = {"COMP_LINE": "ssl-train loss=margin", "COMP_POINT": str(len("ssl-train loss=margin"))}
+    assert "loss=margin_nt_xent" in typed(installed, "-sc", "query=bash", **query).stdout.split()
+
+
+def test_a_refused_value_and_a_typo_in_it_are_reported_like_ours(installed):
+    wrong = typed(installed, "loss=margin_nt_xent", "loss.margin=3")
+    assert (wrong.returncode, wrong.stderr) == (2, "loss: margin=3; give a number in [0, 2)\n")
+    typo = typed(installed, "loss=margin_nt_xnt")
+    assert typo.returncode == 2
+    assert "did you mean 'margin_nt_xent'?" in typo.stderr
+
+
+def test_its_own_tests_pass(installed):
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEMPLATE / "tests"]
+    done = subprocess.run(tests, env=installed, cwd=TEMPLATE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_trusted_package_is_searched_without_being_installed(tmp_path, monkeypatch):
+    shutil.copytree(TEMPLATE / "margin_losses", tmp_path / "margin_losses")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SSL_RUNNER_TRUSTED", "margin_losses, math.sqrt")
+    assert plugins.packages() == ("margin_losses", "math.sqrt")
+    assert plugin_folders() == [tmp_path / "margin_losses" / "conf"]
+
+
+def test_an_option_that_is_there_already_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "conf" / "loss").mkdir(parents=True)
+    (tmp_path / "mine" / "__init__.py").touch()
+    shutil.copy(conf_folder() / "loss" / "nt_xent.yaml", tmp_path / "mine" / "conf" / "loss" / "nt_xent.yaml")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SSL_RUNNER_TRUSTED", "mine")
+    with pytest.raises(ConfigError, match=r"nt_xent\.yaml: ssl_runner has an option loss/nt_xent too; give it another"):
+        plugin_folders()

@@ -62,8 +62,8 @@ def _version() -> str:
 
 
 def _serve(app: App, arguments: list[str]) -> int:
-    asked = flags.read(arguments)
-    overrides, renamed = current_words(home_folder.with_homes(asked.overrides))
+    parsed = flags.read(arguments)
+    overrides, renamed = current_words(home_folder.with_homes(parsed.overrides))
     for sentence in renamed if launch_environment.rank() == 0 else []:
         print(f"warning: {sentence}; the old name works until version 0.3", file=sys.stderr)
     # these import Hydra, which help does not need
@@ -72,32 +72,32 @@ def _serve(app: App, arguments: list[str]) -> int:
     from ssl_runner.cli.jobs import is_sweep
     from ssl_runner.cli.validate import check_jobs
 
-    extra = None if asked.config_dir is None else asked.config_dir.expanduser().absolute()
+    extra = None if parsed.config_dir is None else parsed.config_dir.expanduser().absolute()
     if extra is not None and not extra.is_dir():
         raise ConfigError(
             [f"--config-dir: {extra} is not a folder; give one that holds files like experiment/NAME.yaml"]
         )
-    if launch_environment.size() > 1 and asked.multirun:
+    if launch_environment.size() > 1 and parsed.multirun:
         raise ConfigError(["-m under torchrun: all processes share one run; start torchrun once for each job"])
-    composer = Composer(search_path.conf_folder(), extra, asked.config_name)
-    if composer.file("", asked.config_name) is None:
-        raise ConfigError([f"--config-name: there is no {asked.config_name}.yaml in {composer.folder}; leave it out"])
-    prepared, sweep = None, asked.multirun
-    if not asked.for_hydra:
-        code = _serve_named(app, overrides, asked.multirun)
+    composer = Composer(search_path.conf_folder(), extra, parsed.config_name)
+    if composer.file("", parsed.config_name) is None:
+        raise ConfigError([f"--config-name: there is no {parsed.config_name}.yaml in {composer.folder}; leave it out"])
+    prepared, sweep = None, parsed.multirun
+    if not parsed.for_hydra:
+        code = _serve_named(app, overrides, parsed.multirun)
         if code is not None:
             return code
-        configs, prepared = check_jobs(app, composer, overrides, asked.multirun)
+        configs, prepared = check_jobs(app, composer, overrides, parsed.multirun)
         if configs and configs[0].get("dry_run"):  # no configs: a sweeper that chooses jobs as it runs
             return 0
         if launch_environment.rank() > 0:
             follow(app, configs[0], prepared)
             return 0
-        sweep = is_sweep(composer, overrides, asked.multirun)
-    own = ["--config-name", asked.config_name] if asked.config_name != "config" else []
+        sweep = is_sweep(composer, overrides, parsed.multirun)
+    own = ["--config-name", parsed.config_name] if parsed.config_name != "config" else []
     own += [] if extra is None else ["--config-dir", str(extra)]
     own += ["--multirun"] if sweep else []
-    return hand_over(app, composer, [*own, *asked.for_hydra], overrides, prepared)
+    return hand_over(app, composer, [*own, *parsed.for_hydra], overrides, prepared)
 
 
 def _serve_named(app: App, overrides: list[str], multirun: bool) -> int | None:

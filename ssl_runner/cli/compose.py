@@ -135,16 +135,16 @@ def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictCo
         return config, []
     hydra = [override.input_line or "" for override in parsed if override.is_hydra_override()]
     chosen = [override.input_line or "" for override in parsed if override.key_or_group == EXPERIMENT]
-    asked = composer.selection([*hydra, *chosen])  # what the experiment alone selects
+    original = composer.selection([*hydra, *chosen])  # what the experiment alone selects
     values = {key: value for name in experiments for key, value in _values_of(composer, name).items()}
     deselected = []
-    for path, node in asked.packages.items():
+    for path, node in original.packages.items():
         group = path.rpartition("/")[0]
         if path not in selected.packages and any(_within(key, node) for key in values):
             # an empty selection no longer shows that it was a list
-            none = group in asked.several and not selected.options(group)
+            none = group in original.several and not selected.options(group)
             now = f"{group}=[]" if none else selected.override(group)
-            deselected.append((node, now, asked.override(group)))
+            deselected.append((node, now, original.override(group)))
     if not deselected:
         return config, []
     own = [override.input_line or "" for override in parsed if any(_is_value(override, d[0]) for d in deselected)]

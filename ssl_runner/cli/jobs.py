@@ -34,9 +34,9 @@ def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[l
     base = composer.compose(overrides, RunMode.MULTIRUN)
     if not has_basic_sweeper(base):
         return []
-    asked = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+    params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
     given = as_written(base.hydra.overrides)
-    return [[*given["hydra"], *job] for job in split(composer.parse([*asked, *given["task"]]))]
+    return [[*given["hydra"], *job] for job in split(composer.parse([*params, *given["task"]]))]
 
 
 @contextlib.contextmanager

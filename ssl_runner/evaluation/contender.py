@@ -35,7 +35,7 @@ class Contender:
 
     @classmethod
     def of_algorithm(
-        cls, algorithm: Algorithm, dataset: Dataset, asked: Sequence[Tasks], device: torch.device
+        cls, algorithm: Algorithm, dataset: Dataset, all_tasks: Sequence[Tasks], device: torch.device
     ) -> "Contender":
         """An algorithm that will classify these tasks of a dataset, and no others.
 
@@ -44,7 +44,7 @@ class Contender:
         name = f"{type(algorithm).__name__}.classify"
         if type(algorithm).classify is not Algorithm.classify:
             return cls(name, on_device(dataset.images, device), algorithm.classify_by_all)
-        indices = torch.cat([some.flatten() for tasks in asked for some in (tasks.support, tasks.query)]).unique()
+        indices = torch.cat([some.flatten() for tasks in all_tasks for some in (tasks.support, tasks.query)]).unique()
         found = algorithm.embed(features_at(algorithm.eval_encoder(), dataset, indices, device))
         return cls.of_rule(name, found, algorithm.compare)
 

@@ -70,10 +70,10 @@ class FewShot:
             ValueError: If the test split has too few classes or images for a setting.
         """
         scores, dataset = {}, self.judged(splits)
-        asked = dict(self._keyed(dataset))
+        by_key = dict(self._keyed(dataset))
         with evaluating(algorithm):
-            contender = Contender.of_algorithm(algorithm, dataset, list(asked.values()), device)
-            for key, tasks in asked.items():
+            contender = Contender.of_algorithm(algorithm, dataset, list(by_key.values()), device)
+            for key, tasks in by_key.items():
                 for way, accuracies in contender.accuracies(tasks, self.tasks_per_batch, device).items():
                     name = f"{key}/{way}" if way else key
                     scores[f"{name}/top1"] = accuracies.mean().item()

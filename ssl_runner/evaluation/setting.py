@@ -29,21 +29,21 @@ class Setting:
 def check_asked(
     option: str, settings: Sequence[str], n_query: int, episodes: int, seed: int, tasks_per_batch: int
 ) -> list[Setting]:
-    """The settings of an evaluator of few-shot tasks, parsed.
+    """Check and parse the settings of an evaluator of few-shot tasks.
 
     Args:
-        option: Of the group eval, for messages.
+        option: The option of the group eval, for messages.
 
     Raises:
-        InvalidValue: A value is out of its range, or a setting cannot be read or is named twice.
+        InvalidValue: A value is out of range, or a setting cannot be parsed or is repeated.
     """
     if episodes < 2:
         raise InvalidValue(f"eval.{option}.episodes={episodes}; an interval needs at least 2")
     if not settings:
         otherwise = f"leave {option} out of eval=[...]"
-        raise InvalidValue(f"eval.{option}.settings=[] asks for nothing; give [5w1s], or {otherwise}")
+        raise InvalidValue(f"eval.{option}.settings=[] is empty; give [5w1s], or {otherwise}")
     if len(set(settings)) < len(settings):
-        raise InvalidValue(f"eval.{option}.settings={list(settings)} names one twice; name each once")
+        raise InvalidValue(f"eval.{option}.settings={list(settings)} repeats a setting; give each only once")
     for name, value in {"n_query": n_query, "tasks_per_batch": tasks_per_batch}.items():
         if value < 1:
             raise InvalidValue(f"eval.{option}.{name}={value}; it must be at least 1")

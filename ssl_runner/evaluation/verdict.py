@@ -122,10 +122,10 @@ class Verdict:
         scores, images = {}, self.target.images
         with own_generators(device), evaluating(algorithm):
             encoder = algorithm.eval_encoder()
-            asked = {setting: self.tasks(setting) for setting in self.tasks.settings}
-            contender = Contender.of_algorithm(algorithm, self.target, list(asked.values()), device)
+            by_setting = {setting: self.tasks(setting) for setting in self.tasks.settings}
+            contender = Contender.of_algorithm(algorithm, self.target, list(by_setting.values()), device)
             baselines = self._baselines(encoder, splits.train, device)
-            for setting, tasks in asked.items():
+            for setting, tasks in by_setting.items():
                 own = contender.accuracies(tasks, self.tasks_per_batch, device)
                 found = {"chance": torch.full((len(tasks),), 1 / setting.n_way, dtype=torch.float64)}
                 for baseline in baselines:

@@ -89,8 +89,8 @@ def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
     assert isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching)
     for tag, (episode, names) in fixed_episodes(shown_split(run.splits), run.batching).items():
         _log_task(writer, run, tag, episode, names, step)
-    made = run.evaluators.values()
-    targets = {target.source: target for one in made if (target := getattr(one, "target", None)) is not None}
+    evaluators = run.evaluators.values()
+    targets = {target.source: target for one in evaluators if (target := getattr(one, "target", None)) is not None}
     for source, target in targets.items():
         with contextlib.suppress(ValueError):  # the training tasks have more ways than this dataset has classes
             _log_task(writer, run, f"episode/{source}", *fixed_episode(target, run.batching), step)

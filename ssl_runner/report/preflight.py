@@ -60,7 +60,7 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
         f"{type(run.schedule).__name__}",
         "device": f"{run.device}, {run.trainer.precision}, {run.identity.threads} threads, seed {run.seed}",
         "memory": _memory(run),
-        "evaluation": "; ".join(_evaluation(name, made) + _slow(made, run) for name, made in run.evaluators.items())
+        "evaluation": "; ".join(_evaluation(name, one) + _slow(one, run) for name, one in run.evaluators.items())
         or "none",
         "run folder": "none (dry run)" if folder is None else str(folder),
     }

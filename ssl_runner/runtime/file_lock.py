@@ -24,13 +24,13 @@ def locked(path: Path, wait: bool = True, keep: bool = True) -> Iterator[None]:
         BlockingIOError: Another process holds the lock, and ``wait`` is false.
         OSError: The file cannot be created or locked.
     """
-    file, made = _take(path, wait)
+    file, created = _take(path, wait)
     with file:
         try:
             yield
         finally:
             if not keep:
-                _clear(path, made)
+                _clear(path, created)
 
 
 def is_held(path: Path) -> bool:
@@ -47,9 +47,9 @@ def is_held(path: Path) -> bool:
 
 def _take(path: Path, wait: bool) -> tuple[IO[str], list[Path]]:
     """The open, locked file, and the folders that were created for it."""
-    made: list[Path] = []
+    created: list[Path] = []
     while True:
-        made += [folder for folder in path.parents if folder not in made and not folder.exists()]
+        created += [folder for folder in path.parents if folder not in created and not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = path.open("a")
@@ -58,7 +58,7 @@ def _take(path: Path, wait: bool) -> tuple[IO[str], list[Path]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, file.fileno()):
-                return file, made
+                return file, created
         except BaseException:
             file.close()
             raise

@@ -36,7 +36,7 @@ class Identity:
 
     @classmethod
     def of(cls, config: dict[str, Any], fingerprint: str, threads: int) -> "Identity":
-        """Of a run with this config on these data, by so many threads."""
+        """The identity of a run with this config, data and number of threads."""
         hashes = config_hash(config), config_hash(config, but=END)
         return cls(hashes[0], fingerprint, threads, launch_environment.size(), hashes[1])
 

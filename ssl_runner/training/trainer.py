@@ -98,12 +98,12 @@ class Trainer:
 
     @property
     def used_threads(self) -> int:
-        """CPU threads: those asked for, or torch's choice."""
+        """Number of CPU threads: the configured one, or torch's choice."""
         return torch.get_num_threads() if self.threads is None else self.threads
 
     @contextmanager
     def process_settings(self) -> Iterator[None]:
-        """Inside, threads and cuDNN are as asked for. The allocator, once it keeps pages, does so to the end."""
+        """Inside, threads and cuDNN have the configured settings. An allocator that keeps pages stays so afterwards."""
         if self.keep_pages:
             allocator.keep_pages()
         threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark

@@ -99,14 +99,14 @@ def test_a_wrong_flag_is_reported_in_one_sentence(monkeypatch, capsys, line, sai
 @pytest.mark.parametrize(
     "line", ["--cfg job seed=7", "seed=7 --cfg job", "seed=7 --cfg job trainer.log_every=3", "-c=job seed=7"]
 )
-def test_flags_may_stand_anywhere(monkeypatch, capsys, line):
+def test_flags_may_be_anywhere(monkeypatch, capsys, line):
     typed = Typed(monkeypatch, line)
     assert (typed.code, typed.jobs) == (0, [])
     assert "seed: 7\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", ["seed=1,2 -m trainer.log_every=1", "-m seed=1,2", "seed=1,2 --multirun"])
-def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch, line):
+def test_the_flag_of_a_sweep_may_be_anywhere(monkeypatch, line):
     assert [config["seed"] for config, _ in Typed(monkeypatch, line).jobs] == [1, 2]
 
 
@@ -178,7 +178,7 @@ def test_an_invalid_file_that_another_file_names_is_reported_too(monkeypatch, ca
     assert "optimizer/broken.yaml is not UTF-8" in problems(monkeypatch, capsys, "--config-dir mine experiment=own")
 
 
-def test_the_help_page_lists_what_the_conf_folder_holds(small_conf):
+def test_the_help_page_lists_the_content_of_the_conf_folder(small_conf):
     lines = page(small_conf).splitlines()
     assert "  simclr_mnist  SimCLR, as in the paper." in lines
     assert "  model/encoder  conv* resnet" in lines

@@ -45,7 +45,7 @@ def ssl_train(folder, *words):
     return done.returncode, (done.stdout + done.stderr).decode("ascii")  # the console can show nothing else
 
 
-def test_a_run_has_its_names_in_utf8_and_a_narrow_console_shows_what_it_can(root, tmp_path):
+def test_a_run_has_its_names_in_utf8_and_a_narrow_console_escapes_what_it_lacks(root, tmp_path):
     words = [*SHORT, "dataset.validation=10", "dataset.test=10", f"dataset.root='{root}'"]
     code, said = ssl_train(tmp_path, *words, "name='имя'", "hydra.run.dir='вывод/имя'")
     assert code == 0, said

@@ -383,8 +383,8 @@ def test_a_check_changes_nothing(small, by_classes, unseen):
     [
         ({"episodes": 1}, "at least 2"),
         ({"scratch_episodes": 1}, "at least 2"),
-        ({"settings": []}, "asks for nothing"),
-        ({"settings": ["3w1s", "3w1s"]}, "each once"),
+        ({"settings": []}, "is empty"),
+        ({"settings": ["3w1s", "3w1s"]}, "repeats a setting"),
         ({"settings": ["3w"]}, "ways and shots"),
         ({"n_query": 0}, "at least 1"),
         ({"ridge": 0.0}, "above 0"),

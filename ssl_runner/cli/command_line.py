@@ -7,8 +7,9 @@ import sys
 import threading
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from ssl_runner.cli import flags, help_page, home_folder, search_path
+from ssl_runner.cli import flags, help_page, home_folder, option_help, search_path
 from ssl_runner.cli.app import App, follow
 from ssl_runner.cli.report_error import GONE, of_a_thread, report_error, working_folder_is_gone
 from ssl_runner.cli.resume import named_folder, resume
@@ -35,7 +36,7 @@ def main(app: App) -> int:
 def _main(app: App, arguments: list[str]) -> int:
     try:
         if "--help" in arguments or "-h" in arguments:
-            print(help_page.page(search_path.conf_folder()), end="")
+            print(_help([word for word in arguments if word not in ("--help", "-h")]), end="")
             return 0
         if "--version" in arguments:
             print(f"ssl-runner {_version()}")
@@ -52,6 +53,23 @@ def _main(app: App, arguments: list[str]) -> int:
         return 130
     except Exception as error:  # report_error keeps the traceback of everything but a user's mistake
         return report_error(error)
+
+
+def _help(words: list[str]) -> str:
+    """The help page of the program, or of the named groups and options: ``loss``, ``loss=hard_negative``."""
+    parsed = flags.read(words)
+    own = [] if parsed.config_dir is None else [_extra_folder(parsed.config_dir)]
+    folders = [search_path.conf_folder(), *search_path.plugin_folders(), *own]
+    return option_help.page(folders, parsed.overrides) if parsed.overrides else help_page.page(*folders)
+
+
+def _extra_folder(given: Path) -> Path:
+    extra = given.expanduser().absolute()
+    if not extra.is_dir():
+        raise ConfigError(
+            [f"--config-dir: {extra} is not a folder; give one that holds files like experiment/NAME.yaml"]
+        )
+    return extra
 
 
 def _version() -> str:
@@ -72,11 +90,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     from ssl_runner.cli.jobs import is_sweep
     from ssl_runner.cli.validate import check_jobs
 
-    extra = None if parsed.config_dir is None else parsed.config_dir.expanduser().absolute()
-    if extra is not None and not extra.is_dir():
-        raise ConfigError(
-            [f"--config-dir: {extra} is not a folder; give one that holds files like experiment/NAME.yaml"]
-        )
+    extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
     if launch_environment.size() > 1 and parsed.multirun:
         raise ConfigError(["-m under torchrun: all processes share one run; start torchrun once for each job"])
     composer = Composer(search_path.conf_folder(), extra, parsed.config_name)

@@ -1,16 +1,15 @@
 """What ``ssl-train --help`` says, read from the conf folder: always true, and quick, for Hydra is not imported."""
 
 import json
-import re
-import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ssl_runner.cli import option_help
+from ssl_runner.cli.layout import first_sentence, table, wrapped
 from ssl_runner.config.schema import BASELINES
-
-_WIDTH = 120
 
 _PURPOSE = """\
 ssl-train trains an encoder, a network that turns an image into a vector, with few labels or none, and measures what
@@ -51,6 +50,8 @@ _FLAGS = """\
 Flags:
   -m, --multirun    run once for each combination of values: seed=0,1,2
   --cfg job         show the composed config and stop
+  --help GROUP      the options of a group: ssl-train --help loss
+  --help GROUP=NAME an option, with each of its keys explained: ssl-train --help loss=hard_negative
   --version         show the version
   -sc install=bash  completion for the shell: eval "$(ssl-train -sc install=bash)"; also zsh, fish
   --hydra-help      Hydra's other flags (--info, --config-dir, ...)
@@ -69,28 +70,26 @@ SSL_RUNNER_TRUSTED=PACKAGE,... lets configs name classes of your own packages.
 """
 
 
-def page(folder: Path) -> str:
-    """The help page for a conf folder."""
+def page(folder: Path, *more: Path) -> str:
+    """The help page for a conf folder, and for those of plugins and the user."""
     root = _read(folder / "config.yaml")
     chosen = _defaults(root)
-    groups = {
-        path.relative_to(folder).as_posix(): _options(path) for path in sorted(folder.rglob("*")) if path.is_dir()
-    }
-    experiments = groups.pop("experiment", [])
+    groups = option_help.groups([folder, *more])
+    experiments = groups.pop(option_help.EXPERIMENT, [])
     default = f"experiment={chosen['experiment']}" if chosen.get("experiment") else "the defaults marked * above"
     sections = [
         _PURPOSE,
         "Experiments (experiment=NAME, * the default):",
-        *_table({_mark(name, chosen.get("experiment")): _comment(folder / "experiment", name) for name in experiments}),
+        *table({_mark(name, chosen.get("experiment")): _comment([folder, *more], name) for name in experiments}),
         "",
-        "Groups (group=option, * without an experiment; [a,b] chooses several):",
-        *_table({group: _marked(options, chosen.get(group)) for group, options in groups.items() if options}),
+        "Groups (group=option, * without an experiment; [a,b] chooses several; --help group=option explains one):",
+        *table({group: _marked(options, chosen.get(group)) for group, options in groups.items()}),
         "",
         "Root keys:",
-        *_table(_root_keys(root)),
+        *table(_root_keys(root)),
         "",
         "Trainer keys (trainer.KEY=value):",
-        *_wrapped(_values(folder / "trainer", chosen.get("trainer"))),
+        *wrapped(_values(folder / "trainer", chosen.get("trainer"))),
         "",
         _FLAGS.format(default=default),
     ]
@@ -106,10 +105,6 @@ def _defaults(root: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("optional "): option for entry in entries for key, option in entry.items()}
 
 
-def _options(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
 def _mark(option: str, chosen: Any) -> str:
     return f"{option}*" if option == chosen or (isinstance(chosen, list) and option in chosen) else option
 
@@ -118,11 +113,11 @@ def _marked(options: list[str], chosen: Any) -> str:
     return " ".join(_mark(option, chosen) for option in options)
 
 
-def _comment(folder: Path, name: str) -> str:
-    """The first sentence of a file's comment, whose lines that are for Hydra do not count."""
-    lines = (folder / f"{name}.yaml").read_text().splitlines()
-    comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
-    return re.split(r"(?<=\.) ", " ".join(comments), maxsplit=1)[0]
+def _comment(folders: Sequence[Path], name: str) -> str:
+    """The first sentence of an experiment's comment, whose lines that are for Hydra do not count."""
+    path = option_help.file(folders, f"{option_help.EXPERIMENT}/{name}.yaml")
+    comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return first_sentence(" ".join(comment for comment in comments if not comment.startswith("@package")))
 
 
 def _root_keys(root: dict[str, Any]) -> dict[str, str]:
@@ -134,12 +129,3 @@ def _root_keys(root: dict[str, Any]) -> dict[str, str]:
 def _values(folder: Path, option: Any) -> str:
     values = _read(folder / f"{option}.yaml")
     return "  ".join(f"{key}={json.dumps(value)}" for key, value in values.items() if key[0] != "_").replace('"', "")
-
-
-def _table(rows: dict[str, str]) -> list[str]:
-    width = max(map(len, rows), default=0)
-    return [line for key, text in rows.items() for line in _wrapped(text, f"  {key:<{width}}  ")]
-
-
-def _wrapped(text: str, first: str = "  ") -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first)) or [first.rstrip()]

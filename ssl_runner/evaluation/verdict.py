@@ -60,12 +60,12 @@ class Verdict:
         tasks_per_batch: Number of tasks that are classified at once.
         ridge: Strength of both ridge regressions, above 0: lambda as a share of the support's mean squared distance
             from its mean.
-        supervised_steps: Passed to `SourceClassifier`.
-        supervised_batch_size: Passed to `SourceClassifier`.
-        supervised_lr: Passed to `SourceClassifier`.
+        supervised_steps: Number of optimizer steps of `SourceClassifier`, at least 1.
+        supervised_batch_size: Images in a step of `SourceClassifier`, at least 2.
+        supervised_lr: Learning rate of the first step of `SourceClassifier`, above 0.
         scratch_episodes: Number of tasks of each setting that ``from_scratch`` learns, the first ones, at least 2.
-        scratch_steps: Passed to `FromScratch`.
-        scratch_lr: Passed to `FromScratch`.
+        scratch_steps: Number of steps of `FromScratch` in each task, at least 1.
+        scratch_lr: Adam's learning rate in `FromScratch`, above 0.
 
     Raises:
         ValueError: A number is out of range.

@@ -51,6 +51,7 @@ def test_help_and_completion_list_the_plugin(installed):
     listed = typed(installed, "--help").stdout
     assert "margin_nt_xent" in listed
     assert "margin_nt_xent_digits" in listed
+    assert "loss.margin=" in typed(installed, "--help", "loss=margin_nt_xent").stdout
     query = {"COMP_LINE": "ssl-train loss=margin", "COMP_POINT": str(len("ssl-train loss=margin"))}
     assert "loss=margin_nt_xent" in typed(installed, "-sc", "query=bash", **query).stdout.split()
 

@@ -1,0 +1,331 @@
+"""What ``ssl-train --help loss=hard_negative`` says: an option of conf/ explained, key by key.
+
+Put together from the comments of the option's file and the docstring of its ``_target_``, without importing either
+Hydra or torch. The reference pages of the site are made by the same functions.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_runner.cli import docstrings
+from ssl_runner.cli.layout import first_sentence, plain, table, wrapped
+from ssl_runner.config.suggestions import nearest
+from ssl_runner.errors import ConfigError
+
+EXPERIMENT = "experiment"
+_SPECIAL = ("_target_", "_partial_", "_args_", "_convert_", "defaults")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# torch puts its docstrings together when it is imported
+_TORCH = {
+    "torch.optim.SGD": "Stochastic gradient descent with momentum.",
+    "torch.optim.Adam": "Adam (Kingma & Ba 2015, arXiv:1412.6980).",
+    "torch.optim.AdamW": "Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101).",
+}
+_OPTIMIZERS = {
+    "lr": "Learning rate, which the scheduler multiplies.",
+    "momentum": "Share of the last update that is kept, in [0, 1).",
+    "weight_decay": "Of matrices and kernels; biases and normalisation have none.",
+}
+# keys of experiments that belong to no group
+_ROOT = {
+    "name": "Folder of the run's kind under outputs/.",
+    "seed": "Of every draw.",
+    "baselines": "What the encoder is compared with.",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of an option.
+
+    Attributes:
+        name: Dotted, as on the command line.
+        value: As conf sets it, in YAML on one line; nothing for a node, whose own keys follow.
+        kind: The values that it takes, in words.
+        text: What it means.
+        comment: What its line in the YAML file says.
+    """
+
+    name: str
+    value: str
+    kind: str
+    text: str
+    comment: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A nested object of an option.
+
+    Attributes:
+        name: Dotted key.
+        target: The class or function.
+        summary: First paragraph of its docstring.
+    """
+
+    name: str
+    target: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One file of conf/.
+
+    Attributes:
+        word: What selects it, ``loss=hard_negative``.
+        comment: At the top of the file.
+        target: The class or function, or None for an experiment.
+        paragraphs: Its docstring without the sections.
+        keys: In the file's order.
+        nodes: Nested objects.
+        selects: What an experiment chooses, group by group, or what an option contains.
+        also: Arguments that conf leaves out.
+    """
+
+    word: str
+    comment: str
+    target: str | None
+    paragraphs: list[str]
+    keys: list[Key]
+    nodes: list[Node] = field(default_factory=list)
+    selects: Mapping[str, str] = field(default_factory=dict)
+    also: list[str] = field(default_factory=list)
+
+
+def groups(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Names of the options by group, in all conf folders."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            if path.parent != folder:
+                found.setdefault(path.parent.relative_to(folder).as_posix(), set()).add(path.stem)
+    return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def page(folders: Sequence[Path], words: Sequence[str]) -> str:
+    """The help of groups and options: ``loss`` or ``loss=hard_negative``.
+
+    Args:
+        folders: Conf folders; of two files for one option, that of the first folder counts.
+        words: At least one.
+
+    Raises:
+        ConfigError: There is no such group or option, or a file is no YAML.
+    """
+    known = groups(folders)
+    problems = [problem for word in words if (problem := _problem(known, word)) is not None]
+    if problems:
+        raise ConfigError(problems)
+    return "\n".join(_page(folders, known, word) for word in words)
+
+
+def _problem(known: Mapping[str, list[str]], word: str) -> str | None:
+    group, equals, name = word.partition("=")
+    if group in known and (not equals or name in known[group]):
+        return None
+    if group in known:
+        near = nearest(name, known[group]) or next((option for option in known[group] if name and name in option), None)
+        return f"{word}: there is no such option; " + (
+            f"did you mean '{group}={near}'?" if near else f"ssl-train --help {group} lists its options"
+        )
+    with_option = [f"{each}={option}" for each, options in known.items() for option in options if option == word]
+    guesses = (with_option[0] if with_option else None, nearest(group, known), nearest(group.partition(".")[0], known))
+    near = next((guess for guess in guesses if guess), None)
+    return f"{word}: there is no such group; " + (
+        f"did you mean '{near}'?" if near else f"there are {', '.join(sorted(known))}"
+    )
+
+
+def _page(folders: Sequence[Path], known: Mapping[str, list[str]], word: str) -> str:
+    group, equals, name = word.partition("=")
+    if equals:
+        return terminal(read(folders, group, name))
+    rows = summaries([read(folders, group, option) for option in known[group]])
+    head = f"{group}: {len(rows)} options. ssl-train --help {group}=NAME explains one.\n"
+    return "\n".join([head, *table({name.partition("=")[2]: plain(text) for name, text in rows.items()})]) + "\n"
+
+
+def summaries(options: Sequence[Option]) -> dict[str, str]:
+    """One sentence for each option of a group, by its word: of the docstring, or of the file where several share it."""
+    targets = [option.target for option in options]
+    found = {}
+    for option in options:
+        texts = [" ".join(option.paragraphs[:1]), option.comment]
+        shared = targets.count(option.target) > 1
+        found[option.word] = next((first_sentence(text) for text in (texts[::-1] if shared else texts) if text), "")
+    return found
+
+
+def read(folders: Sequence[Path], group: str, name: str) -> Option:
+    """An option from its file and its target's source.
+
+    Raises:
+        ConfigError: The file is no YAML.
+    """
+    text, content = _content(folders, f"{group}/{name}.yaml")
+    header, comments = _comments(text)
+    if group == EXPERIMENT:
+        return _experiment(folders, name, header, comments, content)
+    prefix = _package(text) or group.replace("/", ".")
+    nodes: list[Node] = []
+    keys = list(_keys(content, "", prefix, comments, nodes))
+    target = content.get("_target_")
+    found = docstrings.describe(target) if target else docstrings.Found()
+    paragraphs = found.paragraphs or ([_TORCH[target]] if target in _TORCH else [])
+    also = [key for key, taken in found.parameters.items() if taken.default is not None and key not in content]
+    return Option(f"{group}={name}", header, target, paragraphs, keys, nodes, _contained(content, prefix), also)
+
+
+def file(folders: Sequence[Path], name: str) -> Path:
+    """Where ``group/option.yaml`` is."""
+    return next(path for folder in folders if (path := folder / name).is_file())
+
+
+def _content(folders: Sequence[Path], name: str) -> tuple[str, dict[str, Any]]:
+    path = file(folders, name)
+    text = path.read_text(encoding="utf-8")
+    try:
+        return text, yaml.load(text, _LOADER) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path} is no YAML: {' '.join(str(error).split())}"]) from None
+
+
+def _keys(
+    node: Mapping[str, Any], path: str, prefix: str, comments: Mapping[str, str], nodes: list[Node], of_all: str = ""
+) -> Iterator[Key]:
+    """The keys of a node and of what is in it.
+
+    Args:
+        of_all: Explanation of entries that have none of their own: of a mapping of nodes.
+    """
+    target = node.get("_target_")
+    found = docstrings.describe(target) if target else docstrings.Found()
+    torch_s = _OPTIMIZERS if target in _TORCH else {}
+    for key, value in node.items():
+        if key in _SPECIAL:
+            continue
+        place = f"{path}.{key}" if path else key
+        name = f"{prefix}.{place}" if prefix else place
+        text = found.explanations.get(key) or torch_s.get(key, "")
+        kind = found.parameters[key].kind if key in found.parameters else ""
+        if isinstance(value, dict) and value:
+            inner = value.get("_target_")
+            if inner:
+                nodes.append(Node(name, inner, " ".join(docstrings.describe(inner).paragraphs[:1])))
+            if text:
+                yield Key(name, "", kind, text, comments.get(place, ""))
+            yield from _keys(value, place, prefix, comments, nodes, "" if inner else text)
+        else:
+            yield Key(name, as_yaml(value), kind, text or of_all, comments.get(place, ""))
+
+
+def _contained(content: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    """Options of other groups that stand in an option: ``/dataset@dataset: omniglot``."""
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    pairs = [(key.removeprefix("/").partition("@"), option) for entry in entries for key, option in entry.items()]
+    return {f"{prefix}.{place}": f"{group}={option}" for (group, _, place), option in pairs}
+
+
+def _experiment(
+    folders: Sequence[Path], name: str, header: str, comments: Mapping[str, str], content: Mapping[str, Any]
+) -> Option:
+    own = _chosen(content)
+    explained: dict[str, Key] = {}
+    for group, options in (_chosen(_content(folders, "config.yaml")[1]) | own).items():
+        for option in options if group != EXPERIMENT else []:
+            explained |= {key.name: key for key in read(folders, group, option).keys}
+    nodes: list[Node] = []
+    keys = []
+    for key in _keys(content, "", "", comments, nodes):
+        known = explained.get(key.name)
+        text = key.text or (known.text if known is not None else _ROOT.get(key.name, ""))
+        keys.append(replace(key, text=text, kind=key.kind or (known.kind if known is not None else "")))
+    selects = {group: ",".join(options) for group, options in own.items()}
+    return Option(f"{EXPERIMENT}={name}", header, None, [], keys, nodes, selects)
+
+
+def _chosen(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The options that a defaults list selects, by group."""
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    pairs = [(key.removeprefix("override ").lstrip("/"), value) for entry in entries for key, value in entry.items()]
+    return {group: value if isinstance(value, list) else [value] for group, value in pairs if value is not None}
+
+
+def as_yaml(value: Any) -> str:
+    """A value on one line, as it may be written on the command line."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value).replace('"', "")
+
+
+def _package(text: str) -> str | None:
+    found = re.search(r"^# @package (\S+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _comments(text: str) -> tuple[str, dict[str, str]]:
+    """The comment at the top of a file, and those of its keys: beside them or above them."""
+    lines = text.splitlines()
+    own = [line.strip() for line in lines]
+    above: dict[int, str] = {}
+    collected: list[str] = []
+    header, found = "", {}
+    for number, line in enumerate(own):
+        if line.startswith("#"):
+            collected += [] if "@package" in line else [line[1:].strip()]
+        elif line and collected:
+            if any(before and not before.startswith("#") for before in own[:number]):
+                above[number] = " ".join(collected)
+            else:
+                header = " ".join(collected)
+            collected = []
+    for place, first, last, column in _places(yaml.compose(text, _LOADER)):
+        beside = re.match(r"\s+#\s*(.*)", lines[last][column:]) if last < len(lines) else None
+        said = [above.get(first, ""), beside[1] if beside else ""]
+        found[place] = " ".join(part for part in said if part)
+    return header, {place: comment for place, comment in found.items() if comment}
+
+
+def _places(node: Any, path: str = "") -> Iterator[tuple[str, int, int, int]]:
+    """Dotted keys, the lines where they begin, and where the text beside them ends."""
+    if not isinstance(node, yaml.MappingNode) or node.flow_style:
+        return
+    for key, value in node.value:
+        place = f"{path}.{key.value}" if path else key.value
+        block = isinstance(value, yaml.MappingNode) and not value.flow_style
+        end = key.end_mark if block else value.end_mark
+        yield place, key.start_mark.line, end.line, end.column + (1 if block else 0)
+        yield from _places(value, place)
+
+
+def terminal(option: Option) -> str:
+    """An option as lines for a terminal."""
+    lines = [option.word, *wrapped(plain(option.comment))]
+    if option.target is not None:
+        lines += ["", f"{option.target}", *(line for text in option.paragraphs for line in wrapped(plain(text)))]
+    if option.selects:
+        head = "Selects (instead of the defaults):" if option.target is None else "Contains:"
+        lines += ["", head, *table(option.selects)]
+    if option.keys:
+        head = "Sets:" if option.target is None else "Keys, their values in conf, and what they take:"
+        rows = {f"{key.name}={key.value}" if key.value else key.name: _explained(key) for key in option.keys}
+        lines += ["", head, *table(rows)]
+    for node in option.nodes:
+        lines += ["", f"{node.name}: {node.target}", *wrapped(plain(node.summary))]
+    if option.also:
+        lines += ["", *wrapped(f"Also taken, with a + before the key: {', '.join(option.also)}", "")]
+    lines += ["", f"Use it: ssl-train {option.word}"]
+    return "\n".join(lines) + "\n"
+
+
+def _explained(key: Key) -> str:
+    parts = [f"{key.kind}." if key.kind else "", plain(key.text), f"[{key.comment}]" if key.comment else ""]
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,165 @@
+"""``ssl-train --help loss=hard_negative``: every option is explained, key by key, without torch or Hydra."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssl_runner.cli import docstrings, layout, option_help
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.errors import ConfigError
+
+CONF = [conf_folder()]
+WORDS = [f"{group}={name}" for group, names in option_help.groups(CONF).items() for name in names]
+
+
+def read(word: str) -> option_help.Option:
+    group, _, name = word.partition("=")
+    return option_help.read(CONF, group, name)
+
+
+def key(word: str, name: str) -> option_help.Key:
+    return next(key for key in read(word).keys if key.name == name)
+
+
+def test_every_group_and_option_is_found():
+    files = [path for path in CONF[0].rglob("*.yaml") if path.parent != CONF[0]]
+    assert len(WORDS) == len(files) > 100
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_option_is_described_and_each_of_its_keys_explained(word):
+    option = read(word)
+    assert any(option_help.summaries([option]).values())
+    assert [key.name for key in option.keys if not key.text] == []
+
+
+@pytest.mark.parametrize("word", [word for word in WORDS if not word.startswith(("experiment", "optimizer"))])
+def test_every_key_says_what_it_takes(word):
+    assert [key.name for key in read(word).keys if not key.kind and ".transforms." not in key.name] == []
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_key_that_conf_sets_is_there(word):
+    group, _, name = word.partition("=")
+    content = yaml.safe_load((CONF[0] / group / f"{name}.yaml").read_text())
+    own = {each for each in content if each[0] != "_" and each != "defaults"} - {"_target_"}
+    shown = [each.name for each in read(word).keys]
+    assert all(any(f".{each}." in f".{name}." for name in shown) for each in own)
+
+
+def test_a_key_has_its_value_its_type_its_docstring_and_its_comment():
+    found = key("loss=hard_negative", "loss.tau_plus")
+    assert found.value == "0.1"
+    assert found.kind == "number"
+    assert found.text.startswith("In [0, 1): the probability that two images are of one class")
+    assert key("model/head=projector", "model.head.out_features").comment == "arXiv:2002.05709, likewise the layers"
+
+
+def test_arguments_that_a_class_leaves_to_another_are_explained():
+    inherited = key("algorithm=boil", "algorithm.inner_steps")
+    assert inherited.text == key("algorithm=maml", "algorithm.inner_steps").text != ""
+    of_another_function = key("dataset=fashion_mnist", "dataset.validation")
+    assert of_another_function.text == key("dataset=mnist", "dataset.validation").text != ""
+
+
+def test_literal_types_behind_an_alias_are_listed():
+    assert key("dataset=mnist", "dataset.duplicates").kind == "warn or drop or refuse"
+    assert key("dataset=mnist", "dataset.class_counts").kind == "list of integers or null"
+
+
+def test_nested_nodes_are_explained_with_their_classes():
+    option = read("augmentation=simclr")
+    assert key("augmentation=simclr", "augmentation.transforms.crop.scale").value == "[0.08, 1.0]"
+    assert "augmentation.transforms.jitter" in [node.name for node in option.nodes]
+
+
+def test_an_evaluator_is_named_by_its_place_in_the_config():
+    assert key("eval=knn_cifar10", "eval.knn_cifar10.k").comment == "arXiv:1805.01978"
+
+
+def test_an_experiment_shows_what_it_selects_and_explains_what_it_sets():
+    option = read("experiment=simclr_mnist")
+    assert option.selects == {"dataset": "mnist", "optimizer": "adam"}
+    size = next(key for key in option.keys if key.name == "batching.batch_size")
+    assert size.value == "128"
+    assert size.text == key("batching=two_view", "batching.batch_size").text
+
+
+def test_a_sentence_ends_neither_in_parentheses_nor_after_an_abbreviation():
+    text = "By Chen et al. (2020, app. B. 9), sec. 4.2, as is. Then more."
+    assert layout.first_sentence(text) == "By Chen et al. (2020, app. B. 9), sec. 4.2, as is."
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("los", "did you mean 'loss'?"),
+        ("loss=nt_xnt", "did you mean 'loss=nt_xent'?"),
+        ("loss=hard", "did you mean 'loss=hard_negative'?"),
+        ("hard_negative", "did you mean 'loss=hard_negative'?"),
+        ("encoder", "did you mean 'model/encoder'?"),
+        ("loss.temperature", "did you mean 'loss'?"),
+        ("qqq", "there are algorithm, "),
+        ("loss=qqq", "ssl-train --help loss lists its options"),
+    ],
+)
+def test_what_there_is_not_is_refused_with_a_suggestion(word, hint):
+    with pytest.raises(ConfigError) as caught:
+        option_help.page(CONF, [word])
+    assert word in str(caught.value)
+    assert hint in str(caught.value)
+
+
+def ssl_train(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ssl_runner.train", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_line_prints_the_help_of_options_and_groups():
+    shown = ssl_train("--help", "loss=hard_negative")
+    assert shown.returncode == 0
+    assert shown.stdout == option_help.page(CONF, ["loss=hard_negative"])
+    assert "loss.beta=1.0" in shown.stdout
+    assert "  mochi " in ssl_train("loss", "--help").stdout
+
+
+def test_a_mistake_is_one_message_and_exit_code_2():
+    failed = ssl_train("--help", "loss=nt_xnt")
+    assert failed.returncode == 2
+    assert failed.stdout == ""
+    assert failed.stderr == "loss=nt_xnt: there is no such option; did you mean 'loss=nt_xent'?\n"
+
+
+def test_options_of_a_folder_of_ones_own_are_explained(tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\n# A recipe of mine. With more.\nname: mine\nloss:\n  temperature: 0.3  # warmer\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    shown = ssl_train("--help", "experiment=mine", "--config-dir", str(tmp_path)).stdout
+    assert "A recipe of mine." in shown
+    assert "loss.temperature=0.3  number. Above 0; divides the cosine similarities. [warmer]" in shown
+    assert "A recipe of mine." in ssl_train("--help", "--config-dir", str(tmp_path)).stdout
+
+
+def test_a_damaged_file_is_named(tmp_path: Path):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "mine.yaml").write_text("temperature: [0.3\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml is no YAML"):
+        option_help.page([*CONF, tmp_path], ["loss=mine"])
+
+
+def test_neither_torch_nor_hydra_is_imported():
+    program = (
+        "import sys; from ssl_runner.cli import option_help, search_path;"
+        "option_help.page([search_path.conf_folder()], ['loss', 'algorithm=maml', 'optimizer=sgd', 'experiment']);"
+        "print(sorted({'torch', 'hydra', 'timm'} & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_a_target_without_a_source_has_no_description():
+    assert docstrings.describe("no_such_package.Thing") == docstrings.Found()
+    assert docstrings.describe("ssl_runner.losses.nt_xent.NoSuchLoss") == docstrings.Found()

@@ -66,7 +66,7 @@ def test_mistakes_are_raised_with_every_problem_and_write_nothing(tmp_path, monk
     config["trainer"]["max_step"] = 3
     with pytest.raises(ConfigError, match="did you mean 'max_steps'"):
         ssl_runner.train(config)
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         ssl_runner.compose(config_dir=tmp_path / "none")
     assert not (tmp_path / "outputs").exists()
 

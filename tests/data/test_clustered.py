@@ -187,7 +187,7 @@ def test_a_run_that_is_missing_unfinished_or_of_other_images_is_reported(splits,
     with pytest.raises(DataError, match="does not exist; give the folder of a finished run"):
         made(splits, tmp_path / "begun")
     (tmp_path / "begun" / "config.yaml").write_text("seed: 0\n")
-    with pytest.raises(DataError, match=r"it is not finished; go on with: .*resume=\S+/begun$"):
+    with pytest.raises(DataError, match=r"it is not finished; resume with: .*resume=\S+/begun$"):
         made(splits, tmp_path / "begun")
     larger = digits("classes", 0.0, 0.0, [5, 0, 5], split_seed=0, size=20, channels=None)
     with pytest.raises(DataError, match=r"takes images of 1x16x16, but those of digits/train are 1x20x20; set dataset"):

@@ -159,7 +159,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
     [
         (["experiment=protonet_digits", "loss=nt_xent"], "gives logits"),
         (["loss=cross_entropy"], "gives embeddings"),
-        (["experiment=supervised_mnist", "dataset=digits", "model/head=projector"], "one output a class"),
+        (["experiment=supervised_mnist", "dataset=digits", "model/head=projector"], "one output per class"),
         (["loss=pairwise", "batching.views=1", "loss=nt_xent"], "compares 2 views, but batching makes 1"),
         (["trainer.accumulate_grad_batches=2"], "cannot be cut"),
         (["seed=-1"], "seed=-1"),

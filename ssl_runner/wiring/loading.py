@@ -175,11 +175,11 @@ def _labelled_files(folder: Path) -> tuple[list[str], list[Path], list[int]]:
     files, labels, broken = [], [], []
     for label, name in enumerate(names):
         if not (folder / name).exists():
-            broken.append((folder / name, Damage("a link that leads nowhere", "mend or delete it")))
+            broken.append((folder / name, Damage("a link that leads nowhere", "repair or delete it")))
             continue
         found = scan(folder / name)
         files += [folder.joinpath(name, *file.path) for file in found.files]
         labels += [label] * len(found.files)
-        broken += [(folder.joinpath(name, *path), Damage(why, "mend or delete it")) for path, why in found.broken]
+        broken += [(folder.joinpath(name, *path), Damage(why, "repair or delete it")) for path, why in found.broken]
     refuse(broken, len(files) + len(broken), may_skip=False)
     return [printable(name) for name in names], files, labels

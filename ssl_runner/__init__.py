@@ -1,4 +1,4 @@
-"""Contrastive self-supervised learning and meta-learning in one runner, a Hydra config apart."""
+"""Contrastive self-supervised learning and meta-learning in one runner; only the Hydra config differs."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ssl_runner.wiring.loading import few_shot_classifier, load_algorithm
 
 __all__ = ["LoadedRun", "compose", "few_shot_classifier", "load_algorithm", "load_encoder", "load_run", "train"]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "LoadedRun": "wiring.loaded_run",

@@ -1,33 +1,33 @@
-"""Every exception that is a mistake of the user or an event of a run, and how names are spelled in messages."""
+"""The exceptions for user mistakes and run events, and the spelling of names in messages."""
 
 import os
 import re
 from collections.abc import Iterable, Sequence
 
-# line breaks, escapes, and marks that turn the direction of what follows
+# line breaks, escapes, and marks that change the direction of the text
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
     """A mistake of the user: its message is printed without a traceback, and the exit code is 2.
 
-    Every other exception is a bug or an event of the run. Raise `InvalidValue` for a value that was refused.
+    Every other exception is a bug or a `RunEvent`. Raise `InvalidValue` to refuse a value.
     """
 
 
 class RunEvent(Exception):
-    """What ended a run that was not the user's mistake: its message is printed without a traceback, exit code 1."""
+    """A run ended, but not by a user's mistake: its message is printed without a traceback, and the exit code is 1."""
 
 
 class InvalidValue(UserError, ValueError):
-    """A value is out of range, or does not fit others. The message says what was given, what is valid, and what to do.
+    """A value is out of range or does not fit others. The message says what was given, what is valid and what to do.
 
     A constructor raises it; `ssl_runner.config.building.build` adds the dotted key of the node.
     """
 
 
 class ConfigError(InvalidValue):
-    """What is wrong with a config, all of it.
+    """All problems of a config.
 
     Attributes:
         problems: One sentence each, beginning with the dotted key.
@@ -42,7 +42,7 @@ class ConfigError(InvalidValue):
 
 
 class Misspelled(ConfigError):
-    """Words that no config can be composed with.
+    """Words on the command line from which no config can be composed.
 
     Attributes:
         rest: The command line without them.
@@ -54,51 +54,52 @@ class Misspelled(ConfigError):
 
 
 class DataError(InvalidValue):
-    """Data that is missing, damaged or does not fit what was asked."""
+    """Data is missing, damaged or does not fit the config."""
 
 
 class NotDownloaded(DataError):
-    """Data that would have to be downloaded or decoded first, where `no_download` forbids it."""
+    """Data would have to be downloaded or decoded first, and `no_download` forbids it."""
 
 
 class ResumeError(InvalidValue):
-    """A run cannot go on from here, and why."""
+    """A run cannot be resumed; the message says why."""
 
 
 class JobFailed(RunEvent, RuntimeError):
-    """A job of a sweep failed and has told why."""
+    """A job of a sweep failed and has already printed why."""
 
 
 class FolderInUse(RunEvent, RuntimeError):
-    """Two processes in one run folder would destroy each other's files."""
+    """Another process uses the run folder; two would destroy each other's files."""
 
 
 class RunStopped(RunEvent, RuntimeError):
-    """A run ended before its last step; the message says why and how to go on."""
+    """A run ended before its last step; the message says why and how to resume it."""
 
 
 class FolderGone(RunEvent, RuntimeError):
-    """The run folder, or a part of it, was taken away while the run wrote to it."""
+    """The run folder, or a part of it, was deleted or moved while the run wrote to it."""
 
 
 class ProcessLost(RunEvent, RuntimeError):
     """Another process of the run does not answer.
 
     Args:
-        reason: What the network told.
-        when: In training, the step, as words.
+        reason: The network's error message.
+        when: The training step, in words; empty outside training.
         remedy: What to do.
     """
 
-    def __init__(self, reason: str, when: str = "", remedy: str = "Go on with resume=RUN, or start it again") -> None:
+    def __init__(self, reason: str, when: str = "", remedy: str = "Continue with resume=RUN, or start again") -> None:
         super().__init__(f"another process of this run is gone{when} ({reason}). {remedy}")
         self.reason = reason
 
 
 def printable(name: str) -> str:
-    """A file's name as UTF-8 has it, whatever the locale.
+    """A file's name in UTF-8, whatever the locale.
 
-    Bytes that are no UTF-8 are escaped, ``caf\\xe9``, and so is what would steer a terminal or tear a table.
+    Bytes that are not UTF-8 are escaped, as in ``caf\\xe9``, and so are characters that would control a terminal or
+    break a table.
     """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

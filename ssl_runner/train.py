@@ -27,14 +27,14 @@ def train(config: Any, folder: str | Path | None = None) -> "LoadedRun":
 
 
 def prepare(config: Config) -> "Run":
-    """The objects of a checked config, before anything is written; raises ConfigError or DataError."""
+    """Build the objects of a checked config, before anything is written; raises ConfigError or DataError."""
     from ssl_runner.wiring.wire import prepare_all  # torch takes seconds to import; help and typos need none of it
 
     return prepare_all(config)
 
 
 def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Config:
-    """Train and evaluate; gives what result.json holds. Of several processes, number 0 alone has folder and result."""
+    """Train and evaluate; returns the content of result.json. Only process 0 has the folder and the result."""
     from ssl_runner.report import stages as report
     from ssl_runner.training import session
 
@@ -49,7 +49,7 @@ def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Conf
 
 
 def rehearse(wired: "Run") -> None:
-    """Say what a run would do, and do one step of it; nothing is written."""
+    """Print what a run would do, and take one step; nothing is written."""
     from ssl_runner.report import stages
 
     stages.rehearse(wired)

@@ -25,7 +25,7 @@ _server.set_forkserver_preload([*_PRELOADED, "ssl_runner.wiring.wire", "ssl_runn
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its exit code, which is minus a signal's number, and what it printed."""
+    """How a child ended: its exit code, which for a signal is minus its number, and what it printed."""
 
     code: int
     out: str
@@ -33,11 +33,11 @@ class Ended:
 
 
 class Child:
-    """A process that does ``deed`` and then ``work(*arguments)``, with the environment of this process.
+    """A process that calls ``deed()`` and then ``work(*arguments)``, with the environment of this process.
 
     Args:
-        logs: A folder for what it prints.
-        deed: What befalls it; a function or a partial of one, for it is pickled.
+        logs: A folder for its output.
+        deed: The event that happens to it; a function or a partial of one, since it is pickled.
     """
 
     def __init__(self, logs: Path, work: Callable[..., Any], *arguments: Any, deed: Deed | None = None) -> None:
@@ -51,19 +51,19 @@ class Child:
         os.kill(self.process.pid, number)
 
     def ended(self) -> Ended:
-        """Waits for its end."""
+        """Wait until it ends."""
         self.process.join(300)
         assert self.process.exitcode is not None, "the child hangs"
         return Ended(self.process.exitcode, *((self.logs / name).read_text() for name in ("stdout", "stderr")))
 
 
 def run(config: dict[str, Any], folder: Path, deed: Deed | None = None) -> Ended:
-    """``train.run`` in a child."""
+    """Call ``train.run`` in a child."""
     return Child(folder.parent / f"{folder.name}.logs", _run, config, folder, deed=deed).ended()
 
 
 def command(logs: Path, arguments: Sequence[str], deed: Deed | None = None) -> Ended:
-    """``ssl-train ARGUMENTS`` in a child."""
+    """Run ``ssl-train ARGUMENTS`` in a child."""
     return Child(logs, type_in, list(arguments), deed=deed).ended()
 
 
@@ -89,7 +89,7 @@ def _run(config: dict[str, Any], folder: Path) -> None:
 
 
 def type_in(arguments: list[str]) -> None:
-    """What the console command does."""
+    """Do what the console command does."""
     from ssl_runner import train
 
     sys.argv = ["ssl-train", *arguments]
@@ -97,8 +97,8 @@ def type_in(arguments: list[str]) -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
+    """Wait until the condition is true."""
     deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
+        assert time.monotonic() < deadline, "the condition was never true"
         time.sleep(0.01)

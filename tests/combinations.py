@@ -1,4 +1,4 @@
-"""Every loss and every arrangement of views, and which of them fit."""
+"""Every loss and every arrangement of views, and which of them fit together."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What several tests share."""
+"""Fixtures shared by several tests."""
 
 import os
 import subprocess
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import settings
 from small_program import settle, small_conf, small_program  # noqa: F401  fixtures
 
-# What is asserted to the last bit is the CPU's, also where a GPU is; CUDA_VISIBLE_DEVICES=0 tries the tests there.
+# Tests run on the CPU even if there is a GPU, since some compare bits; CUDA_VISIBLE_DEVICES=0 runs them on the GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.register_profile("untimed", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("untimed")
 
 # the longest files
@@ -22,26 +22,26 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, lest one of several workers is left with them at the end."""
+    """Run the longest files first, so that no worker is left with one at the end."""
     items.sort(key=lambda item: item.path.stem not in FIRST)
 
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory, session_environment) -> Path:
-    """Folder of the real datasets: SSL_RUNNER_DATA, else unpacked from ../shared; without both, tests are skipped."""
+    """The folder of the real datasets: SSL_RUNNER_DATA, or unpacked from ../shared; without both, tests are skipped."""
     if "SSL_RUNNER_DATA" in os.environ:
         return Path(os.environ["SSL_RUNNER_DATA"])
     if not SHARED.is_file():
         pytest.skip("SSL_RUNNER_DATA names no folder of datasets, and ../shared/data is not there")
     root = tmp_path_factory.mktemp("data")
     subprocess.run([sys.executable, str(SHARED), str(root)], check=True, capture_output=True)
-    session_environment.setenv("SSL_RUNNER_DATA", str(root))  # where conf/ looks
+    session_environment.setenv("SSL_RUNNER_DATA", str(root))  # which conf/ reads
     return root
 
 
 @pytest.fixture(scope="session", autouse=True)
 def session_environment(tmp_path_factory):
-    """Decoded images are kept for this session only, for all of its workers, and never in the user's cache."""
+    """Keep decoded images only for this session, shared by its workers, and never in the user's cache."""
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     cache.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What befalls a child process of a test: each is called in it before its work begins."""
+"""Events that happen to a child process of a test; each function is called in the child before its work begins."""
 
 import io
 import json
@@ -15,12 +15,12 @@ Deed = Callable[[], None]
 
 
 def die() -> None:
-    """As a power cut, a crash of the kernel or the killer of processes that take too much memory would have it."""
+    """Die at once, as in a power cut, a kernel crash or a kill by the out-of-memory killer."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def before(owner: Any, name: str, when: Callable[..., bool], deed: Callable[..., Any]) -> None:
-    """Let ``deed(*arguments)`` happen before ``owner.name(*arguments)``, where ``when(*arguments)``."""
+    """Call ``deed(*arguments)`` before ``owner.name(*arguments)`` if ``when(*arguments)``."""
     original = getattr(owner, name)
 
     def replaced(*arguments: Any, **named: Any) -> Any:
@@ -32,20 +32,20 @@ def before(owner: Any, name: str, when: Callable[..., bool], deed: Callable[...,
 
 
 def vanish(folder: Path) -> None:
-    """Delete a folder in which a thread may write a file meanwhile."""
+    """Delete a folder, even if a thread writes a file into it at the same time."""
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def at_step(step: int, deed: Deed) -> None:
-    """``deed()`` when so many steps are done and logged, and the next one begins."""
+    """Call ``deed()`` after ``step`` steps are done and logged, when the next one begins."""
     from ssl_runner.training.trainer import Trainer
 
     before(Trainer, "step", lambda *given, **_: given[4].step == step, lambda *_, **__: deed())
 
 
 def at_call(number: int) -> Callable[..., bool]:
-    """True at the call of this number, from 1."""
+    """A condition that is true only in the call with this number, counted from 1."""
     calls = iter(range(1, 10**9))
     return lambda *_, **__: next(calls) == number
 
@@ -126,11 +126,11 @@ def killed_after_the_final_evaluation() -> None:
     before(Result, "finish", lambda *_, **__: True, lambda *_, **__: die())
 
 
-# signals, and where a run goes on
+# signals, and other machines
 
 
 def signalled_at_step(step: int, *numbers: int) -> None:
-    """Signals to itself, one after the other, when so many steps are done."""
+    """Send signals to this process, one after the other, after ``step`` steps."""
 
     def signals() -> None:
         for number in numbers:
@@ -146,7 +146,7 @@ def signalled_in_the_last_checkpoint(number: int) -> None:
 
 
 def on_another_machine() -> None:
-    """Other threads and another torch than a run of one thread here."""
+    """Use another number of threads and report another version of torch."""
     import torch
 
     from ssl_runner.runtime import versions
@@ -160,19 +160,19 @@ def on_another_machine() -> None:
 
 
 def disk_fills_up(step: int, folder: Path) -> None:
-    """Not a byte is left when so many steps are done."""
+    """Fill the disk after ``step`` steps."""
     at_step(step, lambda: fill(folder))
 
 
 def disk_fills_up_in_checkpoint(step: int, folder: Path) -> None:
-    """Not a byte is left when the checkpoint of that step is written, but the logs of the step are."""
+    """Fill the disk after the logs of this step were written, but before its checkpoint is."""
     from ssl_runner.training import checkpoint
 
     before(checkpoint, "save", lambda _, done, *__: done == step, lambda *_: fill(folder))
 
 
 def fill(folder: Path) -> None:
-    """Fill the disk under a folder with a file ``ballast``."""
+    """Fill the folder's disk to the last byte with a file ``ballast``."""
     with (folder / "ballast").open("wb", buffering=0) as file:
         for size in (1 << 16, 1):
             try:
@@ -183,24 +183,24 @@ def fill(folder: Path) -> None:
 
 
 def folder_vanishes(folder: Path) -> None:
-    """A folder is removed when three steps are done."""
+    """Delete a folder after three steps."""
     at_step(3, lambda: vanish(folder))
 
 
 def folder_is_moved(folder: Path, step: int) -> None:
-    """A folder has another name when so many steps are done."""
+    """Rename a folder after ``step`` steps."""
     at_step(step, lambda: folder.rename(folder.with_name(f"{folder.name} is here now")))
 
 
 def folder_vanishes_before_evaluation(folder: Path) -> None:
-    """A folder is removed when training is over."""
+    """Delete a folder after training, before evaluation."""
     from ssl_runner.evaluation import evaluator
 
     before(evaluator, "evaluate", at_call(1), lambda *_: vanish(folder))
 
 
 def working_folder_vanishes(folder: Path, step: int | None = None) -> None:
-    """It is removed when so many steps are done, or at once."""
+    """Make this the working folder, and delete it after ``step`` steps, or at once."""
     folder.mkdir()
     os.chdir(folder)
     if step is None:
@@ -210,7 +210,7 @@ def working_folder_vanishes(folder: Path, step: int | None = None) -> None:
 
 
 def hung_up(step: int, ignored: bool) -> None:
-    """A hang-up when so many steps are done, ignored as nohup has it, or not."""
+    """Send SIGHUP after ``step`` steps, ignored as under nohup, or not."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     signalled_at_step(step, signal.SIGHUP)
 
@@ -219,19 +219,19 @@ def hung_up(step: int, ignored: bool) -> None:
 
 
 def nobody_reads(*numbers: int) -> None:
-    """Descriptors lead into a pipe without a reader."""
+    """Redirect descriptors to a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     _lead(writing, numbers)
 
 
 def console_is_full(*numbers: int) -> None:
-    """Descriptors lead into a file on a disk without room."""
+    """Redirect descriptors to a file on a full disk."""
     _lead(os.open("/dev/full", os.O_WRONLY), numbers)
 
 
 def terminal_goes_away(*numbers: int) -> None:
-    """Descriptors lead to a terminal that is closed when two steps are done."""
+    """Redirect descriptors to a terminal that is closed after two steps."""
     master, slave = os.openpty()
     _lead(slave, numbers)
     at_step(2, lambda: os.close(master))
@@ -244,7 +244,7 @@ def _lead(target: int, numbers: tuple[int, ...]) -> None:
 
 
 def weights_are_lost(step: int) -> None:
-    """As a gradient that is not finite leaves them, though the loss still is."""
+    """Set weights to NaN after a step, as a gradient that is not finite does, while the loss is still finite."""
     import torch
 
     from ssl_runner.training.trainer import Trainer
@@ -262,7 +262,7 @@ def weights_are_lost(step: int) -> None:
 
 
 def memory_runs_short(step: int | None, bytes_left: int) -> None:
-    """From so many steps on, or the final evaluation on, the process may take so much more and no more."""
+    """Limit further memory to ``bytes_left``, from ``step`` steps on, or from the final evaluation on."""
 
     def limit() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -278,7 +278,7 @@ def memory_runs_short(step: int | None, bytes_left: int) -> None:
 
 
 def one_stops_at_step(step: int, silent: int) -> None:
-    """Of two processes one stops itself; the other hears of it within seconds instead of half a minute."""
+    """Stop one of two processes; the other notices within seconds instead of half a minute."""
     from ssl_runner.cli import report_error
     from ssl_runner.runtime import heartbeat
 
@@ -288,7 +288,7 @@ def one_stops_at_step(step: int, silent: int) -> None:
 
 
 def first_is_busy() -> None:
-    """One process is busy for longer than a silent one is waited for."""
+    """Keep one process busy for longer than the timeout for a silent one."""
     from ssl_runner.runtime import heartbeat, process_group
 
     heartbeat.SILENCE = 5.0  # a thread on a busy machine may be late

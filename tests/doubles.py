@@ -1,4 +1,4 @@
-"""Five small methods of kinds that are still to come, on the seams as they are."""
+"""Five small methods of different kinds, built on the existing interfaces."""
 
 import copy
 
@@ -98,7 +98,7 @@ class MultiCropBatching(Batching):
 
 
 class MultiCrop(Algorithm):
-    """All resolutions through one network, one pass each."""
+    """Passes all resolutions through one network, one pass each."""
 
     batch_type = Views
     supports_accumulation = False
@@ -181,14 +181,14 @@ class Sequence(Algorithm):
         unknown = torch.full((tasks, queries), self.n_way)
         support = self.token(torch.cat([support, F.one_hot(support_labels, self.n_way + 1)], dim=-1))
         query = self.token(torch.cat([query, F.one_hot(unknown, self.n_way + 1)], dim=-1))
-        # one sequence a query, so that queries cannot see each other
+        # one sequence per query, so that queries cannot see each other
         context = support[:, None].expand(-1, queries, -1, -1)
         tokens = torch.cat([context, query[:, :, None]], dim=2).flatten(0, 1)
         return self.out(self.attend(tokens)[:, -1]).unflatten(0, (tasks, queries))
 
 
 class FittedInClassify(Algorithm):
-    """Each task fits a linear classifier of its own, with the gradients that evaluation had turned off."""
+    """Fits a separate linear classifier to each task, with gradients, which evaluation had turned off."""
 
     batch_type = Views
     gives_logits = True

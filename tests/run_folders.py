@@ -1,4 +1,4 @@
-"""Small configs of several kinds, and the comparison of what two runs left behind."""
+"""Small configs of several kinds, and comparisons of two run folders."""
 
 import json
 from pathlib import Path
@@ -62,13 +62,13 @@ def checkpoint(folder: Path, name: str = "last.pt") -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """Lines of metrics.jsonl without what a context says; a torn line is an error."""
+    """The lines of metrics.jsonl without durations; an incomplete line is an error."""
     read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in read]
 
 
 def points(folder: Path) -> dict[str, list]:
-    """All that TensorBoard finds in a run folder, by tag, without what a context says."""
+    """Everything that TensorBoard finds in a run folder, by tag, without durations."""
     everything = {"scalars": 0, "images": 0, "tensors": 0}
     found = EventAccumulator(str(folder), size_guidance=everything)
     found.Reload()
@@ -80,14 +80,14 @@ def points(folder: Path) -> dict[str, list]:
 
 
 def assert_as_unbroken(folder: Path, whole: Path) -> None:
-    """A run that was broken left bit for bit what an unbroken one did."""
+    """Assert that an interrupted run left exactly the same files as an uninterrupted one."""
     state, expected = checkpoint(folder), checkpoint(whole)
     for key in ("step", "best"):
         assert state[key] == expected[key]
     assert_equal(state["algorithm"], expected["algorithm"], "algorithm")
     assert_equal(state["optimizer"], expected["optimizer"], "optimizer")
-    product = "encoder.safetensors"
-    assert_equal(load_file(folder / product), load_file(whole / product), product)
+    encoder = "encoder.safetensors"
+    assert_equal(load_file(folder / encoder), load_file(whole / encoder), encoder)
 
     assert rows(folder) == rows(whole)
     assert [row["step"] for row in rows(folder)] == list(range(7))
@@ -107,7 +107,7 @@ def assert_as_unbroken(folder: Path, whole: Path) -> None:
 
 
 def assert_equal(value: Any, expected: Any, where: str) -> None:
-    """Bitwise, at any depth."""
+    """Assert bitwise equality, at any depth."""
     if isinstance(expected, torch.Tensor):
         assert value.dtype == expected.dtype and torch.equal(value, expected), where
     elif isinstance(expected, dict):

@@ -1,4 +1,4 @@
-"""A small program of its own, with a conf folder of its own, and what becomes of a command line typed at it."""
+"""A small program with its own conf folder, and the outcome of command lines for it."""
 
 import sys
 from pathlib import Path
@@ -103,7 +103,7 @@ def small_conf(tmp_path_factory):
 
 @pytest.fixture
 def small_program(small_conf, tmp_path, monkeypatch):
-    """A small program of its own, in an empty working folder."""
+    """A small program in an empty working folder."""
     monkeypatch.syspath_prepend(small_conf.parent)
     monkeypatch.setenv("SSL_RUNNER_TRUSTED", "parts")
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
@@ -121,7 +121,7 @@ def settle(small_conf, small_program):
 
 
 class Typed:
-    """What became of a command line: exit code, and the config and folder of every job."""
+    """The outcome of a command line: exit code, and the config and folder of every job."""
 
     def __init__(self, monkeypatch, line, work=lambda config, folder: None, prepare=lambda config: "wired"):
         self.jobs = []

@@ -1,4 +1,4 @@
-"""Learners that read images with their labels, on pixels, and what all of them must be."""
+"""Learners that read images with their labels, on pixels, and the properties that all of them must have."""
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def task(tasks: int = 2, shots: int = 2, queries: int = 5, seed: int = 0) -> tup
 
 
 def assert_queries_do_not_see_each_other(algorithm: LabelReader) -> None:
-    """Each alone, one task at a time: what all tasks and queries together give."""
+    """Each query alone, one task at a time, gets the same scores as all tasks and queries together."""
     support, labels, query = task()
     together = algorithm.compare(support, labels, query, WAYS)
     for number in range(len(support)):

@@ -1,4 +1,4 @@
-"""A small network, tasks for it, and gradient-based meta-learning one task at a time, as the vectorised must be."""
+"""A small network, tasks for it, and meta-learning in a loop over tasks, to compare the vectorised version with."""
 
 from collections.abc import Callable, Sequence
 
@@ -43,7 +43,7 @@ def episodes(tasks: int = 4, shots: int = 2, queries: int = 3) -> Episodes:
 
 
 def inputs(batch: Episodes) -> tuple[Tensor, Tensor, Tensor, int]:
-    """What `classify` takes."""
+    """The arguments of `classify`."""
     return batch.support_images, batch.support_labels, batch.query_images, batch.n_way
 
 
@@ -59,7 +59,7 @@ def adapted(
 ) -> list[dict[str, Tensor]]:
     """The weights after 0, 1, ... inner steps on one task, through torch.autograd; a rate of 0 adapts nothing.
 
-    ``fixed`` gives what takes the place of some weights in the forward pass after so many steps.
+    ``fixed`` returns the values that replace some weights in the forward pass, given the number of steps done.
     """
     path = [weights]
     for step in range(steps):
@@ -82,7 +82,7 @@ def meta_loss_by_loop(
     emphasis: Sequence[float] | None = None,
     fixed: Callable[[int], dict[str, Tensor]] = lambda step: {},
 ) -> Tensor:
-    """Mean query loss of the adapted weights, one task after the other, torch's own normalisation in training mode."""
+    """Mean query loss of the adapted weights in a loop over tasks, with torch's own normalisation in training mode."""
     weighing = [0.0] * steps + [1.0] if emphasis is None else emphasis
     total = torch.zeros((), dtype=torch.float64)
     for task in range(len(batch)):
@@ -97,21 +97,21 @@ def meta_loss_by_loop(
 
 
 def inner_step(algorithm: InnerLoop, batch: Episodes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What adapts, before and after one inner step on the first task."""
+    """The weights that adapt, before and after one inner step on the first task."""
     with normalised_by(algorithm.network, "batch"):
         (before, _), (after, _) = algorithm.descend(batch.support_images[0], batch.support_labels[0], 1, context())
     return before, after
 
 
 def gradients(algorithm: Algorithm, batch: Episodes, at: StepContext) -> dict[str, Tensor]:
-    """Of all parameters that take part in a training step."""
+    """The gradients of all parameters that take part in a training step."""
     algorithm.zero_grad()
     algorithm.train().training_step(batch, at).loss.backward()
     return {name: value.grad for name, value in algorithm.named_parameters() if value.grad is not None}
 
 
 def assert_gradients(found: dict[str, Tensor], loss: Tensor, parameters: dict[str, Tensor]) -> None:
-    """Those found are the loss's, each to 1e-10."""
+    """Assert that the gradients found are those of the loss, each to 1e-10."""
     expected = torch.autograd.grad(loss, list(parameters.values()))
     assert found.keys() == parameters.keys()
     for name, value in zip(parameters, expected, strict=True):

@@ -1,4 +1,4 @@
-"""The house: which package may import which, and that each says what lives in it."""
+"""The architecture: which package may import which, and that each package describes its content."""
 
 import ast
 from functools import cache
@@ -10,7 +10,7 @@ import ssl_runner
 
 ROOT = Path(ssl_runner.__file__).parent
 
-# storeys, the lowest first; a package imports only from lower ones
+# layers, the lowest first; a package imports only from lower ones
 STOREYS = (
     {"errors"},
     {"runtime", "config", "images"},
@@ -26,7 +26,7 @@ STOREYS = (
 
 @cache
 def imports() -> dict[str, set[str]]:
-    """Modules of the package by the modules that import them, inside functions and for type checking too."""
+    """For each module, the package's modules that it imports, inside functions and for type checking too."""
     paths = {name(path): path for path in ROOT.rglob("*.py")}
     return {module: set(imported(path, paths.keys())) for module, path in paths.items()}
 
@@ -49,7 +49,7 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_only_packages_and_two_modules_stand_at_the_top():
+def test_only_packages_and_two_modules_are_at_the_top():
     modules = {path.stem for path in ROOT.glob("*.py")}
     assert modules == {"__init__", "errors", "train"}
     assert modules | {path.parent.name for path in ROOT.glob("*/__init__.py")} == set().union(*STOREYS) | {"__init__"}
@@ -67,7 +67,7 @@ def test_no_package_imports_upwards_or_sideways():
     assert upwards == []
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_there_are_no_circular_imports():
     left = {module: {other for other in others if other != module} for module, others in imports().items()}
     while free := [module for module, others in left.items() if not others & left.keys()]:
         for module in free:
@@ -75,7 +75,7 @@ def test_no_module_imports_itself_in_a_circle():
     assert sorted(left) == []
 
 
-def test_only_the_command_line_knows_hydra():
+def test_only_the_command_line_imports_hydra():
     users = {
         name(path)
         for path in ROOT.rglob("*.py")
@@ -88,6 +88,6 @@ def test_only_the_command_line_knows_hydra():
 
 
 @pytest.mark.parametrize("package", sorted(ROOT.glob("*/__init__.py")), ids=lambda path: path.parent.name)
-def test_each_package_says_what_lives_in_it_and_what_must_not(package):
+def test_each_package_describes_its_content_and_limits(package):
     lines = (ast.get_docstring(ast.parse(package.read_text())) or "").splitlines()
     assert len(lines) >= 3

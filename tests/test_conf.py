@@ -1,4 +1,4 @@
-"""Every file under conf/ composes and passes the check, and an experiment says only what is not so anyway."""
+"""Every file under conf/ composes and passes the check, and an experiment sets nothing that is already so."""
 
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,11 @@ def test_every_experiment_composes_and_is_named_after_its_file(name):
 
 
 def needless(name: str, folder: Path) -> list[str]:
-    """What an experiment's own file could leave out. An interpolation is a value of its own, whatever it comes to.
+    """What an experiment's own file could leave out. An interpolation counts as a value, whatever it resolves to.
 
     Args:
-        name: Of an experiment of conf/, or of the folder.
-        folder: Where two experiments may be written: one without its values, one without its overrides too.
+        name: Name of an experiment in conf/ or in the folder.
+        folder: A folder for two temporary experiments: one without its values, and one also without its overrides.
     """
     composer = Composer(CONF, folder)
     content = composer.option(EXPERIMENT, name)
@@ -72,11 +72,11 @@ def write_experiment(folder: Path, name: str, content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_says_nothing_that_is_so_without_it(name, tmp_path):
+def test_an_experiment_sets_nothing_that_is_already_so(name, tmp_path):
     assert not needless(name, tmp_path), "remove these; the composed config stays as it is"
 
 
-def test_values_and_options_that_are_so_without_the_experiment_are_found(tmp_path):
+def test_needless_values_and_options_of_an_experiment_are_found(tmp_path):
     defaults = [{"override /scheduler": "warmup_cosine"}, {"override /optimizer": "adam"}, {"override /eval": ["knn"]}]
     crop = {"scale": [0.3, 1.0], "ratio": [0.5, 2.0]}
     content = {
@@ -113,13 +113,13 @@ def test_the_default_is_simclr_on_digits():
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_no_interpolation_reaches_into_hydra_and_no_path_is_of_a_machine(path: Path):
+def test_no_interpolation_refers_to_hydra_and_no_path_to_a_machine(path: Path):
     text = path.read_text()
     assert "${hydra:" not in text
     assert "/home" not in text
 
 
-def test_a_dataset_within_a_dataset_is_chosen_like_any_option_over_any_experiment():
+def test_a_dataset_inside_a_dataset_is_selected_like_any_option_over_any_experiment():
     for first in ("experiment=simclr_digits", "experiment=cactus_omniglot"):
         assert settled(first, "dataset=clustered")["dataset"] == settled("dataset=clustered")["dataset"]
         chosen = settled(first, "dataset=clustered", "dataset@dataset.dataset=mnist", "dataset.dataset.size=20")

@@ -1,4 +1,4 @@
-"""A run that is given another end."""
+"""A run whose end is changed."""
 
 import json
 
@@ -24,7 +24,7 @@ def go_on(folder, *words):
 
 
 @pytest.mark.parametrize("words", [CONSTANT, DECAYING])
-def test_one_whose_rate_does_not_hang_on_its_end_goes_on_as_if_it_had_always_been_longer(tmp_path, words):
+def test_a_run_whose_rate_does_not_depend_on_its_end_can_be_extended_exactly(tmp_path, words):
     run(tmp_path / "longer", words, 4)
     after = go_on(tmp_path / "longer", "trainer.max_steps=9")
     assert (after["status"], after["steps"], after["given_another_end_after_steps"]) == ("finished", 9, [4])
@@ -41,24 +41,24 @@ def test_one_whose_rate_does_not_hang_on_its_end_goes_on_as_if_it_had_always_bee
 @pytest.mark.parametrize(
     "words", [VIEWS, [*CONSTANT, *TEACHER]]
 )  # half a cosine of the rate, of the teacher's momentum
-def test_one_that_follows_the_share_that_is_done_is_refused_with_what_to_do(tmp_path, words):
+def test_a_run_that_depends_on_its_end_is_refused_with_a_remedy(tmp_path, words):
     run(tmp_path, words, 4)
     before = (tmp_path / "config.yaml").read_text()
     with pytest.raises(
-        ResumeError, match=r"cannot be given another end: .*start a new run with the trainer\.max_steps"
+        ResumeError, match=r"the end of .* cannot be changed: .*start a new run with the trainer\.max_steps"
     ):
         go_on(tmp_path, "trainer.max_steps=9")
     assert (tmp_path / "config.yaml").read_text() == before
     assert go_on(tmp_path)["status"] == "finished"
 
 
-def test_fewer_steps_than_are_done_are_refused(tmp_path):
+def test_fewer_steps_than_already_done_are_refused(tmp_path):
     run(tmp_path, CONSTANT, 4)
-    with pytest.raises(ResumeError, match="has done 4 steps already, and is to end after 3; give more"):
+    with pytest.raises(ResumeError, match="has already done 4 steps, but would end after 3; give more"):
         go_on(tmp_path, "trainer.max_steps=3")
 
 
-def test_what_else_would_change_is_still_refused(tmp_path):
+def test_other_changes_are_still_refused(tmp_path):
     run(tmp_path, CONSTANT, 4)
     with pytest.raises(ValueError, match=r"optimizer\.lr: .*keeps its own config"):
         go_on(tmp_path, "trainer.max_steps=9", "optimizer.lr=0.5")

@@ -1,4 +1,4 @@
-"""Runs of version 0.1, whose configs name modules and keys that have other names now."""
+"""Runs of version 0.1, whose configs name modules and keys that were renamed since."""
 
 import json
 import shutil
@@ -35,16 +35,16 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def test_an_interrupted_one_goes_on_to_what_it_would_have_been(tmp_path, typed, capfd):
+def test_an_interrupted_run_resumes_to_the_result_of_an_uninterrupted_one(tmp_path, typed, capfd):
     folder = shutil.copytree(OLD / "interrupted", tmp_path / "run")
     assert typed(f"resume={folder}") == 0
-    gone_on, whole = result(folder), result(OLD / "finished")
-    assert gone_on["status"] == "finished"
-    assert gone_on["config_hash"] == whole["config_hash"]
-    assert "is now" not in capfd.readouterr().err  # it is nobody's fault
-    same = [gone_on["versions"][name] == whole["versions"][name] for name in ("torch", "numpy", "scikit-learn")]
-    if all(same) and gone_on["hardware"]["cpu_capability"] == whole["hardware"]["cpu_capability"]:
-        assert gone_on["metrics"] == whole["metrics"]
+    resumed, whole = result(folder), result(OLD / "finished")
+    assert resumed["status"] == "finished"
+    assert resumed["config_hash"] == whole["config_hash"]
+    assert "is now" not in capfd.readouterr().err  # a stored config needs no warning
+    same = [resumed["versions"][name] == whole["versions"][name] for name in ("torch", "numpy", "scikit-learn")]
+    if all(same) and resumed["hardware"]["cpu_capability"] == whole["hardware"]["cpu_capability"]:
+        assert resumed["metrics"] == whole["metrics"]
         weights, before = (
             torch.load(path / "checkpoints" / "last.pt", weights_only=True)["algorithm"]
             for path in (folder, OLD / "finished")
@@ -52,14 +52,14 @@ def test_an_interrupted_one_goes_on_to_what_it_would_have_been(tmp_path, typed, 
         assert all(torch.equal(weights[key], before[key]) for key in before)
 
 
-def test_a_finished_one_is_loaded_and_its_hash_is_the_same():
+def test_a_finished_run_is_loaded_and_its_hash_is_the_same():
     config = check(read_config(OLD / "finished" / "config.yaml", "test"))
     assert config_hash(config) == result(OLD / "finished")["config_hash"]
     images = torch.rand(2, 1, 20, 20)
     assert torch.equal(load_encoder(OLD / "finished")(images), load_algorithm(OLD / "finished").eval_encoder()(images))
 
 
-def test_every_old_name_leads_somewhere_new():
+def test_every_old_name_maps_to_an_existing_one():
     for old, new in TARGETS.items():
         assert callable(locate(new))
         with pytest.raises(ValueError, match=r"."):
@@ -68,7 +68,7 @@ def test_every_old_name_leads_somewhere_new():
     assert len(set(KEYS.values())) == len(KEYS)
 
 
-def test_an_old_name_in_a_config_of_ones_own_works_with_a_warning(tmp_path, typed):
+def test_an_old_name_in_the_users_own_config_works_with_a_warning(tmp_path, typed):
     experiment = tmp_path / "own" / "experiment"
     experiment.mkdir(parents=True)
     old = yaml.safe_load((OLD / "finished" / "config.yaml").read_text())
@@ -78,7 +78,7 @@ def test_an_old_name_in_a_config_of_ones_own_works_with_a_warning(tmp_path, type
         assert typed("--config-dir", str(tmp_path / "own"), "experiment=mine", "dry_run=true") == 0
 
 
-def test_names_are_changed_at_any_depth_and_nothing_else_is():
+def test_only_names_are_changed_at_any_depth():
     node = {"_target_": "ssl_runner.data.mnist.mnist", "root": "x"}
     config = {"dataset": {"_target_": "own.mixture", "parts": [node, {"a": 1}]}, "seed": 3}
     current, renamed = with_current_names(config)

@@ -1,4 +1,4 @@
-"""From Python: compose a config, train it, look at the run; and the notebook that shows it."""
+"""The Python API: compose a config, train it, load the run; and the notebook that shows this."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
     return ssl_runner.train(TINY, tmp_path_factory.mktemp("python") / "run")
 
 
-def test_a_config_is_what_the_command_line_would_run_and_may_be_changed(tmp_path):
+def test_a_config_equals_the_command_lines_and_may_be_changed(tmp_path):
     config = ssl_runner.compose(["experiment=simclr_digits", *TINY.split()])
     assert config == ssl_runner.compose(f"experiment=simclr_digits {TINY}")
     assert type(config["loss"]) is dict
@@ -48,7 +48,7 @@ def test_a_run_has_config_result_curves_encoder_and_algorithm(trained):
     assert again.result["metrics"] == trained.result["metrics"]
 
 
-def test_a_run_goes_on_from_python_too(trained, tmp_path):
+def test_a_run_can_be_resumed_from_python(trained, tmp_path):
     config = ssl_runner.compose(f"{TINY} trainer.checkpoint_every=1")
     config["scheduler"] = ssl_runner.compose("scheduler=constant")["scheduler"]
     run = ssl_runner.train(config, tmp_path / "run")
@@ -66,18 +66,18 @@ def test_mistakes_are_raised_with_every_problem_and_write_nothing(tmp_path, monk
     config["trainer"]["max_step"] = 3
     with pytest.raises(ConfigError, match="did you mean 'max_steps'"):
         ssl_runner.train(config)
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         ssl_runner.compose(config_dir=tmp_path / "none")
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize(("path", "message"), [("none", "does not exist"), (".", "is no run folder")])
-def test_what_is_no_run_is_refused(path, message, tmp_path):
+@pytest.mark.parametrize(("path", "message"), [("none", "does not exist"), (".", "is not a run folder")])
+def test_a_path_that_is_not_a_run_is_refused(path, message, tmp_path):
     with pytest.raises(FileNotFoundError, match=message):
         ssl_runner.load_run(tmp_path / path)
 
 
-def test_a_file_of_a_run_is_not_taken_for_one(trained):
+def test_a_path_inside_a_run_is_refused(trained):
     with pytest.raises(ValueError, match="give the run's folder"):
         ssl_runner.load_run(trained.folder / "checkpoints")
 

@@ -1,4 +1,4 @@
-"""Every recipe fits other data and another encoder by that override alone, or says what to lower."""
+"""Every recipe fits other data and another encoder with only that override, or says what to lower."""
 
 import json
 import re
@@ -22,7 +22,7 @@ ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", 
 
 @pytest.fixture(autouse=True, scope="module")
 def each_dataset_is_read_once():
-    """Reading and splitting is most of the time that wiring takes."""
+    """Caches datasets, since reading and splitting takes most of the time of wiring."""
     read, known = components.part, {}
 
     def part(node, path, role, **supplied):
@@ -40,8 +40,8 @@ def each_dataset_is_read_once():
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10") and name not in ACROSS])
 @pytest.mark.parametrize("other", [["dataset=digits"], ["dataset=mnist"], ["model/encoder=conv4"]])
-def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_as_it_stands(name, other, data_root):
-    """Whole recipes, batch and widths included: wiring rehearses the first step on the meta device."""
+def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_unchanged(name, other, data_root):
+    """Complete recipes, with their batch sizes and widths: wiring rehearses the first step on the meta device."""
     run = wire.wire(validate.checked_config(Composer(CONF), [f"experiment={name}", *other, "baselines=[]"])[0])
     assert run.step_bytes is not None
     assert run.trainer.steps(run.batching) >= 400
@@ -49,7 +49,7 @@ def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_as_it_stan
 
 @pytest.mark.parametrize("name", ACROSS)
 @pytest.mark.parametrize("shape", [[], ["dataset.size=32", "dataset.channels=3"]], ids=["gray 28", "RGB 32"])
-def test_every_recipe_across_datasets_takes_another_shape_with_two_keys(name, shape, data_root):
+def test_every_recipe_across_datasets_accepts_another_shape_with_two_keys(name, shape, data_root):
     run = wire.wire(validate.checked_config(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0])
     assert run.step_bytes is not None
     images = {run.splits.train.images.shape[1:], run.algorithm.network.encoder.input_shape}
@@ -65,7 +65,7 @@ def test_every_recipe_across_datasets_takes_another_shape_with_two_keys(name, sh
 
 @pytest.fixture(scope="module")
 def folder_of_images(tmp_path_factory):
-    """Ten classes of a hundred digits, in files."""
+    """A hundred digit images in ten classes, in files."""
     digits = build(validate.checked_config(Composer(CONF), ["dataset=digits"])[0]["dataset"], "dataset").train
     root = tmp_path_factory.mktemp("images")
     for label in range(10):
@@ -78,7 +78,7 @@ def folder_of_images(tmp_path_factory):
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_omniglot")])
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10", "image_folder"])
 def test_every_recipe_for_omniglot_fits_other_data_or_says_what_to_lower(name, dataset, data_root, request):
-    """Of ten classes: what is trained or judged on more ways names them, and with the remedy it is wired."""
+    """With ten classes, recipes with more ways are refused by name, and fit with the suggested remedy."""
     words = [f"experiment={name}", f"dataset={dataset}", "baselines=[]"]
     if dataset == "image_folder":
         words.append(f"dataset.root={request.getfixturevalue('folder_of_images')}")
@@ -94,7 +94,7 @@ def test_every_recipe_for_omniglot_fits_other_data_or_says_what_to_lower(name, d
 
 
 @pytest.mark.parametrize("name", ["simclr", "umtra", "protoclr", "psco", "cactus"])
-def test_recipes_without_labels_are_scored_on_the_very_episodes_of_those_with(name):
+def test_recipes_without_labels_are_scored_on_the_same_episodes_as_those_with_labels(name):
     """Tasks are a function of the test images and of these values (`FewShot.tasks`)."""
     own, other = (
         validate.checked_config(Composer(CONF), [f"experiment={one}_omniglot"])[0] for one in (name, "protonet")

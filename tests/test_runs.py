@@ -23,7 +23,7 @@ SMALL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.log_every=1"
 
 @pytest.fixture(autouse=True)
 def few_tasks_to_show(monkeypatch):
-    """MAML's curves of inner steps take minutes of the whole suite, of 200 tasks a run."""
+    """Use fewer tasks for MAML's curves of inner steps: with 200 tasks per run they take minutes of the whole suite."""
     monkeypatch.setattr(adaptation, "N_TASKS", 4)
 
 
@@ -45,7 +45,7 @@ def run(folder, *overrides: str) -> dict:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_and_leaves_a_whole_folder(name, tmp_path, request):
+def test_every_experiment_runs_and_leaves_a_complete_folder(name, tmp_path, request):
     if not name.endswith("digits"):
         request.getfixturevalue("data_root")
     result = run(tmp_path, *small(name))
@@ -59,7 +59,7 @@ def test_every_experiment_runs_and_leaves_a_whole_folder(name, tmp_path, request
         domain, slash, ways = setting.rpartition("/")
         assert described["tasks"]
         assert 0 <= on_disk["metrics"][f"{domain}{slash}few_shot/{ways}/top1"] <= 1
-        # 0 where all episodes are at chance, all queries being of one class to it
+        # 0 if all episodes are at chance because all queries get the same class
         assert 0 <= on_disk["metrics"][f"{domain}{slash}few_shot/{ways}/ci95"] < 1
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]
@@ -71,7 +71,7 @@ def test_every_experiment_runs_and_leaves_a_whole_folder(name, tmp_path, request
     assert encoder(torch.zeros(shape, dtype=torch.uint8)).shape == (2, encoder.out_features)
 
 
-def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
+def test_all_evaluators_and_baselines_are_in_the_result(tmp_path):
     metrics = run(tmp_path, *SMALL, "model.encoder.width=4", "eval.few_shot.episodes=4", "batching.batch_size=8")[
         "metrics"
     ]
@@ -80,7 +80,7 @@ def test_all_evaluators_and_baselines_stand_in_the_result(tmp_path):
             assert prefix + name in metrics
 
 
-def test_a_run_on_images_without_labels_is_judged_on_a_dataset_that_has_some(tmp_path, data_root):
+def test_a_run_on_images_without_labels_is_scored_on_a_labelled_dataset(tmp_path, data_root):
     for number in range(40):
         noise = np.random.default_rng(number).integers(0, 255, (12, 12, 3), dtype=np.uint8)
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def test_a_run_on_images_without_labels_is_judged_on_a_dataset_that_has_some(tmp
     assert result["protocols"]["knn_cifar10"]["gallery"] == "cifar10/train"
 
 
-def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_that_it_never_saw(tmp_path, data_root):
+def test_a_run_on_two_datasets_is_scored_on_held_out_classes_and_on_unseen_datasets(tmp_path, data_root):
     targets = ("few_shot", "few_shot_cifar10", "few_shot_omniglot")
     overrides = [
         word for word in small("protonet_mnist_fashion_to_cifar10") if word not in ("eval=[few_shot]", "baselines=[]")
@@ -127,11 +127,11 @@ def test_a_run_on_two_datasets_is_judged_on_held_out_classes_and_on_datasets_tha
     assert set(events.Tags()["images"]) == {
         "episode/cifar10",
         "episode/omniglot",
-    }  # own classes are held out two by two
+    }  # two of its own classes are held out
     assert [image.step for image in events.Images("episode/cifar10")] == [0, 2]
 
 
-def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypatch):
+def test_the_untrained_baseline_has_the_runs_initial_weights(tmp_path, monkeypatch):
     from ssl_runner.training import session
 
     seen = []
@@ -151,13 +151,13 @@ def test_the_untrained_baseline_is_the_runs_own_first_weights(tmp_path, monkeypa
     assert any(not torch.equal(value, trained[name]) for name, value in first.items())
 
 
-def test_a_residual_network_trains_where_a_small_one_does(tmp_path):
+def test_a_residual_network_trains_like_a_small_one(tmp_path):
     overrides = [*small("simclr_digits"), "model/encoder=resnet18", "trainer.max_steps=1"]
     overrides.remove("model.encoder.width=4")
     assert run(tmp_path, *overrides)["status"] == "finished"
 
 
-def test_ways_that_the_head_does_not_have_are_told_before_training(tmp_path, data_root):
+def test_more_ways_than_the_head_has_outputs_are_reported_before_training(tmp_path, data_root):
     with pytest.raises(ValueError, match="the head has 5 outputs"):
         run(tmp_path, *small("maml_omniglot"), "eval.few_shot.settings=[20w1s]")
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -180,7 +180,7 @@ def states(folder) -> dict[str, torch.Tensor]:
     return found
 
 
-WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, prototypes that wait, neighbours, shots
+WITH_STATE = {  # predictor, teacher, queue, shuffled groups, center, delayed prototypes, neighbours, shots
     "moco_v2_cifar10": ["algorithm.queue_size=40", "algorithm.batch_norm_groups=4"],
     "byol_cifar10": [],
     "dino_cifar10": ["algorithm.freeze_share=0.4", "loss.warmup_share=0.5"],
@@ -231,7 +231,7 @@ def test_the_readmes_three_lines_give_features_of_image_files(tmp_path):
     assert torch.equal(features, encoder(encoder.read(files)))
 
 
-def test_an_encoder_that_is_not_there_is_told(tmp_path):
+def test_a_missing_encoder_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"encoder\.safetensors"):
         ssl_runner.load_encoder(tmp_path)
 
@@ -252,7 +252,7 @@ def test_steps_of_different_ways_and_shots_train_on_digits(ranges, tmp_path):
 
 
 @pytest.mark.parametrize("mining", ["all", "hardest", "semi_hard"])
-def test_every_mining_trains_on_digits(mining, tmp_path):
+def test_every_mining_strategy_trains_on_digits(mining, tmp_path):
     overrides = [*small("pairwise_mnist"), "dataset=digits", f"loss.mining={mining}", "trainer.max_steps=30"]
     run(tmp_path, *overrides, "batching.batch_size=64", "model.encoder.width=8")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Methods of other kinds need no change to the trainer or the entry: five doubles, end to end on real digits."""
+"""New kinds of methods need no change to trainer or entry point: five doubles, end to end on real digits."""
 
 import json
 import re
@@ -79,7 +79,7 @@ def state(folder) -> dict:
 
 def logged(folder) -> list[dict]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]  # at 0 only diagnostics
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]  # step 0 has only diagnostics
     return rows[1:]
 
 
@@ -111,7 +111,7 @@ def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypat
         assert torch.equal(value, state(cut)["algorithm"][key]), key
 
 
-def test_the_queue_holds_the_teachers_last_embeddings_and_the_teacher_is_the_product(tmp_path):
+def test_the_queue_holds_the_teachers_last_embeddings_and_the_teacher_is_evaluated(tmp_path):
     train.run(config("MomentumQueue"), tmp_path)
     held = state(tmp_path)["algorithm"]
     assert held["filled"] == 80
@@ -129,7 +129,7 @@ def test_the_loss_sees_every_view_of_every_resolution(tmp_path):
     assert {row["train/views"] for row in rows} == {5}
 
 
-def test_a_surrogate_logs_the_real_loss_and_refuses_what_would_bend_its_update(tmp_path):
+def test_a_surrogate_logs_the_real_loss_and_refuses_settings_that_would_change_its_update(tmp_path):
     train.run(config("Reptile"), tmp_path)
     rows = logged(tmp_path)
     assert all(0.1 < row["train/loss"] < 5 for row in rows)
@@ -159,7 +159,7 @@ def test_batches_of_another_kind_are_refused(tmp_path):
     [
         (["experiment=protonet_digits", "loss=nt_xent"], "gives logits"),
         (["loss=cross_entropy"], "gives embeddings"),
-        (["experiment=supervised_mnist", "dataset=digits", "model/head=projector"], "one output a class"),
+        (["experiment=supervised_mnist", "dataset=digits", "model/head=projector"], "one output per class"),
         (["loss=pairwise", "batching.views=1", "loss=nt_xent"], "compares 2 views, but batching makes 1"),
         (["trainer.accumulate_grad_batches=2"], "cannot be cut"),
         (["seed=-1"], "seed=-1"),
@@ -169,14 +169,14 @@ def test_batches_of_another_kind_are_refused(tmp_path):
         (["batching.batch_size=5000"], "has 1168 images"),
     ],
 )
-def test_what_does_not_fit_is_told_before_training(overrides, message, tmp_path):
+def test_parts_that_do_not_fit_are_reported_before_training(overrides, message, tmp_path):
     plain, _ = validate.checked_config(Composer(conf_folder()), overrides)
     with pytest.raises(ValueError, match=re.escape(message)):
         train.run(plain, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     train.run(config("FittedInClassify"), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
     with pytest.raises(ResumeError, match="holds a run already"):

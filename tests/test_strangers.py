@@ -1,4 +1,4 @@
-"""Runs and folders from strangers: what they bring along is neither executed nor lost."""
+"""Runs and folders from strangers: their content is neither executed nor lost."""
 
 import json
 import os
@@ -48,7 +48,7 @@ NODES = ["algorithm", "loss", "model.encoder", "dataset", "trainer", "augmentati
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_a_hostile_target_runs_nothing_whatever_opens_the_run(run, tmp_path, monkeypatch, capsys, node):
+def test_a_hostile_target_runs_nothing_however_the_run_is_opened(run, tmp_path, monkeypatch, capsys, node):
     config = yaml.safe_load((run / "config.yaml").read_text())
     place = config
     for key in node.split(".")[:-1]:
@@ -59,7 +59,7 @@ def test_a_hostile_target_runs_nothing_whatever_opens_the_run(run, tmp_path, mon
         monkeypatch.setattr(sys, "argv", ["ssl-train", f"{word}={run}"])
         assert command_line.main(App(train.prepare, train.run, train.rehearse)) == 2
         assert "is not trusted" in capsys.readouterr().err
-    if node in ("algorithm", "loss", "model.encoder"):  # what an algorithm is made of
+    if node in ("algorithm", "loss", "model.encoder"):  # the parts of an algorithm
         with pytest.raises(ValueError, match="is not trusted"):
             ssl_runner.load_algorithm(run)
     assert not (tmp_path / "touched").exists()
@@ -85,7 +85,7 @@ def test_a_pickle_in_a_checkpoint_runs_nothing(run, tmp_path, key):
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_run_behind_links_is_gone_on_with_and_loaded(run, tmp_path):
+def test_a_run_behind_links_is_resumed_and_loaded(run, tmp_path):
     (run / "checkpoints").rename(tmp_path / "store")
     (run / "checkpoints").symlink_to(tmp_path / "store")
     (tmp_path / "link").symlink_to(run)
@@ -98,7 +98,7 @@ def test_a_run_behind_links_is_gone_on_with_and_loaded(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.webp", "a.gif", "a.tga", "a.tif", "a.PNG", "a.avif", "a.jp2"])
-def test_formats_without_loss_give_back_their_pixels(tmp_path, name):
+def test_lossless_formats_return_their_pixels(tmp_path, name):
     pixels = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8) * 255  # few colors, for a palette
     keys = {"a.webp": {"lossless": True}, "a.avif": {"quality": 100, "subsampling": "4:4:4"}}.get(name, {})
     Image.fromarray(pixels).save(tmp_path / name, **keys)
@@ -114,9 +114,9 @@ def test_single_and_empty_arguments_of_the_python_api(run, tmp_path):
     for path in ("a.png", tmp_path / "a.png"):
         with pytest.raises(ValueError, match=r"got the path .*expected a list of files; give"):
             encoder.read(path)
-    with pytest.raises(ValueError, match=r"expected \(B, C, H, W\); of one, give image\[None\]"):
+    with pytest.raises(ValueError, match=r"expected \(B, C, H, W\); for a single one, give image\[None\]"):
         encoder(torch.zeros(encoder.input_shape))
     for part in ("checkpoints/last.pt", "checkpoints"):
         for load in (ssl_runner.load_encoder, ssl_runner.load_algorithm):
-            with pytest.raises(ValueError, match=f"lies in a run; give the run's folder, {run}"):
+            with pytest.raises(ValueError, match=f"(lies in|is inside) a run; give the run's folder, {run}"):
                 load(run / part)

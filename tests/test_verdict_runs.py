@@ -1,4 +1,4 @@
-"""Runs that are judged on a dataset which they never see, end to end."""
+"""Runs that are evaluated on an unseen dataset, end to end."""
 
 import copy
 import json
@@ -69,14 +69,14 @@ def test_result_json_holds_scores_differences_times_and_the_verdict_in_words(run
     assert (folder / "tasks.safetensors").exists(), "of the other evaluator"
 
 
-def test_the_trained_algorithm_alone_is_judged(run):
+def test_only_the_trained_algorithm_gets_a_verdict(run):
     metrics = run[1]["metrics"]
     assert "untrained/few_shot/5w1s/top1" in metrics and "raw_pixels/few_shot/5w1s/top1" in metrics
     judged = {key.partition("/")[0] for key in metrics if "fashion_mnist" in key}
     assert judged == {"fashion_mnist"}
 
 
-def test_tensorboard_has_the_figures_and_keeps_times_apart(run):
+def test_tensorboard_has_the_metrics_and_keeps_times_apart(run):
     tags = points(run[0]).keys()  # without time/
     assert "eval/fashion_mnist/paired/5w1s/difference" in tags
     assert not any("adaptation_ms" in tag for tag in tags)
@@ -92,11 +92,11 @@ def test_the_console_ends_with_the_verdict(run, capsys, tmp_path):
     assert same and "identical to the last bit" in text and "adaptation_ms" not in text
 
 
-def test_no_verdict_steers_a_run(tmp_path, data_root):
+def test_no_verdict_affects_a_run(tmp_path, data_root):
     selecting = ["dataset.class_counts=[3,2,5]", "batching.n_way=2", "eval.few_shot.settings=[2w1s]"]
     selecting += ["trainer.evaluate_every=1"]
     figure = "fashion_mnist/few_shot/5w1s/top1"
-    with pytest.raises(ConfigError, match=f"trainer.select={figure}: evaluation gives no such figure"):
+    with pytest.raises(ConfigError, match=f"trainer.select={figure}: evaluation has no such metric"):
         wire.prepare(settled(*line(*selecting, f"trainer.select={figure}")))
     train.run(settled(*line(*selecting, "trainer.select=few_shot/2w1s/top1")), tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_no_verdict_steers_a_run(tmp_path, data_root):
 
 @pytest.fixture
 def no_fashion(monkeypatch, tmp_path):
-    """A folder without the dataset, and no network."""
+    """A folder without the dataset, and no network access."""
 
     def download(name, root, wanted, fetch):
         refuse_download(name)
@@ -116,25 +116,25 @@ def no_fashion(monkeypatch, tmp_path):
     return f"eval.verdict.dataset.root={tmp_path}"
 
 
-def test_a_dataset_that_is_missing_is_told_before_anything_is_written(no_fashion, tmp_path):
+def test_a_missing_dataset_is_reported_before_anything_is_written(no_fashion, tmp_path):
     with pytest.raises(ConfigError, match="fashion_mnist is missing"):
         train.run(settled(*line(no_fashion)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_what_does_not_fit_is_told_without_the_images(no_fashion):
+def test_parts_that_do_not_fit_are_reported_without_the_images(no_fashion):
     with pytest.raises(
         ConfigError, match=r"1 x 14 x 14, but the encoder takes 1 x 28 x 28; set eval\.verdict\.dataset\.size=28"
     ):
         wire.prepare(settled(*line(no_fashion, "eval.verdict.dataset.size=14")))
     source = ["dataset=fashion_mnist", "dataset.split=classes", no_fashion.removeprefix("eval.verdict.")]
-    with pytest.raises(ConfigError, match="this run trains on fashion_mnist, so its images are not unseen"):
+    with pytest.raises(ConfigError, match="this run trains on fashion_mnist, so the images are not unseen"):
         wire.prepare(settled(*line(no_fashion, *source)))
     with pytest.raises(ConfigError, match=r"n_way=11, but split 'test' of fashion_mnist has 10 classes"):
         wire.prepare(settled(*line(no_fashion, "eval.verdict.settings=[11w1s]")))
 
 
-def test_keys_of_the_dataset_are_checked_and_its_folder_is_outside_the_hash():
+def test_keys_of_the_dataset_are_checked_and_its_folder_is_not_hashed():
     with pytest.raises(ConfigError, match=r"eval\.verdict\.dataset\.siez: .*did you mean 'size'"):
         settled(*line("+eval.verdict.dataset.siez=28"))
     config = settled(*line())
@@ -145,7 +145,7 @@ def test_keys_of_the_dataset_are_checked_and_its_folder_is_outside_the_hash():
     assert config_difference(config, other) == ["eval.verdict.dataset.size: 28 -> 14"]
 
 
-def test_a_meta_learner_that_adapts_is_judged_in_both_ways_and_says_so(tmp_path, data_root):
+def test_a_meta_learner_that_adapts_is_scored_in_both_ways_and_says_so(tmp_path, data_root):
     words = ["algorithm=maml", "model/head=linear", "algorithm.inner_steps=1", "algorithm.eval_inner_steps=1"]
     result = train.run(settled(*line(*words, "baselines=[]")), tmp_path / "run")
     for way in ("", "/inductive", "/transductive"):

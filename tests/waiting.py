@@ -1,4 +1,4 @@
-"""Doubles that wait at a known place, for a test to do something meanwhile, and a loss that collapses."""
+"""Doubles that wait at a known place while a test does something, and a loss that collapses."""
 
 import os
 import time
@@ -16,7 +16,7 @@ FILE = "WAITING_FILE"
 
 
 def wait() -> None:
-    """Make the file that an environment variable names, and wait until someone removes it."""
+    """Create the file that an environment variable names, and wait until it is deleted."""
     if FILE in os.environ:
         path = Path(os.environ[FILE])
         path.touch()
@@ -25,7 +25,7 @@ def wait() -> None:
 
 
 class WaitingNTXent(NTXent):
-    """NT-Xent that waits once three steps are done."""
+    """NT-Xent that waits after three steps."""
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         if context.step == 3:
@@ -42,7 +42,7 @@ class WaitingFewShot(FewShot):
 
 
 class PullTogether(Loss):
-    """Squared distance of two views on the unit sphere, and nothing that pushes images apart."""
+    """Squared distance of two views on the unit sphere, without anything that pushes images apart."""
 
     views = 2
 

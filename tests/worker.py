@@ -1,4 +1,4 @@
-"""One of two processes: takes the same step as one process with the whole batch, and writes how far apart they are.
+"""One of two processes, which takes the same step as one process with the whole batch and writes the differences.
 
 RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python worker.py OUT [CASE ...]
 """
@@ -31,7 +31,7 @@ RESNET = ["model/encoder=resnet18", "batching.batch_size=4"]
 
 
 def cases() -> dict[str, list[str]]:
-    """Overrides of every loss in each of its arrangements, and of what else there is."""
+    """Overrides of every loss in each of its arrangements, and of the other methods."""
     found = {}
     for loss, (arrangements, _) in FITS.items():
         for arrangement in sorted(arrangements):
@@ -79,7 +79,7 @@ def double(batch: Views | Episodes) -> Views | Episodes:
 
 
 def take(algorithm: Algorithm, batch: Views | Episodes, context: StepContext) -> dict[str, Tensor]:
-    """Gradients of a step, and the state that it leaves."""
+    """The gradients of a step, and the state after it."""
     step = algorithm.train().training_step(batch, context)
     step.loss.backward()
     collectives.average_gradients(algorithm.parameters())
@@ -117,7 +117,7 @@ def apart(overrides: list[str]) -> dict[str, float]:
 
 
 def measure(out: Path, *names: str) -> None:
-    """Write the differences of some cases, or of all; what each of the processes does."""
+    """Write the differences of some cases, or of all; each process runs this."""
     process_group.init()
     torch.set_num_threads(1)
     found = {name: apart(overrides) for name, overrides in cases().items() if name in (names or [name])}

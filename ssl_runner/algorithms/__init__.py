@@ -1,4 +1,4 @@
-"""One file for each algorithm: what a training step and a few-shot classification are.
+"""Algorithms, one per file: a training step and a few-shot classification.
 
-No file here reads data, evaluates or writes; adding one changes nothing else.
+No file here reads data, evaluates or writes files, and adding one changes nothing else.
 """

@@ -10,9 +10,10 @@ HEAD = "head."
 
 
 class ANIL(MAML):
-    """ANIL (Raghu et al. 2020, arXiv:1909.09157, sec. 4): MAML whose inner loop changes the head alone.
+    """ANIL (Raghu et al. 2020, arXiv:1909.09157, sec. 4): MAML whose inner loop updates only the head.
 
-    The encoder sees support and queries of a task once each, whatever the number of inner steps. Arguments are MAML's.
+    The encoder processes the support and the queries of a task once each, whatever the number of inner steps. The
+    arguments are those of `MAML`.
     """
 
     def adapts(self, name: str) -> bool:

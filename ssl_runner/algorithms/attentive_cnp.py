@@ -1,4 +1,4 @@
-"""Attentive neural processes, the deterministic path."""
+"""Attentive neural processes: the deterministic path."""
 
 import torch
 from torch import Tensor
@@ -15,18 +15,18 @@ from ssl_runner.models.network import Network
 class AttentiveCNP(LabelReader):
     """The deterministic path of the Attentive Neural Process (Kim et al. 2019, arXiv:1901.05761, fig. 2).
 
-    Pairs of image and label are represented and attend to one another; a query takes of them by attention over the
-    images, and a decoder is given that and the query. So an answer depends neither on the order of the support nor on
-    the other queries. Deviation: no latent path, as there is no function to sample; self-attention is added to what
-    came in, and the paper leaves that open.
+    Pairs of image and label are encoded and attend to one another. A query gathers from them by attention over the
+    images, and a decoder receives the result together with the query. A prediction therefore depends neither on the
+    order of the support nor on the other queries. Deviations: there is no latent path, as there is no function to
+    sample; self-attention is residual, which the paper leaves open.
 
     Args:
-        network: Encoder and head, whose outputs are represented.
-        loss: Of the scores.
+        network: Encoder and head; the head's outputs are what is encoded.
+        loss: Loss of the scores.
         n_way: See `LabelReader`.
-        width: Of representations and hidden layers, a multiple of heads.
-        layers: Of each perceptron, at least 1.
-        heads: Of each attention.
+        width: Width of encodings and hidden layers, a multiple of ``heads``.
+        layers: Layers of each perceptron, at least 1.
+        heads: Heads of each attention.
 
     Raises:
         ValueError: A number is out of its range.

@@ -1,4 +1,4 @@
-"""A classifier of all training classes whose head is fitted anew to each task."""
+"""A classifier of all training classes whose head is refitted to each task."""
 
 from typing import Any
 
@@ -22,26 +22,26 @@ SEED = 0
 class BaselinePP(Algorithm):
     """Baseline++ (Chen et al. 2019, arXiv:1904.04232, sec. 3.2): cosine classifiers, in training and in each task.
 
-    Training is a classification of all base classes by `ssl_runner.models.heads.Cosine`. A task fits a cosine
-    classifier of its own to the frozen features of its support by SGD (momentum, dampening and weight decay are the
-    authors' code's), all tasks at once. First weights and the order of the shots are drawn once and are the same for
-    every task, so a task's scores depend on nothing but the task. Batches are cut from shuffled passes over the support
-    without regard to where a pass ends, and the weights have no learned norm: the scale is fixed. Evaluation uses
-    running statistics, so a prediction does not depend on the other queries (inductive).
+    Training classifies all base classes with `ssl_runner.models.heads.Cosine`. Each task then fits its own cosine
+    classifier to the frozen features of its support by SGD, with the momentum, dampening and weight decay of the
+    authors' code; all tasks are fitted at once. The initial weights and the order of the shots are drawn once and are
+    the same for every task, so a task's scores depend only on the task. Batches are cut from a sequence of shuffled
+    passes over the support, and may span two passes. The weights have no learned norm, so the scale is fixed.
+    Evaluation uses running statistics, so a prediction does not depend on the other queries (inductive).
 
     Args:
-        network: Its head is ``cosine``, with one output a base class.
-        loss: Of the head's logits in training; tasks are fitted with cross-entropy.
-        scale: Of the cosines in a task, above 0; the head has its own.
+        network: Network whose head is ``cosine``, with one output for each base class.
+        loss: Loss of the head's logits in training. Tasks are fitted with cross-entropy.
+        scale: Factor of the cosines in a task, above 0; the head has its own.
         fit_steps: Steps of SGD in a task, at least 1 (100 in the paper).
-        fit_lr: Its rate, above 0.
-        fit_momentum: In [0, 1).
-        fit_dampening: In [0, 1]: share of a gradient that does not enter the momentum.
-        fit_weight_decay: At least 0.
+        fit_lr: Learning rate of that SGD, above 0.
+        fit_momentum: Its momentum, in [0, 1).
+        fit_dampening: Share of a gradient that does not enter the momentum, in [0, 1].
+        fit_weight_decay: Its weight decay, at least 0.
         fit_batch_size: Support images in a step (4 in the paper), or null for all of them.
 
     Raises:
-        ValueError: A number is out of its range, or the head is another.
+        ValueError: A number is out of its range, or the head is not ``cosine``.
     """
 
     batch_type = Views
@@ -63,7 +63,7 @@ class BaselinePP(Algorithm):
         super().__init__(network)
         if not isinstance(network.head, Cosine):
             raise InvalidValue(
-                f"Baseline++ learns by cosines, but the head is a {type(network.head).__name__}; "
+                f"Baseline++ needs a cosine head, but the head is a {type(network.head).__name__}; "
                 "choose model/head=cosine, or algorithm=supervised"
             )
         for name, value in {"scale": scale, "fit_lr": fit_lr}.items():
@@ -74,7 +74,7 @@ class BaselinePP(Algorithm):
         if not (0 <= fit_momentum < 1 and 0 <= fit_dampening <= 1 and fit_weight_decay >= 0):
             raise InvalidValue(
                 f"fit_momentum={fit_momentum}, fit_dampening={fit_dampening}, fit_weight_decay={fit_weight_decay}; "
-                "give a number in [0, 1), one in [0, 1] and one of at least 0"
+                "they must be in [0, 1), in [0, 1] and at least 0"
             )
         self.loss = loss
         self.scale = scale
@@ -90,15 +90,15 @@ class BaselinePP(Algorithm):
         return Step(*self.loss(Embeddings(online=logits, labels=batch.labels), context))
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        """Cosines with the weights of each task's own classifier, times the scale."""
+        """Cosines with the weights of each task's own classifier, multiplied by the scale."""
         with at_least_float32(query.device):
             weights = self.fit(widened(support), support_labels, n_way)
             return self._logits(widened(query), weights)
 
     def fit(self, support: Tensor, labels: Tensor, n_way: int) -> Tensor:
-        """Weights (T, n_way, D) of the classifiers of T tasks, from features (T, S, D) and labels (T, S)."""
+        """Classifier weights (T, n_way, D) of T tasks, fitted to features (T, S, D) and labels (T, S)."""
         generator = randomness.generator(SEED, "baseline_pp", 0)  # on the CPU: the same draws for every device
-        bound = support.shape[2] ** -0.5  # torch's of a linear layer
+        bound = support.shape[2] ** -0.5  # as torch initialises a linear layer
         start = torch.rand(n_way, support.shape[2], generator=generator).mul(2 * bound).sub(bound)
         weights = start.to(support).repeat(len(support), 1, 1).requires_grad_()
         support = support.detach()
@@ -106,20 +106,20 @@ class BaselinePP(Algorithm):
             [weights], self.fit_lr, self.fit_momentum, self.fit_dampening, self.fit_weight_decay
         )
         for rows in self._rows(support.shape[1], generator).to(support.device):
-            with torch.enable_grad():  # evaluation has turned it off
+            with torch.enable_grad():  # evaluation runs without gradients
                 logits = self._logits(support[:, rows], weights)
-                # the sum over tasks of the mean over images: no task's gradient depends on the others
+                # mean over images, sum over tasks: no task's gradient depends on the others
                 loss = F.cross_entropy(logits.flatten(0, 1), labels[:, rows].flatten(), reduction="sum") / len(rows)
                 (weights.grad,) = torch.autograd.grad(loss, weights)
             optimizer.step()
         return weights.detach()
 
     def _logits(self, features: Tensor, weights: Tensor) -> Tensor:
-        """(T, M, n_way) of features (T, M, D) and weights (T, n_way, D)."""
+        """Logits (T, M, n_way) from features (T, M, D) and weights (T, n_way, D)."""
         return self.scale * F.normalize(features, dim=-1) @ F.normalize(weights, dim=-1).transpose(1, 2)
 
     def _rows(self, shots: int, generator: torch.Generator) -> Tensor:
-        """int64 (fit_steps, batch), indices in the support."""
+        """Support indices of each step's batch, int64 (fit_steps, batch)."""
         size = min(self.fit_batch_size or shots, shots)
         passes = -(-self.fit_steps * size // shots)
         order = torch.cat([torch.randperm(shots, generator=generator) for _ in range(passes)])

@@ -1,13 +1,13 @@
-"""Body only update in the inner loop."""
+"""Body Only update in Inner Loop: only the encoder adapts."""
 
 from ssl_runner.algorithms.anil import HEAD
 from ssl_runner.algorithms.maml import MAML
 
 
 class BOIL(MAML):
-    """BOIL (Oh et al. 2021, arXiv:2008.08882, sec. 3): MAML whose inner loop changes the encoder and keeps the head.
+    """BOIL (Oh et al. 2021, arXiv:2008.08882, sec. 3): MAML whose inner loop updates the encoder and keeps the head.
 
-    The head is learned in the outer loop like everything else. Arguments are MAML's.
+    The outer loop trains the head together with everything else. The arguments are those of `MAML`.
     """
 
     def adapts(self, name: str) -> bool:

@@ -13,16 +13,17 @@ from ssl_runner.models.network import Network
 class CNP(LabelReader):
     """Conditional Neural Process (Garnelo et al. 2018, arXiv:1807.01613, eq. 1-3 and sec. 4.3).
 
-    As the paper classifies: a representation of each support image, their mean over each class, the classes' means
-    side by side in the order of the labels, and a decoder that is given these and the query. A class that a task has
-    not is zeros. So an answer depends neither on the order of the support nor on the other queries.
+    As in the paper's classification, each support image is encoded, the encodings are averaged over each class, and a
+    decoder receives the class means, concatenated in the order of the labels, together with the query. A class that is
+    missing from a task contributes zeros. A prediction therefore depends neither on the order of the support nor on the
+    other queries.
 
     Args:
-        network: Encoder and head, whose outputs are represented.
-        loss: Of the scores.
+        network: Encoder and head; the head's outputs are what is encoded.
+        loss: Loss of the scores.
         n_way: See `LabelReader`.
-        width: Of a representation, and of hidden layers, at least 1.
-        layers: Of the encoder of representations, and of the decoder, at least 1.
+        width: Width of an encoding and of hidden layers, at least 1.
+        layers: Layers of the perceptron that encodes, and of the decoder, at least 1.
 
     Raises:
         ValueError: A number is out of its range.

@@ -1,4 +1,4 @@
-"""Views of a batch through one network, compared by a loss."""
+"""Views of a batch through one network, compared by a loss: SimCLR."""
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.views import embed_views, refuse_pieces
@@ -12,12 +12,13 @@ class Contrastive(Algorithm):
     """SimCLR's arrangement (Chen et al. 2020, arXiv:2002.05709): one encoder and head for all views.
 
     All views of a resolution go through in one forward pass, so that batch normalisation sees them together and cannot
-    tell the loss which view an image came from.
+    reveal to the loss which view an image came from.
 
     Args:
-        encode_chunks: Pieces of the batch that are encoded one after the other, for batches beyond memory: the loss
-            sees the whole batch, and its gradient is that of the whole batch but for batch normalisation, which sees a
-            piece. The price is a second forward pass. 1 for all at once.
+        encode_chunks: Pieces of the batch that are encoded one after the other, for batches that do not fit into
+            memory; 1 to encode the whole batch at once. The loss still sees the whole batch, and its gradient is that
+            of the whole batch, except that batch normalisation sees one piece at a time. The price is a second forward
+            pass.
     """
 
     batch_type = Views

@@ -1,4 +1,4 @@
-"""Meta-learners that answer a task in one forward pass: what the metric-based and the model-based ones share."""
+"""Meta-learners that solve a task in one forward pass: the shared part of metric-based and model-based ones."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ SUPPORT, QUERIES = "support images, class by class", "queries, class by class"  
 
 
 class ForwardLearner(Algorithm):
-    """Base of the learners whose adaptation is `compare`: scores of the queries, given the support, of embeddings.
+    """Base class of learners that adapt in `compare`, which scores the queries given the support's embeddings.
 
-    Support and query go through the network, and are normalised, in one forward pass in training. Evaluation uses the
+    In training, support and query go through the network, and are normalised, in one forward pass. Evaluation uses the
     running statistics of batch normalisation, so a prediction does not depend on the other queries (inductive).
 
     Args:
         network: Encoder and head; `compare` sees the head's outputs.
-        loss: Of the scores.
+        loss: Loss of the scores.
     """
 
     batch_type = Episodes
@@ -46,19 +46,19 @@ class ForwardLearner(Algorithm):
         return Step(loss, metrics | by_domain(batch, scores, batch.query_labels) | self.figures())
 
     def represent(self, images: Tensor) -> Tensor:
-        """What `compare` sees of images (B, C, H, W); by default the network's output (B, E)."""
+        """The embeddings of images (B, C, H, W) that `compare` sees. By default the network's outputs (B, E)."""
         return self.network(images)
 
     def arranged(self, support: Tensor, labels: Tensor, context: StepContext) -> tuple[Tensor, Tensor]:
-        """Support (T, S, E) and labels (T, S) in the order in which training shows them; by default as they come."""
+        """Support (T, S, E) and labels (T, S) in the order used in training. By default the order is unchanged."""
         return support, labels
 
     def figures(self) -> dict[str, Tensor]:
-        """Scalars of what is learned beside the network, to log."""
+        """Scalars to log about what is learned besides the network, such as a temperature."""
         return {}
 
     def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
-        """`maps`, of embeddings; arguments as `compare`. By default nothing."""
+        """The `maps` of given embeddings. The arguments are those of `compare`. By default there are none."""
         return {}
 
     def maps(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> dict[str, Map]:

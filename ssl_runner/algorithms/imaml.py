@@ -1,4 +1,4 @@
-"""Implicit MAML: the meta-gradient at the solution of a regularised inner problem, whatever way led there."""
+"""Implicit MAML: the meta-gradient at the solution of a regularised inner problem, however it was reached."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,19 +17,22 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class IMAML(InnerLoop):
-    """iMAML (Rajeswaran et al. 2019, arXiv:1909.04630): phi = argmin L_s(phi) + lambda / 2 |phi - theta|^2 (eq. 3), and
-    the meta-gradient (I + H / lambda)^-1 grad L_q(phi), with H the Hessian of L_s at phi (eq. 6), by conjugate
-    gradients (alg. 2). The inner problem is solved by gradient descent, through which nothing is differentiated: memory
-    does not grow with the inner steps.
+    """iMAML (Rajeswaran et al. 2019, arXiv:1909.04630): MAML with an implicit meta-gradient.
 
-    The loss returned is a surrogate with that gradient; the logged one is the query loss. It is a gradient like any
-    other, so any optimizer will do.
+    The inner problem is phi = argmin L_s(phi) + lambda / 2 |phi - theta|^2 (eq. 3). Its meta-gradient is
+    (I + H / lambda)^-1 grad L_q(phi), where H is the Hessian of L_s at phi (eq. 6), computed by conjugate gradients
+    (alg. 2). The inner problem is solved by gradient descent without differentiating through it, so memory does not
+    grow with the number of inner steps.
+
+    The returned loss is a surrogate with that gradient; the logged one is the query loss. The surrogate's gradient is
+    an ordinary gradient, so any optimizer works.
 
     Args:
-        network: See `InnerLoop`, likewise loss, inner_steps, eval_inner_steps and statistics.
-        inner_lr: Of the inner gradient descent, above 0; below 1 / proximal, or it would overshoot theta.
-        proximal: The lambda above, above 0: how strongly tasks are held near the common weights.
-        conjugate_steps: Steps of the conjugate gradients, at least 1.
+        network: See `InnerLoop`, also for loss, inner_steps, eval_inner_steps and statistics.
+        inner_lr: Learning rate of the inner gradient descent, above 0 and below 1 / proximal, since a larger one would
+            overshoot theta.
+        proximal: The lambda above, greater than 0: how strongly tasks are held near the common weights.
+        conjugate_steps: Steps of conjugate gradients, at least 1.
     """
 
     def __init__(
@@ -47,10 +50,12 @@ class IMAML(InnerLoop):
         refuse_rate(inner_lr)
         if not proximal > 0:
             raise InvalidValue(
-                f"proximal={proximal}, but it holds tasks near the common weights; give a number above 0"
+                f"proximal={proximal}; it must be above 0 to hold tasks near the common weights, for example 2.0"
             )
         if inner_lr * proximal >= 1:
-            raise InvalidValue(f"inner_lr={inner_lr}, proximal={proximal}; their product must be below 1")
+            raise InvalidValue(
+                f"inner_lr={inner_lr}, proximal={proximal}; their product must be below 1, so lower inner_lr"
+            )
         if conjugate_steps < 1:
             raise InvalidValue(f"conjugate_steps={conjugate_steps}; it must be at least 1")
         self.inner_lr, self.proximal, self.conjugate_steps = inner_lr, proximal, conjugate_steps
@@ -116,21 +121,21 @@ class IMAML(InnerLoop):
 
 
 def conjugate_gradients(product: Callable[[Parameters], Parameters], target: Parameters, steps: int) -> Parameters:
-    """What ``product``, symmetric and positive definite, takes to ``target``, after so many steps from 0.
+    """Approximate solution x of ``product(x) = target`` after ``steps`` steps of conjugate gradients from 0.
 
-    Where a residual is 0 already, nothing more happens.
+    ``product`` must be symmetric and positive definite. Once a residual is 0, the solution no longer changes.
     """
-    found = {name: torch.zeros_like(value) for name, value in target.items()}
+    solution = {name: torch.zeros_like(value) for name, value in target.items()}
     residual, direction = target, target
     size = _dot(residual, residual)
     for _ in range(steps):
         image = product(direction)
         step = _share(size, _dot(direction, image))
-        found = {name: value + step * direction[name] for name, value in found.items()}
+        solution = {name: value + step * direction[name] for name, value in solution.items()}
         residual = {name: value - step * image[name] for name, value in residual.items()}
         before, size = size, _dot(residual, residual)
         direction = {name: value + _share(size, before) * direction[name] for name, value in residual.items()}
-    return found
+    return solution
 
 
 def _dot(one: Parameters, other: Parameters) -> Tensor:

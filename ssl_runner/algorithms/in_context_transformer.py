@@ -1,4 +1,4 @@
-"""A transformer that learns in its context."""
+"""A transformer that learns in context."""
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,21 @@ from ssl_runner.models.network import Network
 
 class InContextTransformer(LabelReader):
     """In-context learner after GPICL (Kirsch et al. 2022, arXiv:2212.04458) and CAML (Fifty et al. 2023,
-    arXiv:2310.10971, sec. 3): a transformer without positions over tokens of image and label, that of a query unknown.
+    arXiv:2310.10971, sec. 3): a transformer over tokens of an image and its label, which is unknown for a query.
 
-    Support tokens attend to one another and queries to the support, so an answer depends neither on the order of the
-    support nor on the other queries, and the support is read once for all queries. Deviations: GPICL's sequence is
-    causal and every place of it is predicted; CAML's encoder is frozen and pre-trained, its labels are equiangular
-    vectors for one-hot ones, and its support attends to the query too. Blocks normalise first (pre-norm).
+    There are no position embeddings. Support tokens attend to one another and queries attend to the support, so a
+    prediction depends neither on the order of the support nor on the other queries, and the support is processed once
+    for all queries. Blocks normalise first (pre-norm). Deviations: GPICL's sequence is causal and is trained to predict
+    at every position; CAML freezes a pre-trained encoder, uses equiangular vectors where this uses one-hot labels, and
+    lets the support attend to the query too.
 
     Args:
-        network: Encoder and head; a token is a linear map of its output and the label.
-        loss: Of the scores.
+        network: Encoder and head. A token is a linear map of the head's output and the label.
+        loss: Loss of the scores.
         n_way: See `LabelReader`.
-        width: Of a token, a multiple of heads.
-        depth: Blocks of attention and perceptron, at least 1.
-        heads: Of the attention.
+        width: Width of a token, a multiple of ``heads``.
+        depth: Number of blocks of attention and perceptron, at least 1.
+        heads: Number of attention heads.
 
     Raises:
         ValueError: A number is out of its range.
@@ -50,8 +51,8 @@ class InContextTransformer(LabelReader):
         return self.score(self.norm(tokens[:, support.shape[1] :]))
 
     def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
-        """Attention of the queries in each block, mean over heads."""
-        tokens, n_support, found = (
+        """Attention of the queries to the support in each block, averaged over heads."""
+        tokens, n_support, maps = (
             self._tokens(support, self.one_hot(support_labels, support), query),
             support.shape[1],
             {},
@@ -60,22 +61,22 @@ class InContextTransformer(LabelReader):
             assert isinstance(block, Block)
             normed = block.attention_norm(tokens)
             weights = block.attention.weights(normed[:, n_support:], normed[:, :n_support])
-            found[f"attention/block_{number}"] = Map(weights[0], QUERIES, SUPPORT)
+            maps[f"attention/block_{number}"] = Map(weights[0], QUERIES, SUPPORT)
             tokens = block(tokens, n_support)
-        return found
+        return maps
 
     def _tokens(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        """(T, S + Q, width), support first."""
+        """Tokens (T, S + Q, width), the support first."""
         unknown = labels.new_zeros(*query.shape[:2], self.n_way)
         return self.token(torch.cat([torch.cat([support, labels], dim=2), torch.cat([query, unknown], dim=2)], dim=1))
 
 
 class Block(nn.Module):
-    """Attention to the support, then a perceptron, each added to what came in.
+    """Attention to the support, then a perceptron; the output of each is added to its input.
 
     Args:
-        width: Of a token.
-        heads: Of the attention.
+        width: Width of a token.
+        heads: Number of attention heads.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -85,7 +86,7 @@ class Block(nn.Module):
         self.perceptron = perceptron(width, 4 * width, width, layers=2)
 
     def forward(self, tokens: Tensor, n_support: int) -> Tensor:
-        """Tokens (T, S + Q, width), of which the first n_support are looked at by all."""
+        """Maps tokens (T, S + Q, width) to new ones; all of them attend to the first ``n_support``."""
         normed = self.attention_norm(tokens)
         support = normed[:, :n_support]
         tokens = tokens + self.attention(normed, support, support)

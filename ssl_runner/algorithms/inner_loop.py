@@ -1,4 +1,4 @@
-"""Gradient descent within a task, for all tasks at once: what gradient-based meta-learners share."""
+"""Gradient descent within a task, for all tasks at once: the shared part of gradient-based meta-learners."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -28,24 +28,26 @@ STATISTICS = ("batch", "support", "running")
 
 
 class InnerLoop(Algorithm):
-    """Base of the meta-learners that adapt to a task by a few steps of gradient descent on its support set.
+    """Base class of meta-learners that adapt to a task by a few steps of gradient descent on its support set.
 
-    All tasks run their inner loops at once under `torch.func.vmap`, and gradients are those of a loop over tasks
-    (`ssl_runner.algorithms.reference_loop`). Memory grows with the tasks in flight: ``trainer.accumulate_grad_batches``
-    cuts it without changing the gradient. In training, batch normalisation always uses the batch at hand.
+    The inner loops of all tasks run at once under `torch.func.vmap`, with the same gradients as a loop over tasks
+    (`ssl_runner.algorithms.reference_loop`). Memory grows with the number of tasks processed at once;
+    ``trainer.accumulate_grad_batches`` reduces it without changing the gradient. In training, batch normalisation
+    always uses the current batch.
 
-    A method says what adapts (`adapts`), at what rate (`rate`), and, where it is not MAML's, what an inner step is
-    (`descend`), what counts of it (`emphasis`), and how the outer update follows (`training_step`).
+    A subclass defines which parameters adapt (`adapts`) and at what rate (`rate`). Where it differs from MAML, it also
+    defines the inner step (`descend`), the weights of the query losses (`emphasis`) and the outer update
+    (`training_step`).
 
     Args:
-        network: Its head has one output a class of the task.
-        loss: Of the logits, for the inner and the outer loop.
+        network: Network whose head has one output for each class of a task.
+        loss: Loss of the logits, in the inner and the outer loop.
         inner_steps: Inner steps in training, at least 1.
-        eval_inner_steps: Inner steps in `classify`.
-        statistics: What normalises the queries in `classify`: ``batch`` (all queries of a task together, the paper's,
-            transductive), ``support`` (statistics of the support set, inductive) or ``running`` (averages over
-            training, inductive). Of `classifiers`, ``transductive`` is ``batch``, and ``inductive`` is ``support``, or
-            ``running`` where that is configured.
+        eval_inner_steps: Inner steps in `classify`, at least 1.
+        statistics: Statistics that normalise the queries in `classify`: ``batch`` (all queries of a task together, as
+            in the paper; transductive), ``support`` (those of the support set; inductive) or ``running`` (averages over
+            training; inductive). In `classifiers`, ``transductive`` means ``batch``, and ``inductive`` means
+            ``support``, or ``running`` if that is configured.
     """
 
     batch_type = Episodes
@@ -69,35 +71,38 @@ class InnerLoop(Algorithm):
         self.statistics: Statistics = statistics
 
     def adapts(self, name: str) -> bool:
-        """Whether the inner loop changes this parameter of the network."""
+        """Whether the inner loop updates this parameter of the network."""
         return True
 
     @abstractmethod
     def rate(self, name: str, step: int) -> Tensor | float:
-        """Inner learning rate of a parameter at inner step 0, 1, ..."""
+        """The inner learning rate of a parameter at inner step 0, 1, ..."""
 
     def is_second_order(self, context: StepContext) -> bool:
-        """Whether the meta-gradient goes through the inner gradients at this time of the run."""
+        """Whether the meta-gradient goes through the inner gradients at this step of the run."""
         return True
 
     def emphasis(self, context: StepContext) -> list[float]:
-        """Weights, of sum 1, of the query losses after 0, 1, ..., `inner_steps` inner steps; a 0 is not computed."""
+        """Weights of the query losses after 0, 1, ..., `inner_steps` inner steps. They sum to 1.
+
+        A loss with weight 0 is not computed.
+        """
         return [0.0] * self.inner_steps + [1.0]
 
     def figures(self) -> dict[str, Tensor]:
-        """Scalars of what is learned about the inner loop, to log."""
+        """Scalars to log about what the inner loop has learned, such as its rates."""
         return {}
 
     def begin(self, images: Tensor) -> Tensor:
-        """What of the network does not hang on the inner loop, (M, ...) of one task's images (M, C, H, W)."""
+        """The part of the forward pass that the inner loop does not change: (M, ...) from images (M, C, H, W)."""
         return images
 
     def scores(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
-        """Logits (M, n_way), given what adapts as it is after so many inner steps, and what `begin` made."""
+        """Logits (M, n_way) from the adapted parameters after ``step`` inner steps and the result of `begin`."""
         return functional_call(self.network, weights, (begun,))
 
     def initial(self) -> Parameters:
-        """What adapts, as each task finds it."""
+        """The parameters that adapt, as they are at the start of each task."""
         return {name: value for name, value in self.network.named_parameters() if self.adapts(name)}
 
     def protocol(self) -> dict[str, Any]:
@@ -131,7 +136,7 @@ class InnerLoop(Algorithm):
 
     @torch.no_grad()
     def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
-        """Running statistics: one step of momentum towards the tasks' average, as seen by the adapted networks."""
+        """Moves the running statistics one momentum step towards the mean over tasks of the adapted networks'."""
         for index, layer in enumerate(batch_norms(self.network)):
             mean, variance = (carry[f"{self.inner_steps}/{index}/{name}"].mean(0) for name in ("mean", "variance"))
             assert layer.running_mean is not None and layer.running_var is not None and layer.momentum is not None
@@ -139,15 +144,17 @@ class InnerLoop(Algorithm):
             layer.running_var.lerp_(variance, layer.momentum)
 
     def loss_of(self, weights: Parameters, begun: Tensor, labels: Tensor, step: int, context: StepContext):
-        """Loss and metrics of one task's images and labels (M,)."""
+        """The loss and metrics of one task's images and labels (M,)."""
         logits = self.scores(weights, begun, step)
         return self.loss(Embeddings(online=logits[None], labels=labels), context)
 
     def descend(
         self, support: Tensor, labels: Tensor, steps: int, context: StepContext
     ) -> Iterator[tuple[Parameters, Records]]:
-        """What adapts after 0, 1, ..., ``steps`` inner steps on one task, with what batch normalisation saw of the
-        support set in the step before."""
+        """Yields the adapted parameters after 0, 1, ..., ``steps`` inner steps on one task.
+
+        With them come the statistics of the support set that batch normalisation recorded in the last step.
+        """
 
         def loss(weights: Parameters, step: int) -> tuple[Tensor, Records]:
             return self.loss_of(weights, support, labels, step, context)[0], self.recorded()
@@ -162,12 +169,14 @@ class InnerLoop(Algorithm):
             yield weights, seen
 
     def recorded(self) -> Records:
-        """What each batch normalisation last saw; nothing of those that normalise by other statistics."""
+        """Statistics of the last batch of each batch normalisation, except layers that use other statistics."""
         return [layer.recorded for layer in batch_norms(self.network) if layer.recorded is not None]
 
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
-        """As `Algorithm.classify`. Of a task of fewer ways than the head has outputs, the first n_way are its labels:
-        the inner loop sees all outputs, as in training, and the others' scores are left out.
+        """See `Algorithm.classify`.
+
+        If a task has fewer classes than the head has outputs, its labels are the first n_way outputs. The inner loop
+        uses all outputs, as in training, and the scores of the others are dropped.
         """
         own: list[Statistics] = [self.statistics]
         last = [self.eval_inner_steps]
@@ -182,8 +191,8 @@ class InnerLoop(Algorithm):
     ) -> dict[str, Tensor]:
         named: dict[str, Statistics] = {"": self.statistics, **self._named_statistics}
         different, last = list(dict.fromkeys(named.values())), [self.eval_inner_steps]
-        found = self._scores_after(last, different, support_images, support_labels, query_images, n_way)
-        return {name: found[statistics][0] for name, statistics in named.items()}
+        scores = self._scores_after(last, different, support_images, support_labels, query_images, n_way)
+        return {name: scores[statistics][0] for name, statistics in named.items()}
 
     def trajectory(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
         """Scores (steps + 1, T, Q, n_way) of the queries, from before adaptation to after the last inner step."""
@@ -193,7 +202,7 @@ class InnerLoop(Algorithm):
 
     @property
     def _named_statistics(self) -> dict[str, Statistics]:
-        """What each of `classifiers` normalises queries by: the configured statistics, under the name that fits."""
+        """The statistics that each of `classifiers` uses; the configured ones appear under the name they fit."""
         return {"inductive": "support" if self.statistics == "batch" else self.statistics, "transductive": "batch"}
 
     def _scores_after(
@@ -205,18 +214,18 @@ class InnerLoop(Algorithm):
         query_images: Tensor,
         n_way: int,
     ) -> dict[Statistics, Tensor]:
-        """Scores (len(steps), T, Q, n_way) of the queries, for each of the statistics that may normalise them.
+        """Scores (len(steps), T, Q, n_way) of the queries, for each of the given statistics.
 
-        One descent serves those of the batch and of the support; by running averages it is another one.
+        ``batch`` and ``support`` share one descent; ``running`` needs its own.
         """
         self._check_ways(n_way)
         context = StepContext(step=0, max_steps=1, seed=0, device=query_images.device)
         found: dict[Statistics, Tensor] = {}
-        asked: dict[Literal["batch", "running"], list[Statistics]] = {
+        descents: dict[Literal["batch", "running"], list[Statistics]] = {
             "batch": [one for one in statistics if one != "running"],
             "running": [one for one in statistics if one == "running"],
         }
-        for descending, these in asked.items():
+        for descending, these in descents.items():
             if not these:
                 continue
 
@@ -253,33 +262,34 @@ class InnerLoop(Algorithm):
 
 
 def refuse_normalisation(network: Network) -> None:
-    """Raises ValueError for layers whose second-order gradients `torch.func.vmap` gets wrong without saying so.
+    """Raises ValueError for layers whose second-order gradients are silently wrong under `torch.func.vmap`.
 
-    In float64, after one inner step, by 1% of the meta-gradient with torch's batch normalisation, 0.3% with instance
-    and 2% with layer normalisation (torch 2.15); group normalisation is exact, and so is the house's `BatchNorm2d`.
+    In float64, after one inner step, the meta-gradient is off by 1% with torch's batch normalisation, 0.3% with
+    instance and 2% with layer normalisation (torch 2.15). Group normalisation is exact, and so is the project's
+    `BatchNorm2d`.
     """
     for name, layer in network.named_modules():
         if isinstance(layer, _BatchNorm | _InstanceNorm | nn.LayerNorm) and not isinstance(layer, BatchNorm2d):
             raise InvalidValue(
-                f"{name} is a {type(layer).__name__}, whose gradients of second order torch.func.vmap gets wrong; "
+                f"{name} is a {type(layer).__name__}, whose second-order gradients are wrong under torch.func.vmap; "
                 "choose an encoder without it: model/encoder=conv4, resnet18, resnet34 or resnet50"
             )
 
 
 def refuse_rate(inner_lr: float) -> None:
-    """Raises ValueError for an inner rate that does not descend."""
+    """Raises ValueError for an inner learning rate that is not above 0."""
     if not inner_lr > 0:
-        raise InvalidValue(f"inner_lr={inner_lr}, but the inner loop descends; give a number above 0, say 0.4")
+        raise InvalidValue(f"inner_lr={inner_lr}; it must be above 0, for example 0.4")
 
 
 def means(metrics: dict[str, Tensor], batch: Episodes) -> dict[str, Tensor]:
-    """Means over tasks of metrics (T,), and of the accuracy also those over the tasks of each domain."""
-    found = {name: value.mean() for name, value in metrics.items()}
-    return found | batch.by_domain(metrics["accuracy"]) if "accuracy" in metrics else found
+    """Means of metrics (T,) over all tasks; for the accuracy, also over the tasks of each domain."""
+    averages = {name: value.mean() for name, value in metrics.items()}
+    return averages | batch.by_domain(metrics["accuracy"]) if "accuracy" in metrics else averages
 
 
 def carried(records: list[Records]) -> dict[str, Tensor]:
-    """``STEP/LAYER/mean`` and ``/variance``, each (T, channels), of what was seen at each step of each task."""
+    """The records of each step as ``STEP/LAYER/mean`` and ``STEP/LAYER/variance``, each (T, channels)."""
     return {
         f"{step}/{layer}/{name}": value.detach()
         for step, seen in enumerate(records)
@@ -289,5 +299,5 @@ def carried(records: list[Records]) -> dict[str, Tensor]:
 
 
 def key_of(name: str) -> str:
-    """A parameter's name as one of a `torch.nn.ParameterDict` or a buffer, which have no dots."""
+    """A parameter's name without dots, which `torch.nn.ParameterDict` keys and buffer names may not contain."""
     return name.replace(".", "/")

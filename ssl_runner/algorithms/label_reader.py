@@ -1,4 +1,4 @@
-"""Model-based meta-learners: a network that reads images with their labels, and answers in one forward pass."""
+"""Model-based meta-learners: networks that read images with their labels and predict in one forward pass."""
 
 from abc import abstractmethod
 
@@ -15,15 +15,15 @@ from ssl_runner.runtime import randomness
 
 
 class LabelReader(ForwardLearner):
-    """Base of the learners that are given labels as one-hot vectors, and have one output a label.
+    """Base class of learners that receive labels as one-hot vectors and have one output for each label.
 
-    Labels of a task are numbers that its sampler drew, so what they mean can only be read from the support. Tasks may
-    have fewer classes than there are outputs.
+    The labels of a task are numbers drawn by its sampler, so their meaning can only be learned from the support. Tasks
+    may have fewer classes than there are outputs.
 
     Args:
-        network: Encoder and head, whose outputs are read.
-        loss: Of the scores.
-        n_way: Outputs: the most classes that a training task has.
+        network: Encoder and head; the learner reads the head's outputs.
+        loss: Loss of the scores.
+        n_way: Number of outputs: the largest number of classes in a training task.
 
     Raises:
         ValueError: n_way is below 2.
@@ -32,7 +32,9 @@ class LabelReader(ForwardLearner):
     def __init__(self, network: Network, loss: Loss, n_way: int) -> None:
         super().__init__(network, loss)
         if n_way < 2:
-            raise InvalidValue(f"{type(self).__name__} tells {n_way} class from no other; set batching.n_way=5, say")
+            raise InvalidValue(
+                f"{type(self).__name__} needs at least 2 classes, got {n_way}; set, say, batching.n_way=5"
+            )
         self.n_way = n_way
         self.in_features = out_features(network)
 
@@ -44,21 +46,21 @@ class LabelReader(ForwardLearner):
         if n_way > self.n_way:
             name = type(self).__name__
             raise InvalidValue(
-                f"this {name} has {self.n_way} outputs, so it classifies up to {self.n_way} ways, got {n_way}; "
+                f"this {name} has {self.n_way} outputs, so it classifies at most {self.n_way} ways, got {n_way}; "
                 f"evaluate fewer (eval.few_shot.settings=[{self.n_way}w1s]) or set batching.n_way={n_way}"
             )
         return self.read(support, self.one_hot(support_labels, support), query)[..., :n_way]
 
     def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
-        """(T, S, `n_way`) of labels (T, S), with the type of another tensor."""
+        """Labels (T, S) as one-hot vectors (T, S, `n_way`), with the dtype of ``like``."""
         return F.one_hot(labels, self.n_way).to(like.dtype)
 
 
 class SequenceReader(LabelReader):
-    """Base of those that read the support one image after another, so that its order matters.
+    """Base class of learners that read the support one image after another, so that its order matters.
 
-    Training shows other orders at each step; evaluation has one for all tasks of a size, drawn once, so that a task's
-    scores depend on nothing but the task.
+    Training uses a new order at each step. Evaluation uses one order for all tasks of a size, drawn once, so that a
+    task's scores depend only on the task.
     """
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -66,7 +68,7 @@ class SequenceReader(LabelReader):
         return super().compare(support[:, order], support_labels[:, order], query, n_way)
 
     def order(self, support: Tensor) -> Tensor:
-        """Places (S,) of the support in the order in which it is read."""
-        # tasks come class after class, which an order drawn at random would hardly ever be
+        """Indices (S,) of the support in the order in which it is read."""
+        # tasks are sorted by class, which a random order would hardly ever be
         order = torch.from_numpy(randomness.permutation(0, "support order", 0, support.shape[1]))
         return to_device(order, support.device)

@@ -7,14 +7,14 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class MAML(InnerLoop):
-    """MAML (Finn et al. 2017, arXiv:1703.03400, alg. 2): learn the weights from which a few steps adapt.
+    """MAML (Finn et al. 2017, arXiv:1703.03400, alg. 2): learns weights that adapt to a task in a few steps.
 
-    Every parameter adapts, the affine ones of batch normalisation too.
+    Every parameter adapts, including the affine parameters of batch normalisation.
 
     Args:
-        network: See `InnerLoop`, likewise loss, inner_steps, eval_inner_steps and statistics.
-        inner_lr: Rate of the inner gradient descent, above 0.
-        second_order: Differentiate through the inner steps; false is first-order MAML (sec. 5.2).
+        network: See `InnerLoop`, also for loss, inner_steps, eval_inner_steps and statistics.
+        inner_lr: Learning rate of the inner gradient descent, above 0.
+        second_order: Whether to differentiate through the inner steps. False is first-order MAML (sec. 5.2).
     """
 
     def __init__(

@@ -18,22 +18,23 @@ AFFINE, AVERAGES = ("weight", "bias"), ("running_mean", "running_var")
 
 
 class MAMLpp(InnerLoop):
-    """MAML++ (Antoniou et al. 2019, arXiv:1810.09502, sec. 4): MAML with all six of its stabilisers.
+    """MAML++ (Antoniou et al. 2019, arXiv:1810.09502, sec. 4): MAML with the six stabilisers of the paper.
 
-    Multi-step loss, annealed; second order only after a share of the run; rates learned for each parameter and step;
-    scale, shift and running statistics of batch normalisation kept for each step and left alone by the inner loop; the
-    cosine of the outer rate is the scheduler's. Evaluation may take more steps than training: these use the last one's.
+    They are: an annealed multi-step loss; second-order gradients only after a share of the run; learned rates for each
+    parameter and step; scale, shift and running statistics of batch normalisation for each step, which the inner loop
+    does not change; and a cosine schedule of the outer rate, which is left to the scheduler. If evaluation takes more
+    steps than training, the extra ones use the rates and the normalisation of the last step.
 
-    The encoder that is kept is the one before adaptation, with the first step's batch normalisation.
+    The exported encoder is the one before adaptation, with the batch normalisation of the first step.
 
-    Deviations: a rate belongs to a parameter, not to a layer's weight and bias together; where ``statistics=running``,
-    running statistics are used (the authors' code keeps them and normalises by the batch).
+    Deviations: each parameter has its own rate, whereas in the paper a layer's weight and bias share one. With
+    ``statistics=running``, running statistics are used (the authors' code keeps them but normalises by the batch).
 
     Args:
-        network: See `InnerLoop`, likewise loss, inner_steps, eval_inner_steps and statistics.
-        inner_lr: What all rates begin with, above 0.
-        multi_step_share: Share of the run, from its start, in which the query losses after the earlier steps count,
-            less and less; in [0, 1].
+        network: See `InnerLoop`, also for loss, inner_steps, eval_inner_steps and statistics.
+        inner_lr: Initial value of all rates, above 0.
+        multi_step_share: Share of the run, from its start, during which the query losses after earlier steps count,
+            with decreasing weight; in [0, 1].
         first_order_share: Share of the run, from its start, that is first order; in [0, 1].
     """
 
@@ -58,7 +59,7 @@ class MAMLpp(InnerLoop):
         self.affine = nn.ParameterDict()
         for layer, module in layers.items():
             for part in AFFINE:
-                value = getattr(module, part).requires_grad_(False)  # the first step's takes its place
+                value = getattr(module, part).requires_grad_(False)  # replaced by the first step's value
                 self.affine[key_of(f"{layer}.{part}")] = nn.Parameter(_for_steps(value, inner_steps + 1))
             for part in AVERAGES:
                 self.register_buffer(key_of(f"{layer}.{part}"), _for_steps(getattr(module, part), inner_steps + 1))
@@ -78,13 +79,13 @@ class MAMLpp(InnerLoop):
         return context.progress >= self.first_order_share
 
     def emphasis(self, context: StepContext) -> list[float]:
-        """At first all steps alike, then linearly less of the earlier ones, at last only the last one (sec. 4, MSL)."""
+        """Equal weights at first; those of the earlier steps fall linearly until only the last counts (sec. 4, MSL)."""
         left = max(0.0, 1 - context.progress / self.multi_step_share) if self.multi_step_share else 0.0
         earlier = left / self.inner_steps
         return [0.0, *[earlier] * (self.inner_steps - 1), 1 - earlier * (self.inner_steps - 1)]
 
     def figures(self) -> dict[str, Tensor]:
-        """Every rate, at every step."""
+        """Every rate at every step."""
         return {
             f"inner_lr/{name}/{step}": rate for name, rates in self.rates.items() for step, rate in enumerate(rates)
         }
@@ -105,11 +106,11 @@ class MAMLpp(InnerLoop):
             getattr(self.layers[place], part).copy_(value)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Neither rates nor batch normalisation, here (steps, channels), take weight decay."""
+        """Rates and batch normalisation, whose parameters are (steps, channels) here, get no weight decay."""
         return with_rates(with_rates(super().parameter_groups(), self.rates), self.affine)
 
     def _normalisation(self, step: int) -> Parameters:
-        """Scale, shift and running statistics of all layers, by their names in the network, after so many steps."""
+        """Scale, shift and running statistics of all layers after ``step`` steps, by their names in the network."""
         step = min(step, self.inner_steps)
         own = {f"{layer}.{part}" for layer in self.layers for part in AFFINE}
         kept = {f"{layer}.{part}" for layer in self.layers for part in AVERAGES}

@@ -1,4 +1,4 @@
-"""A network with an external memory that it reads and writes as a task goes by."""
+"""A network with an external memory that it reads and writes as it goes through a task."""
 
 from typing import NamedTuple
 
@@ -16,17 +16,17 @@ from ssl_runner.models.network import Network
 from ssl_runner.runtime import process_group
 from ssl_runner.runtime.step_context import StepContext
 
-# Of the first weights; without them 5 ways stay at chance for thousands of steps.
-LABELS = 10  # times as large as of the image's features, which are dozens
-FORGETTING = 1  # added to the forget gate's bias, so that it is open
-STRENGTH = 10  # of the keys
+# For initialisation. Without these, 5-way accuracy stays at chance for thousands of steps.
+LABELS = 10  # factor on the weights of the label inputs, which are few beside the image's features
+FORGETTING = 1  # added to the forget gate's bias, to keep the gate open
+STRENGTH = 10  # initial bias of the keys' strength
 
 INSTANCES = {1: "1st", 2: "2nd", 5: "5th"}
 
 
 class State(NamedTuple):
-    """Of B sequences: the controller's (B, hidden) each, memory (B, M, W), usage (B, M), read weights (B, heads, M),
-    and what was read (B, heads * W)."""
+    """State of B sequences: the controller's hidden and cell (B, hidden), memory (B, M, W), usage (B, M), read weights
+    (B, heads, M) and the vectors read (B, heads * W)."""
 
     hidden: Tensor
     cell: Tensor
@@ -39,24 +39,25 @@ class State(NamedTuple):
 class MANN(SequenceReader):
     """Memory-Augmented Neural Network (Santoro et al. 2016, arXiv:1605.06065, sec. 3; eq. 2-8).
 
-    An LSTM sees an image together with the label of the image before, so that it has to keep what it saw until it
-    learns what it was. By Least Recently Used Access a key is written either to what was last read or over the least
-    used row, which is emptied first, and memory is read by the cosine with the key. Training shows support and query
-    images of a task shuffled together, and asks for every one of them, as the paper does; in evaluation each query is
-    the next image after the support, so queries do not see each other.
+    An LSTM sees each image together with the label of the image before it, so it has to remember an image until it
+    sees its label. With Least Recently Used Access, a key is written either to the row that was last read or over the
+    least used row, which is cleared first. Memory is read by cosine similarity with the key. Training shuffles the
+    support and query images of a task together and predicts every one of them, as the paper does. In evaluation each
+    query is the next image after the support, so queries do not see each other.
 
-    Deviations: memory is read before it is written, because a key would else find itself; the key has a learned
-    strength, as in the Neural Turing Machine (arXiv:1410.5401, eq. 5), of which the cosine's softmax would else be
-    nearly even; of several heads, each writes to a row of its own; images come through the run's encoder.
+    Deviations: memory is read before it is written, because otherwise a key would find itself. The key has a learned
+    strength, as in the Neural Turing Machine (arXiv:1410.5401, eq. 5), because otherwise the softmax of the cosines
+    would be nearly uniform. If there are several heads, each writes to a row of its own. Images go through the run's
+    encoder.
 
     Args:
-        network: Encoder and head, whose outputs with the labels are the sequence.
-        loss: Of the scores: of all images in training.
+        network: Encoder and head. The head's outputs together with the labels are the sequence.
+        loss: Loss of the scores; in training, of those of all images.
         n_way: See `LabelReader`.
         hidden_features: Width of the controller (200 in the paper), at least 1.
-        rows: Of the memory (128), at least heads.
-        row_width: Of a row (40), at least 1.
-        heads: That read and write (4), at least 1.
+        rows: Rows of the memory (128 in the paper), at least ``heads``.
+        row_width: Width of a row (40 in the paper), at least 1.
+        heads: Number of heads that read and write (4 in the paper), at least 1.
         usage_decay: Gamma of eq. 5, in [0, 1).
 
     Raises:
@@ -78,7 +79,7 @@ class MANN(SequenceReader):
         if min(hidden_features, row_width, heads) < 1 or rows < heads:
             raise InvalidValue(
                 f"hidden_features={hidden_features}, row_width={row_width}, heads={heads}, rows={rows}; all must be at "
-                "least 1, and rows as many as heads"
+                "least 1, and rows must be at least heads"
             )
         if not 0 <= usage_decay < 1:
             raise InvalidValue(f"usage_decay={usage_decay}; give a share in [0, 1), say 0.95")
@@ -89,7 +90,7 @@ class MANN(SequenceReader):
         self.strength = nn.Linear(hidden_features, heads)
         self.gate = nn.Linear(hidden_features, heads)
         self.score = nn.Linear(hidden_features + heads * row_width, n_way)
-        with torch.no_grad():  # begun so that it can tell rows and labels apart, and keep an image for a step
+        with torch.no_grad():  # so that it can distinguish rows and labels, and remember an image for a step
             self.controller.weight_ih[:, self.in_features : self.in_features + n_way] *= LABELS
             self.controller.bias_hh[hidden_features : 2 * hidden_features] += FORGETTING
             self.strength.bias.fill_(STRENGTH)
@@ -112,18 +113,18 @@ class MANN(SequenceReader):
         return self.scores(after).unflatten(0, query.shape[:2])
 
     def scores(self, state: State) -> Tensor:
-        """(B, `n_way`) of the image that was seen last."""
+        """Scores (B, `n_way`) of the last image."""
         return self.score(torch.cat([state.hidden, state.read], dim=1))
 
     def _queried(self, state: State, labels: Tensor, query: Tensor) -> State:
-        """The states after each query (T, Q, E), which all come next: of T * Q sequences."""
+        """The state (of T * Q sequences) after each query (T, Q, E), where every query comes next in its sequence."""
         queries = query.shape[1]
         copies = State(*(part.repeat_interleave(queries, dim=0) for part in state))
         last = labels[:, -1:].expand(-1, queries, -1)
         return self.step(torch.cat([query, last], dim=2).flatten(0, 1), copies)
 
     def looks(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> dict[str, Map]:
-        """Usage of each row as the support goes by, and where the queries read, mean over heads."""
+        """Usage of each row over the support, and where the queries read, averaged over heads."""
         order = self.order(support)
         labels = self.one_hot(support_labels[:, order], support)
         states = self.walk(support[:, order], labels)
@@ -135,7 +136,7 @@ class MANN(SequenceReader):
         }
 
     def walk(self, support: Tensor, labels: Tensor) -> list[State]:
-        """The states after each image of the support (T, S, E); that after image t has not seen label t."""
+        """The states after each image of the support (T, S, E). The state after image t has not seen label t."""
         before = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1]], dim=1)
         state, states = self._empty(support), []
         for inputs in torch.cat([support, before], dim=2).unbind(dim=1):
@@ -144,7 +145,7 @@ class MANN(SequenceReader):
         return states
 
     def step(self, inputs: Tensor, state: State) -> State:
-        """One image with the label before it, (B, E + `n_way`)."""
+        """The state after one image with the label before it, (B, E + `n_way`)."""
         hidden, cell = self.controller(torch.cat([inputs, state.read], dim=1), (state.hidden, state.cell))
         keys = self.key(hidden).tanh().unflatten(1, (self.heads, self.row_width))
         gate = self.gate(hidden).sigmoid()[..., None]
@@ -152,7 +153,7 @@ class MANN(SequenceReader):
         strength = 1 + F.softplus(self.strength(hidden))[..., None]
         weights = (strength * cosines).softmax(dim=2)  # eq. 3
         read = (weights @ state.memory).flatten(1)  # eq. 4
-        # eq. 6: the rows of least usage, the first of them for the first head
+        # eq. 6: the least used rows, the first of them for the first head
         least = F.one_hot(state.usage.argsort(dim=1, stable=True)[:, : self.heads], self.rows).to(inputs.dtype)
         write = gate * state.read_weights + (1 - gate) * least  # eq. 7
         emptied = state.memory * (1 - least.sum(dim=1))[..., None]
@@ -173,16 +174,16 @@ class MANN(SequenceReader):
 
 
 def _by_instance(scores: Tensor, labels: Tensor, given: Tensor, n_way: int) -> dict[str, Tensor]:
-    """Accuracy on the 1st, 2nd and 5th image of a class, as in the paper's table 1: of the 1st it can but guess.
+    """Accuracy on the 1st, 2nd and 5th image of a class, as in the paper's table 1. The 1st can only be guessed.
 
     Args:
         scores: (T, L, outputs).
-        labels: (T, L), of as many images of each class.
-        given: (T, L, outputs), the same one-hot.
-        n_way: Classes.
+        labels: (T, L), with equally many images of each class.
+        given: (T, L, outputs), the labels as one-hot vectors.
+        n_way: Number of classes.
     """
     right = (scores.detach().argmax(dim=2) == labels).float()
     instance = given.cumsum(dim=1).gather(2, labels[..., None])[..., 0]
     named = {number: name for number, name in INSTANCES.items() if number * n_way <= labels.shape[1]}
-    shown = labels.shape[0] * n_way  # of each number, one image a class and task
+    shown = labels.shape[0] * n_way  # for each number, one image of each class and task
     return {f"accuracy/{name}": (right * (instance == number)).sum() / shown for number, name in named.items()}

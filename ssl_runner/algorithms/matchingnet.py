@@ -17,22 +17,23 @@ from ssl_runner.models.network import Network, out_features
 
 
 class MatchingNet(ForwardLearner):
-    """Matching Networks (Vinyals et al. 2016, arXiv:1606.04080, eq. 1): labels of the support, weighted by attention.
+    """Matching Networks (Vinyals et al. 2016, arXiv:1606.04080, eq. 1): the support's labels, weighted by attention.
 
-    The score of a class is log sum_i a(x, x_i) y_i with a the softmax over the support of cosine / temperature: a
-    log-probability, whose cross-entropy is its negative. Deviations: the temperature (the paper's is 1, with which 60
-    cosines cannot tell a class from the others), and support and query are normalised in one forward pass in training.
-    Evaluation uses running statistics, so a prediction does not depend on the other queries (inductive).
+    The score of a class is log sum_i a(x, x_i) y_i, where a is the softmax over the support of cosine / temperature. It
+    is a log-probability, so its cross-entropy is the negative log-likelihood. Deviations: the temperature (it is 1 in
+    the paper, which is too high to distinguish a class among 60 cosines), and support and query are normalised in one
+    forward pass in training. Evaluation uses running statistics, so a prediction does not depend on the other queries
+    (inductive).
 
     Args:
-        network: Encoder and head; cosines are of its outputs.
-        loss: Of the log-probabilities; ``cross_entropy`` is the paper's.
-        temperature: Of the cosines, above 0.
-        learned_temperature: Whether the temperature is trained, in log space, from there.
-        read_steps: Steps of the attention LSTM of the full context embeddings (`FullContext`); 0 is without them.
+        network: Encoder and head; the cosines are those of the head's outputs.
+        loss: Loss of the log-probabilities; the paper's is ``cross_entropy``.
+        temperature: Temperature of the cosines, above 0.
+        learned_temperature: Whether the temperature is trained, in log space, starting at ``temperature``.
+        read_steps: Steps of the attention LSTM of the full context embeddings (`FullContext`); 0 for none.
 
     Raises:
-        ValueError: The temperature is not above 0, or read_steps below 0.
+        ValueError: The temperature is not above 0, or read_steps is below 0.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class MatchingNet(ForwardLearner):
         super().__init__(network, loss)
         refuse_temperature(temperature)
         if read_steps < 0:
-            raise InvalidValue(f"read_steps={read_steps}; give at least 0, which is without full context embeddings")
+            raise InvalidValue(f"read_steps={read_steps}; give at least 0, where 0 means no full context embeddings")
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learned_temperature)
         self.context = FullContext(out_features(network), read_steps) if read_steps else None
 
@@ -55,7 +56,7 @@ class MatchingNet(ForwardLearner):
         return {"attention": Map(self.log_attention(support, query)[0].exp(), QUERIES, SUPPORT)}
 
     def log_attention(self, support: Tensor, query: Tensor) -> Tensor:
-        """Logarithms of what each query takes of the support, (T, Q, S)."""
+        """Log of the attention of each query to the support, (T, Q, S)."""
         with at_least_float32(query.device):
             support, query = widened(support), widened(query)
             if self.context is not None:
@@ -67,18 +68,19 @@ class MatchingNet(ForwardLearner):
         with at_least_float32(query.device):
             attention = self.log_attention(support, query)
             others = F.one_hot(support_labels, n_way)[:, None] == 0  # (T, 1, S, n_way)
-            # summed in log space: the probability of a far class is 0 in float32, its logarithm is not
+            # summed in log space: the probability of a distant class underflows to 0 in float32
             return attention[..., None].masked_fill(others, -torch.inf).logsumexp(dim=2)
 
 
 class FullContext(nn.Module):
     """Full context embeddings (arXiv:1606.04080, eq. 3-6 and app. A): each embedding depends on the whole support.
 
-    Support: both directions of an LSTM over it, added to the embeddings; it depends on the order, as in the paper.
-    Queries: an LSTM that reads the support by attention, each query for itself.
+    Support: the outputs of both directions of an LSTM over the support, added to its embeddings. They depend on the
+    order of the support, as in the paper. Queries: an LSTM that reads the support by attention, separately for each
+    query.
 
     Args:
-        width: Of the embeddings; the LSTMs have it too.
+        width: Width of the embeddings and of the LSTMs.
         read_steps: K of the paper, at least 1.
     """
 
@@ -89,7 +91,7 @@ class FullContext(nn.Module):
         self.query = nn.LSTMCell(2 * width, width)
 
     def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Support (T, S, E) and queries (T, Q, E) to the same in context."""
+        """Maps support (T, S, E) and queries (T, Q, E) to their embeddings in context, of the same shapes."""
         both, _ = self.support(support)
         support = support + sum(both.chunk(2, dim=-1))
         rows = query.flatten(0, 1)
@@ -98,7 +100,7 @@ class FullContext(nn.Module):
         for _ in range(self.read_steps):
             attention = (hidden.view_as(query) @ support.transpose(1, 2)).softmax(dim=-1)  # eq. 6
             read = (attention @ support).flatten(0, 1)  # eq. 5
-            # eq. 3 gives [h, r] as the state; a matrix on r is the same on the side of the input
+            # eq. 3 makes [h, r] the state; feeding r as an input instead is equivalent
             outer, cell = self.query(torch.cat([rows, read], dim=-1), (hidden, cell))
             hidden = outer + rows  # eq. 4
         return support, hidden.view_as(query)

@@ -1,4 +1,4 @@
-"""Learned inner rates, one for each weight."""
+"""Learned inner learning rates, one for each weight."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class MetaSGD(InnerLoop):
-    """Meta-SGD (Li et al. 2017, arXiv:1707.09835, alg. 1): MAML that learns the rate of each weight, sign too.
+    """Meta-SGD (Li et al. 2017, arXiv:1707.09835, alg. 1): MAML that learns the rate of each weight, with its sign.
 
-    Rates take no weight decay. Deviation: the paper draws them at random from [0.005, 0.1]; here all begin alike.
+    Rates get no weight decay. Deviation: the paper draws them at random from [0.005, 0.1]; here all start equal.
 
     Args:
-        network: See `InnerLoop`, likewise loss, inner_steps, eval_inner_steps and statistics.
-        inner_lr: What all rates begin with, above 0.
-        second_order: Differentiate through the inner steps.
+        network: See `InnerLoop`, also for loss, inner_steps, eval_inner_steps and statistics.
+        inner_lr: Initial value of all rates, above 0.
+        second_order: Whether to differentiate through the inner steps.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MetaSGD(InnerLoop):
         return self.second_order
 
     def figures(self) -> dict[str, Tensor]:
-        """Mean rate of each parameter, and the share of all rates that have turned negative."""
+        """The mean rate of each parameter, and the share of all rates that have become negative."""
         means = {f"inner_lr/{name}": rate.detach().mean() for name, rate in self.rates.items()}
         flat = torch.cat([rate.detach().flatten() for rate in self.rates.values()])
         return means | {"inner_lr_negative": (flat < 0).float().mean()}
@@ -55,7 +55,7 @@ class MetaSGD(InnerLoop):
 
 
 def with_rates(groups: list[dict[str, Any]], rates: nn.Module) -> list[dict[str, Any]]:
-    """Optimizer groups in which rates have one of their own, without weight decay."""
+    """The optimizer groups with the rates moved to a group of their own, without weight decay."""
     own = {id(rate) for rate in rates.parameters()}
     rest = [group | {"params": [value for value in group["params"] if id(value) not in own]} for group in groups]
     return [group for group in rest if group["params"]] + [{"params": list(rates.parameters()), "weight_decay": 0.0}]

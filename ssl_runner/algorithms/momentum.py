@@ -1,4 +1,4 @@
-"""A teacher that is the moving average of the student: BYOL, MoCo v2 and v3, DINO."""
+"""A teacher that is a moving average of the student: BYOL, MoCo v2 and v3, DINO."""
 
 import copy
 from typing import Literal
@@ -21,28 +21,30 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class Momentum(Algorithm):
-    """Momentum teacher: predictor and BYOL's loss make BYOL (Grill et al. 2020, arXiv:2006.07733), queue and InfoNCE
-    MoCo v2 (arXiv:1911.05722, arXiv:2003.04297), predictor and InfoNCE MoCo v3 (arXiv:2104.02057), multi-crop and
-    the DINO loss DINO (arXiv:2104.14294).
+    """Momentum teacher, the arrangement of several methods: with a predictor and BYOL's loss it is BYOL (Grill et al.
+    2020, arXiv:2006.07733), with a queue and InfoNCE MoCo v2 (arXiv:1911.05722, arXiv:2003.04297), with a predictor and
+    InfoNCE MoCo v3 (arXiv:2104.02057), and with multi-crop and the DINO loss DINO (arXiv:2104.14294).
 
-    The student sees all views, the teacher the global ones. The teacher normalises with statistics of its own batches
-    and keeps its own running ones: the average is over parameters, not over buffers.
+    The student sees all views, the teacher only the global ones. The teacher normalises with statistics of its own
+    batches and keeps its own running statistics: parameters are averaged, buffers are not.
 
     Args:
-        predictor: A head on the student, from and to the width of the projection, or null.
-        momentum: Of the teacher at the first step, in [0, 1].
-        final_momentum: At the last step, in between a half cosine (BYOL, eq. in sec. 3.2); equal to momentum for none.
-        queue_size: The teacher's projections to remember as negatives, 0 for none.
-        batch_norm_groups: Pieces of the batch that are normalised apart, images reassigned to pieces before the teacher
-            sees them, so that no statistics tell which key belongs to which query: MoCo's shuffled batch normalisation,
-            with a number of pieces that does not hang on the number of processes, whose multiple it is. 1 for the whole
-            batch.
-        freeze_share: Share of the run, from its start, in which the prototypes of the student's head stay as they were
-            made, in [0, 1): DINO's frozen last layer (app. A there: the first epoch). 0 for a head without any.
-        encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`). They are the pieces of
-            batch normalisation, images reassigned before the teacher sees them: equal to ``batch_norm_groups``, or one
-            of the two is 1.
-        product: ``student`` or ``teacher``: whose encoder is kept and evaluated.
+        predictor: A head on the student whose input and output have the width of the projection, or null.
+        momentum: The teacher's momentum at the first step, in [0, 1].
+        final_momentum: The teacher's momentum at the last step; it follows a half cosine in between (BYOL, eq. in sec.
+            3.2). Equal to ``momentum`` for a constant one.
+        queue_size: Number of the teacher's projections to remember as negatives, 0 for none.
+        batch_norm_groups: Pieces of the batch that are normalised separately; 1 for the whole batch. Images are
+            reassigned to pieces before the teacher sees them, so that the statistics do not reveal which key belongs to
+            which query. This is MoCo's shuffled batch normalisation, with a number of pieces that does not depend on
+            the number of processes, but must be a multiple of it.
+        freeze_share: Share of the run, from its start, during which the prototypes of the student's head keep their
+            initial values, in [0, 1): DINO's frozen last layer (the first epoch in its app. A). 0 for a head without
+            prototypes.
+        encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`). Batch normalisation
+            uses the same pieces, with images reassigned before the teacher sees them, so this must equal
+            ``batch_norm_groups``, or one of the two must be 1.
+        product: ``student`` or ``teacher``: whose encoder is exported and evaluated.
     """
 
     batch_type = Views
@@ -66,14 +68,15 @@ class Momentum(Algorithm):
         refuse_queue(queue_size)
         if not 0 <= momentum <= final_momentum <= 1:
             raise InvalidValue(
-                f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one not below"
+                f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one at least "
+                "as large"
             )
         refuse_pieces("batch_norm_groups", batch_norm_groups)
         refuse_pieces("encode_chunks", encode_chunks)
         if encode_chunks != batch_norm_groups and min(encode_chunks, batch_norm_groups) > 1:
             raise InvalidValue(
                 f"encode_chunks={encode_chunks}, batch_norm_groups={batch_norm_groups}; each chunk is normalised "
-                "apart, so give the same number twice, or 1 for one of them"
+                "separately, so give the same number twice, or 1 for one of them"
             )
         if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
             raise InvalidValue(
@@ -92,7 +95,7 @@ class Momentum(Algorithm):
 
     def training_step(self, batch: Views, context: StepContext) -> Step:
         if self.freeze_share:
-            # without a gradient the optimizer leaves them as they are, decay included
+            # without a gradient the optimizer does not change them, not even by weight decay
             self.network.head.prototypes.requires_grad_(context.progress >= self.freeze_share)  # type: ignore[operator]
         online = self._encode(self.network, batch.crops)
         if self.predictor is not None:
@@ -115,7 +118,7 @@ class Momentum(Algorithm):
         self.loss.after_step(context, target)
 
     def momentum_at(self, context: StepContext) -> float:
-        """The teacher's momentum after this step: a half cosine from the first value to the final one."""
+        """The teacher's momentum after this step: a half cosine from ``momentum`` to ``final_momentum``."""
         return half_cosine(self.momentum, self.final_momentum, context.progress)
 
     def eval_encoder(self) -> Encoder:
@@ -131,15 +134,15 @@ class Momentum(Algorithm):
         return Embeddings(online, target=target, memory_bank=None if self.queue is None else self.queue.items)
 
     def _targets(self, views: Tensor, context: StepContext) -> Tensor:
-        """The teacher's (G, B, D) of the global views (G, B, C, H, W)."""
+        """The teacher's projections (G, B, D) of the global views (G, B, C, H, W)."""
         if self.pieces == 1:
             return self._encode(self.teacher, (views,))
-        views = gather(views, 1)  # pieces are of the whole batch, whoever holds its images
+        views = gather(views, 1)  # pieces are cut from the batch of all processes
         n = views.shape[1]
         order = torch.randperm(n, generator=context.generator("shuffle"), device=context.device)
-        mine = rows(n, "batch_size")
-        shuffled = gather(self._encode(self.teacher, (views[:, order[mine]],)), 1)
-        return shuffled[:, order.argsort()[mine]]
+        own = rows(n, "batch_size")
+        shuffled = gather(self._encode(self.teacher, (views[:, order[own]],)), 1)
+        return shuffled[:, order.argsort()[own]]
 
     def _encode(self, network: Network, crops: Crops) -> Tensor:
         return embed_views(network, crops, self.pieces, self.checkpointed)

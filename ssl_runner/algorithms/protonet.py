@@ -9,8 +9,8 @@ from ssl_runner.algorithms.forward_learner import ForwardLearner
 class ProtoNet(ForwardLearner):
     """ProtoNet (Snell et al. 2017, arXiv:1703.05175, eq. 2): softmax over minus the squared distances to class means.
 
-    Training sees support and query in one forward pass, as the authors' code does; evaluation uses the running
-    statistics of batch normalisation, so a prediction does not depend on the other queries (inductive).
+    In training, support and query go through the network in one forward pass, as in the authors' code. Evaluation uses
+    the running statistics of batch normalisation, so a prediction does not depend on the other queries (inductive).
     """
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:

@@ -17,12 +17,13 @@ from ssl_runner.runtime.step_context import StepContext
 class Prototypes(Algorithm):
     """SwAV's arrangement (Caron et al. 2020, arXiv:2006.09882): the loss sees cosines of embeddings and prototypes.
 
-    Both are L2-normalised; the prototypes are again after each step, as in the authors' code.
+    Both are L2-normalised. The prototypes are normalised again after each step, as in the authors' code.
 
     Args:
-        prototypes: K.
-        freeze_share: Share of the run, from its start, in which the prototypes stay as they were made, in [0, 1).
-        queue_size: Embeddings of the first view to remember, whose scores are the loss's ``memory_bank``; 0 for none.
+        prototypes: Number of prototypes K, at least 2.
+        freeze_share: Share of the run, from its start, during which the prototypes keep their first values, in [0, 1).
+        queue_size: Number of embeddings of the first view to remember, 0 for none. Their scores are the loss's
+            ``memory_bank``.
         queue_share: Share of the run before the queue is used, in [0, 1].
         encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`).
     """
@@ -48,7 +49,7 @@ class Prototypes(Algorithm):
             raise InvalidValue(f"prototypes={prototypes}; give at least 2")
         if not (0 <= freeze_share < 1 and 0 <= queue_share <= 1):
             raise InvalidValue(
-                f"freeze_share={freeze_share}, queue_share={queue_share}; give shares of the run, below 1"
+                f"freeze_share={freeze_share}, queue_share={queue_share}; give shares in [0, 1) and in [0, 1]"
             )
         width = out_features(network)
         self.loss = loss
@@ -60,7 +61,7 @@ class Prototypes(Algorithm):
     def training_step(self, batch: Views, context: StepContext) -> Step:
         embedded = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
         embedded = F.normalize(embedded, dim=-1)
-        # without a gradient the optimizer leaves them as they are, decay included
+        # without a gradient the optimizer does not change them, not even by weight decay
         prototypes = self.prototypes.detach() if context.progress < self.freeze_share else self.prototypes
         memory_bank = None
         if self.queue is not None and context.progress >= self.queue_share:

@@ -1,4 +1,4 @@
-"""Earlier embeddings, for losses that compare with more than a batch."""
+"""A queue of earlier embeddings, for losses that compare with more than one batch."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,14 @@ from ssl_runner.errors import InvalidValue
 
 
 class Queue(nn.Module):
-    """The last ``size`` rows that were pushed; before that, random directions, as MoCo begins.
+    """The last ``size`` rows that were pushed. It starts with random directions, as in MoCo.
 
-    Pointer and content are buffers: they are in the checkpoint and resume bitwise. Nothing waits for the device.
+    Pointer and content are buffers, so they are saved in the checkpoint and resume bitwise. Nothing waits for the
+    device.
 
     Args:
-        size: Rows.
-        width: Of a row.
+        size: Number of rows.
+        width: Width of a row.
     """
 
     items: Tensor
@@ -29,7 +30,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Put (B, width) in the place of the oldest; of more rows than there are indices, the last ones."""
+        """Replaces the oldest rows by ``rows`` (B, width). If B exceeds the size, only the last rows are kept."""
         rows = rows[-len(self.items) :].to(self.items.dtype)
         indices = (self.pointer + torch.arange(len(rows), device=rows.device)) % len(self.items)
         self.items.index_copy_(0, indices, rows)
@@ -39,4 +40,4 @@ class Queue(nn.Module):
 def refuse_queue(size: int) -> None:
     """Raises ValueError for a size below 0."""
     if size < 0:
-        raise InvalidValue(f"queue_size={size}; give the rows to remember, or 0 for no queue")
+        raise InvalidValue(f"queue_size={size}; give the number of rows to remember, or 0 for no queue")

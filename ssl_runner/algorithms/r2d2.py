@@ -14,20 +14,21 @@ from ssl_runner.models.network import Network
 
 
 class R2D2(ForwardLearner):
-    """R2-D2 (Bertinetto et al. 2019, arXiv:1805.08136, eq. 5-7): each task's classifier is a ridge in closed form.
+    """R2-D2 (Bertinetto et al. 2019, arXiv:1805.08136, eq. 5-7): each task's classifier is ridge regression.
 
-    Scores are ``scale * query W + bias`` with W the ridge from the support's embeddings to one-hot labels; gradients go
-    through the solution. Regularisation, scale and bias are learned (the bias, the same for all classes, matters to
-    losses other than a softmax). Deviations: the scale is learned in log space too, as a rate that suits weights would
-    move it from 10 to 12 in a whole run; the embedding is the network's output, not the last two blocks joined; support
-    and query are normalised in one forward pass in training. Evaluation uses running statistics, so a
-    prediction does not depend on the other queries (inductive).
+    Scores are ``scale * query W + bias``, where W is the closed-form ridge solution from the support's embeddings to
+    one-hot labels; gradients go through the solution. Regularisation, scale and bias are learned. The bias is the same
+    for all classes, so it matters only to losses other than a softmax. Deviations: the scale is learned in log space
+    too, since a learning rate that suits the weights would only move it from 10 to 12 in a whole run; the embedding is
+    the network's output, not the concatenation of the last two blocks; support and query are normalised in one forward
+    pass in training. Evaluation uses running statistics, so a prediction does not depend on the other queries
+    (inductive).
 
     Args:
-        network: Encoder and head; the ridge is on its outputs.
-        loss: Of the scores.
-        regularisation: Lambda at the start, above 0; it is learned in log space and stays so.
-        scale: Of the ridge's predictions, which lie about 0 and 1, at the start, above 0; likewise.
+        network: Encoder and head; the regression uses the head's outputs.
+        loss: Loss of the scores.
+        regularisation: Initial lambda, above 0. It is learned in log space and so stays above 0.
+        scale: Initial factor of the predictions, which lie around 0 and 1; above 0, and learned in log space too.
 
     Raises:
         ValueError: One of them is not above 0.
@@ -56,7 +57,7 @@ class R2D2(ForwardLearner):
 def ridge(inputs: Tensor, targets: Tensor, regularisation: Tensor) -> Tensor:
     """Weights (T, D, N) that minimise |X W - Y|^2 + lambda |W|^2 in each task: X^T (X X^T + lambda I)^-1 Y.
 
-    The Woodbury form (eq. 6): the system has the support's size, not the embedding's.
+    Uses the Woodbury form (eq. 6): the linear system has the size of the support, not of the embedding.
 
     Args:
         inputs: X, (T, S, D).
@@ -65,6 +66,6 @@ def ridge(inputs: Tensor, targets: Tensor, regularisation: Tensor) -> Tensor:
     """
     identity = torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
     gram = inputs @ inputs.transpose(1, 2) + regularisation * identity
-    # regular for lambda > 0; solve() would look whether it is, and wait for the device
+    # never singular for lambda > 0; solve() would check that, and wait for the device
     solution, _ = torch.linalg.solve_ex(gram, targets)
     return inputs.transpose(1, 2) @ solution

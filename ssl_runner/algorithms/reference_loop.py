@@ -1,4 +1,4 @@
-"""MAML written out, one task after the other: what the vectorised form is tested and timed against."""
+"""MAML as a plain loop over tasks: the reference that the vectorised form is tested and timed against."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from ssl_runner.data.batches import Episodes
 
 
 class InnerLoop(Protocol):
-    """All that the loop asks of an algorithm."""
+    """The attributes that the loop needs of an algorithm."""
 
     @property
     def network(self) -> nn.Module: ...
@@ -28,15 +28,15 @@ def adapted_by_loop(
 ) -> dict[str, Tensor]:
     """The network's parameters after gradient descent on one task (Finn et al. 2017, arXiv:1703.03400, eq. 1).
 
-    Through torch.autograd and the cross-entropy, every parameter with the same rate; batch normalisation is torch's own
-    in training mode and leaves the running averages alone.
+    It uses torch.autograd and the cross-entropy, with the same rate for every parameter. Batch normalisation is torch's
+    own in training mode and does not change the running averages.
 
     Args:
-        network: Images to logits, in training mode.
-        images: (M, C, H, W) of the support.
+        network: Network from images to logits, in training mode.
+        images: Support images (M, C, H, W).
         labels: int64 (M,).
-        inner_lr: Rate of the descent.
-        inner_steps: Steps, at least 0.
+        inner_lr: Learning rate of the descent.
+        inner_steps: Number of steps, at least 0.
         second_order: Whether the result can be differentiated through the steps.
     """
     adapted: dict[str, Tensor] = dict(network.named_parameters())
@@ -49,11 +49,11 @@ def adapted_by_loop(
 
 
 def meta_loss_by_loop(algorithm: InnerLoop, batch: Episodes) -> Tensor:
-    """Mean over tasks of the queries' cross-entropy after adaptation (alg. 2), a scalar to differentiate.
+    """Mean over tasks of the cross-entropy of the queries after adaptation (alg. 2), a scalar to differentiate.
 
     Args:
         algorithm: MAML, with one rate for all parameters.
-        batch: T tasks, each adapted on its own.
+        batch: T tasks, each adapted separately.
     """
     losses = []
     for task in range(len(batch)):
@@ -71,5 +71,5 @@ def meta_loss_by_loop(algorithm: InnerLoop, batch: Episodes) -> Tensor:
 
 
 def _logits(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-    copies = {name: buffer.clone() for name, buffer in network.named_buffers()}  # which take the running averages
+    copies = {name: buffer.clone() for name, buffer in network.named_buffers()}  # these receive the running averages
     return functional_call(network, {**copies, **parameters}, (images,))

@@ -1,4 +1,4 @@
-"""Reptile: walk towards what the tasks' training finds."""
+"""Reptile: move the weights towards those that training on each task reaches."""
 
 from collections.abc import Iterator
 
@@ -20,20 +20,22 @@ BETA, EPSILON = 0.999, 1e-8  # of Adam, whose first moment is off, as in the aut
 
 
 class Reptile(InnerLoop):
-    """Reptile (Nichol et al. 2018, arXiv:1803.02999, alg. 2): theta += eps * mean(phi - theta), with phi what a task's
-    inner loop ends with, by Adam without its first moment on small batches of the task's images.
+    """Reptile (Nichol et al. 2018, arXiv:1803.02999, alg. 2): theta += eps * mean(phi - theta).
 
-    The loss returned is a surrogate whose gradient is theta - mean(phi), so plain SGD with rate eps does the update;
-    the logged loss and accuracy are of the query images after adaptation. In training, the inner loop learns from the
-    support set alone: give it more shots than evaluation has (the paper's Omniglot runs: 10).
+    phi are the weights at the end of a task's inner loop, which is Adam without its first moment on small batches of
+    the task's images. The returned loss is a surrogate whose gradient is theta - mean(phi), so plain SGD with rate eps
+    makes the update. The logged loss and accuracy are those of the query images after adaptation. In training, the
+    inner loop learns only from the support set: give it more shots than in evaluation (10 in the paper's Omniglot
+    runs).
 
-    Deviation: inner batches are even over classes, image after image of each, around and around; the paper draws them.
+    Deviation: the paper draws inner batches at random. Here they cycle through the support set, one image of each class
+    at a time, so that they are balanced over classes.
 
     Args:
-        network: See `InnerLoop`, likewise loss, inner_steps, eval_inner_steps and statistics.
-        inner_lr: Of Adam, above 0.
-        inner_batch: Images of an inner batch in training, at least 1; where the support set has fewer, all of them.
-        eval_inner_batch: Likewise in `classify`.
+        network: See `InnerLoop`, also for loss, inner_steps, eval_inner_steps and statistics.
+        inner_lr: Learning rate of Adam, above 0.
+        inner_batch: Images in an inner batch in training, at least 1. A smaller support set is used whole.
+        eval_inner_batch: Images in an inner batch in `classify`, at least 1.
     """
 
     surrogate = True
@@ -105,7 +107,7 @@ class Reptile(InnerLoop):
 
 
 def around_classes(labels: Tensor) -> Tensor:
-    """An order (S,) of images with these labels: the first one of each class, then the second one of each."""
+    """An order (S,) of images with these labels: the first image of each class, then the second of each, and so on."""
     members = F.one_hot(labels, len(labels))  # more columns than classes, whose number is unknown here
     earlier = (members.cumsum(0) * members).sum(1)  # the image's number within its class
     return (earlier * len(labels) + labels).argsort()

@@ -17,16 +17,16 @@ Head = Callable[[int, int | None], nn.Module]
 
 
 class StopGradient(Algorithm):
-    """SimSiam's arrangement (Chen and He 2021, arXiv:2011.10566, alg. 1): predictions of one view's projection from
-    another's, which gets no gradient.
+    """SimSiam's arrangement (Chen and He 2021, arXiv:2011.10566, alg. 1): one view's projection predicts another's,
+    which gets no gradient.
 
-    The loss sees predictions as ``online`` and projections as ``target``. With a queue of projections of the first
-    view as ``memory_bank`` and the loss ``nnclr`` it is NNCLR (Dwibedi et al. 2021, arXiv:2104.14548).
+    The loss sees the predictions as ``online`` and the projections as ``target``. With a queue of projections of the
+    first view as ``memory_bank``, and with the loss ``nnclr``, it is NNCLR (Dwibedi et al. 2021, arXiv:2104.14548).
 
     Args:
-        predictor: A head, from and to the width of the projection.
-        constant_predictor_lr: Whether the schedule leaves the predictor's rate alone (SimSiam, app. B).
-        queue_size: Projections to remember, 0 for none.
+        predictor: A head whose input and output have the width of the projection.
+        constant_predictor_lr: Whether the schedule leaves the predictor's learning rate constant (SimSiam, app. B).
+        queue_size: Number of projections to remember, 0 for none.
         encode_chunks: Pieces of the batch that are encoded one after the other (`Contrastive`).
     """
 

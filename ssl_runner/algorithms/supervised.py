@@ -1,4 +1,4 @@
-"""A classifier trained on labels: the reference that self-supervision is measured against."""
+"""A classifier trained on labels: the baseline for self-supervised methods."""
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.data.batches import Views
@@ -8,7 +8,7 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class Supervised(Algorithm):
-    """Encoder and linear head under a loss on the logits of every view."""
+    """An encoder and a linear head, with a loss on the logits of every view."""
 
     batch_type = Views
     gives_logits = True

@@ -1,4 +1,4 @@
-"""How the views of a batch go through a network: all at once, or in pieces of the batch."""
+"""Sends the views of a batch through a network, all at once or in pieces of the batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,15 +15,15 @@ Crops = tuple[Tensor, ...]
 
 
 def embed_views(module: nn.Module, crops: Crops, pieces: int = 1, checkpointed: bool = False) -> Tensor:
-    """(V, B, D) of one (v, B, C, H, W) a resolution: one forward pass for each, and for each piece of the batch.
+    """Embeddings (V, B, D) of crops, one (v, B, C, H, W) per resolution: a forward pass for each resolution and piece.
 
     Args:
-        pieces: Of the batch of all processes, each normalised apart; running statistics see them in order.
-        checkpointed: Whether only one piece's activations are held at a time (Chen et al. 2016, arXiv:1604.06174): the
-            backward pass makes them again, with the same dropout, and leaves running statistics alone.
+        pieces: Pieces of the batch of all processes, each normalised separately. Running statistics see them in order.
+        checkpointed: Whether only one piece's activations are held at a time (Chen et al. 2016, arXiv:1604.06174). The
+            backward pass then computes them again, with the same dropout and without changing running statistics.
 
     Raises:
-        ValueError: The batch cannot be cut into so many equal pieces.
+        ValueError: The batch cannot be split into that many equal pieces.
     """
     if pieces == 1:
         return _embed(module, crops)
@@ -48,7 +48,7 @@ def embed_views(module: nn.Module, crops: Crops, pieces: int = 1, checkpointed: 
 
 
 def refuse_pieces(name: str, pieces: int) -> None:
-    """Raises ValueError for less than one piece, or pieces that processes cannot share evenly."""
+    """Raises ValueError for less than one piece, or for pieces that the processes cannot share evenly."""
     if pieces < 1:
         raise InvalidValue(f"{name}={pieces}; give at least 1, which is the whole batch at once")
     if pieces > 1:
@@ -62,7 +62,7 @@ def _embed(module: nn.Module, crops: Crops) -> Tensor:
 
 @contextmanager
 def _own_buffers(module: nn.Module) -> Iterator[None]:
-    """Inside, buffers are copies: what a pass that is taken again writes into them is dropped."""
+    """Replaces the buffers by copies inside the block, so that a repeated forward pass leaves the originals alone."""
     held = [(part, dict(part._buffers)) for part in module.modules() if part._buffers]
     for part, buffers in held:
         part._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})

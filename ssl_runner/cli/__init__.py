@@ -1,4 +1,4 @@
-"""What a person types: help, flags, composition, checks before anything is written, messages. All of Hydra.
+"""The command line: help, flags, composition, checks before anything is written, messages. All use of Hydra.
 
-Starts without torch; nothing else in the package may import Hydra.
+It starts without torch. No other package of ssl_runner may import Hydra.
 """

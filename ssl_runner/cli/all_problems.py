@@ -1,4 +1,4 @@
-"""All that is wrong with a command line: a misspelled word does not hide a wrong value, nor that what does not fit."""
+"""All problems of a command line: a misspelled word does not hide a wrong value, nor a wrong value a misfit."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,15 +8,15 @@ from ssl_runner.errors import ConfigError, Misspelled
 def every_problem(
     first: ConfigError, overrides: Sequence[str], check: Callable[[list[str]], object], fit: Callable[[list[str]], None]
 ) -> list[str]:
-    """The problems of a command line, and those that show once the words at fault are taken away.
+    """The problems of a command line, and those that appear once the words at fault are removed.
 
-    Left untold is what may only follow from the taking away: problems of the same node, and, where an option was
-    misspelled, whether the parts fit.
+    Problems that may only be a consequence of the removal are left out: those of the same node, and, if an option was
+    misspelled, parts that do not fit together.
 
     Args:
-        first: What `check` found in the whole line.
-        check: Raises ConfigError for misspelled words and values of a wrong type.
-        fit: Raises ConfigError for what cannot be built, or does not fit.
+        first: The error that `check` raised for the whole line.
+        check: Raises ConfigError for misspelled words and values of the wrong type.
+        fit: Raises ConfigError for parts that cannot be built or do not fit together.
     """
     problems, at_fault, rest, sure = list(first.problems), [], list(overrides), True
     found: ConfigError | None = first
@@ -36,24 +36,24 @@ def every_problem(
 
 
 def values_behind(first: ConfigError, overrides: Sequence[str], fit: Callable[[list[str]], None]) -> list[str]:
-    """The problems of what does not fit, and those that show once the words that they name are taken away.
+    """The problems that `fit` found, and those that appear once the words that they name are removed.
 
-    A constructor tells its first wrong value only. Left untold is what names a value that was taken away.
+    A constructor reports only its first wrong value. Problems that name a removed value are left out.
 
     Args:
-        first: What `fit` found in the whole line.
-        fit: Raises ConfigError for what cannot be built, or does not fit.
+        first: The error that `fit` raised for the whole line.
+        fit: Raises ConfigError for parts that cannot be built or do not fit together.
     """
     problems, rest, found = list(first.problems), list(overrides), first
-    taken: list[str] = []
+    removed: list[str] = []
     while found is not None:
         words = [word for word in rest if "." in _key(word) and any(_names(word, one) for one in found.problems)]
-        rest, taken = [word for word in rest if word not in words], [*taken, *words]
+        rest, removed = [word for word in rest if word not in words], [*removed, *words]
         if not words or not any(_is_value(word) for word in rest):
             break
         found = _raised(fit, rest)
         later = [] if found is None else found.problems
-        problems += [one for one in later if one not in problems and not any(_names(word, one) for word in taken)]
+        problems += [one for one in later if one not in problems and not any(_names(word, one) for word in removed)]
     return problems
 
 
@@ -66,7 +66,7 @@ def _raised(call: Callable[[list[str]], object], overrides: list[str]) -> Config
         call(overrides)
     except ConfigError as error:
         return error
-    except Exception:  # what was found first is to be told, whatever the rest of the line does
+    except Exception:  # the first problems must be reported, whatever the rest of the line does
         return None
     return None
 
@@ -88,5 +88,5 @@ def _key(word: str) -> str:
 
 
 def _is_value(word: str) -> bool:
-    """Whether a word sets a value, as against selecting options: shipped options need no check, which takes seconds."""
+    """Whether a word sets a value rather than selects an option: options need no check, which would take seconds."""
     return "." in _key(word) or _key(word) in ("seed", "name", "baselines", "dry_run")

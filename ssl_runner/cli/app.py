@@ -1,4 +1,4 @@
-"""What the command line serves, and the run folder that it works in."""
+"""The application that the command line runs, and the run folder that it works in."""
 
 import contextlib
 import secrets
@@ -20,12 +20,12 @@ FAILURE = "failure.txt"
 
 @dataclass(frozen=True)
 class App:
-    """What there is to serve.
+    """The functions behind the command line.
 
     Attributes:
-        prepare: Makes of a checked config what ``run`` needs, or raises what is wrong with it; writes nothing.
-        run: Does the work, given config, the run folder, which exists, and what ``prepare`` made; gives the result.
-            Of several processes, only number 0 has the folder.
+        prepare: Builds what ``run`` needs from a checked config, or raises an error; writes nothing.
+        run: Does the work, given the config, the run folder, which exists, and the value that ``prepare`` returned.
+            Returns the result. With several processes, only process 0 gets the folder.
         rehearse: Shows what ``run`` would do.
     """
 
@@ -35,18 +35,18 @@ class App:
 
 
 def unique() -> str:
-    """A name for a new run folder: the second, and six hex digits, as two runs may start in one second."""
+    """A name for a new run folder: the time, and six hex digits, since two runs may start in the same second."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 
 def follow(app: App, config: Config, prepared: Any) -> Any:
-    """Run beside process 0, whose affair the folder is."""
+    """Run beside process 0, which alone uses the folder."""
     with interrupted_by_sigterm():
         return app.run(config, None, prepared)
 
 
 def run_in(folder: Path, app: App, config: Config, prepared: Any) -> Any:
-    """Run, and leave the traceback of a failure in the folder, whatever process and launcher this is."""
+    """Run, and save the traceback of a failure in the folder, whichever launcher started this process."""
     if launch_environment.rank() > 0:
         return follow(app, config, prepared)
     (folder / FAILURE).unlink(missing_ok=True)
@@ -57,9 +57,9 @@ def run_in(folder: Path, app: App, config: Config, prepared: Any) -> Any:
         if str(interruption) or not (folder / "checkpoints").is_dir():
             raise
         raise KeyboardInterrupt(f"interrupted; {how_to_go_on(folder)}") from None
-    except FolderInUse:  # the folder is another's
+    except FolderInUse:  # the folder belongs to another process
         raise
-    except Exception:  # written down whatever it is, and raised again
-        with contextlib.suppress(OSError):  # a full disk must not hide what happened
+    except Exception:  # any error is saved and raised again
+        with contextlib.suppress(OSError):  # a full disk must not hide the error itself
             (folder / FAILURE).write_text(traceback.format_exc())
         raise

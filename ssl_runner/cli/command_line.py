@@ -1,6 +1,6 @@
-"""The command line: help, checks before anything is made, then Hydra's runner, and one clear message for a mistake.
+"""The command line: help, checks before anything is created, then Hydra's runner, and a clear message for a mistake.
 
-Torch is imported only by what the config names: help, completion and misspelled options do without it.
+Only what the config names imports torch: help, completion and misspelled options do without it.
 """
 
 import sys
@@ -20,12 +20,13 @@ from ssl_runner.runtime.streams import guarded
 
 
 def main(app: App) -> int:
-    """Serve ``sys.argv``.
+    """Run the command in ``sys.argv``.
 
     Returns:
-        Exit code: 0, 1 for a failure, 2 for a mistake in what was asked, 130 when interrupted.
+        Exit code: 0, 1 for a failure, 2 for a mistake of the user, 130 when interrupted.
     """
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # no line of code: it is not the user's
+    # without the line of code, which is not the user's
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     threading.excepthook = of_a_thread
     home_folder.settle_environment()
     with guarded():
@@ -44,28 +45,30 @@ def _main(app: App, arguments: list[str]) -> int:
             raise ConfigError([GONE])
         return _serve(app, arguments)
     except JobFailed as failure:
-        print(f"{failure}; the sweep's other jobs ran to their end", file=sys.stderr)
+        print(f"{failure}; the sweep's other jobs were run to the end", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interruption:
         if launch_environment.rank() == 0:
             print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # sorted by report_error: what is no user's mistake keeps its traceback
+    except Exception as error:  # report_error keeps the traceback of everything but a user's mistake
         return report_error(error)
 
 
 def _help(words: list[str]) -> str:
-    """The page of the program, or of the groups and options that are named: ``loss``, ``loss=hard_negative``."""
-    asked = flags.read(words)
-    own = [] if asked.config_dir is None else [_extra_folder(asked.config_dir)]
+    """The help page of the program, or of the named groups and options: ``loss``, ``loss=hard_negative``."""
+    parsed = flags.read(words)
+    own = [] if parsed.config_dir is None else [_extra_folder(parsed.config_dir)]
     folders = [search_path.conf_folder(), *search_path.plugin_folders(), *own]
-    return option_help.page(folders, asked.overrides) if asked.overrides else help_page.page(*folders)
+    return option_help.page(folders, parsed.overrides) if parsed.overrides else help_page.page(*folders)
 
 
 def _extra_folder(given: Path) -> Path:
     extra = given.expanduser().absolute()
     if not extra.is_dir():
-        raise ConfigError([f"--config-dir: {extra} is no folder; give one with experiment/NAME.yaml or the like in it"])
+        raise ConfigError(
+            [f"--config-dir: {extra} is not a folder; give one that holds files like experiment/NAME.yaml"]
+        )
     return extra
 
 
@@ -77,45 +80,45 @@ def _version() -> str:
 
 
 def _serve(app: App, arguments: list[str]) -> int:
-    asked = flags.read(arguments)
-    overrides, renamed = current_words(home_folder.with_homes(asked.overrides))
+    parsed = flags.read(arguments)
+    overrides, renamed = current_words(home_folder.with_homes(parsed.overrides))
     for sentence in renamed if launch_environment.rank() == 0 else []:
         print(f"warning: {sentence}; the old name works until version 0.3", file=sys.stderr)
-    # with Hydra, which help does without
+    # these import Hydra, which help does not need
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
     from ssl_runner.cli.jobs import is_sweep
     from ssl_runner.cli.validate import check_jobs
 
-    extra = None if asked.config_dir is None else _extra_folder(asked.config_dir)
-    if launch_environment.size() > 1 and asked.multirun:
-        raise ConfigError(["-m under torchrun: processes share one run; start torchrun once for each job"])
-    composer = Composer(search_path.conf_folder(), extra, asked.config_name)
-    if composer.file("", asked.config_name) is None:
-        raise ConfigError([f"--config-name: there is no {asked.config_name}.yaml in {composer.folder}; leave it out"])
-    prepared, sweep = None, asked.multirun
-    if not asked.for_hydra:
-        code = _serve_named(app, overrides, asked.multirun)
+    extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
+    if launch_environment.size() > 1 and parsed.multirun:
+        raise ConfigError(["-m under torchrun: all processes share one run; start torchrun once for each job"])
+    composer = Composer(search_path.conf_folder(), extra, parsed.config_name)
+    if composer.file("", parsed.config_name) is None:
+        raise ConfigError([f"--config-name: there is no {parsed.config_name}.yaml in {composer.folder}; leave it out"])
+    prepared, sweep = None, parsed.multirun
+    if not parsed.for_hydra:
+        code = _serve_named(app, overrides, parsed.multirun)
         if code is not None:
             return code
-        configs, prepared = check_jobs(app, composer, overrides, asked.multirun)
-        if configs and configs[0].get("dry_run"):  # none: a sweeper that chooses as it goes
+        configs, prepared = check_jobs(app, composer, overrides, parsed.multirun)
+        if configs and configs[0].get("dry_run"):  # no configs: a sweeper that chooses jobs as it runs
             return 0
         if launch_environment.rank() > 0:
             follow(app, configs[0], prepared)
             return 0
-        sweep = is_sweep(composer, overrides, asked.multirun)
-    own = ["--config-name", asked.config_name] if asked.config_name != "config" else []
+        sweep = is_sweep(composer, overrides, parsed.multirun)
+    own = ["--config-name", parsed.config_name] if parsed.config_name != "config" else []
     own += [] if extra is None else ["--config-dir", str(extra)]
     own += ["--multirun"] if sweep else []
-    return hand_over(app, composer, [*own, *asked.for_hydra], overrides, prepared)
+    return hand_over(app, composer, [*own, *parsed.for_hydra], overrides, prepared)
 
 
 def _serve_named(app: App, overrides: list[str], multirun: bool) -> int | None:
-    """Serve ``resume=RUN`` or ``reproduce=RUN``. None where neither is asked for."""
+    """Run ``resume=RUN`` or ``reproduce=RUN`` and return the exit code, or None if neither is given."""
     stopped, original = named_folder(overrides, "resume"), named_folder(overrides, "reproduce")
     if original is not None and any(override.startswith("resume=") for override in overrides):
-        raise ConfigError(["resume= goes on with a run and reproduce= runs it again; give one of them"])
+        raise ConfigError(["resume= continues a run and reproduce= runs it again; give only one of them"])
     if stopped is not None:
         return resume(app, stopped, overrides, multirun)
     if original is not None:

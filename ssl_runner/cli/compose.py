@@ -1,4 +1,4 @@
-"""From a command line to a composed config: Hydra's composition, less what a deselected option left behind."""
+"""From a command line to a composed config: Hydra's composition, without values left over from deselected options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ EXPERIMENT = "experiment"
 
 @dataclass(frozen=True)
 class Selection:
-    """Which options a composition is made of.
+    """The options that a composition selects.
 
     Attributes:
-        packages: ``group/option`` to the node it fills, dotted.
-        several: Groups of which a list is selected, even an empty one.
+        packages: Maps ``group/option`` to the dotted key of the node it fills.
+        several: Groups from which a list is selected, even an empty one.
         known: Groups that can be selected without a +.
     """
 
@@ -35,7 +35,7 @@ class Selection:
         return [path.rpartition("/")[2] for path in self.packages if path.rpartition("/")[0] == group]
 
     def override(self, group: str) -> str:
-        """What one would write to select the same."""
+        """The override that selects the same options of this group."""
         options = self.options(group)
         if group in self.several:
             return f"{group}=[{','.join(options)}]"
@@ -47,8 +47,8 @@ class Composer:
 
     Attributes:
         folder: The conf folder, absolute.
-        extra_folder: What ``--config-dir`` adds, or None.
-        name: Of the primary config.
+        extra_folder: The folder that ``--config-dir`` adds, or None.
+        name: Name of the primary config.
     """
 
     def __init__(self, folder: Path, extra_folder: Path | None = None, name: str = "config") -> None:
@@ -57,10 +57,10 @@ class Composer:
         self._selections: dict[tuple[str, ...], Selection] = {}
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """With the node ``hydra``. In mode MULTIRUN, sweeps are let through and missing options skipped.
+        """The config, with the node ``hydra``. Mode MULTIRUN allows sweeps and skips missing options.
 
         Raises:
-            HydraException, OmegaConfBaseException, ValueError: `composition_errors.explain` makes sense of them.
+            HydraException, OmegaConfBaseException, ValueError: `compose_errors.explain` turns them into sentences.
         """
         key = (tuple(overrides), mode)
         if key not in self._composed:
@@ -68,7 +68,7 @@ class Composer:
         return self._composed[key].copy()
 
     def selection(self, overrides: Sequence[str]) -> Selection:
-        """The options of the application that `compose` would take."""
+        """The application's options that `compose` would select."""
         key = tuple(overrides)
         if key not in self._selections:
             self._selections[key] = self._selection(overrides)
@@ -78,17 +78,17 @@ class Composer:
         chosen, single = self._loader.defaults(self.name, overrides)
         packages, several = {}, set()
         for path, package, key in chosen:
-            # an option within another option's node, dataset@dataset.dataset, comes and goes with that one
+            # an option inside another option's node, dataset@dataset.dataset, is selected and dropped with that option
             if "/" in path and not path.startswith("hydra/") and "@" not in (key or ""):
                 packages[path] = package
-                # one with a defaults list of its own has no key either, but it is the one choice of its group
+                # an option with its own defaults list has no key either, but is the only choice of its group
                 if key is None and path.rpartition("/")[0] not in single:
                     several.add(path.rpartition("/")[0])
         known = {group for group in single if not group.startswith("hydra/")}
         return Selection(packages, frozenset(several), frozenset(known | several))
 
     def option(self, group: str, option: str) -> dict[str, Any]:
-        """What an option's own file says, with its defaults list."""
+        """The content of an option's own file, with its defaults list."""
         return self._loader.content(f"{group}/{option}")
 
     def options(self, group: str) -> list[str]:
@@ -96,7 +96,7 @@ class Composer:
         return self._loader.options(group)
 
     def file(self, group: str, option: str) -> Path | None:
-        """Where an option stands; None where there is none, or none that is a file."""
+        """The file of an option, or None if there is no such file."""
         for folder in self.folders:
             path = folder / group / f"{option.removesuffix('.yaml')}.yaml"
             if path.is_file():
@@ -105,16 +105,16 @@ class Composer:
 
     @property
     def folders(self) -> list[Path]:
-        """Where options are looked for, in order."""
+        """The folders that are searched for options, in order."""
         extra = [] if self.extra_folder is None else [self.extra_folder]
         return [self.folder, *search_path.plugin_folders(), *extra]
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
-        """Hydra's reading of ``key=value``; ``glob(*)`` knows the options."""
+        """Overrides as Hydra parses them; ``glob(*)`` matches the options that exist."""
         return self._loader.parse(overrides)
 
     def is_group(self, name: str) -> bool:
-        """Whether options or further groups lie under this name."""
+        """Whether there are options or further groups under this name."""
         return self._loader.group_exists(name)
 
     @cached_property
@@ -127,25 +127,24 @@ def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictCo
     config = composer.compose(overrides)
     parsed = composer.parse(overrides)
     keys = {override.key_or_group for override in parsed} - {EXPERIMENT}
-    if not any(composer.is_group(key) for key in keys):  # nothing can be deselected: save a tenth of a second
+    if not any(composer.is_group(key) for key in keys):  # nothing can be deselected; saves a tenth of a second
         return config, []
     selected = composer.selection(overrides)
-    experiments = selected.options(EXPERIMENT)  # with those that it builds upon
+    experiments = selected.options(EXPERIMENT)  # including those it builds upon
     if not experiments:
         return config, []
     hydra = [override.input_line or "" for override in parsed if override.is_hydra_override()]
     chosen = [override.input_line or "" for override in parsed if override.key_or_group == EXPERIMENT]
-    asked = composer.selection([*hydra, *chosen])  # what the experiment alone selects
+    original = composer.selection([*hydra, *chosen])  # what the experiment alone selects
     values = {key: value for name in experiments for key, value in _values_of(composer, name).items()}
     deselected = []
-    for path, node in asked.packages.items():
+    for path, node in original.packages.items():
         group = path.rpartition("/")[0]
         if path not in selected.packages and any(_within(key, node) for key in values):
-            none = group in asked.several and not selected.options(
-                group
-            )  # of nothing left one cannot tell it was a list
+            # an empty selection no longer shows that it was a list
+            none = group in original.several and not selected.options(group)
             now = f"{group}=[]" if none else selected.override(group)
-            deselected.append((node, now, asked.override(group)))
+            deselected.append((node, now, original.override(group)))
     if not deselected:
         return config, []
     own = [override.input_line or "" for override in parsed if any(_is_value(override, d[0]) for d in deselected)]
@@ -156,17 +155,17 @@ def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictCo
 def drop_leftovers(
     config: DictConfig, bare: DictConfig, deselected: Sequence[tuple[str, str, str]], values: dict[str, Any], who: str
 ) -> tuple[DictConfig, list[str]]:
-    """Take the nodes of deselected options from a config that the experiment never touched.
+    """Replace the nodes of deselected options by those of a config without the experiment.
 
     Args:
         config: Composed with the experiment.
         bare: Composed with the same options and overrides, but without the experiment.
-        deselected: Node, what is selected now, and what the experiment had selected.
-        values: Dotted keys that the experiment itself sets.
+        deselected: For each node: its key, the present selection, and the experiment's selection.
+        values: Dotted keys and values that the experiment itself sets.
         who: The experiment, for the messages.
 
     Returns:
-        The config, and one line for every value of the experiment that is gone.
+        The config, and one line for every value of the experiment that was dropped.
     """
     config, messages = config.copy(), []
     for node, now, before in deselected:
@@ -187,7 +186,7 @@ def drop_leftovers(
 
 
 def spell(value: Any) -> str:
-    """A value as one would write it on the command line."""
+    """A value as it is written on the command line."""
     if isinstance(value, list):
         return f"[{','.join(spell(item) for item in value)}]"
     if value is None or isinstance(value, bool):
@@ -214,7 +213,7 @@ def _without_experiment(composer: Composer, hydra: list[str], selected: Selectio
 
 
 def _is_value(override: Override, node: str) -> bool:
-    """Whether a word of the command line sets or selects something inside this node."""
+    """Whether an override sets or selects something inside this node."""
     place = override.package or override.key_or_group  # dataset@dataset.dataset=mnist
     return "." in place and _within(place, node)
 

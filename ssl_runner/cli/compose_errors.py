@@ -1,4 +1,4 @@
-"""Hydra's complaints about a command line, as one sentence each with the nearest valid spelling."""
+"""Hydra's errors for a command line, one sentence each, with the nearest valid spelling."""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, Va
 
 
 def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> Misspelled:
-    """Every word of these overrides that no config can be composed with, of which Hydra tells the first.
+    """An error that names every invalid word among these overrides; Hydra reports only the first.
 
-    Overrides at fault are taken away one by one until the rest composes; that rest then says what there is.
+    Overrides at fault are removed one by one until the rest composes. That rest shows which keys and groups exist.
     """
     unexplained = not isinstance(error, OverrideParseException) and _culprit(composer, error, overrides) is None
     if unexplained and (files := all_complaints(composer)):
@@ -46,7 +46,7 @@ def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> M
 
 
 def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> str | None:
-    """The override that Hydra stumbled over, if it is one."""
+    """The override that caused the error, or None if it was not an override."""
     if isinstance(error, OverrideParseException):
         return error.override if error.override in overrides else None
     parsed, text = composer.parse(overrides), str(error)
@@ -66,7 +66,7 @@ def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> 
 
 
 def _options(override: Override) -> list[str]:
-    """Names that a selection names; none if it is no selection."""
+    """The options that an override names; empty if it selects none."""
     value = override.value()
     if override.is_sweep_override():
         return [str(choice) for choice in override.sweep_string_iterator()]
@@ -74,7 +74,7 @@ def _options(override: Override) -> list[str]:
 
 
 def _what_there_is(composer: Composer, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Dotted keys, and groups."""
+    """The dotted keys and the groups that exist."""
     for attempt in (overrides, []):
         try:
             groups = sorted(composer.selection(attempt).known)
@@ -94,7 +94,7 @@ def _hydras_keys(composer: Composer) -> list[str]:
 def _config(composer: Composer, overrides: Sequence[str]) -> DictConfig:
     try:
         return compose_config(composer, overrides)[0]
-    except COMPOSITION_ERRORS:  # a sweep, or an option that is still to be chosen
+    except COMPOSITION_ERRORS:  # a sweep, or an option that has yet to be chosen
         config = composer.compose(overrides, RunMode.MULTIRUN)
         return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
@@ -111,7 +111,7 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
         return text.strip()
     key, _, value = culprit.lstrip("+~").partition("=")
     if hydra_private.SEVERAL_VALUES.search(text):
-        return f"{culprit}: several values; add -m to run once for each, or write {key}=[...] for a list"
+        return f"{culprit}: got several values; add -m to run once for each, or write {key}=[...] for a list"
     if hydra_private.NO_SUCH_KEY.search(text):
         return f"{key}: {_no_such_key(composer, key, value, keys, groups)}"
     if hydra_private.SELECTED_TWICE.search(text):
@@ -119,19 +119,20 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
     if hydra_private.NO_OPTION.search(text):
         options = ", ".join(composer.options(key))
         none = f"{key}=[]" if key in composer.selection([]).several else f"~{key}"
-        return f"{culprit}: {key} is a group; choose {f'of {options}, or {none} for none' if options else 'within it'}"
+        choice = f"one of {options}, or {none} for none" if options else "a group inside it"
+        return f"{culprit}: {key} is a group; choose {choice}"
     if hydra_private.NOTHING_TO_DELETE.search(text) and key in composer.selection([]).several:
-        return f"{culprit}: {key} is a list of options; write {key}=[] for none, or {key}=[...] with those that stay"
+        return f"{culprit}: {key} is a list of options; write {key}=[] for none, or {key}=[...] with those to keep"
     if hydra_private.NOTHING_TO_DELETE.search(text):
-        return f"{culprit}: there is nothing to take away{did_you_mean(key, [*keys, *groups])}"
+        return f"{culprit}: there is nothing to remove{did_you_mean(key, [*keys, *groups])}"
     if hydra_private.ALREADY_THERE.search(text):
-        return f"{culprit}: {key} is there already; leave the + out"
+        return f"{culprit}: {key} exists already; leave out the +"
     cause = str(error.__cause__).splitlines()[0] if error.__cause__ is not None else ""
     return f"{culprit}: {' '.join(text.split())}{f' ({cause})' if cause and cause not in text else ''}"
 
 
 def _unreadable(composer: Composer, word: str) -> str:
-    """A word that Hydra's grammar has no use for, and how to write it."""
+    """A sentence for a word that Hydra cannot parse, with the way to write it."""
     key, equals, value = word.partition("=")
     if not equals:
         return f"{word}: cannot be read; write key=value"
@@ -142,7 +143,7 @@ def _unreadable(composer: Composer, word: str) -> str:
         with contextlib.suppress(HydraException):
             composer.parse([quoted])
             return f"{word}: cannot be read; the value has special characters, so quote it: {outer}{quoted}{outer}"
-    return f"{word}: cannot be read; write key=value, and quote what has special characters"
+    return f"{word}: cannot be read; write key=value, and quote values with special characters"
 
 
 def _missing_option(composer: Composer, error: MissingConfigException, culprit: str | None) -> str:
@@ -157,7 +158,7 @@ def _missing_option(composer: Composer, error: MissingConfigException, culprit: 
 
 
 def _no_such_key(composer: Composer, key: str, value: str, keys: list[str], groups: list[str]) -> str:
-    """Why, and what may have been meant: a group that has this option first, then the nearest group or key."""
+    """The reason, and a suggestion: first a group that has this option, then the nearest group or key."""
     having = [group for group in groups if "." not in key and value in composer.options(group)]
     close = nearest(key, having)
     if close is None and having and ("/" not in key):
@@ -170,7 +171,7 @@ def _no_such_key(composer: Composer, key: str, value: str, keys: list[str], grou
         inside = [other.removeprefix(f"{node}.") for other in keys if other.startswith(f"{node}.")]
         inside = sorted(other for other in inside if "." not in other and other[0] != "_")
         close = nearest(name, inside)
-        hint = f"; did you mean '{node}.{close}'?" if close else f"; {node} has {', '.join(inside) or 'none to set'}"
+        hint = f"; did you mean '{node}.{close}'?" if close else f"; {node} has {', '.join(inside) or 'no keys to set'}"
         return f"there is no such key{hint}"
     meant = nearest(key, [*keys, *groups])
     hint = f"did you mean '{meant}'?" if meant else f"groups: {', '.join(groups)}"

@@ -1,4 +1,4 @@
-"""The flags of the command line: Hydra's own in any position among the overrides, and one sentence for each mistake."""
+"""The command line's flags: Hydra's own, anywhere among the overrides, and one sentence for each mistake."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ COMPLETION = ("install=", "uninstall=", "query=")
 
 @dataclass(frozen=True)
 class Asked:
-    """A command line, read.
+    """A parsed command line.
 
     Attributes:
-        overrides: Words that are no flags, in their order.
+        overrides: The words that are not flags, in order.
         multirun: Whether it is a sweep.
-        config_dir: What ``--config-dir`` names, or None.
-        config_name: Of the primary config, without its ending.
-        for_hydra: Flags that Hydra serves instead of a run: ``--cfg job``.
+        config_dir: The value of ``--config-dir``, or None.
+        config_name: Name of the primary config, without its suffix.
+        for_hydra: Flags that Hydra handles instead of a run: ``--cfg job``.
     """
 
     overrides: list[str]
@@ -42,14 +42,17 @@ def read(arguments: Sequence[str]) -> Asked:
     """The flags and the overrides of a command line.
 
     Raises:
-        ConfigError: A flag is unknown, lacks its value, or asks for what there is not.
+        ConfigError: A flag is unknown, lacks its value, or has an invalid one.
     """
     words = _with_all(arguments)
     found, unknown = _parser().parse_known_intermixed_args(words)
     if unknown:
         known = [name for action in _parser()._actions for name in action.option_strings]
         raise ConfigError(
-            [f"{word}: there is no such flag{did_you_mean(word, known) or '; ssl-train --help'}" for word in unknown]
+            [
+                f"{word}: there is no such flag{did_you_mean(word, known) or '; see ssl-train --help'}"
+                for word in unknown
+            ]
         )
     _refuse(found)
     shown: list[str] = []
@@ -84,7 +87,7 @@ def _parser() -> _Parser:
 
 
 def _with_all(arguments: Sequence[str]) -> list[str]:
-    """``--info`` may stand without a value, before an override or at the end: then it means all."""
+    """Add ``all`` after an ``--info`` without a value, which stands before an override or at the end."""
     words: list[str] = []
     for place, word in enumerate(arguments):
         words.append(word)
@@ -108,17 +111,21 @@ def _refuse(found: argparse.Namespace) -> None:
             "--config-name: it needs a value, the name of a primary config; leave it out for the shipped one"
         )
     if found.config_dir == Path():
-        problems.append("--config-dir: it needs a value, a folder with experiment/NAME.yaml or the like in it")
+        problems.append("--config-dir: it needs a value, a folder that holds files like experiment/NAME.yaml")
     if found.config_path is not None:
-        problems.append("--config-path: the conf folder is the program's own; --config-dir adds one of yours")
+        problems.append("--config-path: the conf folder cannot be replaced; add your own with --config-dir")
     if found.experimental_rerun is not None:
-        problems.append("--experimental-rerun: runs keep their config as YAML; write reproduce=RUN")
+        problems.append(
+            "--experimental-rerun: not supported, since runs store their config as YAML; write reproduce=RUN"
+        )
     if found.run and found.multirun:
-        problems.append("--run and --multirun: a command is one run or a sweep; leave one of them out")
+        problems.append("--run and --multirun: a command is either one run or a sweep; leave one of them out")
     if found.cfg is None and not found.hydra_help:
         for flag, given in (("--resolve", found.resolve), ("--package", found.package)):
-            problems += [f"{flag}: it says how a config is shown; write it with --cfg job"] if given else []
+            problems += (
+                [f"{flag}: it needs --cfg, since it controls how a config is shown; add --cfg job"] if given else []
+            )
     if found.shell_completion and not any(word.startswith(COMPLETION) for word in found.overrides):
-        problems.append("--shell-completion: say for which shell, install=bash, zsh or fish; see --help for the line")
+        problems.append("--shell-completion: it needs a shell, install=bash, zsh or fish; see --help for the command")
     if problems:
         raise ConfigError(problems)

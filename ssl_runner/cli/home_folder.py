@@ -1,4 +1,4 @@
-"""``~`` for the home folder, where no shell has filled it in."""
+"""Expands ``~`` to the home folder where no shell has done so."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _SPECIAL = re.compile(r"([\\()\[\]{}:=, \t'\"])")
 
 
 def settle_environment() -> None:
-    """Fill in ``~`` in the program's variables of the environment; an empty one counts as none."""
+    """Expand ``~`` in the program's environment variables; an empty variable counts as unset."""
     for name in VARIABLES:
         value = os.environ.get(name)
         if value is None:
@@ -33,9 +33,10 @@ def settle_environment() -> None:
 
 
 def with_homes(overrides: Sequence[str]) -> list[str]:
-    """Overrides with ``~`` filled in where a value begins with it: Hydra's grammar has no use for it.
+    """Overrides with ``~`` expanded at the start of values, since Hydra's grammar does not allow it.
 
-    Unquoted in every key, and in each value of a sweep or a list; quoted where the key is a path.
+    Unquoted values are expanded for every key, as is each value of a sweep or a list; quoted ones only if the key is a
+    path.
     """
     return [_with_home(override) for override in overrides]
 

@@ -1,4 +1,4 @@
-"""The hand-over to Hydra, which makes the folder, sweeps, completes or shows."""
+"""The hand-over to Hydra, which creates the run folder, sweeps, completes words or shows configs."""
 
 import contextlib
 from pathlib import Path
@@ -17,34 +17,34 @@ from ssl_runner.errors import JobFailed
 
 
 def hand_over(app: App, composer: Composer, flags: list[str], overrides: list[str], prepared: Any) -> int:
-    """Let Hydra serve a command line.
+    """Let Hydra run a command line.
 
     Args:
-        flags: Come before the overrides.
-        prepared: What `checks.checked` made for ``app.run``.
+        flags: They come before the overrides.
+        prepared: What `validate.check_jobs` prepared for ``app.run``.
 
     Returns:
         Exit code: the largest of all jobs.
 
     Raises:
-        JobFailed: The last job of a sweep that failed.
+        JobFailed: A job of a sweep failed; names the last one.
     """
     failures: list[int] = []
 
     def job(_: Any) -> None:
-        mine: Any = HydraConfig.get()
-        folder = Path(mine.runtime.output_dir)
+        node: Any = HydraConfig.get()
+        folder = Path(node.runtime.output_dir)
         try:
-            given = as_written(mine.overrides)
-            config, _ = checked_config(composer, [*given["hydra"], *given["task"]], job=mine)
+            given = as_written(node.overrides)
+            config, _ = checked_config(composer, [*given["hydra"], *given["task"]], job=node)
             run_in(folder, app, config, prepared)
-        except Exception as error:  # told, and left in the job's folder; the sweep's other jobs go on
+        except Exception as error:  # reported, and saved in the job's folder; the sweep's other jobs continue
             failures.append(report_error(error))
-            if mine.mode == RunMode.MULTIRUN:  # for the launcher, which may run this in another process
+            if node.mode == RunMode.MULTIRUN:  # for the launcher, which may run this in another process
                 raise JobFailed(f"{folder} failed, see {FAILURE} in it") from None
 
     with contextlib.ExitStack() as stack:
-        if "--multirun" in flags:  # a sweep's own folder may be named after ${hydra:...}, which Hydra has not set yet
+        if "--multirun" in flags:  # the sweep's folder name may contain ${hydra:...}, which Hydra has not set yet
             stack.enter_context(as_job(composer.compose(overrides, RunMode.MULTIRUN), None, 0))
         serve(job, "ssl_runner.train", composer.folder, composer.name, [*flags, *overrides])
     return max(failures, default=0)

@@ -1,7 +1,7 @@
-"""All that is used of Hydra beyond its documented interface, and what differs between its versions 1.3 and 1.4.
+"""Every use of Hydra beyond its documented interface, and the differences between its versions 1.3 and 1.4.
 
-The other modules of this package import only `hydra.errors`, `hydra.types` and `HydraConfig.get` themselves. When a
-new version of Hydra breaks something, tests/cli/test_hydra_private.py fails and says which function or pattern.
+The other modules of this package import only `hydra.errors`, `hydra.types` and `HydraConfig.get`. When a new version
+of Hydra breaks something, tests/cli/test_hydra_private.py fails and says which function or pattern.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_runner.cli.app import unique
 from ssl_runner.cli.search_path import plugin_folders
 
-# 1.4 has one set of defaults, and warns of whoever names a version; 1.3 warns of whoever does not
+# 1.4 has one set of defaults and warns if a version is given; 1.3 warns if none is
 BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
-# Hydra's messages. One class of error stands for many mistakes, so only the text says which it is.
+# Hydra's messages. One exception class covers many mistakes, so only the text says which it is.
 SEVERAL_VALUES = re.compile(r"^Ambiguous value for argument|^Sweep parameters .* requires --multirun")
 SELECTED_TWICE = re.compile(
     r"^Multiple values for (\S+?)\.|^(\S+) appears more than once|^force-add of config groups is not supported"
@@ -51,17 +51,17 @@ _NAME = re.compile(r"'(\S+?)'|override ([^\s']+)")
 
 
 def group_in(found: re.Match[str]) -> str | None:
-    """The group that SELECTED_TWICE or NOTHING_TO_DELETE found; None where the message names none."""
+    """The group in a match of SELECTED_TWICE or NOTHING_TO_DELETE, or None if the message names none."""
     return next((group for group in found.groups() if group is not None), None)
 
 
 def names_in(message: str) -> set[str]:
-    """Keys, groups and whole overrides that a message of Hydra quotes."""
+    """Keys, groups and whole overrides that Hydra's message quotes."""
     return {name for pair in _NAME.findall(message) for name in pair if name}
 
 
 def without_search_path(message: str) -> str:
-    """A message about a missing option, less the list of folders that Hydra looked in."""
+    """A message about a missing option, without the list of folders that Hydra searched."""
     return _SEARCH_PATH.sub("", message).strip()
 
 
@@ -70,9 +70,9 @@ class Chosen(NamedTuple):
 
     Attributes:
         path: ``group/option``.
-        package: The node it fills, dotted.
-        key: What selects it, ``group`` or ``group@package``. None for one of a list, for a file with a defaults list
-            of its own, and for the primary config.
+        package: Dotted key of the node it fills.
+        key: The key that selects it, ``group`` or ``group@package``. None for an item of a list, for a file with its
+            own defaults list, and for the primary config.
     """
 
     path: str
@@ -84,12 +84,13 @@ class Loader:
     """Composes configs from folders, without Hydra's global state.
 
     Relies on ``ConfigLoaderImpl``, which Hydra's ``compose()`` calls too. That function needs
-    ``initialize_config_dir()``, which takes one folder, knows no ``--config-dir``, and occupies the one ``GlobalHydra``
-    of the process, which ``hydra.main`` needs next. Nor does it give the defaults list, or the options of a group.
+    ``initialize_config_dir()``, which takes one folder, does not support ``--config-dir``, and occupies the process's
+    only ``GlobalHydra``, which ``hydra.main`` needs next. It does not return the defaults list or a group's options
+    either.
 
     Args:
         folder: The conf folder, absolute.
-        extra_folder: What ``--config-dir`` adds, or None.
+        extra_folder: The folder that ``--config-dir`` adds, or None.
     """
 
     def __init__(self, folder: Path, extra_folder: Path | None) -> None:
@@ -97,64 +98,64 @@ class Loader:
         search_plugins_too()
         if BASE:
             version.setbase(BASE["version_base"])
-        setup_globals()  # ${now:} and ${hydra:}, which else only hydra.main knows
+        setup_globals()  # ${now:} and ${hydra:}, which otherwise only hydra.main registers
         path = create_config_search_path(str(folder))
-        if extra_folder is not None:  # where Hydra itself puts it
+        if extra_folder is not None:  # in the place where Hydra itself puts it
             extra = f"file://{extra_folder}"
             path.prepend(provider="command-line", path=extra, anchor=SearchPathQuery(provider="schema"))
         self._loader = ConfigLoaderImpl(config_search_path=path)
 
     def compose(self, name: str, overrides: Sequence[str], mode: RunMode) -> DictConfig:
-        """With the node ``hydra``.
+        """The config, with the node ``hydra``.
 
-        Relies on ``load_configuration``, on its two switches for sweeps, and on what it raises for a file that is no
-        mapping or has a broken header.
+        Relies on ``load_configuration``, its two parameters for sweeps, and the exceptions it raises for a file that
+        is not a mapping or has a broken header.
         """
         running = mode is RunMode.RUN
         try:
             return self._loader.load_configuration(
                 name, list(overrides), mode, from_shell=running, validate_sweep_overrides=running
             )
-        except HydraException:  # some are OSErrors too
+        except HydraException:  # some are also OSErrors
             raise
         except (AssertionError, AttributeError, IndexError, OSError, TypeError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not Hydra's
+            if isinstance(error, OSError) and error.errno is not None:  # raised by the disk, not by Hydra
                 raise
             raise ConfigCompositionException(f"a config file cannot be read: {error}") from error
 
     def defaults(self, name: str, overrides: Sequence[str]) -> tuple[list[Chosen], set[str]]:
-        """The final defaults list, and the groups that it has a single choice for, Hydra's own included.
+        """The final defaults list, and the groups with a single choice in it, including Hydra's own.
 
-        Relies on ``compute_defaults_list``; in public there is only ``--info defaults``, which prints it.
+        Relies on ``compute_defaults_list``; the only public way is ``--info defaults``, which prints it.
         """
         found = self._loader.compute_defaults_list(name, list(overrides), RunMode.MULTIRUN)
         chosen = [Chosen(one.config_path or "", one.package or "", one.override_key) for one in found.defaults]
         return chosen, set(found.overrides.known_choices)
 
     def content(self, path: str) -> dict[str, Any]:
-        """What the file of ``group/option`` says, with its defaults list; nothing where there is none.
+        """The content of the file ``group/option``, with its defaults list; empty if there is no such file.
 
-        Relies on the loader's sources, whose public interface is for those who write one.
+        Relies on the loader's sources, whose public interface is meant for authors of new ones.
         """
         source = next((source for source in self._loader.get_sources() if source.is_config(path)), None)
         content: Any = {} if source is None else OmegaConf.to_container(source.load_config(path).config)
         return content
 
     def options(self, group: str) -> list[str]:
-        """Names of a group's options. Relies on ``get_group_options``; in public, only completion gives them."""
+        """Names of a group's options. Relies on ``get_group_options``; the only public way is completion."""
         return self._loader.get_group_options(group)
 
     def group_exists(self, name: str) -> bool:
-        """Whether options or further groups lie under this name. Relies on the loader's ``repository``."""
+        """Whether there are options or further groups under this name. Relies on the loader's ``repository``."""
         return self._loader.repository.group_exists(name)
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
-        """As `parse` does; ``glob(*)`` knows the options."""
+        """Like `parse`, but ``glob(*)`` matches the options that exist."""
         return _parse(overrides, self._loader)
 
 
 class PluginSearchPath(SearchPathPlugin):
-    """The conf folders of our plugins, for Hydra's composition, completion and ``--info`` alike."""
+    """The conf folders of our plugins, for Hydra's composition, completion and ``--info``."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in plugin_folders():
@@ -164,7 +165,7 @@ class PluginSearchPath(SearchPathPlugin):
 def search_plugins_too() -> None:
     """Register `PluginSearchPath` in this process.
 
-    Relies on ``Plugins.register``. Installed in ``hydra_plugins``, it would change every Hydra app of the environment.
+    Relies on ``Plugins.register``. Installed in ``hydra_plugins``, it would affect every Hydra app in the environment.
     """
     known = Plugins.instance().discover(SearchPathPlugin)
     if PluginSearchPath not in known:
@@ -172,9 +173,9 @@ def search_plugins_too() -> None:
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's reading of ``key=value``, without the options that there are.
+    """Overrides as Hydra parses them, without knowledge of the options that exist.
 
-    Relies on ``OverridesParser``, and its readers on ``Override``; the grammar is documented, but not these two.
+    Relies on ``OverridesParser``, and callers rely on ``Override``; the grammar is documented, these two are not.
     """
     return _parse(overrides, None)
 
@@ -184,23 +185,23 @@ def _parse(overrides: Sequence[str], loader: ConfigLoaderImpl | None) -> list[Ov
 
 
 def has_basic_sweeper(config: DictConfig) -> bool:
-    """Whether Hydra's own sweeper is selected, whose jobs are known beforehand. Relies on its private class's name."""
+    """Whether Hydra's own sweeper is selected, whose jobs are known in advance. Relies on its private class's name."""
     return str(config.hydra.sweeper.get("_target_", "")).endswith(f".{BasicSweeper.__name__}")
 
 
 def split(overrides: Sequence[Override]) -> list[list[str]]:
-    """Overrides of each job of Hydra's own sweeper.
+    """The overrides of each job of Hydra's own sweeper.
 
-    Relies on ``BasicSweeper.split_arguments``; in public, a sweep can only be run.
+    Relies on ``BasicSweeper.split_arguments``; the public interface can only run a sweep.
     """
     return [list(job) for job in BasicSweeper.split_arguments(list(overrides), max_batch_size=None)[0]]
 
 
 @contextlib.contextmanager
 def hydra_config(config: DictConfig) -> Iterator[None]:
-    """Inside, ``${hydra:...}`` and ``HydraConfig.get()`` lead to this config's node ``hydra``.
+    """Inside, ``${hydra:...}`` and ``HydraConfig.get()`` refer to this config's node ``hydra``.
 
-    Relies on the singleton and its attribute ``cfg``; in public it can only be read, and only inside a job.
+    Relies on the singleton and its attribute ``cfg``; the public interface only reads it, and only inside a job.
     """
     holder = HydraConfig.instance()
     before = holder.cfg
@@ -212,18 +213,19 @@ def hydra_config(config: DictConfig) -> Iterator[None]:
 
 
 def serve(job: Callable[[DictConfig], None], module: str, folder: Path, name: str, arguments: Sequence[str]) -> None:
-    """Let ``hydra.main`` serve a command line.
+    """Let ``hydra.main`` run a command line.
 
-    Relies on it reading ``sys.argv``, on naming a job's log after the module of its function (``-m`` would make that
-    ``__main__``), and on leaving errors to the caller where HYDRA_FULL_ERROR is set, instead of printing and exiting.
+    Relies on ``hydra.main`` to read ``sys.argv``, to name a job's log after the module of its function (``-m`` would
+    make that ``__main__``), and to leave errors to the caller if HYDRA_FULL_ERROR is set, instead of printing and
+    exiting.
 
     Args:
-        job: Is called for each job.
-        module: Whose name the log gets.
+        job: Called for each job.
+        module: The module whose name the log gets.
         folder: The conf folder, absolute.
-        name: Of the primary config.
+        name: Name of the primary config.
         arguments: Flags and overrides. A sweep needs ``--multirun`` here even if a file asks for it: 1.4 decides
-            before it has read the files of options.
+            before it reads the option files.
     """
     search_plugins_too()
     job.__module__ = module
@@ -247,9 +249,10 @@ def _hydra_arguments(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
-    """Make ``${name:}`` known, with one value for each config.
+    """Register ``${name:}``, with one value for each config.
 
-    OmegaConf 2.4 renames ``register_new_resolver`` to ``register_resolver``, which in 2.3 is an older function.
+    OmegaConf 2.4 renames ``register_new_resolver`` to ``register_resolver``, which in 2.3 is a different, older
+    function.
     """
     register = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
     getattr(OmegaConf, register)(name, resolver, use_cache=True, replace=True)

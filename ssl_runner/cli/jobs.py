@@ -1,4 +1,4 @@
-"""The jobs of a command line: their overrides, what Hydra says of each, and the folders that they work in."""
+"""The jobs of a command line: their overrides, Hydra's node for each, and the folders they work in."""
 
 import contextlib
 import os
@@ -15,38 +15,38 @@ from ssl_runner.cli.hydra_private import has_basic_sweeper, hydra_config, split
 
 
 def is_sweep(composer: Composer, overrides: Sequence[str], multirun: bool) -> bool:
-    """Whether the command line is a sweep: its flag says so, or a config."""
+    """Whether the command line is a sweep, because of its flag or a config file."""
     if multirun:
         return True
-    # the very composition that follows; what fails here may be a sweep whose file says so
+    # the same composition as the one that follows; if it fails, a file may still say that this is a sweep
     with contextlib.suppress(HydraException, OmegaConfBaseException):
         return composer.compose(overrides).hydra.mode == RunMode.MULTIRUN
     return composer.compose(overrides, RunMode.MULTIRUN).hydra.mode == RunMode.MULTIRUN
 
 
 def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[list[str]] | None:
-    """Overrides of every job of a sweep; None if this is no sweep.
+    """The overrides of every job of a sweep, or None if this is not a sweep.
 
-    Sweepers other than Hydra's own choose as they go: there, the jobs are none.
+    Sweepers other than Hydra's own choose jobs as they run: for those, the list is empty.
     """
     if not is_sweep(composer, overrides, multirun):
         return None
     base = composer.compose(overrides, RunMode.MULTIRUN)
     if not has_basic_sweeper(base):
         return []
-    asked = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+    params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
     given = as_written(base.hydra.overrides)
-    return [[*given["hydra"], *job] for job in split(composer.parse([*asked, *given["task"]]))]
+    return [[*given["hydra"], *job] for job in split(composer.parse([*params, *given["task"]]))]
 
 
 @contextlib.contextmanager
 def as_job(config: DictConfig, job: DictConfig | None, number: int) -> Iterator[None]:
-    """Inside, what a config says of ``${hydra:...}`` and ``${hydra....}`` leads to its job.
+    """Inside, ``${hydra:...}`` and ``${hydra....}`` in a config refer to its job.
 
     Args:
         config: With the node ``hydra``.
-        job: The node of the job at hand; None before there is one.
-        number: Of the job that it will be.
+        job: Hydra's node for the current job, or None if the job has not started.
+        number: The number that the job will have.
     """
     with read_write(config), open_dict(config):
         if job is not None:
@@ -59,18 +59,18 @@ def as_job(config: DictConfig, job: DictConfig | None, number: int) -> Iterator[
 
 
 def as_written(overrides: DictConfig) -> dict[str, list[str]]:
-    """Hydra's node of overrides, ``hydra`` and ``task``: an interpolation in a word is the word's own affair."""
+    """Hydra's node of overrides, ``hydra`` and ``task``, with interpolations inside words left unresolved."""
     found: Any = OmegaConf.to_container(overrides, resolve=False)
     return found
 
 
 def shared_folders(composer: Composer, jobs: Sequence[Sequence[str]]) -> dict[str, list[int]]:
-    """Folders of a sweep that several of its jobs would work in, with these jobs' numbers."""
+    """The folders that several jobs of a sweep would work in, with the numbers of those jobs."""
     found: dict[str, list[int]] = {}
     first = None
     for number, job in enumerate(jobs):
         config = composer.compose(job)
-        if first is not None:  # one time of day and one random name for all
+        if first is not None:  # the same time of day and random name for all jobs
             OmegaConf.copy_cache(from_config=first, to_config=config)
         with as_job(config, None, number):
             folder = os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))

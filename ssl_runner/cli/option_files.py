@@ -1,4 +1,4 @@
-"""What is wrong with a file of options, by its name: Hydra tells an inner message, and often no file."""
+"""Problems of option files, with the file's name: Hydra shows an internal message, and often no file name."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def complaints(composer: Composer, overrides: Sequence[str]) -> list[str]:
-    """Of the files that the words of a command line select."""
+    """Problems of the files that a command line selects."""
     return [text for path in dict.fromkeys(_selected(composer, overrides)) if (text := complaint(path)) is not None]
 
 
 def all_complaints(composer: Composer) -> list[str]:
-    """Of every file that there is: one may be named in another's defaults list."""
+    """Problems of every option file, since one file may be named in another's defaults list."""
     paths = [path for folder in composer.folders for path in sorted(folder.rglob("*.yaml"))]
     return [text for path in paths if (text := complaint(path)) is not None]
 
 
 def complaint(path: Path) -> str | None:
-    """One sentence, or None for a file that Hydra can read."""
+    """One sentence about the file's problem, or None for a file that Hydra can read."""
     content = path.read_bytes()
     if content.startswith(b"\xef\xbb\xbf"):
         return f"{path} begins with a byte-order mark, which hides its first line; save it as UTF-8 without one"
@@ -34,18 +34,18 @@ def complaint(path: Path) -> str | None:
         line = content[: error.start].count(b"\n") + 1
         return f"{path} is not UTF-8 (byte {content[error.start]:#x} in line {line}); save it as UTF-8"
     try:
-        made = yaml.load(text, LOADER)
+        loaded = yaml.load(text, LOADER)
     except yaml.YAMLError as error:
-        return f"{path} is no YAML{_where(error)}"
+        return f"{path} is not valid YAML{_where(error)}"
     is_experiment = path.parent.name == EXPERIMENT
-    if made is None and is_experiment:
+    if loaded is None and is_experiment:
         return f"{path} is empty; write '# {HEAD}' and what the experiment sets, or delete it"
-    if made is not None and not isinstance(made, dict):
-        kind = "a list" if isinstance(made, list) else "plain text"
-        return f"{path} is {kind}, expected keys and values, as in name: mine"
+    if loaded is not None and not isinstance(loaded, dict):
+        kind = "a list" if isinstance(loaded, list) else "plain text"
+        return f"{path} is {kind}, expected keys and values, for example name: mine"
     head = [line for line in text.splitlines() if line.strip()][:5]
     if is_experiment and not any(line.startswith("#") and HEAD in line for line in head):
-        return f"{path} lacks the line '# {HEAD}' at its top, without which its keys are not the run's"
+        return f"{path} lacks the line '# {HEAD}' at its top, so its keys would not reach the run; add it"
     return None
 
 
@@ -60,7 +60,7 @@ def _where(error: yaml.YAMLError) -> str:
 def _selected(composer: Composer, overrides: Sequence[str]) -> Iterator[Path]:
     try:
         parsed = composer.parse(overrides)
-    except HydraException:  # told elsewhere
+    except HydraException:  # reported elsewhere
         return
     for override in parsed:
         value = override.value()

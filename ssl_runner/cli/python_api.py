@@ -1,4 +1,4 @@
-"""``ssl_runner.compose`` and ``ssl_runner.train``: what the command line does, without one."""
+"""``ssl_runner.compose`` and ``ssl_runner.train``: the functions of the command line, in Python."""
 
 import os
 import shlex
@@ -22,7 +22,7 @@ Overrides = str | Sequence[str]
 
 
 class CallableModule(ModuleType):
-    """A module that is called like its function of the same name: ``ssl_runner.train`` is a module and a function."""
+    """A module that can be called like its function of the same name, since ``ssl_runner.train`` is both."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return getattr(self, self.__name__.rpartition(".")[2])(*arguments, **named)
@@ -31,15 +31,15 @@ class CallableModule(ModuleType):
 def compose(overrides: Overrides = (), config_dir: str | Path | None = None) -> Config:
     """The config that ``ssl-train`` would run with these overrides: plain dicts and lists, checked, paths absolute.
 
-    ``compose("experiment=maml_omniglot algorithm.inner_lr=0.1")``. Change values as you like before `train`, which
-    checks them again. A value that the experiment sets for an option which is deselected is dropped, with a warning.
+    For example, ``compose("experiment=maml_omniglot algorithm.inner_lr=0.1")``. You may change values before `train`,
+    which checks them again. A value that the experiment sets for a deselected option is dropped, with a warning.
 
     Args:
-        overrides: Words of a command line: a list, or one string that is split like a shell's. No flags, no sweep.
-        config_dir: A folder of further options, as ``--config-dir``.
+        overrides: Words of a command line: a list, or one string that is split as in a shell. No flags, no sweep.
+        config_dir: A folder with further options, like ``--config-dir``.
 
     Raises:
-        ConfigError: With every problem at once, as attribute ``problems``.
+        ConfigError: With every problem at once, in its attribute ``problems``.
     """
     from ssl_runner.cli.compose import Composer  # Hydra takes a second to import
     from ssl_runner.cli.validate import checked_config
@@ -47,7 +47,7 @@ def compose(overrides: Overrides = (), config_dir: str | Path | None = None) -> 
     words, messages = current_words(home_folder.with_homes(_words(overrides)))
     extra = None if config_dir is None else Path(config_dir).expanduser().absolute()
     if extra is not None and not extra.is_dir():
-        raise ConfigError([f"config_dir: {extra} is no folder; give one with experiment/NAME.yaml or the like in it"])
+        raise ConfigError([f"config_dir: {extra} is not a folder; give one that holds files like experiment/NAME.yaml"])
     config, dropped = checked_config(Composer(conf_folder(), extra), words)
     for message in [*messages, *dropped]:
         warnings.warn(message, stacklevel=2)
@@ -55,9 +55,9 @@ def compose(overrides: Overrides = (), config_dir: str | Path | None = None) -> 
 
 
 def train(app: App, config: Mapping[str, Any] | Overrides, folder: str | Path | None) -> Path:
-    """Run in this process. Gives the run folder; see `ssl_runner.train.train`."""
+    """Run in this process. Returns the run folder; see `ssl_runner.train.train`."""
     if launch_environment.size() > 1:
-        raise ConfigError(["ssl_runner.train: several processes share a run; use torchrun -m ssl_runner.train"])
+        raise ConfigError(["ssl_runner.train: it runs in one process; for several, use torchrun -m ssl_runner.train"])
     home_folder.settle_environment()
     if isinstance(config, Mapping):
         checked, stopped = check(as_written(config)), None

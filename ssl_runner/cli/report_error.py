@@ -1,4 +1,4 @@
-"""What is said of an error, and the exit code it ends with."""
+"""Prints errors and chooses the exit code."""
 
 import errno
 import os
@@ -16,13 +16,13 @@ PATIENCE = 30.0  # seconds
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 
 
-GONE = "the working folder is gone: it was deleted or moved; change to one that exists (cd), and say it again there"
+GONE = "the working folder was deleted or moved; change to one that exists (cd) and repeat the command there"
 
 
 def of_a_thread(raised: threading.ExceptHookArgs) -> None:
-    """In the place of `threading.excepthook`: what TensorBoard's thread cannot write to is reported by `report_error`.
+    """Replaces `threading.excepthook`, and stays silent if TensorBoard's thread cannot write.
 
-    The writer raises the same error again when it is next called.
+    The writer raises the same error again on its next call, and `report_error` reports it.
     """
     error = raised.exc_value
     gone = isinstance(error, FileNotFoundError) and "tfevents" in str(error.filename)
@@ -31,7 +31,7 @@ def of_a_thread(raised: threading.ExceptHookArgs) -> None:
 
 
 def working_folder_is_gone() -> bool:
-    """Whether somebody deleted it under the process."""
+    """Whether the working folder was deleted while the process ran."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -40,18 +40,18 @@ def working_folder_is_gone() -> bool:
 
 
 def report_error(error: Exception) -> int:
-    """Print an error: one message if it is meant for the user, else with its traceback.
+    """Print an error: only its message if it is meant for the user, else its traceback.
 
     Returns:
-        Exit code: 1 for a failure, 2 for a mistake in what was asked.
+        Exit code: 1 for a failure, 2 for a mistake of the user.
     """
     if launch_environment.rank() > 0 and isinstance(error, OSError | UserError | RunEvent):
-        # process 0 tells it; torchrun ends all of them with the first that ends, which must not be another
+        # process 0 reports it; torchrun ends all processes when the first one ends, which must be process 0
         time.sleep(PATIENCE)
     if isinstance(error, OSError) and error.errno in _DISK:
         where, remedy = error.filename or "to the run folder", "Choose another hydra.run.dir"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "What was saved before is whole: make room, then go on with resume=RUN"
+            remedy = "Files saved earlier are intact: free some space, then continue with resume=RUN"
         print(f"cannot write {where}: {error.strerror}. {remedy}.", file=sys.stderr)
         return 1
     if isinstance(error, FileNotFoundError) and working_folder_is_gone():

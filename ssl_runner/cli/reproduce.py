@@ -1,4 +1,4 @@
-"""Running again what a run did, and whether it came out the same."""
+"""Runs a run again and compares the results."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from ssl_runner.runs import run_folder
 from ssl_runner.runs.result import FILE
 from ssl_runner.runtime import launch_environment
 
-# half a percentage point: what other hardware, threads or versions may move
+# half a percentage point: the difference that other hardware, threads or versions may make
 TOLERANCE = 0.005
 
 
 def reproduce(app: App, original: Path, overrides: Sequence[str], multirun: bool) -> int:
-    """Run again in a new folder what a run did, and compare. Exit code 1 if it came out otherwise."""
+    """Run a run again in a new folder and compare the results. Returns the exit code: 1 if they differ."""
     config = resumed_config(original, overrides, "reproduce", multirun)
     before = finished(original)
     prepared = app.prepare(config)
@@ -38,14 +38,14 @@ def finished(folder: Path) -> dict[str, Any]:
     """The result of a run.
 
     Raises:
-        ConfigError: It is not there, or the run did not finish.
+        ConfigError: There is no result, or the run did not finish.
     """
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         status = run_folder.status(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            [f"reproduce={folder}: {folder / FILE} cannot be read ({error}); nothing to compare"]
+            [f"reproduce={folder}: {folder / FILE} cannot be read ({error}), so there is nothing to compare"]
         ) from None
     if status != run_folder.FINISHED:
         remedy = run_folder.remedy(folder, status)
@@ -54,7 +54,7 @@ def finished(folder: Path) -> dict[str, Any]:
 
 
 def compare(original: Path, before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
-    """A table of both runs' metrics with what else differs, and whether they agree within the tolerance."""
+    """A table of both runs' metrics and other differences, and whether the metrics agree within the tolerance."""
     old, new = before["metrics"], after["metrics"]
     keys = list(dict.fromkeys([*old, *new]))
     width = max(map(len, keys), default=0)
@@ -62,7 +62,7 @@ def compare(original: Path, before: dict[str, Any], after: dict[str, Any]) -> tu
     agree = exact = True
     for key in keys:
         first, second = old.get(key), new.get(key)
-        if first is None:  # what the runner did not compute then says nothing about the run
+        if first is None:  # the runner did not compute it at the time, so this says nothing about the run
             lines.append(f"{key:{width}}  {_cell(first)}  {_cell(second)}  new")
             continue
         if second is None:
@@ -82,7 +82,7 @@ def _cell(value: float | None) -> str:
 
 
 def _circumstances(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What may explain a difference."""
+    """Name, earlier and later value of whatever may explain a difference."""
     one, other = before.get("versions", {}), after.get("versions", {})
     found = [(f"version of {name}", one.get(name), other.get(name)) for name in sorted({*one, *other})]
     one, other = before.get("hardware", {}), after.get("hardware", {})

@@ -1,4 +1,4 @@
-"""A command line with ``resume=RUN`` or ``reproduce=RUN``: the config is the run's own."""
+"""A command line with ``resume=RUN`` or ``reproduce=RUN``, which takes its config from that run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from ssl_runner.errors import ConfigError
 
 
 def resume(app: App, folder: Path, overrides: Sequence[str], multirun: bool) -> int:
-    """Run on in the folder of a run, with its config. Gives the exit code."""
+    """Continue a run in its folder, with its config. Returns the exit code."""
     config = resumed_config(folder, overrides, "resume", multirun)
     prepared = app.prepare(config)
     if config.get("dry_run"):
@@ -26,10 +26,10 @@ def resume(app: App, folder: Path, overrides: Sequence[str], multirun: bool) -> 
 
 
 def named_folder(overrides: Sequence[str], word: str) -> Path | None:
-    """The run that ``resume=RUN`` or ``reproduce=RUN`` names, as it stands: paths need not please Hydra's grammar.
+    """The folder that ``resume=RUN`` or ``reproduce=RUN`` names, read literally: paths need not fit Hydra's grammar.
 
     Raises:
-        ConfigError: It names none.
+        ConfigError: The value is empty.
     """
     for override in reversed(overrides):
         key, _, value = override.partition("=")
@@ -37,32 +37,32 @@ def named_folder(overrides: Sequence[str], word: str) -> Path | None:
             value = value.strip("'\"")
             if not value:
                 raise ConfigError([f"{word}= names no run; give outputs/NAME/RUN, or leave it out"])
-            # what is there already can be gone on with, but not run again
+            # auto: whatever is in the folder can be resumed, but not reproduced
             none = ("auto", "null", "None") if word == "resume" else ("null", "None")
             return None if value in none else Path(value).expanduser()
     return None
 
 
 def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: bool) -> Config:
-    """The config of the run that ``word=folder`` names, with overrides of what cannot change its result.
+    """The config of the run that ``word=folder`` names, with overrides of keys that cannot change its result.
 
     Raises:
-        ConfigError: There is no run, or an override is not of that kind.
+        ConfigError: There is no such run, or an override could change its result.
     """
     who, path = f"{word}={folder}", folder / "config.yaml"
     if multirun:
-        raise ConfigError([f"{who}: it is about one run; leave -m out"])
+        raise ConfigError([f"{who}: it works on one run, not on a sweep; leave out -m"])
     overrides = [override for override in overrides if not override.startswith(f"{word}=")]
     if (run := run_around(folder)) is not None:
-        raise ConfigError([f"{who}: that lies in a run; give the run's folder: {word}={run}"])
+        raise ConfigError([f"{who}: this path is inside a run; give the run's folder: {word}={run}"])
     if not path.is_file():
-        lack = "has no config.yaml, so it is no run folder" if folder.is_dir() else "does not exist"
+        lack = "has no config.yaml, so it is not a run folder" if folder.is_dir() else "does not exist"
         raise ConfigError([f"{who}: {folder.absolute()} {lack}; give outputs/NAME/RUN"])
     config = read_config(path, who)
     before = check(config)
     _override(config, overrides, who)
     after = check(config)
-    # whether a run can be given another end, its checkpoint tells
+    # the checkpoint decides whether the run's end can be changed
     changes = config_difference(before, after, but=END if word == "resume" else ())
     if changes:
         raise ConfigError(
@@ -87,7 +87,7 @@ def _override(config: Any, overrides: Sequence[str], who: str) -> None:
             problems.append(f"{who}: {line} selects another option, but that run keeps its own config; start a new run")
         elif key not in keys or override.is_add() or override.is_delete() or override.is_sweep_override():
             hint = did_you_mean(key, keys) if key not in keys else "; give one plain value"
-            problems.append(f"{who}: {line} cannot be set on a run that is there{hint}")
+            problems.append(f"{who}: {line} cannot be set on an existing run{hint}")
         else:
             OmegaConf.update(config, key, override.value())
     if problems:

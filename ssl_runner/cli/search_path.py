@@ -1,4 +1,4 @@
-"""Where the files of conf/ lie: our own, and those of plugins."""
+"""Finds the conf folders: our own, and those of plugins."""
 
 from pathlib import Path
 
@@ -12,26 +12,26 @@ def conf_folder() -> Path:
     for folder in (here / "conf", here.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError([f"no conf folder beside {here} or in it; install ssl-runner anew"])
+    raise ConfigError([f"there is no conf folder in {here} or beside it; reinstall ssl-runner"])
 
 
 def plugin_folders() -> list[Path]:
     """The conf folders of plugins, which are searched after our own.
 
     Raises:
-        ConfigError: A plugin has an option that is there already: one of the two would never be chosen.
+        ConfigError: A plugin has an option that already exists, so one of the two could never be selected.
     """
     found, owners = plugins.conf_folders(), dict.fromkeys(_options(conf_folder()), "ssl_runner")
     for folder in found:
         for option in _options(folder):
             if option in owners:
                 raise ConfigError(
-                    [f"{folder / option}.yaml: {owners[option]} has an option {option} too; give it another name"]
+                    [f"{folder / option}.yaml: {owners[option]} also has an option {option}; give it another name"]
                 )
             owners[option] = folder.parent.name
     return found
 
 
 def _options(folder: Path) -> list[str]:
-    """``group/option`` of every file."""
+    """``group/option`` for every file."""
     return [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]

@@ -1,4 +1,4 @@
-"""All jobs of a command line, checked and prepared before a folder is made."""
+"""Checks and prepares all jobs of a command line before a folder is created."""
 
 import contextlib
 import functools
@@ -29,8 +29,8 @@ def checked_config(
     """The checked config of a command line, and a line for every value that was dropped.
 
     Args:
-        job: Hydra's node of the job at hand; None before there is one.
-        number: Of the job in its sweep.
+        job: Hydra's node for the current job, or None if the job has not started.
+        number: The job's number in its sweep.
 
     Raises:
         ConfigError: With all problems.
@@ -44,14 +44,14 @@ def checked_config(
 
 
 def check_jobs(app: App, composer: Composer, overrides: list[str], multirun: bool) -> tuple[list[Config], Any]:
-    """Find what is wrong with any job, and say what was dropped.
+    """Find every problem of any job, and print which values were dropped.
 
     Returns:
-        The jobs' configs, and what ``app.run`` needs; None for a sweep: its jobs may run elsewhere, and prepare
-        themselves.
+        The jobs' configs, and what ``app.run`` needs. The latter is None for a sweep, whose jobs may run elsewhere and
+        prepare themselves.
 
     Raises:
-        ConfigError: With all problems of the line, what does not fit included.
+        ConfigError: With all problems of the command line, including parts that do not fit together.
     """
     fit = functools.partial(_fit, app, composer, multirun)
     try:
@@ -69,7 +69,7 @@ def check_jobs(app: App, composer: Composer, overrides: list[str], multirun: boo
 
 
 def _fit(app: App, composer: Composer, multirun: bool, overrides: list[str]) -> None:
-    """Prepare the jobs of a command line as far as the data at hand allow, only to see what is wrong with it."""
+    """Prepare the jobs of a command line as far as the available data allow, only to find its problems."""
     configs = _settle_all(composer, multirun, overrides)[0]
     with no_download(), contextlib.suppress(NotDownloaded):
         _prepare_all(app, [config | {"dry_run": False} for config in configs])
@@ -88,7 +88,7 @@ def _settle_all(composer: Composer, multirun: bool, overrides: list[str]) -> tup
     for number, job in enumerate(every):
         try:
             found.append(checked_config(composer, job, number=number))
-        except Misspelled:  # of which only this knows the rest of the line
+        except Misspelled:  # it carries the rest of the line, which a plain ConfigError would lose
             raise
         except ConfigError as error:
             problems += error.problems
@@ -112,10 +112,10 @@ def refuse_shared_folders(composer: Composer, every: list[list[str]]) -> None:
 
 
 def _prepare_all(app: App, configs: list[Config]) -> Any:
-    """Find before a folder is made what does not fit; of a long sweep, what a few seconds can find.
+    """Find parts that do not fit before a folder is created; in a long sweep, as many as a few seconds allow.
 
     Returns:
-        What the last one needs.
+        What ``app.run`` needs for the last job.
     """
     began, prepared, problems = time.perf_counter(), None, []
     for number, config in enumerate(configs):

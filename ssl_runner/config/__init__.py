@@ -1,4 +1,4 @@
-"""Plain configs: the constructors as their schema, trusted targets, building, hashing, differences, old names.
+"""Plain configs: checking against constructors, trusted targets, building, hashing, differences, old names.
 
-Uses nothing of the package but `ssl_runner.errors`. Nothing here knows of Hydra, or of what is being built.
+This package imports only `ssl_runner.errors` from ssl_runner. It knows nothing about Hydra or the objects it builds.
 """

@@ -1,4 +1,4 @@
-"""From config nodes to objects: the only place that instantiates."""
+"""Builds objects from config nodes; the only place that instantiates."""
 
 import functools
 import re
@@ -13,15 +13,15 @@ from ssl_runner.errors import ConfigError, DataError, InvalidValue
 
 @contextmanager
 def user_mistakes(path: str, refusal: type[ValueError] = InvalidValue) -> Iterator[None]:
-    """Inside, a refused value is one of this node's: it becomes a ConfigError that names the node.
+    """Inside, an error about a refused value becomes a ConfigError that names this node.
 
-    Subclasses pass, for they name what is wrong themselves. But a dataset calls its keys ``dataset.KEY``, and if it
-    stands elsewhere they become ``path.KEY``.
+    Subclasses of the error pass unchanged, since they name the problem themselves. One exception: a dataset calls its
+    keys ``dataset.KEY``, and if its node has another path, they become ``path.KEY``.
 
     Args:
         path: Dotted key of the node.
-        refusal: How the constructor refuses a value. Libraries raise a plain ValueError; in our own code that is a bug,
-            and keeps its traceback.
+        refusal: The exception with which the constructor refuses a value. Libraries raise a plain ValueError; in our
+            own code that is a bug and keeps its traceback.
     """
     try:
         yield
@@ -40,11 +40,11 @@ def user_mistakes(path: str, refusal: type[ValueError] = InvalidValue) -> Iterat
 def build(node: Any, path: str = "", **supplied: Any) -> Any:
     """The object that a node describes: the only place that instantiates.
 
-    The words are Hydra's (``_target_``, ``_partial_``, ``_args_``), the values plain: no ListConfig leaks. A
-    ``_partial_`` node gives a factory. Supplied objects are handed over as they are.
+    The special keys are Hydra's (``_target_``, ``_partial_``, ``_args_``). Values are plain, so no ListConfig leaks.
+    A ``_partial_`` node becomes a factory. Supplied objects are passed on unchanged.
 
     Args:
-        node: Plain; None gives None, and so does a container of nodes give a container of objects.
+        node: A plain node. None becomes None, and a container of nodes becomes a container of objects.
         path: Dotted key, for messages.
         supplied: Further arguments of the outermost target.
 

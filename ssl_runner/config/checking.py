@@ -1,4 +1,4 @@
-"""Checks a config against the constructors it names: all problems at once."""
+"""Checks a config against the constructors that it names, and reports all problems at once."""
 
 import fnmatch
 import warnings
@@ -24,14 +24,15 @@ def check_config(
     """The config as plain dicts and lists, interpolations resolved.
 
     Args:
-        config: Composed.
-        root_keys: What may stand at the root, dotted where the root holds groups (``model.encoder``, ``eval.*``),
-            with its annotation; all but the starred are required. A bare list of names requires and types nothing.
-        supplied: Dotted path of a node to names of arguments that code supplies.
+        config: A composed config.
+        root_keys: Maps the keys allowed at the root to their annotations. Keys are dotted where the root holds groups
+            (``model.encoder``, ``eval.*``); all but those with a star are required. A plain list of names only allows
+            keys, without requiring them or checking their types.
+        supplied: Maps the dotted path of a node to the names of arguments that code supplies.
 
     Raises:
         ConfigError: With every problem at once: unknown and missing keys, values of the wrong type, values that
-            are still ``???``, interpolations that lead nowhere, targets that are not trusted or do not exist.
+            are still ``???``, interpolations of missing keys, targets that are not trusted or do not exist.
     """
     problems: list[str] = []
     plain = _plain(config, "", problems)
@@ -45,7 +46,7 @@ def check_config(
             plain.setdefault(pattern[:-2], {})  # none selected: eval=[]
     for key, annotation in annotations.items() if isinstance(root_keys, Mapping) else ():
         if not set("*.") & set(key) and accepts(annotation, None):
-            plain.setdefault(key, None)  # taken away: ~loss
+            plain.setdefault(key, None)  # removed: ~loss
     problems += _check_root(plain, annotations, required=isinstance(root_keys, Mapping))
     problems += _check_nodes(plain, "", supplied or {})
     if problems:
@@ -54,7 +55,7 @@ def check_config(
 
 
 def _plain(container: DictConfig | ListConfig, path: str, problems: list[str]) -> Any:
-    """Dicts and lists of resolved values; UNKNOWN where there is none."""
+    """Dicts and lists of resolved values; UNKNOWN stands for a value that is missing."""
     if isinstance(container, ListConfig):
         return [_value(container, number, f"{path}[{number}]", problems) for number in range(len(container))]
     keys = [key for key in container if path or key != "hydra"]
@@ -102,7 +103,7 @@ def _check_root(plain: dict[str, Any], annotations: Mapping[str, Any], required:
 
 
 def _check_nodes(value: Any, path: str, supplied: Mapping[str, Set[str]]) -> list[str]:
-    """Problems of every node with a target, at any depth."""
+    """The problems of every node with a target, at any depth."""
     if isinstance(value, list):
         children = {f"{path}[{number}]": item for number, item in enumerate(value)}
     elif isinstance(value, dict):

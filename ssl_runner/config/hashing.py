@@ -1,4 +1,4 @@
-"""Configs as flat keys: the hash of what can change a result, and the difference of two."""
+"""The hash of everything in a config that can change a result, and the difference of two configs."""
 
 import fnmatch
 import hashlib
@@ -8,7 +8,7 @@ from typing import Any
 
 from ssl_runner.config.renamed import with_hashed_names
 
-# what cannot change a result, and may therefore differ on resume; patterns of dotted keys
+# patterns of dotted keys that cannot change a result, and may therefore differ on resume
 OUTSIDE_THE_HASH = (
     "resume",
     "reproduce",
@@ -18,7 +18,7 @@ OUTSIDE_THE_HASH = (
     "dataset.*.root",
     "eval.*.dataset.root",
     "eval.*.dataset.*.root",
-    "dataset.encoder",  # where it lies; what it is stands in the data's fingerprint
+    "dataset.encoder",  # only its path; its content is part of the data's fingerprint
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.diagnostics_every",
@@ -29,7 +29,7 @@ OUTSIDE_THE_HASH = (
 )
 
 
-# where a run ends, which is part of the hash; but one whose course does not hang on it may be given another end
+# where a run ends; part of the hash, but it may change if nothing in the run depends on it
 END = ("trainer.max_steps", "trainer.max_epochs")
 
 
@@ -38,7 +38,7 @@ def join(path: str, key: Any) -> str:
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Dotted keys and values; lists are values unless they hold mappings, and so are empty mappings."""
+    """Dotted keys and values; empty mappings count as values, and so do lists unless they hold mappings or lists."""
     if isinstance(value, Mapping) and value:
         children = {join(path, key): item for key, item in value.items()}
     elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
@@ -63,10 +63,10 @@ def _canonical(value: Any) -> Any:
 
 
 def config_hash(config: Mapping[str, Any], but: Sequence[str] = ()) -> str:
-    """Sixteen hex digits of all that can change the result; see OUTSIDE_THE_HASH for what cannot.
+    """A hash of everything that can change the result, in sixteen hex digits; see OUTSIDE_THE_HASH for exceptions.
 
     Args:
-        but: Dotted keys that are left out.
+        but: Further dotted keys to leave out.
     """
     kept = {key: value for key, value in _inside_the_hash(config).items() if key not in but}
     text = json.dumps(with_hashed_names(kept), sort_keys=True)
@@ -74,7 +74,7 @@ def config_hash(config: Mapping[str, Any], but: Sequence[str] = ()) -> str:
 
 
 def config_difference(before: Mapping[str, Any], after: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
-    """Lines ``optimizer.lr: 0.1 -> 0.2`` of what differs inside the hash, less the dotted keys ``but``."""
+    """Lines such as ``optimizer.lr: 0.1 -> 0.2`` for each difference in the hashed keys, except the keys ``but``."""
     first, second = _inside_the_hash(before), _inside_the_hash(after)
     keys = sorted((first.keys() | second.keys()) - set(but))
     show = {key: tuple(repr(side[key]) if key in side else "(absent)" for side in (first, second)) for key in keys}

@@ -1,4 +1,4 @@
-"""``~`` for the home folder, where no shell has filled it in, and paths of a config that hold in any working folder."""
+"""Makes the paths in a config absolute and expands ``~``, so that they are valid in any working folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,22 +9,22 @@ from ssl_runner.config.targets import locate
 
 
 def with_absolute_paths(node: Any) -> Any:
-    """A plain config in which every path that a constructor annotates as one (`PathText`) is absolute.
+    """A plain config in which every path that a constructor annotates as a path (`PathText`) is absolute.
 
-    A run that is gone on with or reproduced from another working folder then finds its data.
+    A run that is resumed or reproduced from another working folder then finds its data.
     """
     if isinstance(node, list):
         return [with_absolute_paths(item) for item in node]
     if not isinstance(node, Mapping):
         return node
-    made = {key: with_absolute_paths(item) for key, item in node.items()}
+    result = {key: with_absolute_paths(item) for key, item in node.items()}
     if isinstance(node.get("_target_"), str):
         for key in paths_of(locate(node["_target_"])):
-            if isinstance(made.get(key), str):
-                made[key] = str(Path(made[key]).expanduser().absolute())
-    return made
+            if isinstance(result.get(key), str):
+                result[key] = str(Path(result[key]).expanduser().absolute())
+    return result
 
 
 def absolute(path: str | Path) -> Path:
-    """The path with ``~`` filled in, not relative to anything: fit for a message."""
+    """The absolute path with ``~`` expanded, fit for a message."""
     return Path(path).expanduser().absolute()

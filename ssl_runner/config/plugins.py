@@ -1,7 +1,7 @@
-"""Packages of losses, algorithms, datasets and configs that come from elsewhere, and are trusted.
+"""Trusted packages from elsewhere with losses, algorithms, datasets and configs.
 
-An installed distribution names its package in the entry point group ``ssl_runner.plugins``; for what is not installed,
-or for a single module, ``SSL_RUNNER_TRUSTED=PACKAGE,...`` does the same. No plugin is imported to find it.
+An installed distribution names its package in the entry point group ``ssl_runner.plugins``. For packages that are not
+installed, or for a single module, ``SSL_RUNNER_TRUSTED=PACKAGE,...`` does the same. No plugin is imported to find it.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ VARIABLE = "SSL_RUNNER_TRUSTED"
 
 
 def packages() -> tuple[str, ...]:
-    """Dotted names, in the order of the alphabet: of installed plugins, and of what SSL_RUNNER_TRUSTED names."""
+    """Dotted names of installed plugins and of the packages in SSL_RUNNER_TRUSTED, in alphabetical order."""
     named = re.split(r"[,:]", os.environ.get(VARIABLE, ""))
     return tuple(sorted({*_installed(), *(name.strip() for name in named if name.strip())}))
 
@@ -32,7 +32,7 @@ def conf_folders() -> list[Path]:
     """The ``conf`` folder of each package that has one.
 
     Raises:
-        ConfigError: An installed plugin's package is not there.
+        ConfigError: An installed plugin's package is missing.
     """
     found = []
     for name in packages():
@@ -43,13 +43,13 @@ def conf_folders() -> list[Path]:
 
 
 def _locations(name: str) -> list[Path]:
-    """Folders of a package; none for a module, or for the name of a class."""
+    """The folders of a package; none for a module or the name of a class."""
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # PACKAGE.Class, or a parent that is no package
+    except (ImportError, ValueError):  # PACKAGE.Class, or a parent that is not a package
         spec = None
     if spec is None and name in _installed():
         raise ConfigError(
-            [f"the plugin {printable(name)} is installed, but its package is not there; install it anew, or remove it"]
+            [f"the plugin {printable(name)} is installed, but its package is missing; reinstall or uninstall it"]
         )
     return [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]

@@ -1,6 +1,6 @@
-"""Names that have changed: configs of version 0.1 keep working, for one release, with a warning.
+"""Names that have changed: configs of version 0.1 keep working for one release, with a warning.
 
-The hash of a config is made with the old names, so that a run keeps its hash.
+The hash of a config uses the old names, so that a run keeps its hash.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,9 +47,9 @@ _OLD_KEYS = {new: old for old, new in KEYS.items()}
 
 
 def with_current_names(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A plain config with today's names, and what was renamed, a line each.
+    """A plain config with current names, and one line for each renamed key or target.
 
-    Where both names of a key are set, the old one was set by the user and wins.
+    If both names of a key are set, the old one was set by the user and takes precedence.
     """
     renamed: list[str] = []
     return _current(config, "", renamed), list(dict.fromkeys(renamed))
@@ -76,7 +76,7 @@ def _current(value: Any, path: str, renamed: list[str]) -> Any:
 
 
 def current_words(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words of a command line with today's keys and options, and what was renamed, a line each."""
+    """The words of a command line with current keys and options, and one line for each renamed one."""
     words, renamed = [], []
     for word in overrides:
         sign = word[: len(word) - len(word.lstrip("+~"))]
@@ -90,7 +90,7 @@ def current_words(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def with_hashed_names(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values with the names that hashes are made of."""
+    """Dotted keys and values with the names that the hash uses."""
     return {
         _OLD_KEYS.get(key, key): _OLD_TARGETS.get(value, value) if key.endswith("_target_") else value
         for key, value in flat.items()

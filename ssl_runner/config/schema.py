@@ -1,4 +1,4 @@
-"""What stands at the root of a config, and which arguments the wiring supplies."""
+"""The keys at the root of a config, and the arguments that the wiring supplies."""
 
 from collections.abc import Mapping, Set
 from typing import Any
@@ -32,10 +32,10 @@ ROOT_KEYS: Mapping[str, Any] = {
     "dry_run": bool,
 }
 
-# what the trained encoder is compared with, and what it is called in tables
+# the baselines that the trained encoder is compared with, and their names in tables
 BASELINES = {"untrained": "untrained encoder", "raw_pixels": "raw pixels"}
 
-# arguments that wiring supplies
+# arguments that the wiring supplies
 SUPPLIED: Mapping[str, Set[str]] = {
     "algorithm": {"network", "loss", "n_way"},
     "batching": {"augmentation"},

@@ -1,4 +1,4 @@
-"""Whether the keys of a config node are what a class or function takes: the constructors are the schema."""
+"""Checks the keys of a config node against the signature of its class or function: constructors are the schema."""
 
 import inspect
 import math
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from ssl_runner.config.suggestions import did_you_mean
 
 SPECIAL_KEYS = ("_target_", "_partial_", "_args_")
-PathText = Annotated[str, "path"]  # of what lies on this machine: kept absolute in a run's config
+PathText = Annotated[str, "path"]  # a path on this machine; stored as an absolute path in a run's config
 UNKNOWN: Any = object()  # stands for a value that could not be resolved; reported elsewhere
 
 
@@ -20,17 +20,17 @@ class Node:
 
 
 class Factory:
-    """As a root key's annotation: such a mapping with ``_partial_: true``, for code supplies the rest."""
+    """As a root key's annotation: a `Node` with ``_partial_: true``, since code supplies the remaining arguments."""
 
 
 def check_arguments(node: Mapping[str, Any], target: Callable[..., Any], path: str, supplied: Set[str]) -> list[str]:
-    """Problems with the keys of a node, against the signature of its target.
+    """Problems of a node's keys, compared with the signature of its target.
 
     Args:
-        node: Resolved; nested nodes are not looked into.
-        target: What ``_target_`` names.
+        node: A resolved node; nested nodes are not checked.
+        target: The class or function that ``_target_`` names.
         path: Dotted key of the node.
-        supplied: Names that code supplies when it builds the node.
+        supplied: Names of the arguments that code supplies when it builds the node.
     """
     try:
         parameters = _parameters(target)
@@ -62,7 +62,7 @@ def _alternatives(key: str, named: Mapping[str, inspect.Parameter], supplied: Se
 
 
 def paths_of(target: Callable[..., Any]) -> list[str]:
-    """Names of the parameters that are annotated as `PathText`, or as that or null."""
+    """Names of the parameters that are annotated as `PathText`, or as `PathText` or null."""
     try:
         parameters = _parameters(target)
     except ValueError:  # some built-in callables have no signature
@@ -83,7 +83,7 @@ def _by_name(parameter: inspect.Parameter) -> bool:
 
 
 def check_value(path: str, value: Any, annotation: Any, default: Any = inspect.Parameter.empty) -> list[str]:
-    """A problem if the value is certainly not of the annotated type, else nothing."""
+    """A list with one problem if the value is certainly not of the annotated type, else an empty list."""
     if isinstance(value, dict) and "_target_" not in value and _maps_to(annotation) is not None:
         items = {f"{path}.{key}": item for key, item in value.items()}
         return [problem for key, item in items.items() for problem in check_value(key, item, _maps_to(annotation))]
@@ -100,13 +100,13 @@ def check_value(path: str, value: Any, annotation: Any, default: Any = inspect.P
 
 
 def _maps_to(annotation: Any) -> Any:
-    """What a mapping's values are to be; None where the annotation is of no mapping."""
+    """The annotation of a mapping's values, or None if the annotation is not a mapping."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     return arguments[1] if isinstance(origin, type) and issubclass(dict, origin) and len(arguments) == 2 else None
 
 
 def _endless(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)  # no knob means anything at .inf or .nan
+    return isinstance(value, float) and not math.isfinite(value)  # .inf and .nan make no sense for any key
 
 
 def accepts(annotation: Any, value: Any) -> bool:
@@ -118,7 +118,7 @@ def accepts(annotation: Any, value: Any) -> bool:
     if annotation is Factory:
         return isinstance(value, dict) and "_target_" in value and value.get("_partial_") is True
     if isinstance(value, dict) and "_target_" in value:
-        return True  # becomes an object, of which only its constructor knows
+        return True  # the node becomes an object whose type is not known yet
     if annotation is None or annotation is NoneType:
         return value is None
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -144,7 +144,7 @@ def _accepts_class(kind: Any, arguments: tuple[Any, ...], value: Any) -> bool:
     if isinstance(value, dict) and issubclass(dict, kind):
         return len(arguments) != 2 or all(accepts(arguments[1], item) for item in value.values())
     if isinstance(value, str):
-        return kind is str or kind is object  # and no sequence of characters
+        return kind is str or kind is object  # not a sequence of characters
     return isinstance(value, kind)
 
 

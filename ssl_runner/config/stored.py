@@ -1,4 +1,4 @@
-"""The config.yaml that a run keeps of itself."""
+"""Reads the config.yaml in a run folder."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from ssl_runner.errors import ConfigError
 
 
 def run_around(path: Path) -> Path | None:
-    """The run in whose folder a file or a folder lies, a checkpoint for example; None where that is no run's."""
+    """The run folder that contains this file or folder, for example a checkpoint, or None if no run contains it."""
     if (path / "config.yaml").is_file() or not path.exists():
         return None
     above = list(path.absolute().parents)[:2]  # RUN/checkpoints/last.pt
@@ -21,13 +21,17 @@ def run_around(path: Path) -> Path | None:
 
 
 def read_config(path: Path, who: str) -> DictConfig:
-    """The config.yaml of a run, every value as it was.
+    """The config.yaml of a run, with every value as it was written.
 
-    It was written resolved, by PyYAML, and is read by PyYAML: OmegaConf has another rule for what looks like a number,
-    and would follow a ``${oc.env:NAME}`` of a stranger's run into the reader's environment.
+    PyYAML wrote it, with all values resolved, and PyYAML reads it. OmegaConf has different rules for numbers, and would
+    resolve a ``${oc.env:NAME}`` in a stranger's run from the reader's environment.
+
+    Args:
+        path: The config.yaml.
+        who: The beginning of the error message.
 
     Raises:
-        ConfigError: Beginning with ``who``, where it is none.
+        ConfigError: The file cannot be read or is not a run's config.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -45,13 +49,13 @@ def as_written(content: Mapping[str, Any]) -> DictConfig:
 
 
 def _literal(value: Any) -> Any:
-    """A plain value with all that OmegaConf would take for an interpolation escaped."""
+    """A plain value in which everything that OmegaConf would read as an interpolation is escaped."""
     if isinstance(value, Mapping):
         return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_literal(item) for item in value]
     if not isinstance(value, str):
         return value
-    # a backslash before ${ escapes it, and one before that stands for itself
+    # a backslash before ${ escapes it, and a backslash before that one is literal
     escaped = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
     return escaped

@@ -1,13 +1,13 @@
-"""The nearest valid spelling of what somebody mistyped."""
+"""Finds the nearest valid spelling of a mistyped word."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
-    """The option most like the word, or None where nothing is near.
+    """The option most similar to the word, or None if none is similar.
 
-    A word that is the last part of exactly one dotted or slashed option names it: ``lr`` is near ``optimizer.lr``.
+    A word that is the last part of exactly one option with dots or slashes matches it: ``lr`` matches ``optimizer.lr``.
     """
     options = sorted(set(options))
     endings = [option for option in options if option.replace("/", ".").rpartition(".")[2] == word]
@@ -18,6 +18,6 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """``; did you mean 'x'?``, or nothing."""
+    """``; did you mean 'x'?``, or an empty string."""
     option = nearest(word, options)
     return f"; did you mean '{option}'?" if option is not None else ""

@@ -1,4 +1,4 @@
-"""What a config may name: the allow-list of ``_target_``. A config from a stranger runs no code of theirs."""
+"""The allow-list of ``_target_``, so that a config from a stranger cannot run their code."""
 
 import importlib
 from collections.abc import Callable
@@ -9,31 +9,32 @@ from ssl_runner.config import plugins
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import InvalidValue
 
-# how a target may be spelled, and where what it names must have been defined
+# allowed prefixes of targets, and the module that must define what they name
 _TRUSTED = {
     "ssl_runner": "ssl_runner",
     "torch.nn": "torch.nn",
     "torch.optim": "torch.optim",
     "torchvision.models": "torchvision.models",
-    "timm.create_model": "timm",  # all of timm would include its loaders of pickled files
+    "timm.create_model": "timm",  # all of timm would include its functions that load pickled files
 }
 
-# of these, a plain ValueError is how a value is refused
+# these libraries refuse a value with a plain ValueError
 LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def trusted() -> dict[str, str]:
-    """Prefixes of spellings to prefixes of definitions, with those of plugins."""
+    """Maps target prefixes to prefixes of the definition, including those of plugins."""
     return _TRUSTED | {package: package for package in plugins.packages()}
 
 
 def locate(target: str) -> Callable[..., Any]:
-    """The class or function of a dotted name.
+    """The class or function with this dotted name.
 
-    Judged twice, as it is spelled and where the object was defined: ``torch.nn.functional.torch.load`` begins well.
+    It is checked twice: by its spelling and by the module that defines it, since ``torch.nn.functional.torch.load`` has
+    a trusted prefix.
 
     Raises:
-        ValueError: It is not trusted, does not exist, or cannot be called.
+        ValueError: The target is not trusted, does not exist, or cannot be called.
     """
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
         raise InvalidValue(f"_target_={target!r} is not a dotted name of a class or function")
@@ -45,7 +46,7 @@ def locate(target: str) -> Callable[..., Any]:
     if isinstance(found, ModuleType) or not callable(found):
         raise InvalidValue(f"{target} is not a class or function")
     if not isinstance(module, str) or not any(_under(f"{module}.{name}", prefix) for prefix in allowed.values()):
-        raise InvalidValue(f"{target} is in truth {module}.{name}, which {_refusal(allowed)}")
+        raise InvalidValue(f"{target} is actually {module}.{name}, which {_refusal(allowed)}")
     return found
 
 
@@ -56,7 +57,7 @@ def _under(name: str, prefix: str) -> bool:
 def _refusal(allowed: dict[str, str]) -> str:
     return (
         f"is not trusted; a config may name public parts of {', '.join(allowed)}. "
-        f"If you trust a package of yours, set {plugins.VARIABLE}=PACKAGE"
+        f"To trust a package of your own, set {plugins.VARIABLE}=PACKAGE"
     )
 
 

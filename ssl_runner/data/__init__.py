@@ -1,4 +1,4 @@
-"""From files to batches: sources, splits, batching, episodes, augmentation.
+"""From files to batches: sources, splits, batching, episodes and augmentation.
 
-A dataset is images and labels; `Views` and `Episodes` are all that leaves this package. No algorithm and no loss.
+A dataset is images and labels; only `Views` and `Episodes` leave this package. It knows no algorithm and no loss.
 """

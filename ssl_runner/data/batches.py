@@ -1,4 +1,4 @@
-"""The two batches of the house. No bare tuple or dict crosses a module."""
+"""The two kinds of batches. No bare tuple or dict is passed between modules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,8 +13,8 @@ class Views:
     """Several views of the same images.
 
     Attributes:
-        crops: One float (V, B, C, H, W) in [0, 1] per resolution, global views first.
-        labels: int64 (B,) or None.
+        crops: One float tensor (V, B, C, H, W) in [0, 1] per resolution, global views first.
+        labels: int64 (B,), or None.
         indices: int64 (B,), the images' indices in the dataset.
     """
 
@@ -34,7 +34,7 @@ class Views:
         """At most n batches of B / n images each; all views of an image stay together."""
         labels = [None] * n if self.labels is None else self.labels.chunk(n)
         crops = zip(*(crop.chunk(n, dim=1) for crop in self.crops), strict=True)
-        # torch's chunk may give fewer pieces than n, and then there are Nones to spare
+        # torch's chunk may return fewer pieces than n, and then there are more Nones than needed
         parts = zip(crops, labels, self.indices.chunk(n), strict=False)
         return [replace(self, crops=crop, labels=label, indices=index) for crop, label, index in parts]
 
@@ -48,9 +48,9 @@ class Episodes:
         support_labels: int64 (T, N*K) in [0, n_way).
         query_images: float (T, Q, C, H, W) in [0, 1].
         query_labels: int64 (T, Q) in [0, n_way).
-        n_way: Classes in a task.
-        domains: By name of a domain, float (T,): weights with which the mean over all tasks of the global batch becomes
-            that over the tasks of the domain.
+        n_way: Number of classes in a task.
+        domains: Weights (T,) of each domain, by its name. With them, the mean over all tasks of the global batch
+            becomes the mean over the tasks of the domain.
     """
 
     support_images: Tensor
@@ -73,7 +73,9 @@ class Episodes:
         return [self._each(lambda tensor, start=start: tensor[start : start + size]) for start in starts]
 
     def by_domain(self, accuracy: Tensor) -> dict[str, Tensor]:
-        """``accuracy/DOMAIN`` of accuracies (T,): their mean over pieces of a batch is that of the domain's tasks."""
+        """``accuracy/DOMAIN`` from accuracies (T,). Its mean over pieces of a batch is the mean over the domain's
+        tasks.
+        """
         return {f"accuracy/{name}": (weights * accuracy).mean() for name, weights in self.domains.items()}
 
     def _each(self, change) -> Self:

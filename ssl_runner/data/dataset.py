@@ -1,4 +1,4 @@
-"""What a dataset is: images and labels, nothing else."""
+"""A dataset: images and labels, nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,16 +14,16 @@ class Dataset:
     """One split of a dataset, in memory or memory-mapped.
 
     Attributes:
-        name: For messages: ``mnist/train``.
-        images: uint8 (N, C, H, W), C is 1 or 3.
+        name: The name in messages, such as ``mnist/train``.
+        images: uint8 (N, C, H, W), where C is 1 or 3.
         labels: int64 (N,) in [0, len(class_names)), or None.
-        class_names: One a class; empty without labels.
-        class_groups: One a class (alphabet), or None; it restricts nothing.
+        class_names: One name per class; empty without labels.
+        class_groups: One group per class, such as its alphabet, or None. Groups do not restrict anything.
         fingerprint: Hash of the content.
-        class_domains: One a class where the set joins several datasets, or several partitions of one: a task has
-            classes of one domain only. None where a task may have any classes.
-        seen: Names of the datasets that it was made of: a mixture's, the one whose images are clustered, and those that
-            the encoder behind the clusters was trained on. Empty for one that is its own.
+        class_domains: One domain per class if the set joins several datasets, or several partitions of one: a task only
+            has classes of one domain. None if a task may have any classes.
+        seen: Names of the datasets it was made from: those of a mixture, the one whose images are clustered, and those
+            that the encoder behind the clusters was trained on. Empty for an ordinary dataset.
     """
 
     name: str
@@ -44,23 +44,23 @@ class Dataset:
 
     @property
     def source(self) -> str:
-        """The name without that of the split: ``mnist``."""
+        """The name without that of the split, such as ``mnist``."""
         return self.name.rpartition("/")[0] or self.name
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of the domains, each once, in the order of the classes; empty without any."""
+        """Names of the domains, each once, in the order of the classes; empty if there are none."""
         return tuple(dict.fromkeys(self.class_domains or ()))
 
 
 class Note(NamedTuple):
-    """What a reader of the result should know of how a dataset came to be.
+    """Something that a reader of the result should know about how a dataset was made.
 
     Attributes:
-        key: In result.json, under ``dataset``.
+        key: Key in result.json, under ``dataset``.
         value: Plain JSON data.
         text: A sentence for the console, without its full stop.
-        warning: Whether it throws doubt on the figures.
+        warning: Whether it casts doubt on the results.
     """
 
     key: str
@@ -71,11 +71,11 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Splits:
-    """Train, validation and test of one dataset.
+    """Train, validation and test split of one dataset.
 
-    ``by`` says what separates them: ``images`` (the same classes everywhere) or ``classes`` (disjoint classes, and
-    labels count from 0 within each split). ``notes`` tell what was left out or is doubtful. ``decoding`` says by what
-    rules a user's own files became pixels: keys of `ssl_runner.images.decoding.Decoding`.
+    ``by`` says what separates them: ``images`` (the same classes everywhere) or ``classes`` (disjoint classes, with
+    labels that count from 0 in each split). ``notes`` say what was left out or is doubtful. ``decoding`` describes how
+    a user's own files were decoded: keyword arguments of `ssl_runner.images.decoding.Decoding`.
     """
 
     train: Dataset
@@ -86,7 +86,9 @@ class Splits:
     decoding: Mapping[str, Any] = field(default_factory=dict)
 
     def for_selection(self) -> "Splits":
-        """The splits on which a model may be selected: validation stands as test, and test is out of reach."""
+        """The splits used to select a model: validation takes the place of test, and test is out of reach."""
         if self.validation is None:
-            raise InvalidValue(f"{self.train.name} has no validation split; without one nothing may be selected.")
+            raise InvalidValue(
+                f"{self.train.name} has no validation split, so no model can be selected; set dataset.validation."
+            )
         return replace(self, validation=None, test=self.validation)

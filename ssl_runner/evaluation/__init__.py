@@ -1,4 +1,4 @@
-"""What is measured, by which protocol: kNN, probes, fine-tuning, few-shot episodes, verdicts, diagnostics.
+"""Evaluators and their protocols: kNN, probes, fine-tuning, few-shot episodes, verdicts, diagnostics.
 
-Uses `eval_encoder` and `classify` of an algorithm alone, and never changes a weight.
+They use only an algorithm's `eval_encoder` and `classify`, and never change a weight.
 """

@@ -1,4 +1,4 @@
-"""Rules that need no meta-learning to classify from a few images."""
+"""Rules that classify from a few images without meta-learning."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from ssl_runner.algorithms.r2d2 import ridge
 
 
 def of_pixels(rule: Classifier) -> Classifier:
-    """A rule for features, asked about the pixels in [0, 1] of images uint8 (T, M, C, H, W)."""
+    """A rule for features, applied to the pixels in [0, 1] of images uint8 (T, M, C, H, W)."""
 
     def classify(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
         support, query = (images.flatten(2).float() / 255 for images in (support, query))
@@ -34,10 +34,10 @@ def nearest_mean(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> 
 
 
 def ridge_regression(share: float) -> Classifier:
-    """Ridge from features to one-hot labels with a free bias, in closed form.
+    """Ridge regression from features to one-hot labels with an unpenalised bias, in closed form.
 
-    It minimises |X W + b - Y|^2 + lambda |W|^2 in each task, lambda being ``share`` times the mean squared distance of
-    the support from its mean: nothing is chosen by labels, and the scale of the features does not matter.
+    It minimises |X W + b - Y|^2 + lambda |W|^2 in each task, where lambda is ``share`` times the mean squared distance
+    of the support from its mean. So labels choose nothing, and the scale of the features does not matter.
     """
     return partial(_ridge_regression, share)
 
@@ -48,6 +48,6 @@ def _ridge_regression(share: float, support: Tensor, labels: Tensor, query: Tens
     targets = F.one_hot(labels, n_way).to(support.dtype)
     level = targets.mean(dim=1, keepdim=True)
     spread = centered.square().sum(dim=2).mean(dim=1)[:, None, None]
-    smallest = torch.finfo(support.dtype).tiny  # images that are all alike
+    smallest = torch.finfo(support.dtype).tiny  # in case all images are equal
     weights = ridge(centered, targets - level, (share * spread).clamp_min(smallest))
     return (query - mean) @ weights + level

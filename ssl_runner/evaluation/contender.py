@@ -1,4 +1,4 @@
-"""Who classifies from a few images, and how it is asked."""
+"""The algorithms and baselines that classify few-shot tasks, behind one interface."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from ssl_runner.evaluation.features import features_at
 
 @dataclass(frozen=True)
 class Contender:
-    """One that classifies the queries of tasks: an algorithm, or a baseline.
+    """An algorithm or a baseline that classifies the queries of tasks.
 
     Attributes:
-        name: For an error.
-        values: What it is given of the images that the tasks' indices point to: they themselves or features, (N, ...).
-        classify: As `Algorithm.classify_by_all`, of such values.
+        name: Its name in error messages.
+        values: Its input for each image that the tasks' indices refer to: the images or their features, (N, ...).
+        classify: Like `Algorithm.classify_by_all`, for such values.
     """
 
     name: str
@@ -30,29 +30,34 @@ class Contender:
 
     @classmethod
     def of_rule(cls, name: str, values: Tensor, rule: Classifier) -> "Contender":
-        """One that has one way to classify."""
+        """A contender with a single way to classify."""
         return cls(name, values, lambda *task: {"": rule(*task)})
 
     @classmethod
     def of_algorithm(
-        cls, algorithm: Algorithm, dataset: Dataset, asked: Sequence[Tasks], device: torch.device
+        cls, algorithm: Algorithm, dataset: Dataset, all_tasks: Sequence[Tasks], device: torch.device
     ) -> "Contender":
-        """An algorithm that will be asked these tasks of a dataset, and no others.
+        """An algorithm that will classify these tasks of a dataset, and no others.
 
-        Where it looks at one image at a time, each image is encoded once, not once an episode.
+        If it looks at one image at a time, each image is encoded once rather than once per episode.
         """
         name = f"{type(algorithm).__name__}.classify"
         if type(algorithm).classify is not Algorithm.classify:
             return cls(name, on_device(dataset.images, device), algorithm.classify_by_all)
-        indices = torch.cat([some.flatten() for tasks in asked for some in (tasks.support, tasks.query)]).unique()
+        indices = torch.cat([some.flatten() for tasks in all_tasks for some in (tasks.support, tasks.query)]).unique()
         found = algorithm.embed(features_at(algorithm.eval_encoder(), dataset, indices, device))
         return cls.of_rule(name, found, algorithm.compare)
 
     def accuracies(self, tasks: Tasks, tasks_per_batch: int, device: torch.device) -> dict[str, Tensor]:
-        """float64 (T,), one a task, of each way to classify; so many tasks are classified at once.
+        """The accuracy of each task, float64 (T,), for each way to classify.
+
+        Args:
+            tasks: The tasks to classify.
+            tasks_per_batch: Number of tasks that are classified at once.
+            device: The device of the algorithm.
 
         Raises:
-            ValueError: If scores have another shape than (T, Q, n_way).
+            ValueError: If the scores do not have the shape (T, Q, n_way).
         """
         found: dict[str, list[Tensor]] = {}
         for start in range(0, len(tasks), tasks_per_batch):
@@ -64,7 +69,7 @@ class Contender:
             for way, scores in self.classify(support, part.support_labels.to(device), query, part.n_way).items():
                 if scores.shape != expected:
                     name = f"{self.name}, {way}," if way else self.name
-                    raise InvalidValue(f"{name} gave {tuple(scores.shape)}; expected (T, Q, n_way) = {expected}")
+                    raise InvalidValue(f"{name} returned {tuple(scores.shape)}; expected (T, Q, n_way) = {expected}")
                 right = scores.argmax(dim=2).cpu() == part.query_labels
                 found.setdefault(way, []).append(right.double().mean(dim=1))
         return {way: torch.cat(parts) for way, parts in found.items()}

@@ -1,4 +1,4 @@
-"""Is it learning? A few figures of a small fixed sample, cheap enough to follow while training."""
+"""Diagnostics of training: a few metrics on a small fixed sample, cheap enough to log during training."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ from ssl_runner.runtime import randomness
 
 N_PAIRS, N_BANK, N_QUERIES, N_CLASSES = 256, 256, 256, 20
 SEED = 0
-# k = 20 of so small a gallery; a trend, not a result: eval.knn gives that
+# k = 20 in a small gallery shows a trend, not a result; for results, use eval.knn
 NEIGHBOURS = KNN(k=20, temperature=0.1)
-# of `spread`: below it, all images have almost the same embedding
+# threshold of `spread` below which all images have almost the same embedding
 COLLAPSED = 0.05
-# steps before that can be judged: the running statistics of batch normalisation begin far from the truth
+# steps before a collapse can be judged: the running statistics of batch normalisation start far from their true values
 SETTLED = 20
 
 Metrics = dict[str, float]
@@ -30,17 +30,17 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Figures of fixed images, always the same ones, in evaluation mode. No test image is among them.
+    """Metrics of a fixed set of images, in evaluation mode. No test image is among them.
 
-    The embedding is what the loss compares (`Algorithm.embedding`), the feature what `eval_encoder` gives.
+    The embedding is what the loss compares (`Algorithm.embedding`); the feature is the output of `eval_encoder`.
 
     Attributes:
-        first: (P, C, H, W); row i and row i of ``second`` are a positive pair: two views of a training image, or, in
-            episodes, two images of a class, without labels support and query of a pseudo-task.
+        first: (P, C, H, W). Row i and row i of ``second`` are a positive pair: two views of a training image or, for
+            episodes, two images of a class. Without labels, they are the support and query of a pseudo-task.
         second: (P, C, H, W).
         gallery: uint8 (N, C, H, W) with gallery_labels, for the online kNN, or None.
-        queries: uint8 (M, C, H, W) with query_labels, of the validation split, or None.
-        labels: int64 (P,) of the pairs, or None; they judge what was mined and steer nothing.
+        queries: uint8 (M, C, H, W) with query_labels, from the validation split, or None.
+        labels: int64 (P,) of the pairs, or None; they only evaluate the negatives and do not affect training.
     """
 
     first: Tensor
@@ -53,24 +53,24 @@ class Diagnostics:
 
     @classmethod
     def of(cls, splits: Splits, batching: Batching, device: torch.device) -> "Diagnostics":
-        """Diagnostics of a run whose batching is bound."""
+        """The diagnostics of a run whose batching is bound to the data."""
         first, second, labels = _pairs(batching, splits.train)
         tensors = (tensor.to(device) for tensor in (first, second, *_knn_sample(splits)))
         return cls(*tensors, labels=None if labels is None else labels.to(device))
 
     @property
     def names(self) -> list[str]:
-        """Of the figures that these diagnostics give of every algorithm."""
+        """Names of the metrics that these diagnostics compute for every algorithm."""
         names = ["alignment", "uniformity", "rankme", "embedding_std", "feature_std"]
         return names if self.queries is None else [*names, "online_knn"]
 
     def __call__(self, algorithm: Algorithm) -> Metrics:
-        """Figures by name.
+        """Metrics by name.
 
         ``alignment`` and ``uniformity`` of L2-normalised embeddings (Wang and Isola 2020, arXiv:2005.10242), ``rankme``
         of embeddings (Garrido et al. 2023, arXiv:2210.02885), ``embedding_std`` and ``feature_std`` (`spread`), and
-        ``online_knn``, top-1 in [0, 1], where there are labels and a validation split. Beside these, where the loss
-        has negatives, those of `ssl_runner.evaluation.negatives.figures`.
+        ``online_knn``, top-1 in [0, 1], if there are labels and a validation split. If the loss has negatives, the
+        metrics of `ssl_runner.evaluation.negatives.figures` are added.
         """
         encoder = algorithm.eval_encoder()
         with evaluating(algorithm):
@@ -95,34 +95,34 @@ class Diagnostics:
         return {name: float(value) for name, value in metrics.items()}
 
     def negatives(self, algorithm: Algorithm) -> Negatives | None:
-        """What repels each view in the algorithm's loss: the first views stand first. None where it does not tell."""
-        if not negatives.told(algorithm):
+        """The negatives of each view in the algorithm's loss, first views first. None if the loss does not say."""
+        if not negatives.available(algorithm):
             return None
         with evaluating(algorithm):
             return self._negatives(algorithm, self._embedded(algorithm))
 
     def _embedded(self, algorithm: Algorithm) -> Tensor:
-        """(2, P, E)."""
+        """Embeddings (2, P, E) of the pairs."""
         return torch.stack([algorithm.embedding(images).flatten(1).float() for images in (self.first, self.second)])
 
     def _negatives(self, algorithm: Algorithm, embedded: Tensor) -> Negatives | None:
-        if not negatives.told(algorithm):
+        if not negatives.available(algorithm):
             return None
         return negatives.negatives(algorithm, torch.stack([self.first, self.second]), embedded, self.labels)
 
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared distance of positive pairs, both (P, D) on the unit sphere: 0 (equal) to 4 (opposite)."""
+    """Mean squared distance of positive pairs, both (P, D) on the unit sphere; from 0 (equal) to 4 (opposite)."""
     return (first - second).square().sum(dim=1).mean()
 
 
 def uniformity(embeddings: Tensor) -> Tensor:
-    """log mean exp(-2 |x - y|^2) over pairs of rows of (P, D) on the unit sphere: 0 (one point) down to about -4."""
+    """log mean exp(-2 |x - y|^2) over pairs of rows of (P, D) on the unit sphere; from 0 (one point) to about -4."""
     return torch.pdist(embeddings).square().mul(-2).exp().mean().log()
 
 
 def rankme(embeddings: Tensor) -> Tensor:
-    """exp of the entropy of the singular values of (P, D): from 1 (a line) to min(P, D) (all directions alike)."""
+    """exp of the entropy of the singular values of (P, D); from 1 (a line) to min(P, D) (all directions equal)."""
     if not embeddings.isfinite().all():  # torch's decomposition would raise
         return embeddings.new_tensor(torch.nan)
     values = torch.linalg.svdvals(embeddings.float())
@@ -133,25 +133,25 @@ def rankme(embeddings: Tensor) -> Tensor:
 def spread(embeddings: Tensor) -> Tensor:
     """Mean standard deviation of the D coordinates of (P, D) on the unit sphere, times sqrt(D).
 
-    Near 1 where directions are spread evenly, 0 where all images share one (Chen and He 2021, arXiv:2011.10566,
+    Near 1 if directions are spread evenly, 0 if all images share one direction (Chen and He 2021, arXiv:2011.10566,
     sec. 4.1).
     """
     return embeddings.std(dim=0).mean() * embeddings.shape[1] ** 0.5
 
 
 def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pairs of images, and their labels."""
+    """The pairs of images, and their labels or None."""
     batch = batching.batch(0)
     if isinstance(batch, Views) and len(batch.crops[0]) > 1:
         first, second = batch.crops[0][:2, :N_PAIRS]
         return first, second, None if batch.labels is None else batch.labels[:N_PAIRS]
     chosen = _draw(train, "diagnostics/pairs", 2 * N_PAIRS)
-    if train.labels is not None:  # neighbours of one class
+    if train.labels is not None:  # pair images of the same class
         chosen = chosen[train.labels[chosen].argsort(stable=True)]
         same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
         one, other = chosen[:-1][same][:N_PAIRS], chosen[1:][same][:N_PAIRS]
         return train.images[one], train.images[other], train.labels[one]
-    if isinstance(batch, Episodes):  # made without labels: a class is an image
+    if isinstance(batch, Episodes):  # pseudo-episodes without labels: a class is an image
         support, query = (
             images.unflatten(1, (batch.n_way, -1))[:, :, 0].flatten(0, 1)[:N_PAIRS]
             for images in (batch.support_images, batch.query_images)
@@ -166,11 +166,11 @@ def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
     if validation is None or validation.labels is None or splits.train.labels is None:
         return ()
     if splits.by == "images":
-        if splits.train.class_names != validation.class_names:  # clusters, say
+        if splits.train.class_names != validation.class_names:  # for example clusters
             return ()
         source, gallery = splits.train, _draw(splits.train, "diagnostics/gallery", N_BANK)
         queries = _draw(validation, "diagnostics/queries", N_QUERIES)
-    else:  # classes that were not trained on; few, so that a class has several images
+    else:  # classes that were not trained on; only a few, so that each has several images
         source, drawn = validation, _draw(validation, "diagnostics/queries", len(validation))
         drawn = drawn[validation.labels[drawn] < N_CLASSES][: N_BANK + N_QUERIES]
         n_bank = len(drawn) * N_BANK // (N_BANK + N_QUERIES)

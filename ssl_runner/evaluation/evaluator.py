@@ -1,4 +1,4 @@
-"""What an evaluator is, and how several are run."""
+"""The evaluator interface, and running several evaluators."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,21 +13,21 @@ from ssl_runner.evaluation.features import remembered
 
 EvaluatorLike = TypeVar("EvaluatorLike")
 
-# What an evaluator chose on its way to a score, by the last part of its key: no figure of merit.
+# Last parts of the keys of values that an evaluator chose, which are not figures of merit.
 CHOICES = ("regularisation",)
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Scores what an algorithm has learned, through its `eval_encoder` and `classify` alone.
+    """Scores a trained algorithm, using only its `eval_encoder` and `classify`.
 
-    It has its own fixed seed, draws nothing from global generators and leaves the algorithm as it was: parameters,
-    buffers and modes. Scores whose keys begin with ``time/`` are a clock's: nothing that compares runs looks at them.
+    It has its own fixed seed, draws nothing from global generators, and leaves the algorithm's parameters, buffers and
+    modes unchanged. Scores whose keys begin with ``time/`` are durations; comparisons of runs ignore them.
 
-    One that asks fixed tasks has a method ``write_manifest(folder, splits)``: see `write_manifests`.
+    An evaluator with fixed tasks has a method ``write_manifest(folder, splits)``, see `write_manifests`.
 
-    One with an attribute ``final`` that is true is asked once, of the trained algorithm, as it brings baselines of its
-    own and judges on images that nothing may select by: see `asked_again`.
+    An evaluator whose attribute ``final`` is true scores only the trained algorithm, once, since it has its own
+    baselines and uses images by which nothing may be selected, see `asked_again`.
     """
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
@@ -35,39 +35,39 @@ class Evaluator(Protocol):
         ...
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
-        """The keys of the scores, for whoever selects by one; without an algorithm, those that every algorithm has."""
+        """The keys of the scores, so that one can be selected by; without an algorithm, those of every algorithm."""
         ...
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Refuse before training what would fail after it; without an algorithm, what is wrong with the splits.
+        """Find before training what would fail after it; without an algorithm, only check the splits.
 
         Raises:
-            ValueError: What is wrong with the algorithm or the splits, and the remedy.
+            ValueError: The algorithm or the splits do not fit; the message gives the remedy.
         """
         ...
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """What the scores are, as plain JSON data: settings, sizes, seeds, whether the classes were seen."""
+        """A description of the scores as plain JSON data: settings, sizes, seeds, whether the classes were seen."""
         ...
 
 
 def merits(keys: Iterable[str]) -> list[str]:
-    """Those keys that say how good something is: neither what was chosen for it, nor a clock's."""
+    """The keys that measure quality: neither chosen values nor durations."""
     return [key for key in keys if key.rpartition("/")[2] not in CHOICES and not key.startswith("time/")]
 
 
 def selecting(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorLike]:
-    """Those by which a model may be selected: one with a dataset of its own judges test images, which steer nothing."""
+    """The evaluators that may select a model; those with their own dataset use its test images and may not."""
     return {name: one for name, one in asked_again(evaluators).items() if getattr(one, "target", None) is None}
 
 
 def asked_again(evaluators: Mapping[str, EvaluatorLike]) -> dict[str, EvaluatorLike]:
-    """Those that score the run's baselines, too: all that are not final."""
+    """The evaluators that also score the run's baselines: all that are not final."""
     return {name: one for name, one in evaluators.items() if not getattr(one, "final", False)}
 
 
 def write_manifests(evaluators: Mapping[str, object], folder: Path, splits: Splits) -> None:
-    """Write into the run folder which tasks will be asked, where evaluators ask fixed ones."""
+    """Write the tasks of evaluators with fixed tasks into the run folder."""
     for evaluator in evaluators.values():
         write = getattr(evaluator, "write_manifest", None)
         if write is not None:
@@ -77,10 +77,10 @@ def write_manifests(evaluators: Mapping[str, object], folder: Path, splits: Spli
 def evaluate(
     evaluators: dict[str, Evaluator], algorithm: Algorithm, splits: Splits, device: torch.device
 ) -> dict[str, float]:
-    """The scores of all evaluators; those that judge the same features share them.
+    """The scores of all evaluators; evaluators that need the same features share them.
 
     Raises:
-        ValueError: If two evaluators give the same key.
+        ValueError: If two evaluators return the same key.
     """
     scores: dict[str, float] = {}
     with remembered():
@@ -89,7 +89,7 @@ def evaluate(
             clashes = sorted(scores.keys() & new.keys())
             if clashes:
                 raise InvalidValue(
-                    f"eval.{name} gives {clashes} a second time; keep only one evaluator that gives them"
+                    f"eval.{name} returns {clashes} a second time; keep only one evaluator that returns them"
                 )
             scores |= new
     return scores

@@ -1,4 +1,4 @@
-"""Frozen features: what kNN, linear probe and the default few-shot classifier judge."""
+"""Frozen features, which kNN, the linear probe and the default few-shot classifier use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.gallery import gallery_indices, rows_at
 from ssl_runner.models.features import features
 
-# Encoder and dataset stand in the values so that their ids, the key, cannot be given to other objects.
+# The values hold encoder and dataset, so that other objects cannot reuse their ids, which are the key.
 _Memory = dict[tuple[int, int], tuple[nn.Module, Dataset, Tensor]]
 _memory: ContextVar[_Memory | None] = ContextVar("features", default=None)
 
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Within it, no encoder sees a dataset twice. The weights must not change before it ends."""
+    """Inside, no encoder processes a dataset twice. The weights must not change before it ends."""
     token = _memory.set({})
     try:
         yield
@@ -29,7 +29,7 @@ def remembered() -> Iterator[None]:
 
 
 def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device) -> Tensor:
-    """`features` of a whole dataset, computed once within `remembered`.
+    """`features` of a whole dataset, computed only once inside `remembered`.
 
     Raises:
         ValueError: If a feature is not finite.
@@ -45,9 +45,9 @@ def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device)
 
 
 def features_at(encoder: nn.Module, dataset: Dataset, indices: Tensor, device: torch.device) -> Tensor:
-    """`dataset_features` of which only the rows at these indices (M,) are asked for; others may be 0.
+    """`dataset_features` of which only the rows at these indices (M,) are needed; the others may be 0.
 
-    Where they are less than half of the dataset, and not yet known, the others are not computed.
+    If they are less than half of the dataset and not yet computed, the others are skipped.
 
     Raises:
         ValueError: If a feature is not finite.
@@ -66,7 +66,7 @@ def _finite(found: Tensor, dataset: Dataset) -> Tensor:
 
 @dataclass(frozen=True)
 class GalleryAndQueries:
-    """Labelled features to learn from, and others to be judged on.
+    """Labelled features to learn from (gallery), and others to be classified (queries).
 
     Attributes:
         gallery: (N, D).
@@ -74,7 +74,7 @@ class GalleryAndQueries:
         validation: bool (N,), the rows of the gallery on which a probe may choose its settings.
         queries: (M, D).
         query_labels: int64 (M,).
-        n_classes: Of the dataset.
+        n_classes: Number of classes of the dataset.
     """
 
     gallery: Tensor
@@ -88,7 +88,7 @@ class GalleryAndQueries:
 def gallery_and_queries(
     encoder: nn.Module, splits: Splits, device: torch.device, labels: float = 1.0
 ) -> GalleryAndQueries:
-    """Features of the two sets that `indices` names, of the gallery those of a share of the labels.
+    """Features of the images that `gallery_indices` chooses, with a fraction ``labels`` of the gallery.
 
     Raises:
         ValueError: If a split has no labels.

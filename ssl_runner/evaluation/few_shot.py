@@ -24,19 +24,20 @@ MANIFEST = "tasks.safetensors"
 class FewShot:
     """Mean accuracy over episodes drawn from the test split, with its 95% interval.
 
-    The tasks are a function of dataset, setting, episodes' indices and seed: every algorithm is asked the same ones, by
-    chunks of any size. Of a test split whose classes have domains, each domain is judged by itself.
+    The tasks are a function of dataset, setting, episode index and seed, so every algorithm gets the same ones,
+    whatever the number of tasks per batch. If the classes of the test split have domains, each domain is scored
+    separately.
 
-    With a dataset of its own the evaluator judges that one's test split, and says so in its keys: this is how what was
-    learned from one dataset is asked about another. Its option is then called ``few_shot_DATASET``.
+    With its own dataset, the evaluator uses the test split of that dataset, and its keys say so. This measures transfer
+    from one dataset to another. Its option is then called ``few_shot_DATASET``.
 
     Args:
         settings: Ways and shots, ``5w1s``, or with queries per class, ``5w1s1q``.
-        n_query: Queries per class of a setting that does not say.
-        episodes: Tasks of each setting, at least 2.
-        seed: Of the tasks.
-        tasks_per_batch: Tasks that are classified at once.
-        dataset: Another dataset than the run's, of images of the same shape, or None.
+        n_query: Queries per class for settings that do not say.
+        episodes: Number of tasks of each setting, at least 2.
+        seed: Seed of the tasks.
+        tasks_per_batch: Number of tasks that are classified at once.
+        dataset: A dataset other than the run's, with images of the same shape, or None.
 
     Attributes:
         target: The test split of that dataset, or None.
@@ -62,17 +63,17 @@ class FewShot:
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
         """``few_shot/5w1s/top1`` and ``few_shot/5w1s/ci95`` for each setting, as the algorithm is configured.
 
-        Beside them, for each of the algorithm's `classifiers`, ``few_shot/5w1s/<name>/top1`` and ``.../ci95``. Before
-        them stands the name of the domain, or of the dataset that is not the run's: ``cifar10/few_shot/5w1s/top1``.
+        For each of the algorithm's `classifiers`, also ``few_shot/5w1s/<name>/top1`` and ``.../ci95``. The keys begin
+        with the name of the domain, or of the dataset if it is not the run's: ``cifar10/few_shot/5w1s/top1``.
 
         Raises:
             ValueError: If the test split has too few classes or images for a setting.
         """
         scores, dataset = {}, self.judged(splits)
-        asked = dict(self._keyed(dataset))
+        by_key = dict(self._keyed(dataset))
         with evaluating(algorithm):
-            contender = Contender.of_algorithm(algorithm, dataset, list(asked.values()), device)
-            for key, tasks in asked.items():
+            contender = Contender.of_algorithm(algorithm, dataset, list(by_key.values()), device)
+            for key, tasks in by_key.items():
                 for way, accuracies in contender.accuracies(tasks, self.tasks_per_batch, device).items():
                     name = f"{key}/{way}" if way else key
                     scores[f"{name}/top1"] = accuracies.mean().item()
@@ -80,13 +81,13 @@ class FewShot:
         return scores
 
     def judged(self, splits: Splits) -> Dataset:
-        """The test split that tasks are drawn from: its own dataset's, or else the run's."""
+        """The test split that tasks are drawn from: that of its own dataset, or else the run's."""
         return splits.test if self.target is None else self.target
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """Mean and interval of each setting, and of each of the algorithm's `classifiers`.
 
-        Of the run's own splits those without domains are meant; those with domains have no validation to select by.
+        For the run's own splits, domains are ignored: splits with domains have no validation split to select by.
         """
         names = [] if algorithm is None else [f"/{name}" for name in algorithm.classifiers]
         domains = () if self.target is None else self.target.domains
@@ -94,7 +95,7 @@ class FewShot:
         return [f"{key}{name}/{score}" for key in keys for name in ("", *names) for score in ("top1", "ci95")]
 
     def _key(self, domain: str | None, setting: Setting) -> str:
-        """Of a score, less its last part."""
+        """The key of a score, without its last part."""
         before = f"{domain}/" if domain else "" if self.target is None else f"{self.target.source}/"
         return f"{before}few_shot/{setting.name}"
 
@@ -103,13 +104,15 @@ class FewShot:
             yield self._key(domain, setting), tasks
 
     def tasks(self, dataset: Dataset) -> FixedTasks:
-        """What is asked of a dataset."""
+        """The tasks of a dataset."""
         return FixedTasks(dataset, self.settings, self.episodes, self.seed, f"eval.{self.option}")
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Draw tasks and classify one of each setting; raises ValueError where ways, shots or classes do not fit.
+        """Draw the tasks and classify one of each setting.
 
-        Or where the images of its own dataset are not of the shape that the encoder takes.
+        Raises:
+            ValueError: If ways, shots or classes do not fit, or the images of its own dataset do not have the shape
+                that the encoder takes.
         """
         dataset = self.judged(splits)
         try:
@@ -127,11 +130,11 @@ class FewShot:
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training.
 
-        Of a dataset of its own, they count as seen where the run was trained on any of its images.
+        Classes of its own dataset count as seen if the run was trained on any of that dataset's images.
         """
         dataset = self.judged(splits)
         described = self.tasks(dataset).described()
-        if self.target is None:  # stands in the result already
+        if self.target is None:  # it is already in the result
             del described["fingerprint"]
         seen = splits.by == "images" if self.target is None else shares_images(dataset, splits.train)
         return described | {"classes": "seen" if seen else "unseen"}
@@ -139,18 +142,18 @@ class FewShot:
     def write_manifest(self, folder: Path, splits: Splits) -> None:
         """Write folder/tasks.safetensors: ``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images).
 
-        Numbers are indices in the test split; the hashes in `protocol` are of them. Of a dataset of its own the file is
-        ``tasks_DATASET.safetensors``; where there are domains, their names stand before those of the settings.
+        Numbers are indices in the test split; the hashes in `protocol` are computed from them. For its own dataset the
+        file is ``tasks_DATASET.safetensors``. If there are domains, keys begin with the domain.
         """
         file = MANIFEST if self.target is None else MANIFEST.replace(".", f"_{self.target.source}.")
         self.tasks(self.judged(splits)).write(folder / file)
 
 
 def interval(accuracies: Tensor) -> float:
-    """Half the 95% interval of the mean of accuracies (n,): normal from 30 on, Student's t below."""
+    """Half the 95% interval of the mean of accuracies (n,): normal from n = 30 on, Student's t below."""
     n, quantile = len(accuracies), 1.96
     if n < 30:
-        from scipy.stats import t as student  # takes seconds to import
+        from scipy.stats import t as student  # slow to import
 
         quantile = float(student.ppf(0.975, n - 1))
     return quantile * accuracies.std().item() / math.sqrt(n)

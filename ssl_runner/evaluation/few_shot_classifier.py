@@ -1,4 +1,4 @@
-"""A trained algorithm put to use: new images, told apart by a few labelled ones."""
+"""Applies a trained algorithm: classifies new images from a few labelled ones."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -17,21 +17,21 @@ Images = Tensor | Iterable[str | Path]
 class FewShotClassifier:
     """`Algorithm.classify` with one support set, for any number of new images.
 
-    Images go in batches of equal size, each beside the whole support. Where the algorithm's normalisation is
-    transductive (MAML with ``statistics=batch``, which result.json's ``protocols`` tells), a prediction depends on the
-    other images of its batch: it was scored on batches with images of every class, and one image alone may be told
-    less well. A run with ``algorithm.statistics=support`` or ``running`` predicts each image by itself.
+    Images are classified in batches of equal size, each with the whole support. If the algorithm's normalisation is
+    transductive (MAML with ``statistics=batch``, see ``protocols`` in result.json), a prediction depends on the other
+    images in its batch. It was scored on batches with images of every class, so it may be less accurate on a single
+    image. A run with ``algorithm.statistics=support`` or ``running`` classifies each image independently.
 
     Args:
-        algorithm: Trained.
+        algorithm: A trained algorithm.
         support_images: (S, C, H, W), uint8 or float in [0, 1].
         support_labels: int64 (S,) in [0, n_way), each at least once.
-        class_names: n_way, in the order of the labels.
-        invert: Whether new files are ink on paper, to become light on dark; tensors are taken as they are.
-        batch_size: Most new images that are classified at once, at least 1.
+        class_names: The n_way names, in the order of the labels.
+        invert: Whether new files are ink on paper and must become light on dark; tensors are not inverted.
+        batch_size: Largest number of new images that are classified at once, at least 1.
 
     Attributes:
-        class_names: Of the columns of `scores`.
+        class_names: Names of the columns of `scores`.
     """
 
     def __init__(
@@ -52,21 +52,21 @@ class FewShotClassifier:
         self.invert, self.batch_size = invert, batch_size
 
     def __call__(self, images: Images) -> list[str]:
-        """The name of the most likely class of each image; takes what `scores` takes."""
+        """The name of the most likely class of each image; takes the same images as `scores`."""
         return [self.class_names[label] for label in self.scores(images).argmax(dim=1).tolist()]
 
     def scores(self, images: Images) -> Tensor:
-        """Scores float32 (B, n_way) on the CPU: the higher, the likelier; columns are ``class_names``.
+        """Scores float32 (B, n_way) on the CPU; higher means more likely. Columns are ``class_names``.
 
-        They are what the algorithm compares by, not probabilities. ``scores.softmax(dim=1)`` is what ProtoNet and MAML
-        were trained to give as such; from a contrastive encoder it is nearly flat, for its scores lie in [-4, 0] (minus
-        squared distances on the unit sphere), and their order and differences are what counts.
+        The scores are not probabilities. ProtoNet and MAML were trained so that ``scores.softmax(dim=1)`` gives
+        probabilities. For a contrastive encoder the softmax is nearly flat, since its scores are in [-4, 0] (minus
+        squared distances on the unit sphere); use their order and differences.
 
         Args:
             images: Image files in any format, or a batch (B, C, H, W), uint8 or float in [0, 1], of the encoder's size.
 
         Raises:
-            ValueError: A tensor of another shape or range, or (DataError) a damaged file; names it.
+            ValueError: A tensor has the wrong shape or range, or (DataError) a file is damaged; the message names it.
         """
         if isinstance(images, str | Path):
             raise InvalidValue(f"got the path {str(images)!r}, expected a list of files; give [{str(images)!r}]")
@@ -85,7 +85,7 @@ class FewShotClassifier:
         return scores[0].float().cpu()
 
     def _floats(self, images: Tensor) -> Tensor:
-        """Floats in [0, 1] on the encoder's device: an algorithm may look at support and queries together."""
+        """Images as floats in [0, 1] on the encoder's device: an algorithm may concatenate support and queries."""
         shape, mean = self.encoder.input_shape, self.encoder.mean
         if images.shape[1:] != shape:
             got, expected = tuple(images.shape), ", ".join(map(str, shape))

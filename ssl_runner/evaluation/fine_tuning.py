@@ -1,4 +1,4 @@
-"""Fine-tuning: how good a start the encoder is, with all labels or a few of them."""
+"""Fine-tuning of the encoder on all labels or a few of them."""
 
 import copy
 import math
@@ -30,33 +30,35 @@ COSINE = WarmupCosine(warmup_steps=0, final=0.0)
 class FineTuning(Labelled):
     """Accuracy of a copy of the encoder with a linear classifier, both trained on labelled images.
 
-    As SimCLR with 1% and 10% of the labels (Chen et al. 2020, arXiv:2002.05709, app. B.5): all weights are trained by
-    SGD with Nesterov momentum 0.9, crops the only augmentation, nothing chosen, test scored once after the last epoch.
-    The classifier starts from zeros (as in SimCLR's code) on the raw features, and so does not depend on a draw. Batch
-    normalisation is in training mode, its running averages go on from the encoder's.
+    It follows SimCLR with 1% and 10% of the labels (Chen et al. 2020, arXiv:2002.05709, app. B.5): SGD with Nesterov
+    momentum 0.9 trains all weights, random crops are the only augmentation, no setting is chosen by a score, and the
+    test split is scored once, after the last epoch. The classifier starts from zeros (as in SimCLR's code) on the raw
+    features, so it does not depend on a random draw. Batch normalisation is in training mode and updates the encoder's
+    running averages.
 
-    Deviations: the rate falls to 0 along half a cosine (SimCLR's code; the paper names no schedule); the crop is one of
-    whole pixels without resizing or flip unless configured; vectors take no weight decay if matrices do;
-    ``head_lr_factor`` gives the classifier a rate of its own (SwAV, arXiv:2006.09882: 20 with 10% of the labels, 250
-    with 1%; SimCLR: 1).
+    Deviations: the learning rate falls to 0 along half a cosine (SimCLR's code; the paper names no schedule). The crop
+    moves by whole pixels, without resizing or flip unless configured. Weight decay does not apply to vectors.
+    ``head_lr_factor`` gives the classifier its own rate (SwAV, arXiv:2006.09882: 20 with 10% of the labels, 250 with
+    1%; SimCLR: 1).
 
-    An epoch shows every image once, in ceil(N / batch_size) batches whose sizes differ by at most one: none is dropped,
-    and no sliver of a batch spoils batch normalisation. It computes in float32 whatever the training's precision.
-    An encoder without weights (the baseline ``raw_pixels``) leaves the classifier alone: logistic regression by SGD.
+    An epoch uses every image once, in ceil(N / batch_size) batches whose sizes differ by at most one. So none is
+    dropped, and no tiny batch disturbs batch normalisation. It computes in float32, whatever the training's precision.
+    If the encoder has no weights (the baseline ``raw_pixels``), only the classifier is trained: logistic regression by
+    SGD.
 
     Args:
-        labels: Share of the gallery's labels in (0, 1]: at random within each class, at least one image a class, the
-            same in every run; those of a smaller share are among those of a larger one.
+        labels: Share of the gallery's labels in (0, 1]: random within each class, at least one image per class, the
+            same in every run. A smaller share is a subset of a larger one.
         epochs: Passes over the labelled images.
-        batch_size: Images in a batch, at most; from 3 on no batch has a single image.
-        lr: Rate of the first step; not scaled by the batch size.
-        head_lr_factor: Of the classifier's rate over the encoder's.
-        weight_decay: Of matrices and kernels.
-        augmentation: Of the labelled images; it keeps their size.
-        dataset: Another one than the run's, see `Labelled`.
+        batch_size: Largest number of images in a batch; if it is at least 3, no batch has a single image.
+        lr: Learning rate of the first step; not scaled by the batch size.
+        head_lr_factor: The classifier's learning rate divided by the encoder's.
+        weight_decay: Weight decay of matrices and kernels.
+        augmentation: Augmentation of the labelled images; it must keep their size.
+        dataset: A dataset other than the run's, see `Labelled`.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class FineTuning(Labelled):
             if not 0 < value < math.inf:
                 raise InvalidValue(f"{name}={value}; give a number above 0")
         if not 0 <= weight_decay < math.inf:
-            raise InvalidValue(f"weight_decay={weight_decay}; give at least 0, which switches it off")
+            raise InvalidValue(f"weight_decay={weight_decay}; give at least 0; 0 turns it off")
         if not isinstance(augmentation, Augmentation):
             raise InvalidValue(
                 f"augmentation is a {type(augmentation).__name__}, expected an Augmentation; without transforms, "
@@ -90,7 +92,7 @@ class FineTuning(Labelled):
         self.augmentation = augmentation
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``fine_tuning/top1``; with 1% of the labels, ``fine_tuning_1pct/top1``; ``cifar10/...`` of its own dataset.
+        """``fine_tuning/top1``; with 1% of the labels, ``fine_tuning_1pct/top1``; for its own dataset, ``cifar10/...``.
 
         Raises:
             ValueError: If a split has no labels, or training diverged.
@@ -109,20 +111,20 @@ class FineTuning(Labelled):
         return [self.key("top1")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Refuse what `Labelled.checked` does, an encoder without weights, and an augmentation that changes sizes.
+        """Refuse everything that `Labelled.checked` refuses, an encoder without weights, and changes of the image size.
 
-        A share is never too small: one image a class is always taken.
+        A share is never too small, since every class keeps at least one image.
 
         Raises:
-            ValueError: With the remedy.
+            ValueError: Something does not fit; the message gives the remedy.
         """
         sets = self.checked(algorithm, splits)
         image = sets.parts[0].images[:1]
         view = self.augmentation(image, torch.zeros(1, self.augmentation.columns))
         if view.shape != image.shape:
-            made, given = ("x".join(map(str, images.shape[1:])) for images in (view, image))
+            got, expected = ("x".join(map(str, images.shape[1:])) for images in (view, image))
             raise InvalidValue(
-                f"eval.{self.option}.augmentation makes {made} of images of {given}, but queries keep their size; "
+                f"eval.{self.option}.augmentation turns images of {expected} into {got}, but queries keep their size; "
                 "set the crop's size to null"
             )
         if algorithm is not None and not list(algorithm.eval_encoder().parameters()):
@@ -141,8 +143,8 @@ class FineTuning(Labelled):
             **self.described(splits),
             "labels": self.labels,
             "labelled_images": n,
-            "validation": "none: nothing is chosen, and the last epoch is scored",
-            "trained": "all weights of encoder and linear classifier; raw pixels: the classifier alone",
+            "validation": "none: no setting is chosen, and the last epoch is scored",
+            "trained": "all weights of encoder and linear classifier; for raw pixels, only the classifier",
             "solver": f"SGD, Nesterov momentum {MOMENTUM}, learning rate {self.lr:g}{head}, cosine to 0, {decay}",
             "epochs": self.epochs,
             "batch_size": -(-n // batches),
@@ -156,7 +158,7 @@ class FineTuning(Labelled):
     ) -> tuple[nn.Module, nn.Linear]:
         """A trained copy of the encoder, and its classifier.
 
-        Seeds torch's generators, from which dropout draws.
+        This seeds torch's generators, which dropout uses.
 
         Raises:
             ValueError: If training diverged.
@@ -180,7 +182,9 @@ class FineTuning(Labelled):
                     loss.backward()
                 optimizer.step()
                 step += 1
-            self._check_finite(loss.detach(), f"{epoch + 1} of {self.epochs}")  # once an epoch: it waits for the device
+            self._check_finite(
+                loss.detach(), f"{epoch + 1} of {self.epochs}"
+            )  # once per epoch, since it waits for the device
         return encoder, head
 
     def optimizer(self, encoder: nn.Module, head: nn.Module) -> torch.optim.SGD:
@@ -204,14 +208,14 @@ class FineTuning(Labelled):
     def _check_finite(self, value: Tensor, epoch: str) -> None:
         if not value.isfinite():
             raise InvalidValue(
-                f"fine-tuning diverged: what it computes is not finite after epoch {epoch}; "
+                f"fine-tuning diverged: its values are not finite after epoch {epoch}; "
                 f"lower eval.{self.option}.lr={self.lr:g}"
             )
 
 
 @contextmanager
 def own_generators(device: torch.device) -> Iterator[None]:
-    """Torch's global generators come back as they were."""
+    """Restores torch's global generators on exit."""
     before = torch.mps.get_rng_state() if device.type == "mps" else None
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
@@ -222,14 +226,14 @@ def own_generators(device: torch.device) -> Iterator[None]:
 
 
 def _copy(encoder: Encoder) -> Encoder:
-    """All weights to be trained, on the encoder's device and in its memory format, without its gradients."""
+    """A copy with all weights trainable, on the encoder's device and in its memory format, without its gradients."""
     copied = copy.deepcopy(encoder).requires_grad_(True)
     copied.zero_grad(set_to_none=True)
     return copied
 
 
 def zero_head(in_features: int, n_classes: int, device: torch.device) -> nn.Linear:
-    """A linear classifier that starts from zeros: it depends on no draw."""
+    """A linear classifier that starts from zeros, so that it does not depend on a random draw."""
     head = nn.Linear(in_features, n_classes, device=device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

@@ -1,4 +1,4 @@
-"""The episodes that every algorithm is asked: a function of dataset, setting, indices and seed."""
+"""The episodes that every algorithm classifies: a function of dataset, setting, index and seed."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from ssl_runner.runtime.atomic_write import write_atomically
 
 @dataclass(frozen=True)
 class FixedTasks:
-    """Episodes of one dataset. Where its classes have domains, there are episodes of each.
+    """Episodes of one dataset. If its classes have domains, there are episodes of each domain.
 
     Attributes:
-        dataset: Labelled, to draw from.
+        dataset: The labelled dataset to draw from.
         settings: Ways, shots and queries.
-        episodes: Tasks of each setting.
-        seed: Of the tasks.
+        episodes: Number of tasks of each setting.
+        seed: Seed of the tasks.
         where: Dotted key of the evaluator, for messages.
     """
 
@@ -34,10 +34,10 @@ class FixedTasks:
     where: str
 
     def __call__(self, setting: Setting, domain: str | None = None) -> Tasks:
-        """All episodes of a setting, of one domain or of a dataset without any.
+        """All episodes of a setting, from one domain or from a dataset without domains.
 
         Raises:
-            ValueError: If the dataset has too few classes or images for it, or no labels.
+            ValueError: If the dataset has too few classes or images for the setting, or no labels.
         """
         sampler = TaskSampler(
             self.dataset, setting.n_way, setting.k_shot, setting.n_query, f"{{}} of '{setting.name}' in {self.where}"
@@ -47,18 +47,18 @@ class FixedTasks:
         return sampler(randomness.uniforms(self.seed, stream, 0, self.episodes, sampler.columns))
 
     def every(self) -> Iterator[tuple[str | None, Setting, Tasks]]:
-        """Domain or None, setting, and the tasks of the two."""
+        """Each domain (or None), setting, and their tasks."""
         for domain in self.dataset.domains or [None]:
             for setting in self.settings:
                 yield domain, setting, self(setting, domain)
 
     def _named(self) -> Iterator[tuple[str, Setting, Tasks]]:
-        """``5w1s``, or where there are domains ``mnist/5w1s``, with its setting and tasks."""
+        """Each name, ``5w1s`` or with domains ``mnist/5w1s``, with its setting and tasks."""
         for domain, setting, tasks in self.every():
             yield f"{domain}/{setting.name}" if domain else setting.name, setting, tasks
 
     def described(self) -> dict[str, Any]:
-        """For a protocol: source, settings with the hashes of their tasks, episodes, seed, kind of interval."""
+        """A description for a protocol: source, settings with the hashes of their tasks, episodes, seed, interval."""
         settings = {
             name: {
                 "n_way": setting.n_way,
@@ -78,10 +78,10 @@ class FixedTasks:
         }
 
     def write(self, path: Path) -> None:
-        """``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images), into a safetensors file.
+        """Write ``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images), into a safetensors file.
 
-        Numbers are indices in the dataset; the hashes in `described` are of them. Where there are domains, their names
-        stand before those of the settings.
+        Numbers are indices in the dataset; the hashes in `described` are computed from them. If there are domains, keys
+        begin with the domain.
         """
         found = {}
         for name, _, tasks in self._named():
@@ -91,7 +91,7 @@ class FixedTasks:
 
 
 def manifest(tasks: Tasks, dataset: Dataset) -> str:
-    """SHA-256 of the tasks and of the data that they point into."""
+    """SHA-256 of the tasks and of the data that they refer to."""
     digest = hashlib.sha256(f"{dataset.name} {dataset.fingerprint} {tasks.n_way}".encode())
     for indices in (tasks.support, tasks.query):
         digest.update(str(tuple(indices.shape)).encode())

@@ -1,4 +1,4 @@
-"""Training a network of its own on each support set: what the support alone gives."""
+"""A baseline that trains a new network on each support set, to show what the support alone can give."""
 
 from statistics import median
 
@@ -16,19 +16,19 @@ from ssl_runner.runtime import randomness
 
 
 class FromScratch:
-    """Trains encoder and linear classifier on the support of each task by Adam, all of it in each step.
+    """Trains encoder and linear classifier on the support of each task by Adam, with the whole support in each step.
 
-    One task after the other: side by side under `torch.func.vmap`, with weights of its own for each task,
-    conv4 took 1.5 to 3 times as long on a CPU, and torch's own batch normalisation could not be trained. Weights
-    are drawn anew for each task, the classifier starts from zeros. Queries are normalised by running averages over the
-    steps, so a prediction does not depend on the other queries.
+    Tasks are trained one after the other. Trained together under `torch.func.vmap`, with separate weights for each
+    task, conv4 took 1.5 to 3 times as long on a CPU, and torch's own batch normalisation could not be trained. New
+    weights are drawn for each task, and the classifier starts from zeros. Queries are normalised by running averages
+    over the steps, so a prediction does not depend on the other queries.
 
     Args:
-        steps: In each task, at least 1.
-        lr: Of Adam, above 0.
+        steps: Number of steps in each task, at least 1.
+        lr: Adam's learning rate, above 0.
 
     Raises:
-        ValueError: One is out of its range.
+        ValueError: A value is out of range.
     """
 
     def __init__(self, steps: int, lr: float) -> None:
@@ -37,24 +37,26 @@ class FromScratch:
         self.steps, self.lr = steps, lr
 
     def recipe(self) -> str:
-        """In words, for the protocol."""
+        """A description for the protocol."""
         return (
-            "the architecture anew for each task, with a linear classifier, trained on its support: "
-            f"{self.steps} steps of Adam, all of it in each, learning rate {self.lr:g}; queries are normalised by "
+            "the architecture with new weights for each task and a linear classifier, trained on its support: "
+            f"{self.steps} steps of Adam on the whole support, learning rate {self.lr:g}; queries are normalised by "
             "running averages"
         )
 
     def accuracies(
         self, encoder: Encoder, images: Tensor, tasks: Tasks, seed: int, device: torch.device
     ) -> tuple[Tensor, float]:
-        """float64 (T,), one a task, and the median of the milliseconds that a task took. Seeds torch's generators.
+        """The accuracy of each task, float64 (T,), and the median time of a task in milliseconds.
+
+        This seeds torch's generators.
 
         Args:
-            encoder: Of the architecture to train; it is left alone.
-            images: What the tasks' indices point into, (N, C, H, W).
+            encoder: An encoder of the architecture to train; it is not changed.
+            images: The images that the tasks' indices refer to, (N, C, H, W).
             tasks: T tasks.
-            seed: Of the first weights.
-            device: Where to train.
+            seed: Seed of the initial weights.
+            device: The device to train on.
         """
         found, took = [], []
         for task in range(len(tasks)):
@@ -71,11 +73,11 @@ class FromScratch:
         """Scores (Q, n_way) of the queries (Q, C, H, W), after training on the support (S, C, H, W).
 
         Args:
-            encoder: It is trained.
+            encoder: The encoder to train, in place.
             support: Images of one task.
             labels: int64 (S,).
             query: Images to classify.
-            n_way: Classes.
+            n_way: Number of classes.
         """
         encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         head = zero_head(encoder.out_features, n_way, support.device)

@@ -1,4 +1,4 @@
-"""Which images evaluators learn from with their labels, and which they are judged on."""
+"""Chooses the labelled images that evaluators learn from, and those that they are scored on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import randomness
 
-# One seed for all, so that every evaluator and every run is judged on the same halves and given the same labels.
+# One seed for all, so that every evaluator and every run uses the same halves and the same labels.
 SEED = 0
 
 
 @dataclass(frozen=True)
 class GalleryIndices:
-    """Labelled images to learn from, and others to be judged on, by their indices.
+    """Indices of labelled images to learn from (gallery), and of others to be scored on (queries).
 
     Attributes:
-        parts: Datasets that hold the gallery; indices count through them, one after the other.
+        parts: Datasets that hold the gallery; indices count through them in order.
         gallery: int64 (N,), ascending.
         gallery_labels: int64 (N,) in [0, n_classes).
         validation: bool (N,), the rows of the gallery on which a probe may choose its settings.
@@ -37,11 +37,11 @@ class GalleryIndices:
     query_labels: Tensor
 
     def images(self) -> list[Tensor]:
-        """The gallery's images, uint8 (N_i, C, H, W) of each part; a part that is wanted whole is not copied."""
+        """The gallery's images, uint8 (N_i, C, H, W) of each part; a part that is used whole is not copied."""
         found, start = [], 0
         for part in self.parts:
-            mine = (self.gallery >= start) & (self.gallery < start + len(part))
-            found.append(rows_at(part.images, self.gallery[mine] - start))
+            inside = (self.gallery >= start) & (self.gallery < start + len(part))
+            found.append(rows_at(part.images, self.gallery[inside] - start))
             start += len(part)
         return found
 
@@ -50,11 +50,12 @@ def gallery_indices(splits: Splits, labels: float = 1.0) -> GalleryIndices:
     """Gallery and queries as `describe` says; a share of the labels is drawn from the whole gallery.
 
     Args:
-        labels: Share of the gallery's labels in (0, 1]. Below 1, a fifth of each class of what is drawn is validation,
-            so that what a probe chooses costs no label more.
+        labels: Share of the gallery's labels in (0, 1]. Below 1, a fifth of the drawn images of each class is
+            validation, so that choosing a probe's settings needs no further labels.
 
     Raises:
-        ValueError: If a split has no labels, or by images train has other classes than test (clusters, say).
+        ValueError: If a split has no labels, or the data is split by images and train has other classes than test
+            (for example clusters).
     """
     query_labels = labels_of(splits.test)
     queries = torch.arange(len(query_labels))
@@ -68,7 +69,7 @@ def gallery_indices(splits: Splits, labels: float = 1.0) -> GalleryIndices:
         gallery = torch.arange(len(gallery_labels))
         if splits.train.class_names != splits.test.class_names:
             raise InvalidValue(
-                f"{splits.train.name} has other classes than {splits.test.name}, so its labels teach nothing about "
+                f"{splits.train.name} has other classes than {splits.test.name}, so its labels are of no use for "
                 "these; choose eval=[few_shot], or a dataset split by classes"
             )
     if labels < 1:
@@ -80,7 +81,7 @@ def gallery_indices(splits: Splits, labels: float = 1.0) -> GalleryIndices:
 
 
 def describe(splits: Splits, labels: float = 1.0) -> dict[str, Any]:
-    """What gallery, validation and queries are, and how a share of the labels is drawn, as plain data."""
+    """A description of gallery, validation, queries and the drawn share of the labels, as plain data."""
     found, whole, halved = gallery_indices(splits, labels), labels == 1, splits.by == "classes"
     if halved:
         gallery, queries = (f"{half} half of each class of {splits.test.name}" for half in ("one", "the other"))
@@ -89,7 +90,7 @@ def describe(splits: Splits, labels: float = 1.0) -> dict[str, Any]:
     validation = f"a fifth of each class of the {'gallery' if whole else 'labelled images'}"
     if whole and len(found.parts) == 2:
         validation = found.parts[1].name
-    drawn = "at random within each class, at least one image a class; a smaller share is part of a larger one"
+    drawn = "at random within each class, at least one image per class; a smaller share is part of a larger one"
     return {
         "gallery": gallery,
         "gallery_size": len(gallery_indices(splits).gallery),
@@ -103,15 +104,15 @@ def describe(splits: Splits, labels: float = 1.0) -> dict[str, Any]:
 
 
 def share(labels: Tensor, fraction: float, stream: str, spare: int = 1) -> Tensor:
-    """bool (N,): a fixed random fraction of each class, at least one image of it.
+    """A mask, bool (N,), of a fixed random fraction of each class, at least one image per class.
 
-    Of one stream, a smaller fraction is part of a larger one.
+    Within one stream, a smaller fraction is part of a larger one.
 
     Args:
         labels: int64 (N,).
         fraction: In (0, 1].
-        stream: Names the draw.
-        spare: Images of each class that are left out at least; with 1, a class of one image gives none.
+        stream: Name of the random draw.
+        spare: Smallest number of images of each class to leave out; with 1, a class with one image contributes none.
     """
     order = torch.from_numpy(randomness.permutation(SEED, stream, 0, len(labels)))
     order = order[labels[order].argsort(stable=True)]  # class after class, shuffled within each
@@ -124,37 +125,37 @@ def share(labels: Tensor, fraction: float, stream: str, spare: int = 1) -> Tenso
 
 
 def rows_at(values: Tensor, wanted: Tensor) -> Tensor:
-    """Rows at indices (M,), all different; all of them, in order, are not copied."""
+    """The rows at distinct, ascending indices (M,); if these are all rows, they are not copied."""
     return values if len(wanted) == len(values) else values[wanted.to(values.device)]
 
 
 def rows_of(parts: Sequence[Tensor], rows: Tensor, device: torch.device) -> Tensor:
-    """Rows (M,) of the parts joined, in this order and on the device; without waiting for a GPU that holds them."""
+    """Rows (M,) of the concatenated parts, in this order on the device, without waiting for a GPU that holds them."""
     found, order, start = [], [], 0
     for part in parts:
-        mine = ((rows >= start) & (rows < start + len(part))).nonzero().squeeze(1)
-        found.append(to_device(part[to_device(rows[mine] - start, part.device)], device))
-        order.append(mine)
+        inside = ((rows >= start) & (rows < start + len(part))).nonzero().squeeze(1)
+        found.append(to_device(part[to_device(rows[inside] - start, part.device)], device))
+        order.append(inside)
         start += len(part)
     return torch.cat(found)[to_device(torch.cat(order).argsort(), device)]
 
 
 def labels_of(dataset: Dataset) -> Tensor:
-    """int64 (N,).
+    """The labels, int64 (N,).
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the dataset has no labels.
     """
     if dataset.labels is None:
         raise InvalidValue(
-            f"{dataset.name} has no labels, and without them nothing can be scored; judge on a dataset that has some, "
-            "say eval=[knn_cifar10], or run with eval=[]"
+            f"{dataset.name} has no labels, so it cannot be scored; evaluate on a labelled dataset, say "
+            "eval=[knn_cifar10], or run with eval=[]"
         )
     return dataset.labels
 
 
 def by_share(evaluator: str, labels: float) -> str:
-    """What an evaluator's scores with a share of the labels go by: ``fine_tuning``, or ``fine_tuning_1pct`` for 0.01.
+    """An evaluator's name with a share of the labels: ``fine_tuning`` for 1, ``fine_tuning_1pct`` for 0.01.
 
     Raises:
         ValueError: If the share is outside (0, 1].

@@ -14,22 +14,23 @@ from ssl_runner.evaluation.features import gallery_and_queries
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import evaluating
 
-# Similarities that stand in memory at once: 64 MiB in float32.
+# Largest number of similarities in memory at once: 64 MiB in float32.
 CHUNK = 2**24
-# Votes are added as integers of this resolution, so that a sum does not depend on its order and ties are ties.
+# Votes are summed as integers of this resolution, so that the order does not matter and ties are exact.
 RESOLUTION = 2**40
 
 
 class KNN(Labelled):
     """Accuracy of a weighted kNN vote (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
-    Features are L2-normalised; each of the k nearest of the gallery by cosine s votes for its class with exp(s / T).
-    Equally near neighbours: the first in the gallery. Equal votes: the lowest class.
+    Features are L2-normalised. Each of the k nearest images of the gallery, with cosine similarity s, votes for its
+    class with weight exp(s / T). Ties between neighbours go to the first in the gallery, ties between classes to the
+    lowest class.
 
     Args:
-        k: Neighbours, no more than there are images in the gallery.
+        k: Number of neighbours, at most the number of images in the gallery.
         temperature: T.
-        dataset: Another one than the run's, see `Labelled`.
+        dataset: A dataset other than the run's, see `Labelled`.
     """
 
     def __init__(self, k: int, temperature: float, dataset: Splits | None = None) -> None:
@@ -40,7 +41,7 @@ class KNN(Labelled):
         self.temperature = temperature
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``knn/top1``; of a dataset of its own, ``cifar10/knn/top1``."""
+        """``knn/top1``; for its own dataset, ``cifar10/knn/top1``."""
         with evaluating(algorithm):
             sets = gallery_and_queries(algorithm.eval_encoder(), self.judged(splits), device)
             found = self.predict(sets.gallery, sets.gallery_labels, sets.queries, sets.n_classes)
@@ -51,12 +52,12 @@ class KNN(Labelled):
         return [self.key("top1")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Raises ValueError for what `Labelled.checked` refuses, and where there are not k images to learn from."""
+        """Raises ValueError for everything that `Labelled.checked` refuses, and for fewer than k gallery images."""
         found = self.checked(algorithm, splits)
         n, names = len(found.gallery), " and ".join(part.name for part in found.parts)
         if self.k > n:
             raise InvalidValue(
-                f"eval.{self.option}.k={self.k}, but there are {n:,} images for neighbours in {names}; "
+                f"eval.{self.option}.k={self.k}, but there are only {n:,} images in {names}; "
                 f"set eval.{self.option}.k={min(20, math.isqrt(n))}"
             )
 
@@ -67,7 +68,7 @@ class KNN(Labelled):
     def predict(self, gallery: Tensor, gallery_labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
         """Classes int64 (M,) of queries (M, D), given a gallery (N, D) with labels (N,); neither is normalised.
 
-        Of a gallery of fewer than k all vote: the diagnostics' may be so small.
+        In a gallery of fewer than k images, which the diagnostics may have, all vote.
         """
         gallery, queries = F.normalize(gallery, dim=1), F.normalize(queries, dim=1)
         rows = max(1, CHUNK // len(gallery))
@@ -75,7 +76,7 @@ class KNN(Labelled):
         return torch.cat([chunk.argmax(dim=1) for chunk in votes])
 
     def _votes(self, similarity: Tensor, gallery_labels: Tensor, n_classes: int) -> Tensor:
-        """int64 (M, n_classes), up to a factor of each row."""
+        """The votes, int64 (M, n_classes), up to a factor for each row."""
         indices = nearest(similarity, min(self.k, similarity.shape[1]))
         values = similarity.gather(1, indices)
         weights = ((values - values.amax(dim=1, keepdim=True)) / self.temperature).exp()  # in (0, 1]
@@ -84,12 +85,12 @@ class KNN(Labelled):
 
 
 def nearest(similarity: Tensor, k: int) -> Tensor:
-    """Places int64 (M, k) of the k largest of each row (M, N), in any order; of equals, the first ones."""
+    """Positions int64 (M, k) of the k largest values in each row (M, N), in any order; the first ones of ties."""
     n = similarity.shape[1]
     values, indices = similarity.topk(min(k + 1, n))
     if k == n:
         return indices
-    # topk takes any of those that equal the last one it takes.
+    # topk may take any of the values that tie with the last one it takes.
     tied = values[:, k - 1] == values[:, k]
     indices = indices[:, :k].clone()
     if tied.any():

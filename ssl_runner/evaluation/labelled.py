@@ -1,4 +1,4 @@
-"""What evaluators share that learn from labelled images of a dataset and are judged on others of it."""
+"""The common part of evaluators that learn from labelled images of a dataset and are scored on others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,20 +11,20 @@ from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 
 
 class Labelled:
-    """The dataset that an evaluator judges: the run's, or one of its own.
+    """The dataset that an evaluator uses: the run's, or its own.
 
-    With one of its own, what was learned from one dataset is asked about another, also where the first has no labels.
-    Its keys then begin with that dataset's name, and its option is called ``EVALUATOR_DATASET``.
+    With its own dataset, it measures transfer from one dataset to another, even if the first has no labels. Its keys
+    then begin with that dataset's name, and its option is called ``EVALUATOR_DATASET``.
 
     Attributes:
-        name: What its scores go by, ``linear_probe_1pct``.
+        name: Name of its scores, such as ``linear_probe_1pct``.
         option: Its key below ``eval``.
         labels: Share of the gallery's labels that it learns from.
         target: The test split of its own dataset, or None.
 
     Args:
         name: See above.
-        dataset: Another dataset than the run's, of images of the same shape, or None.
+        dataset: A dataset other than the run's, with images of the same shape, or None.
         labels: See above.
     """
 
@@ -35,18 +35,18 @@ class Labelled:
         self.option = name if self.target is None else f"{name}_{self.target.source}"
 
     def judged(self, splits: Splits) -> Splits:
-        """Its own dataset, or else the run's."""
+        """The evaluator's own dataset, or else the run's."""
         return splits if self.own is None else self.own
 
     def key(self, score: str) -> str:
-        """``knn/top1``, or ``cifar10/knn/top1``."""
+        """The key of a score: ``knn/top1``, or for its own dataset ``cifar10/knn/top1``."""
         return f"{self.name}/{score}" if self.target is None else f"{self.target.source}/{self.name}/{score}"
 
     def checked(self, algorithm: Algorithm | None, splits: Splits) -> GalleryIndices:
-        """Gallery and queries of the dataset that is judged.
+        """Gallery and queries of the dataset that the evaluator uses.
 
         Raises:
-            ValueError: It has no labels or a single class, or its images are not of the shape that the encoder takes.
+            ValueError: It has no labels or only one class, or its images do not have the shape that the encoder takes.
         """
         judged = self.judged(splits)
         if self.target is not None:
@@ -60,9 +60,9 @@ class Labelled:
         return found
 
     def described(self, splits: Splits) -> dict[str, Any]:
-        """`describe` of the dataset that is judged, by name where it is its own.
+        """`describe` of the dataset that the evaluator uses, with its name if it is not the run's.
 
-        Its classes count as seen where the run was trained on any of its images.
+        Its classes count as seen if the run was trained on any of its images.
         """
         if self.own is None or self.target is None:
             return describe(splits, self.labels)
@@ -75,6 +75,6 @@ class Labelled:
 def _one_class(where: str, names: Sequence[str]) -> str:
     has = f"one class ({names[0]!r})" if names else "no images"
     return (
-        f"{where} has {has}: there is nothing to tell apart; give a dataset of at least two classes "
-        "(an image folder's root is the folder above those of the classes), or run with eval=[]"
+        f"{where} has {has}, expected at least two classes; give a dataset with more "
+        "(an image folder's root is the folder above the class folders), or run with eval=[]"
     )

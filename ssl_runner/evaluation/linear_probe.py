@@ -19,31 +19,33 @@ from ssl_runner.evaluation.gallery import by_share, gallery_indices
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import evaluating
 
-# Converged: no entry of the preconditioned gradient is larger, or its norm is below NORM times that and the root of the
-# loss. Half its squared norm is about the excess of the loss, which is then some 5e-6 of it.
+# Converged: no entry of the preconditioned gradient is larger than TOLERANCE, or its norm is below NORM * TOLERANCE
+# times the root of the loss. Half the squared norm is about the excess of the loss, which is then 5e-6 of the loss.
 TOLERANCE = 1e-4
 NORM = 30
 TIMED = 256  # rows
-EVALUATIONS = 100  # of the loss, that all fits of the grid take together where the features are hard to tell apart
-HISTORY = 20  # steps from which L-BFGS knows the curvature
+EVALUATIONS = 100  # of the loss, for all fits of the grid together, if the classes are hard to separate
+HISTORY = 20  # steps from which L-BFGS estimates the curvature
 
 
 class LinearProbe(Labelled):
-    """Accuracy of a linear classifier on standardised features, its regularisation chosen on validation.
+    """Accuracy of a linear classifier on standardised features, with regularisation chosen on the validation split.
 
-    It minimises mean cross-entropy + r / 2 ||W||^2, the bias free, by L-BFGS. Fitted on train for each r from strong to
-    weak, each starting from the one before; the r of the best validation accuracy (of equals, the strongest) is fitted
-    again on train and validation together and scored once on test. In scikit-learn's terms C = 1 / (r N).
+    L-BFGS minimises mean cross-entropy + r / 2 ||W||^2; the bias is not penalised. The classifier is fitted on train
+    for each r from strong to weak, each time starting from the previous solution. The r with the best validation
+    accuracy (the strongest, for ties) is fitted again on train and validation together and scored once on test. In
+    scikit-learn's terms, C = 1 / (r N).
 
-    With a share of the labels (the 1% and 10% of SimCLR, arXiv:2002.05709, section 4), all these rows are of the share:
-    a fifth of each class of it plays validation. Where no class can spare an image for that, the strongest r is taken.
+    With a share of the labels (1% and 10% in SimCLR, arXiv:2002.05709, section 4), only images of the share are used,
+    and a fifth of each class of the share is validation. If no class has an image to spare for that, the strongest r is
+    used.
 
     Args:
         regularisations: Values of r to choose from.
-        max_iterations: Of L-BFGS per fit; a fit that has not converged by then warns.
-        labels: Share of the labels of train and validation together, in (0, 1]: at random within each class, at least
-            one image a class, the same ones as for fine-tuning and in every run.
-        dataset: Another one than the run's, see `Labelled`.
+        max_iterations: Largest number of L-BFGS iterations per fit; a fit that has not converged by then warns.
+        labels: Share of the labels of train and validation together, in (0, 1]: random within each class, at least one
+            image per class, the same images as for fine-tuning and in every run.
+        dataset: A dataset other than the run's, see `Labelled`.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class LinearProbe(Labelled):
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
         """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``.
 
-        Of 1% they are ``linear_probe_1pct/...``, of a dataset of its own ``cifar10/linear_probe/...``.
+        With 1% of the labels, ``linear_probe_1pct/...``; for its own dataset, ``cifar10/linear_probe/...``.
         """
         with evaluating(algorithm):
             sets = gallery_and_queries(algorithm.eval_encoder(), self.judged(splits), device, self.labels)
@@ -72,15 +74,15 @@ class LinearProbe(Labelled):
         return {self.key("top1"): accuracy, self.key("regularisation"): chosen}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
-        """``linear_probe/top1`` and what was chosen for it."""
+        """``linear_probe/top1`` and ``linear_probe/regularisation``."""
         return [self.key("top1"), self.key("regularisation")]
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Raises ValueError for what `Labelled.checked` refuses."""
+        """Raises ValueError for everything that `Labelled.checked` refuses."""
         self.checked(algorithm, splits)
 
     def seconds(self, splits: Splits, width: int) -> float:
-        """About how long it will take on this CPU with features of such a width, judged by a few rows of the loss."""
+        """Estimated duration on this CPU for features of this width, from timing the loss on a few rows."""
         found = gallery_indices(self.judged(splits), self.labels)
         n, n_classes = len(found.gallery), self.judged(splits).test.n_classes
         rows = min(n, TIMED)
@@ -101,7 +103,7 @@ class LinearProbe(Labelled):
     def choose(
         self, gallery: Tensor, labels: Tensor, validation: Tensor, n_classes: int
     ) -> tuple[float, Tensor | None]:
-        """The best regularisation on the rows of the gallery (N, D) that validation (N,) names, and its weights."""
+        """The regularisation that is best on the gallery rows (N, D) marked by validation (N,), and its weights."""
         if not validation.any():
             return self.regularisations[0], None
         train, held_out = standardise(gallery[~validation], gallery[validation])
@@ -116,10 +118,10 @@ class LinearProbe(Labelled):
 
 
 def standardise(gallery: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with the gallery's means and deviations taken out; a feature that is constant in the gallery becomes 0."""
+    """Both sets, standardised with the gallery's means and deviations; features constant in the gallery become 0."""
     mean = gallery.mean(dim=0)
     std = (gallery - mean).square().mean(dim=0).sqrt()
-    # Rounding leaves a constant feature a deviation of about 1e-7 of its size.
+    # By rounding, a constant feature has a deviation of about 1e-7 of its value.
     varies = std > 1e-6 * mean.abs()
     scale = torch.where(varies, 1 / std, 0)
     return (gallery - mean) * scale, (queries - mean) * scale
@@ -128,10 +130,10 @@ def standardise(gallery: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
 class Regression:
     """Logistic regression of labels (N,) on standardised features (N, D), for several strengths of regularisation.
 
-    L-BFGS works on V in W = U diag(d) V, where U holds the eigenvectors of the features' covariance, s its eigenvalues
-    and d = (s / K + r)^(-1/2) of K classes, sqrt(K) for the bias: at W = 0 the curvature is then 1 in every direction
-    (1/K is the softmax's there, and of two classes Boehning's bound of 1992). The solution is the same; correlated
-    features take tens of iterations in place of thousands, and so do thousands of classes.
+    L-BFGS optimises V in W = U diag(d) V. U holds the eigenvectors of the features' covariance, s its eigenvalues, and
+    d = (s / K + r)^(-1/2) for K classes, sqrt(K) for the bias. At W = 0 the curvature is then 1 in every direction (the
+    softmax contributes 1/K there, which for two classes is Boehning's bound of 1992). The solution is the same, but
+    correlated features need tens of iterations instead of thousands, and so do thousands of classes.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, n_classes: int, max_iterations: int) -> None:
@@ -146,7 +148,7 @@ class Regression:
         self.shape = (features.shape[1] + 1, n_classes)
 
     def fit(self, regularisation: float, start: Tensor | None = None) -> Tensor:
-        """Weights (D + 1, n_classes), the bias last, sought from such weights or from 0; warns if not converged."""
+        """Weights (D + 1, n_classes), bias last, starting from such weights or from 0; warns if not converged."""
         n_classes = self.shape[1]
         scale = self.features.new_full((self.shape[0], 1), n_classes**0.5)
         scale[:-1, 0] = (self.spectrum / n_classes + regularisation).rsqrt()
@@ -168,15 +170,15 @@ class Regression:
         return _rotate(self.axes, solution * scale)
 
     def _loss(self, weights: Tensor, regularisation: float) -> tuple[float, Tensor]:
-        """Loss, and its gradient written out: half the time of autograd's."""
+        """The loss and its explicit gradient, which takes half the time of autograd."""
         logs = F.log_softmax(_logits(weights, self.features), dim=1)
-        # Summed in float64, or the line search stalls on rounding; on the CPU, because not every device has it.
+        # Summed in float64, since rounding would stall the line search; on the CPU, since not every device has float64.
         penalty = regularisation / 2 * weights[:-1].cpu().double().square().sum()
         value = penalty - logs[self.rows, self.labels].cpu().double().mean()
         residuals = logs.exp_()
         residuals[self.rows, self.labels] -= 1
         residuals /= len(self.labels)
-        # Not features.T @ residuals: three to ten times slower with few classes.
+        # features.T @ residuals would be three to ten times slower with few classes.
         gradient = torch.cat([(residuals.T @ self.features).T, residuals.sum(dim=0, keepdim=True)])
         gradient[:-1] += regularisation * weights[:-1]
         return value.item(), gradient
@@ -187,16 +189,16 @@ def minimise(
 ) -> tuple[Tensor, float, Tensor]:
     """L-BFGS (Nocedal and Wright 2006, algorithm 7.4) for a convex function whose curvature is about 1 at the start.
 
-    A step is tried whole and cut back until the loss falls enough (Armijo), so that nearly every one costs one
-    evaluation: torch's begins with a step of almost nothing, and searches on.
+    A full step is tried first and shortened until the loss falls enough (Armijo), so nearly every step costs one
+    evaluation. Torch's L-BFGS starts with a tiny step and searches from there.
 
     Args:
-        loss: Value and gradient.
-        start: Of any shape.
-        max_iterations: After which it is left as it is.
+        loss: Returns value and gradient.
+        start: A tensor of any shape.
+        max_iterations: Largest number of iterations.
 
     Returns:
-        Where the least value was found, this value and the gradient there.
+        The best point found, its value and its gradient.
     """
     place, (value, gradient) = start, loss(start)
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=HISTORY)
@@ -207,12 +209,12 @@ def minimise(
         slope, length = _inner(direction, gradient), 1.0
         new = place - direction
         new_value, new_gradient = loss(new)
-        # the allowance is float32's rounding
+        # the small allowance is for rounding in float32
         while not new_value <= value - 1e-4 * length * slope + 1e-8 * abs(value) and length > 1e-6:
             length /= 4
             new = place - length * direction
             new_value, new_gradient = loss(new)
-        if length <= 1e-6:  # rounding is all that is left
+        if length <= 1e-6:  # only rounding errors are left
             break
         step, change = new - place, new_gradient - gradient
         if (product := _inner(step, change)) > 0:
@@ -222,7 +224,7 @@ def minimise(
 
 
 def _direction(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """The gradient times the inverse curvature that the pairs of steps and changes tell."""
+    """The gradient times the inverse curvature, estimated from the pairs of steps and gradient changes."""
     found, shares = gradient.clone(), []
     for step, change, product in reversed(pairs):
         shares.append(_inner(step, found) / product)
@@ -249,7 +251,7 @@ def _rotate(axes: Tensor, weights: Tensor) -> Tensor:
 
 
 def _logits(weights: Tensor, features: Tensor) -> Tensor:
-    # A contiguous transpose halves the time of this product with few classes.
+    # With few classes, a contiguous transpose halves the time of this product.
     return F.linear(features, weights[:-1].T.contiguous(), weights[-1])
 
 

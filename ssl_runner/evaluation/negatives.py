@@ -1,4 +1,4 @@
-"""How hard an algorithm's negatives are, and how many of them are none: figures, and what pictures are made of."""
+"""How hard an algorithm's negatives are and how many are false: metrics, and the data for pictures."""
 
 from dataclasses import replace
 
@@ -13,48 +13,50 @@ from ssl_runner.runtime.step_context import StepContext
 SEED = 0
 
 
-def told(algorithm: Algorithm) -> bool:
-    """Whether the algorithm's loss says what its negatives are."""
+def available(algorithm: Algorithm) -> bool:
+    """Whether the algorithm's loss can return its negatives."""
     loss = getattr(algorithm, "loss", None)
     return isinstance(loss, Loss) and type(loss).negatives is not Loss.negatives
 
 
 def negatives(algorithm: Algorithm, images: Tensor, embedded: Tensor, labels: Tensor | None) -> Negatives | None:
-    """What repels each of some views in the algorithm's loss.
+    """The negatives of each view in the algorithm's loss.
 
     Args:
-        algorithm: In evaluation mode, without gradient; its loss tells its negatives (`told`).
-        images: (2, B, C, H, W), two views an image.
+        algorithm: In evaluation mode, without gradient; its loss returns its negatives (`available`).
+        images: (2, B, C, H, W), two views of each image.
         embedded: (2, B, E), their `Algorithm.embedding`.
         labels: int64 (B,), or None.
 
     Returns:
-        None where labels are missing that the loss needs.
+        The negatives, or None if the loss needs labels and there are none.
     """
     loss = algorithm.loss
     assert isinstance(loss, Loss)
     if "labels" in loss.needs and labels is None:
         return None
     seen = replace(algorithm.compared(images, embedded), labels=labels)
-    return loss.negatives(seen, StepContext(0, 1, SEED, images.device))  # one step: the same draws at every look
+    return loss.negatives(
+        seen, StepContext(0, 1, SEED, images.device)
+    )  # always the same step, so the same draws each time
 
 
 def figures(found: Negatives, labels: Tensor | None) -> dict[str, Tensor]:
-    """Scalars, the mean over anchors that something repels.
+    """Metrics, averaged over the anchors that have negatives.
 
-    - ``effective_negatives``: exp of the entropy of an anchor's weights: as many negatives of one weight would be as
-      spread. Over all anchors; one that nothing repels has 0.
+    - ``effective_negatives``: exp of the entropy of an anchor's weights, that is, the number of equally weighted
+      negatives with the same entropy. Averaged over all anchors; an anchor without negatives counts as 0.
     - ``hardest_negative_similarity`` and ``positive_similarity``: cosines.
-    - ``negatives_above_positive``: share of the negatives that are more similar to the anchor than its positive.
-    - ``false_negative_rate``: share of the weight that lies on images of the anchor's own class.
-    - ``false_negative_base_rate``: what that would be if all other images had one weight. The ratio of the two is how
-      much more often the loss picks its own class than chance does. Both are left out where there are negatives that
-      show no image: a queue does not know their classes.
+    - ``negatives_above_positive``: share of the negatives that are more similar to the anchor than its positive is.
+    - ``false_negative_rate``: share of the weight on images of the anchor's own class.
+    - ``false_negative_base_rate``: the same if all other images had equal weight. The ratio of the two says how much
+      more often than by chance the loss picks images of the anchor's class. Both are left out if there are negatives
+      that belong to no image here, since the classes in a queue are unknown.
 
     Args:
-        found: What repels each anchor.
-        labels: int64 (B,) of the images, or None: the last two are left out. Where nothing repels any anchor, only
-            ``effective_negatives`` and ``positive_similarity`` are given.
+        found: The negatives of each anchor.
+        labels: int64 (B,) of the images, or None to leave out the last two. If no anchor has negatives, only
+            ``effective_negatives`` and ``positive_similarity`` are returned.
     """
     anchors = found.weight.sum(dim=1) > 0
     effective = torch.special.entr(found.weight).sum(dim=1).exp() * anchors
@@ -76,10 +78,10 @@ def figures(found: Negatives, labels: Tensor | None) -> dict[str, Tensor]:
 
 
 def kinship(found: Negatives, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs (n, m) are of two images of one class, and which are of two images at all.
+    """Masks (n, m) of the pairs of different images with the same class, and of all pairs of different images.
 
     Args:
-        found: Of B images, and nothing that shows none.
+        found: Negatives of B images; each must belong to one of these images.
         labels: int64 (B,).
     """
     images = torch.arange(len(labels), device=labels.device)

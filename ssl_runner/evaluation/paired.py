@@ -8,33 +8,34 @@ from ssl_runner.evaluation.few_shot import interval
 
 
 def strongest_baseline(own: Tensor, found: Mapping[str, Tensor]) -> str:
-    """Name of the baseline that speaks most against the algorithm.
+    """The name of the baseline that is the strongest evidence against the algorithm.
 
-    If it is worse than any, so that the whole 95% interval of the paired difference lies below 0, then the one whose
-    interval ends lowest; else the one whose interval begins lowest. So "better" means better than each of them, and
-    "worse" worse than one, whether a baseline was asked all episodes or the first of them only. To choose it by the
-    episodes on which it is compared is conservative: the baseline's luck counts for the baseline.
+    If the algorithm is worse than some baseline, so that the whole 95% interval of the paired difference is below 0, it
+    is the baseline whose interval ends lowest; otherwise the one whose interval begins lowest. So "better" means better
+    than every baseline, and "worse" means worse than at least one, whether a baseline classified all episodes or only
+    the first ones. Choosing it by the episodes on which it is compared is conservative: the baseline's luck counts for
+    the baseline.
 
     Args:
         own: float64 (T,), the algorithm's accuracies.
-        found: Accuracies (n,) of each baseline, of the first n <= T of the same episodes.
+        found: Accuracies (n,) of each baseline, for the first n <= T of the same episodes.
     """
-    told = {name: difference(own, values) for name, values in found.items()}
-    ends = {name: one["difference"] + one["ci95"] for name, one in told.items()}
-    begins = {name: one["difference"] - one["ci95"] for name, one in told.items()}
+    paired = {name: difference(own, values) for name, values in found.items()}
+    ends = {name: one["difference"] + one["ci95"] for name, one in paired.items()}
+    begins = {name: one["difference"] - one["ci95"] for name, one in paired.items()}
     worst = min(ends, key=ends.__getitem__)
     return worst if ends[worst] < 0 else min(begins, key=begins.__getitem__)
 
 
 def difference(own: Tensor, baseline: Tensor) -> dict[str, float]:
-    """``difference``, the mean of the algorithm's accuracy less the baseline's, and ``ci95``, half its 95% interval.
+    """``difference``, the mean of the algorithm's accuracy minus the baseline's, and ``ci95``, half its 95% interval.
 
-    The interval is of the differences within each episode, not of two means: what makes an episode easy for both does
-    not widen it.
+    The interval is that of the differences within each episode, not of two means, so episodes that are easy or hard for
+    both do not widen it.
 
     Args:
         own: float64 (T,).
-        baseline: float64 (n,), of the first n <= T of the same episodes.
+        baseline: float64 (n,), for the first n <= T of the same episodes.
     """
     differences = own[: len(baseline)] - baseline
     return {"difference": differences.mean().item(), "ci95": interval(differences)}
@@ -46,5 +47,5 @@ def mean(values: Tensor) -> dict[str, float]:
 
 
 def keyed(prefix: str, scores: Mapping[str, float]) -> dict[str, float]:
-    """The scores with their keys below a prefix."""
+    """The scores with a prefix before their keys."""
     return {f"{prefix}/{name}": value for name, value in scores.items()}

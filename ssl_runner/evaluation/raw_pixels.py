@@ -18,7 +18,7 @@ LARGEST = 32
 class RawPixels(Algorithm):
     """An algorithm whose features are the flattened pixels in [0, 1]; it has nothing to train.
 
-    Larger images are first averaged down to 32 x 32, because no classifier is fitted on a hundred thousand pixels.
+    Larger images are first averaged down to 32 x 32, because fitting a classifier to 100,000 pixels is impractical.
 
     Args:
         input_shape: (C, H, W) of the images.
@@ -32,7 +32,7 @@ class RawPixels(Algorithm):
         super().__init__(Network(encoder, nn.Identity()))
 
     def training_step(self, batch: Any, context: StepContext) -> Step:
-        """Raises: pixels do not learn."""
+        """Raises TypeError: pixels cannot be trained."""
         raise TypeError("RawPixels has no parameters; evaluate it without training")
 
 

@@ -1,4 +1,4 @@
-"""An encoder trained as an ordinary classifier of the source's classes: what labels give without meta-learning."""
+"""A baseline that trains an encoder as an ordinary classifier of the source's classes, without meta-learning."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ from ssl_runner.models.network import Encoder
 from ssl_runner.optim.schedules import WarmupCosine
 from ssl_runner.runtime import randomness
 
-LOOKED_AT = 10_000  # source images, for means and deviations of features
+LOOKED_AT = 10_000  # source images from which means and deviations of features are computed
 COSINE = WarmupCosine(warmup_steps=0, final=0.0)
 
 
@@ -27,16 +27,17 @@ class SourceClassifier:
     """Trains encoder and linear classifier by cross-entropy on all classes of the source (the pre-training of
     Chen et al. 2019, arXiv:1904.04232, "Baseline", and Tian et al. 2020, arXiv:2003.11539).
 
-    Adam, its rate falling to 0 along half a cosine, in float32; batches from shuffled passes, without their last,
-    smaller one; no augmentation, no weight decay, nothing chosen. The classifier starts from zeros.
+    It uses Adam in float32, with the learning rate falling to 0 along half a cosine. Batches come from shuffled passes,
+    whose last, smaller batch is dropped. There is no augmentation and no weight decay, and no setting is chosen by a
+    score. The classifier starts from zeros.
 
     Args:
-        steps: Of the optimizer, at least 1.
+        steps: Number of optimizer steps, at least 1.
         batch_size: Images in a step, at least 2.
-        lr: Of the first step, above 0.
+        lr: Learning rate of the first step, above 0.
 
     Raises:
-        ValueError: One is out of its range.
+        ValueError: A value is out of range.
     """
 
     def __init__(self, steps: int, batch_size: int, lr: float) -> None:
@@ -48,14 +49,15 @@ class SourceClassifier:
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
 
     def recipe(self, source: Dataset) -> str:
-        """In words, for the protocol."""
+        """A description for the protocol."""
         return (
-            f"the architecture anew, trained on {source.n_classes} classes of {source.name} by cross-entropy: "
-            f"{self.steps:,} steps of Adam, {self.batch_size} images each, learning rate {self.lr:g}, cosine to 0"
+            f"the architecture with new weights, trained on the {source.n_classes} classes of {source.name} by "
+            f"cross-entropy: {self.steps:,} steps of Adam, {self.batch_size} images each, learning rate {self.lr:g}, "
+            "cosine to 0"
         )
 
     def train(self, encoder: Encoder, source: Dataset, seed: int, device: torch.device) -> Encoder:
-        """Another encoder of the same architecture, trained; in evaluation mode. Seeds torch's generators.
+        """A newly trained encoder of the same architecture, in evaluation mode. This seeds torch's generators.
 
         Raises:
             ValueError: The source has no labels, or training diverged.
@@ -69,7 +71,7 @@ class SourceClassifier:
         for step, rows in enumerate(self._rows(len(source), seed)):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * COSINE(step, self.steps)
-            torch.manual_seed(randomness.number(seed, "verdict/supervised/network", step))  # of dropout
+            torch.manual_seed(randomness.number(seed, "verdict/supervised/network", step))  # for dropout
             with torch.enable_grad():
                 loss = F.cross_entropy(network(gather(images, rows, device)), labels[to_device(rows, device)])
                 optimizer.zero_grad(set_to_none=True)
@@ -83,7 +85,7 @@ class SourceClassifier:
         return fresh.eval()
 
     def _rows(self, n: int, seed: int) -> Iterator[Tensor]:
-        """int64 (batch,), indices in the source, one batch a step."""
+        """Indices in the source, int64 (batch,), one batch per step."""
         batches, order = max(1, n // self.batch_size), torch.empty(0)
         for step in range(self.steps):
             epoch, place = divmod(step, batches)
@@ -93,9 +95,10 @@ class SourceClassifier:
 
 
 def standardised(encoder: Encoder, judged: Dataset, source: Dataset, device: torch.device) -> Tensor:
-    """Features (N, D) of the judged images, with means and deviations of those of the source taken out.
+    """Features (N, D) of the judged images, standardised with the means and deviations of the source's features.
 
-    Those of at most 10,000 evenly spread source images: neither labels nor other images of the judged dataset enter.
+    These come from at most 10,000 evenly spread source images, so neither labels nor other images of the judged dataset
+    have any influence.
     """
     gallery = features(encoder, source.images[:: -(-len(source) // LOOKED_AT)], device)
     return standardise(gallery, features(encoder, judged.images, device))[1]

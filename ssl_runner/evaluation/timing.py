@@ -1,4 +1,4 @@
-"""How long adaptation takes. Nothing that compares runs may look at it."""
+"""Measures how long adaptation takes. Comparisons of runs must ignore it."""
 
 import time
 from statistics import median
@@ -11,7 +11,7 @@ from ssl_runner.data.episodes.tasks import Tasks
 
 
 def now(device: torch.device) -> float:
-    """Seconds of a context, when the device has done all that it was asked."""
+    """A time in seconds, taken after the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -20,13 +20,13 @@ def now(device: torch.device) -> float:
 
 
 def adaptation_ms(algorithm: Algorithm, images: Tensor, tasks: Tasks, device: torch.device) -> float:
-    """Milliseconds to adapt to one task and to classify its queries, from their pixels, one task at a time: the median.
+    """Median milliseconds to adapt to one task and classify its queries from pixels, one task at a time.
 
     Args:
         algorithm: In evaluation mode.
-        images: What the tasks' indices point into, (N, C, H, W).
-        tasks: At least one; it is asked once beforehand, unmeasured.
-        device: Where the algorithm is.
+        images: The images that the tasks' indices refer to, (N, C, H, W).
+        tasks: At least one task; the first is run once beforehand without being measured.
+        device: The device of the algorithm.
     """
     took = []
     for task in (0, *range(len(tasks))):

@@ -1,4 +1,4 @@
-"""Whether a dataset is one that a run has never seen, and one that its encoder can look at."""
+"""Checks that a run has never seen a dataset, and that its encoder can take the dataset's images."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from ssl_runner.errors import ConfigError
 
 
 def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
-    """Raises ConfigError where images of the judged dataset's source may have been trained on, or selected by.
+    """Raises ConfigError if images from the judged dataset's source may have been used for training or selection.
 
     Args:
-        judged: Whose images nothing may have seen.
-        splits: What the run learns from.
+        judged: The dataset whose images must be unseen.
+        splits: The data that the run learns from.
         where: Dotted key of the evaluator, for the message.
     """
     seen = [part for part in (splits.train, splits.validation) if part is not None]
@@ -19,14 +19,14 @@ def refuse_seen(judged: Dataset, splits: Splits, where: str) -> None:
     if same:
         raise ConfigError(
             [
-                f"{where}: it judges on {judged.name}, but this run trains on {same[0]}, so its images are not unseen; "
-                f"judge on another dataset ({where}.dataset), or leave it out of eval=[...]"
+                f"{where}: it evaluates on {judged.name}, but this run trains on {same[0]}, so the images are not "
+                f"unseen; evaluate on another dataset ({where}.dataset), or leave it out of eval=[...]"
             ]
         )
 
 
 def sources(dataset: Dataset) -> set[str]:
-    """What a dataset was made of, by whatever name: itself, where that is nothing else."""
+    """The sources that a dataset was made from, or its own source if it was made from no other."""
     return set(dataset.seen) or {dataset.source}
 
 
@@ -36,7 +36,7 @@ def shares_images(judged: Dataset, trained: Dataset) -> bool:
 
 
 def refuse_shape(judged: Dataset, input_shape: Sequence[int], where: str) -> None:
-    """Raises ConfigError where the judged images have not the (C, H, W) that the encoder takes."""
+    """Raises ConfigError if the judged images do not have the shape (C, H, W) that the encoder takes."""
     shape = tuple(judged.images.shape[1:])
     if shape != tuple(input_shape):
         got, expected = (" x ".join(map(str, one)) for one in (shape, input_shape))
@@ -50,11 +50,11 @@ def refuse_shape(judged: Dataset, input_shape: Sequence[int], where: str) -> Non
 
 
 def _common(judged: Dataset, trained: Dataset) -> set[str]:
-    """Sources of the second that the first has too."""
-    asked = {_letters(source) for source in sources(judged)}
-    return {source for source in sources(trained) if _letters(source) in asked}
+    """The sources of the second dataset that the first has too."""
+    names = {_letters(source) for source in sources(judged)}
+    return {source for source in sources(trained) if _letters(source) in names}
 
 
 def _letters(name: str) -> str:
-    """torchvision's ``FashionMNIST`` is our ``fashion_mnist``."""
+    """A name without case and punctuation, since torchvision's ``FashionMNIST`` is our ``fashion_mnist``."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())

@@ -1,4 +1,4 @@
-"""Whether what was learned helps on images of a dataset that was never seen, beside what needs no learning to learn."""
+"""Whether training helps on an unseen dataset, compared with baselines that need no meta-learning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,49 +29,49 @@ from ssl_runner.models.network import Encoder
 from ssl_runner.runtime import randomness
 
 BASELINES = ("chance", "pixel_centroid", "pixel_neighbour", "pixel_ridge", "untrained", "supervised", "from_scratch")
-TIMED = 20  # tasks, of which the median is told
+TIMED = 20  # tasks whose median time is reported
 
 
 class Verdict:
-    """Accuracy on fixed episodes of an unseen dataset's test images, beside baselines on the very same episodes.
+    """Accuracy on fixed episodes of an unseen dataset's test images, compared with baselines on the same episodes.
 
-    The tasks are those of `FewShot` for the same dataset, setting and seed. Baselines, all of the same images:
+    The tasks are those of `FewShot` for the same dataset, setting and seed. The baselines, all on the same images:
 
     - ``chance``: one over the ways.
     - ``pixel_centroid``, ``pixel_neighbour``: nearest class mean, nearest image, by Euclidean distance of pixels.
     - ``pixel_ridge``: ridge regression on pixels (`baselines.ridge_regression`).
-    - ``untrained``: nearest class mean on L2-normalised features of the encoder, its weights drawn anew.
+    - ``untrained``: nearest class mean on L2-normalised features of the encoder with new random weights.
     - ``supervised``: an encoder trained as an ordinary classifier of the source (`SourceClassifier`), then frozen; in
-      each task ridge regression on its features, standardised by those of source images.
-    - ``from_scratch``: the encoder and a linear classifier trained on each support set (`FromScratch`), for the first
-      episodes only: it takes a second an episode.
+      each task, ridge regression on its features, standardised with those of source images.
+    - ``from_scratch``: the encoder and a linear classifier trained on each support set (`FromScratch`), only for the
+      first episodes, since it takes a second per episode.
 
-    What counts is the difference to the strongest of them, the one that speaks most against the algorithm
-    (`paired.strongest_baseline`): "helped" means better than each. It is chosen by the very episodes on which it is
-    compared, which is conservative: its luck counts against the algorithm. Nothing is chosen by a label of the judged
-    images otherwise.
+    The main result is the difference to the strongest baseline, which is the strongest evidence against the algorithm
+    (`paired.strongest_baseline`); "helped" means better than every baseline. It is chosen by the same episodes on which
+    it is compared, which is conservative: its luck counts against the algorithm. Apart from that, no label of the
+    judged images chooses anything.
 
     Args:
-        dataset: The unseen one; of its test split all episodes are drawn.
+        dataset: The unseen dataset; all episodes are drawn from its test split.
         settings: Ways and shots, ``5w1s``, or with queries per class, ``5w1s1q``.
-        n_query: Queries per class of a setting that does not say.
-        episodes: Tasks of each setting, at least 2.
-        seed: Of the tasks, and of what baselines draw.
-        tasks_per_batch: Tasks that are classified at once.
-        ridge: Of both ridge regressions, above 0: lambda as a share of the support's mean squared distance from its
-            mean.
-        supervised_steps: Of `SourceClassifier`.
-        supervised_batch_size: Likewise.
-        supervised_lr: Likewise.
-        scratch_episodes: Tasks of each setting that are learned from scratch, the first ones, at least 2.
-        scratch_steps: Of `FromScratch`.
-        scratch_lr: Likewise.
+        n_query: Queries per class for settings that do not say.
+        episodes: Number of tasks of each setting, at least 2.
+        seed: Seed of the tasks, and of the baselines' random draws.
+        tasks_per_batch: Number of tasks that are classified at once.
+        ridge: Strength of both ridge regressions, above 0: lambda as a share of the support's mean squared distance
+            from its mean.
+        supervised_steps: Number of optimizer steps of `SourceClassifier`, at least 1.
+        supervised_batch_size: Images in a step of `SourceClassifier`, at least 2.
+        supervised_lr: Learning rate of the first step of `SourceClassifier`, above 0.
+        scratch_episodes: Number of tasks of each setting that ``from_scratch`` learns, the first ones, at least 2.
+        scratch_steps: Number of steps of `FromScratch` in each task, at least 1.
+        scratch_lr: Adam's learning rate in `FromScratch`, above 0.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of range.
     """
 
-    # baselines of the run are not asked again, and nothing is selected by it: see `asked_again`
+    # it does not score the run's baselines, and nothing is selected by it: see `asked_again`
     final: ClassVar[bool] = True
 
     def __init__(
@@ -105,25 +105,27 @@ class Verdict:
         self.from_scratch = FromScratch(scratch_steps, scratch_lr)
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """Accuracies, paired differences and times, of dataset ``cifar10`` and setting ``5w1s``.
+        """Accuracies, paired differences and times; for example, for dataset ``cifar10`` and setting ``5w1s``:
 
-        ``cifar10/few_shot/5w1s/top1`` and ``/ci95`` are the algorithm's (and of its further `classifiers`, by name, as
-        `FewShot` gives them), ``cifar10/verdict/5w1s/<baseline>/top1`` and ``/ci95`` a baseline's;
-        ``cifar10/paired/5w1s/<baseline>/difference`` and ``/ci95`` say by how much the algorithm is better,
-        ``cifar10/paired/5w1s/difference`` and ``/ci95`` the same of the strongest baseline;
-        ``time/cifar10/adaptation_ms/5w1s`` is how long it takes the algorithm to adapt to one task and to classify its
-        queries, ``time/cifar10/adaptation_ms/5w1s/from_scratch`` the same of a network that starts from nothing.
+        - ``cifar10/few_shot/5w1s/top1`` and ``/ci95``: the algorithm's accuracy; its further `classifiers` have keys
+          with their names, as in `FewShot`.
+        - ``cifar10/verdict/5w1s/<baseline>/top1`` and ``/ci95``: a baseline's accuracy.
+        - ``cifar10/paired/5w1s/<baseline>/difference`` and ``/ci95``: how much better the algorithm is than a baseline.
+        - ``cifar10/paired/5w1s/difference`` and ``/ci95``: how much better it is than the strongest baseline.
+        - ``time/cifar10/adaptation_ms/5w1s``: time in which the algorithm adapts to one task and classifies its
+          queries.
+        - ``time/cifar10/adaptation_ms/5w1s/from_scratch``: the same for a network trained from scratch.
 
         Raises:
-            ValueError: If the algorithm cannot be asked, or a baseline diverged.
+            ValueError: If the algorithm cannot classify the tasks, or a baseline diverged.
         """
         scores, images = {}, self.target.images
         with own_generators(device), evaluating(algorithm):
             encoder = algorithm.eval_encoder()
-            asked = {setting: self.tasks(setting) for setting in self.tasks.settings}
-            contender = Contender.of_algorithm(algorithm, self.target, list(asked.values()), device)
+            by_setting = {setting: self.tasks(setting) for setting in self.tasks.settings}
+            contender = Contender.of_algorithm(algorithm, self.target, list(by_setting.values()), device)
             baselines = self._baselines(encoder, splits.train, device)
-            for setting, tasks in asked.items():
+            for setting, tasks in by_setting.items():
                 own = contender.accuracies(tasks, self.tasks_per_batch, device)
                 found = {"chance": torch.full((len(tasks),), 1 / setting.n_way, dtype=torch.float64)}
                 for baseline in baselines:
@@ -139,7 +141,7 @@ class Verdict:
         return scores
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
-        """All scores; as it is `final`, none of them selects a model."""
+        """The keys of all scores. None of them selects a model, since the evaluator is `final`."""
         keys, ways = [], [""] if algorithm is None else ["", *(f"/{name}" for name in algorithm.classifiers)]
         for setting in (setting.name for setting in self.tasks.settings):
             accuracies = [f"few_shot/{setting}{way}" for way in ways]
@@ -151,10 +153,10 @@ class Verdict:
         return keys
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Refuse images that were seen or that the encoder cannot take, tasks that cannot be drawn or classified.
+        """Refuse images that were seen or that the encoder cannot take, and tasks that cannot be drawn or classified.
 
         Raises:
-            ValueError: With the remedy.
+            ValueError: Something does not fit; the message gives the remedy.
         """
         refuse_seen(self.target, splits, "eval.verdict")
         encoder = None if algorithm is None else algorithm.eval_encoder()
@@ -171,14 +173,14 @@ class Verdict:
                 contender.accuracies(task, 1, device)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """Source, tasks, and what the baselines are."""
+        """Source, tasks, and descriptions of the baselines."""
         scratch, heads = self.from_scratch, f"ridge regression, lambda {self.ridge:g} of the support's spread"
         recipes = {
             "chance": "one over the ways",
             "pixel_centroid": "nearest class mean, Euclidean distance of pixels",
             "pixel_neighbour": "nearest image, Euclidean distance of pixels",
             "pixel_ridge": f"{heads}, on pixels",
-            "untrained": "the architecture anew; nearest class mean of L2-normalised features",
+            "untrained": "the architecture with new weights; nearest class mean of L2-normalised features",
             "supervised": f"{self.supervised.recipe(splits.train)}; frozen; {heads}, on features standardised by "
             "source images",
             "from_scratch": scratch.recipe(),
@@ -189,8 +191,8 @@ class Verdict:
             **self.tasks.described(),
             "trained_on": splits.train.name,
             "classes": "unseen",
-            "paired": "the algorithm's accuracy less the baseline's, episode by episode; the strongest baseline is "
-            "the one whose interval speaks most against the algorithm, chosen by these episodes: conservative",
+            "paired": "the algorithm's accuracy minus the baseline's, episode by episode; the strongest baseline is "
+            "the one that is the strongest evidence against the algorithm, chosen by these episodes: conservative",
             "baselines": {
                 name: {"recipe": recipe, "episodes": few.get(name, self.tasks.episodes)}
                 for name, recipe in recipes.items()
@@ -198,11 +200,11 @@ class Verdict:
         }
 
     def write_manifest(self, folder: Path, splits: Splits) -> None:
-        """Write folder/tasks_cifar10.safetensors: the episodes, as `FewShot.write_manifest` does."""
+        """Write the episodes to folder/tasks_cifar10.safetensors, like `FewShot.write_manifest`."""
         self.tasks.write(folder / f"tasks_{self.name}.safetensors")
 
     def _baselines(self, encoder: Encoder, source: Dataset, device: torch.device) -> list[Contender]:
-        """Those that are asked all episodes, in order."""
+        """The baselines that classify all episodes, in order."""
         images = on_device(self.target.images, device)
         untrained = initialised_anew(encoder, randomness.number(self.tasks.seed, "verdict/untrained", 0))
         supervised = self.supervised.train(encoder, source, self.tasks.seed, device)

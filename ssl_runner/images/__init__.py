@@ -1,4 +1,4 @@
-"""From image files to pixels: which files are images, how they are decoded, what is wrong with them.
+"""From image files to pixels: which files are images, how they are decoded and what is wrong with them.
 
-Uses nothing of the package but `ssl_runner.errors`. Datasets, labels and splits belong in `ssl_runner.data`.
+The only other package it uses is `ssl_runner.errors`. Datasets, labels and splits belong in `ssl_runner.data`.
 """

@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays."""
+"""Decodes image files to uint8 arrays."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from ssl_runner.errors import DataError, printable
 from ssl_runner.images.modes import Unreadable, eight_bits, is_deep
 
-LISTED = 20  # damaged files that are named, before they are only counted
-LARGE = 50  # megapixels from which on one file at a time is decoded
+LISTED = 20  # damaged files that are named; any more are only counted
+LARGE = 50  # megapixels from which files are decoded one at a time
 
 _large = threading.Lock()
 _pillow = threading.RLock()
@@ -22,17 +22,18 @@ _pillow = threading.RLock()
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a file becomes pixels: upright by its EXIF, then resized by Lanczos' filter, which looks at every pixel.
+    """How a file becomes pixels: rotated according to its EXIF data, then resized with Lanczos' filter, which uses
+    every pixel.
 
     Attributes:
-        size: Height and width: the shorter side is resized and the middle cut out; None keeps the file's.
+        size: Height and width: the shorter side is resized and the center cropped; None keeps the file's size.
         channels: 1 (ITU-R 601 luma) or 3.
-        invert: Ink on paper becomes light on 0.
-        background: What transparent pixels are laid on: one number in [0, 255], or red, green and blue.
-        value_range: Least and greatest value, which become 0 and 255; None for what the file's format has.
-        bits: Of 16-bit files; None for as many as the greatest value needs (8, 10, 12, 14 or 16), of one file where
-            it is decoded alone, of all together in a dataset.
-        max_megapixels: Larger images are refused: a file of a few bytes may ask for all memory.
+        invert: Whether to invert values, so that ink on paper becomes light on 0.
+        background: The background for transparent pixels: one number in [0, 255], or red, green and blue.
+        value_range: Smallest and largest value, which become 0 and 255; None for those of the file's format.
+        bits: Bits of 16-bit files. None for as many as the largest value needs (8, 10, 12, 14 or 16): that of the file
+            if it is decoded alone, and that of all files in a dataset.
+        max_megapixels: Larger images are refused, because a file of a few bytes may otherwise fill all memory.
 
     Raises:
         DataError: A value is out of its range.
@@ -84,10 +85,10 @@ class _Decoded(NamedTuple):
 
 
 def decode(path: Path, decoding: Decoding) -> np.ndarray:
-    """Pixels (C, H, W), uint8, of one file.
+    """Pixels of one file, uint8 (C, H, W).
 
     Raises:
-        DataError: The file is damaged; names it.
+        DataError: The file is damaged; the message names it.
     """
     with pillow_limit_raised():
         found = decode_or_damage(path, decoding)
@@ -97,10 +98,10 @@ def decode(path: Path, decoding: Decoding) -> np.ndarray:
 
 
 def decode_files(paths: Sequence[Path], decoding: Decoding) -> list[np.ndarray]:
-    """Pixels (C, H, W), uint8, of each file.
+    """Pixels of each file, uint8 (C, H, W).
 
     Raises:
-        DataError: Files are damaged; names all of them, twenty at most.
+        DataError: Files are damaged; the message names all of them, or at most twenty.
     """
     with pillow_limit_raised():
         found = [decode_or_damage(path, decoding) for path in paths]
@@ -109,7 +110,7 @@ def decode_files(paths: Sequence[Path], decoding: Decoding) -> list[np.ndarray]:
 
 
 def refuse(damaged: Sequence[tuple[Path, Damage]], n: int, may_skip: bool) -> None:
-    """Raises DataError that names the damaged among n files, twenty at most, with all remedies; if there are any.
+    """Raises DataError if any of n files are damaged, naming at most twenty of them and all remedies.
 
     Args:
         may_skip: Whether the dataset has the key ``damaged``.
@@ -135,7 +136,7 @@ def decode_or_damage(path: Path, decoding: Decoding) -> _Decoded | Damage:
             megapixels = opened.width * opened.height / 1e6
             if megapixels > decoding.max_megapixels:
                 size = f"{opened.width:,} x {opened.height:,} pixels, more than {decoding.max_megapixels:g} million"
-                return Damage(size, f"if it is no bomb, set dataset.max_megapixels={int(megapixels) + 1}")
+                return Damage(size, f"if you trust the file, set dataset.max_megapixels={int(megapixels) + 1}")
             several = bool(getattr(opened, "is_animated", False))
             if megapixels < LARGE:
                 return _pixels(opened, decoding, several)
@@ -143,14 +144,16 @@ def decode_or_damage(path: Path, decoding: Decoding) -> _Decoded | Damage:
                 return _pixels(opened, decoding, several)
     except Unreadable as error:
         return Damage(str(error), error.remedy)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more, by the format
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more, depending on the format
         return Damage(_why(path, error))
 
 
 def _pixels(opened: Image.Image, decoding: Decoding, several: bool) -> _Decoded:
     upright = ImageOps.exif_transpose(opened)
     deepest = int(np.asarray(upright).max()) if is_deep(upright) and not upright.mode.startswith("F") else None
-    upright.format = opened.format  # which a turned copy has lost
+    upright.format = opened.format  # a rotated copy has lost it
     image = eight_bits(upright, decoding.color, decoding.value_range, decoding.bits)
     image = image.convert("L" if decoding.channels == 1 else "RGB")
     if decoding.invert:
@@ -175,7 +178,7 @@ def _why(path: Path, error: Exception) -> str:
 
 @contextmanager
 def pillow_limit_raised() -> Iterator[None]:
-    """Inside, Pillow has no limit of pixels: `Decoding.max_megapixels` is asked instead."""
+    """Turns off Pillow's own limit of pixels inside the block; `Decoding.max_megapixels` applies instead."""
     with _pillow:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

@@ -1,4 +1,4 @@
-"""Image files of a folder, and what tells whether they have changed."""
+"""The image files of a folder, and what shows whether they have changed."""
 
 import errno
 import functools
@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from ssl_runner.errors import DataError, printable
 
-# Formats of which Pillow reads the head alone, or runs another program for the rest.
+# Formats of which Pillow only reads the header, or for which it runs another program.
 UNREADABLE = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
-# Folders that file servers, macOS and Windows put beside one's own: thumbnails, resource forks, bins.
+# Folders that file servers, macOS and Windows add: thumbnails, resource forks, recycle bins.
 LITTER = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found")
 
 
@@ -20,9 +20,9 @@ class ImageFile(NamedTuple):
     """One file.
 
     Attributes:
-        path: Relative to the folder that was scanned.
-        size: Bytes.
-        changed: Time of the last change, nanoseconds.
+        path: Path relative to the scanned folder.
+        size: Size in bytes.
+        changed: Time of the last change, in nanoseconds.
     """
 
     path: tuple[str, ...]
@@ -32,12 +32,12 @@ class ImageFile(NamedTuple):
 
 @dataclass
 class Scan:
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
-        files: Of images, in the order of their paths.
-        others: Number of files that are no images, by their ending (``.txt``; an empty one where there is none).
-        broken: Links that lead nowhere, with the reason.
+        files: Image files, in the order of their paths.
+        others: Number of files that are not images, by their suffix (``.txt``; empty if there is none).
+        broken: Broken links, with the reason.
     """
 
     files: list[ImageFile] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Scan:
 
 @functools.cache
 def image_suffixes() -> tuple[str, ...]:
-    """Endings, with their dots and in small letters, of what Pillow reads."""
+    """Suffixes, with their dots and in lower case, of the files that Pillow reads."""
     from PIL import Image
 
     Image.init()
@@ -56,15 +56,15 @@ def image_suffixes() -> tuple[str, ...]:
 
 
 def scan(folder: Path) -> Scan:
-    """All that lies below ``folder``; hidden files and folders, and `LITTER`, are passed over.
+    """All files below ``folder``. Hidden files and folders, and `LITTER`, are skipped.
 
-    Links are followed, as clusters link class folders; one that leads back to a folder above is not.
+    Links are followed, because clusters link class folders, except those that lead back to a parent folder.
 
     Raises:
-        DataError: The folder is missing, cannot be read, or holds no image.
+        DataError: The folder is missing, cannot be read, or contains no image.
     """
     if not folder.is_dir():
-        raise DataError(f"{printable(str(folder))} is missing or no folder; set dataset.root to a folder of images.")
+        raise DataError(f"{printable(str(folder))} is missing or not a folder; set dataset.root to a folder of images.")
     found = Scan()
     try:
         found.files = sorted(_walk(str(folder), (), frozenset(), found))
@@ -72,9 +72,9 @@ def scan(folder: Path) -> Scan:
         raise DataError(f"{printable(str(folder))} cannot be read: {error}.") from None
     if not found.files:
         others = f" among {sum(found.others.values()):,} files" if found.others else ""
-        broken = f" {len(found.broken)} links lead nowhere." if found.broken else ""
+        broken = f" {len(found.broken)} links are broken." if found.broken else ""
         raise DataError(
-            f"{printable(str(folder))} holds no images{others}; expected files ending in "
+            f"{printable(str(folder))} contains no images{others}; expected files ending in "
             f"{', '.join(image_suffixes())}.{broken}"
         )
     return found
@@ -109,4 +109,4 @@ def _walk(folder: str, parts: tuple[str, ...], above: frozenset[tuple[int, int]]
 def _broken(path: str, error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return "a link that leads back to itself"
-    return f"a link to {printable(os.readlink(path))}, which is not there"
+    return f"a link to {printable(os.readlink(path))}, which does not exist"

@@ -1,4 +1,4 @@
-"""One file for each loss: embeddings in, a scalar and metrics out.
+"""Losses, one per file: embeddings in, a scalar and metrics out.
 
-A loss knows of no encoder, device or process; what it needs it declares, and the wiring checks.
+A loss knows nothing of encoders, devices or processes. It declares what it needs, and the wiring checks that.
 """

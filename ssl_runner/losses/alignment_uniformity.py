@@ -15,15 +15,15 @@ from ssl_runner.runtime.step_context import StepContext
 class AlignmentUniformity(Loss):
     """Weighted sum of alignment and uniformity (Wang, Isola 2020, arXiv:2005.10242, sec. 4.1 and 4.2).
 
-    Alignment is ``E |x - y|^alpha`` over the views x, y of an image, 0 at best; uniformity is
-    ``log E e^(-t |x_i - x_j|^2)`` over the pairs of different images within a view, averaged over the views, 0 at worst
-    and never below -4t. For more than two views alignment is averaged over their pairs.
+    Alignment is ``E |x - y|^alpha`` over the views x, y of an image, and 0 at best. Uniformity is ``log E e^(-t |x_i -
+    x_j|^2)`` over the pairs of different images within a view, averaged over the views; it is 0 at worst and never
+    below -4t. With more than two views, alignment is averaged over pairs of views.
 
     Args:
-        alignment_weight: 0 or more.
-        uniformity_weight: 0 or more.
-        alpha: Above 0: the exponent of the distance.
-        t: Above 0: the larger, the more the nearest pairs count.
+        alignment_weight: At least 0.
+        uniformity_weight: At least 0.
+        alpha: Exponent of the distance, above 0.
+        t: Above 0; the larger, the more the nearest pairs count.
     """
 
     views = 2
@@ -32,10 +32,12 @@ class AlignmentUniformity(Loss):
         super().__init__()
         for name, weight in (("alignment_weight", alignment_weight), ("uniformity_weight", uniformity_weight)):
             if not weight >= 0:
-                raise InvalidValue(f"{name}={weight}, but a weight below 0 drives the wrong way; give 0 or more, say 1")
+                raise InvalidValue(
+                    f"{name}={weight}; a negative weight would reverse the term, so give 0 or more, say 1"
+                )
         for name, value in (("alpha", alpha), ("t", t)):
             if not value > 0:
-                raise InvalidValue(f"{name}={value}, but distances must cost; give a number above 0, say 2")
+                raise InvalidValue(f"{name}={value}; it must be above 0, for example 2")
         self.alignment_weight = alignment_weight
         self.uniformity_weight = uniformity_weight
         self.alpha = alpha
@@ -45,7 +47,7 @@ class AlignmentUniformity(Loss):
         """online: (V, B, D), unnormalised.
 
         Raises:
-            ValueError: There is one view, or one image.
+            ValueError: There is only one view or one image.
         """
         online = embeddings.online
         if len(online) < 2:
@@ -57,9 +59,9 @@ class AlignmentUniformity(Loss):
         return loss, {"alignment": alignment.detach(), "uniformity": uniformity.detach()}
 
     def alignment(self, views: Tensor) -> Tensor:
-        """Mean of the distance to the power alpha, of normalised views (V, B, D)."""
+        """Mean distance to the power alpha, of normalised views (V, B, D)."""
         squared = torch.stack([(views[i] - views[j]).square().sum(-1) for i, j in combinations(range(len(views)), 2)])
-        # for alpha below 2 the slope is infinite where two views coincide
+        # for alpha below 2 the derivative is infinite where two views coincide
         return squared.clamp_min(1e-12).pow(self.alpha / 2).mean()
 
     def uniformity(self, views: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cross-entropy: the embeddings are logits."""
+"""Cross-entropy of logits."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ class CrossEntropy(Loss):
     """Softmax cross-entropy over the classes of the head, averaged over images and views.
 
     Args:
-        label_smoothing: In [0, 1): the share of the target spread over all classes (arXiv:1512.00567, sec. 7).
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1) (arXiv:1512.00567, sec. 7).
     """
 
     needs = frozenset({"labels"})
@@ -22,7 +22,7 @@ class CrossEntropy(Loss):
     def __init__(self, label_smoothing: float) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise InvalidValue(f"label_smoothing={label_smoothing}, but it is a share; give a number in [0, 1)")
+            raise InvalidValue(f"label_smoothing={label_smoothing}; it is a share, so give a number in [0, 1)")
         self.label_smoothing = label_smoothing
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:

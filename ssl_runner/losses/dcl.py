@@ -1,4 +1,4 @@
-"""DCL and DCLW: contrast without the positive in the denominator."""
+"""DCL and DCLW: contrastive losses without the positive in the denominator."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,18 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class DCL(Loss):
-    """Decoupled contrastive loss (Yeh et al. 2022, arXiv:2110.06848, eq. 6), and DCLW, its weighted form.
+    """Decoupled contrastive loss (Yeh et al. 2022, arXiv:2110.06848, eq. 6), and its weighted form DCLW.
 
-    ``-w s+/T + log sum e^(s-/T)`` over the 2N - 2 negatives: NT-Xent whose denominator lacks the positive, so its value
-    may be negative. DCL has w = 1; DCLW has ``w = 2 - e^(s+/sigma) / mean e^(s+/sigma)``, the negative von Mises-Fisher
-    weighting, in which pairs already close count less; the larger sigma, the nearer it is to DCL.
+    ``-w s+/T + log sum e^(s-/T)`` over the 2N - 2 negatives. This is NT-Xent without the positive in the denominator,
+    so its value may be negative. DCL has w = 1. DCLW has ``w = 2 - e^(s+/sigma) / mean e^(s+/sigma)``, the negative von
+    Mises-Fisher weighting, which gives less weight to pairs that are already close; the larger sigma is, the closer it
+    is to DCL.
 
-    Deviations: the mean over the 2N anchors for the paper's sum, and no gradient through the weights.
+    Deviations: the mean over the 2N anchors instead of the paper's sum, and no gradient through the weights.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
-        sigma: Above 0, for DCLW; None for DCL.
+        sigma: Above 0 for DCLW; None for DCL.
     """
 
     views = 2
@@ -31,7 +32,7 @@ class DCL(Loss):
         super().__init__()
         refuse_temperature(temperature)
         if sigma is not None and not sigma > 0:
-            raise InvalidValue(f"sigma={sigma}, but it divides similarities; give a number above 0, say 0.5, or null")
+            raise InvalidValue(f"sigma={sigma}; it divides similarities, so give a number above 0, say 0.5, or null")
         self.temperature = temperature
         self.sigma = sigma
 
@@ -53,6 +54,6 @@ class DCL(Loss):
         return softmax_negatives(embeddings.online, 1 / self.temperature)
 
     def weight(self, similarity: Tensor) -> Tensor:
-        """Of the positives (2N,), from their cosines, of which each stands twice; their mean is 1."""
+        """Weights of the positives (2N,), computed from their cosines, each of which occurs twice. Their mean is 1."""
         assert self.sigma is not None
         return 2 - len(similarity) * torch.softmax(similarity / self.sigma, dim=0)

@@ -16,16 +16,18 @@ from ssl_runner.runtime.step_context import StepContext
 class Debiased(Loss):
     """Debiased contrastive loss (Chuang et al. 2020, arXiv:2007.00224, eq. 7 and 8, with one positive, M = 1).
 
-    NT-Xent whose sum over the N = 2B - 2 negatives, of which some are of the anchor's own class, is replaced by
-    ``N max[(mean e^(s-/T) - tau_plus e^(s+/T)) / (1 - tau_plus), e^(-1/T)]``. Computed in log space. With
-    tau_plus = 0 it is NT-Xent.
+    It is NT-Xent in which the sum over the N = 2B - 2 negatives, some of which belong to the anchor's own class, is
+    replaced by ``N max[(mean e^(s-/T) - tau_plus e^(s+/T)) / (1 - tau_plus), e^(-1/T)]``. It is computed in log space.
+    With tau_plus = 0 it is NT-Xent.
 
-    An anchor at the floor e^(-1/T) no longer repels any negative; ``clamped_anchors`` is their share. At a temperature
-    of 0.1 and a tau_plus of 0.1 that can be all of them: raise the temperature then, or lower tau_plus.
+    An anchor at the floor e^(-1/T) no longer repels any negative; ``clamped_anchors`` is the share of such anchors.
+    With a temperature of 0.1 and a tau_plus of 0.1 they can be all anchors: raise the temperature then, or lower
+    tau_plus.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
-        tau_plus: In [0, 1): the probability that two images are of one class, 1 / classes where those are balanced.
+        tau_plus: In [0, 1): the probability that two images belong to one class; 1 / classes if the classes are
+            balanced.
     """
 
     views = 2
@@ -61,28 +63,29 @@ class Debiased(Loss):
 
 
 def refuse_tau_plus(tau_plus: float) -> None:
-    """Raises ValueError unless it is a share below 1."""
+    """Raises ValueError unless tau_plus is in [0, 1)."""
     if not 0 <= tau_plus < 1:
         raise InvalidValue(
-            f"tau_plus={tau_plus}, but it is the share of false negatives; give a number in [0, 1), say 1 / classes"
+            f"tau_plus={tau_plus}; it is the share of false negatives, so give a number in [0, 1), say 1 / classes"
         )
 
 
 def debiased_log_mean(log_mean: Tensor, positive: Tensor, tau_plus: float, temperature: float) -> tuple[Tensor, Tensor]:
-    """Take the anchor's own class out of the mean over its negatives, in logarithms.
+    """Removes the anchor's own class from the mean over its negatives, in log space.
 
     Args:
         log_mean: (n,), log of the mean of e^(s/T) over the negatives of an anchor.
         positive: (n,), s/T of its positive.
-        tau_plus: The share of its class.
+        tau_plus: The share of the anchor's class.
         temperature: T.
 
     Returns:
-        log max[(e^log_mean - tau_plus e^positive) / (1 - tau_plus), e^(-1/T)], and where the floor holds: both (n,).
+        log max[(e^log_mean - tau_plus e^positive) / (1 - tau_plus), e^(-1/T)], and a mask of where the floor applies,
+            both (n,).
     """
     log_share = (math.log(tau_plus) if tau_plus else -math.inf) + positive - log_mean
     negative_left = log_share < 0
-    # the logarithm is taken where it exists only: what it gives elsewhere would make the gradient NaN
+    # the logarithm is only taken where it is defined: elsewhere it would make the gradient NaN
     log_rest = (-torch.expm1(log_share.where(negative_left, -1.0))).log()
     estimate = log_mean + log_rest - math.log1p(-tau_plus)
     clamped = ~negative_left | (estimate < -1 / temperature)

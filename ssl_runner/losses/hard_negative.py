@@ -15,20 +15,20 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class HardNegative(Loss):
-    """Contrastive loss with hard negatives (Robinson et al. 2021, arXiv:2010.04592, eq. 4 and 6), HCL.
+    """Contrastive loss with hard negatives, HCL (Robinson et al. 2021, arXiv:2010.04592, eq. 4 and 6).
 
-    The debiased loss, in which the mean over an anchor's negatives is weighted by importance,
-    ``sum w e^(s/T) / sum w`` with ``w = e^(beta s / T)``: nearer negatives count more. With beta = 0 it is the debiased
-    loss, with tau_plus = 0 as well NT-Xent.
+    It is the debiased loss in which the mean over an anchor's negatives is importance-weighted, ``sum w e^(s/T) / sum
+    w`` with ``w = e^(beta s / T)``, so nearer negatives count more. With beta = 0 it is the debiased loss, and if
+    tau_plus = 0 as well, it is NT-Xent.
 
-    The weights are those of the authors' code, whose exponent carries the temperature; the pseudo-code of the paper's
-    appendix differs from it. As there, the gradient passes through the weights. Computed in log space, because
+    The weights are those of the authors' code, where the exponent is divided by the temperature; the pseudo-code in the
+    paper's appendix differs. As in the code, gradients pass through the weights. It is computed in log space, because
     e^((1 + beta) / T) overflows float32 at T = 0.07 and beta = 10.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
-        tau_plus: In [0, 1): the probability that two images are of one class; see `Debiased` for the floor.
-        beta: 0 or more: the concentration on hard negatives.
+        tau_plus: In [0, 1): the probability that two images belong to one class; see `Debiased` for the floor.
+        beta: Concentration on hard negatives, at least 0.
     """
 
     views = 2
@@ -39,11 +39,11 @@ class HardNegative(Loss):
         refuse_temperature(temperature)
         refuse_tau_plus(tau_plus)
         if not 0 <= beta < math.inf:
-            raise InvalidValue(f"beta={beta}, but it is how much nearer negatives count more; give 0 or more, say 1")
+            raise InvalidValue(f"beta={beta}; it is the concentration on hard negatives, so give 0 or more, say 1")
         self.temperature = temperature
         self.tau_plus = tau_plus
         self.beta = beta
-        self.scales = beta / temperature, (1 + beta) / temperature  # of the weights, and of the weighted terms
+        self.scales = beta / temperature, (1 + beta) / temperature  # scales of the weights and of the weighted terms
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """online: (2, B, D), unnormalised."""
@@ -63,9 +63,10 @@ class HardNegative(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """Importance times e^(s/T), so softmax of (1 + beta) s/T; an anchor at the floor has none.
+        """Importance times e^(s/T), which is the softmax of (1 + beta) s/T. An anchor at the floor has none.
 
-        The importance is held: the gradient that passes through it is left out, in which the easiest negatives attract.
+        The importance is treated as constant: the gradient through it, in which the easiest negatives attract, is left
+        out.
         """
         positive, rows = two_views(embeddings.online)
         found = compare_all(rows, self.scales, apart=len(rows) // 2)

@@ -1,4 +1,4 @@
-"""InfoNCE against a second branch, the loss of MoCo."""
+"""InfoNCE with targets of a second branch, the loss of MoCo."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ from ssl_runner.runtime.step_context import StepContext
 class InfoNCE(Loss):
     """InfoNCE (van den Oord et al. 2018, arXiv:1807.03748, eq. 4) of online views against targets of other views.
 
-    With a memory bank the negatives are its entries alone, as in MoCo (He et al. 2020, arXiv:1911.05722, eq. 1) and
-    MoCo v2 (arXiv:2003.04297); while it has none yet, the loss is 0. Without a memory bank they are the targets of the
-    batch's other images, as in MoCo v3 (Chen et al. 2021, arXiv:2104.02057, alg. 1).
+    With a memory bank, its entries are the only negatives, as in MoCo (He et al. 2020, arXiv:1911.05722, eq. 1) and
+    MoCo v2 (arXiv:2003.04297); as long as it is empty, the loss is 0. Without a memory bank, the negatives are the
+    targets of the other images of the batch, as in MoCo v3 (Chen et al. 2021, arXiv:2104.02057, alg. 1).
 
-    The mean over all ordered pairs of an online view and the target of another view: one online view and two targets
-    give MoCo's one-sided loss, two and two the symmetrised one. Deviation: MoCo v3 adds the two directions and
-    multiplies by 2T, so its loss is 4T times this one, which is left to the learning rate.
+    The loss is the mean over all ordered pairs of an online view and the target of another view. One online view and
+    two targets give MoCo's one-sided loss, two and two the symmetrised one. Deviation: MoCo v3 adds the two directions
+    and multiplies by 2T, so its loss is 4T times this one; the scale is left to the learning rate.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
@@ -46,7 +46,7 @@ class InfoNCE(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """Softmax of s/T over the memory, whose entries show no image, or over the targets of other images."""
+        """Softmax of s/T over the memory bank, whose entries are not images, or over the targets of other images."""
         assert embeddings.target is not None
         online, target = unit(embeddings.online), unit(embeddings.target)
         if embeddings.memory_bank is None:
@@ -55,7 +55,7 @@ class InfoNCE(Loss):
 
 
 def contrast(queries: Tensor, keys: Tensor, memory_bank: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-    """Compare each query with its key, and with the memory or else with the other keys.
+    """Compares each query with its key, and with the memory bank or, if there is none, with the other keys.
 
     Args:
         queries: (B, D), normalised.

@@ -1,4 +1,4 @@
-"""What a loss is, and what it sees."""
+"""The interface of a loss, and the embeddings that it sees."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -14,15 +14,16 @@ from ssl_runner.runtime.step_context import StepContext
 
 @dataclass(frozen=True)
 class Embeddings:
-    """All that a loss may look at.
+    """Everything that a loss may look at.
 
     Attributes:
-        online: (V, B, D), unnormalised embeddings of V views (or logits, for a classifier's loss).
-        target: (G, B, D) without gradient, of a teacher or of the branch that gets none, for the global views; or None.
-        memory_bank: (M, D) earlier embeddings, or None.
+        online: (V, B, D), unnormalised embeddings of V views, or logits for a classification loss.
+        target: (G, B, D) without gradient, for the global views: the output of a teacher or of a branch without
+            gradient. Or None.
+        memory_bank: (M, D), earlier embeddings, or None.
         labels: int64 (B,), or None.
         memory_bank_labels: int64 (M,), or None.
-        global_views: How many of the V views, the first ones, show the image at large; None for all.
+        global_views: How many of the V views, counted from the first, are global ones; None if all are.
     """
 
     online: Tensor
@@ -34,13 +35,13 @@ class Embeddings:
 
 
 class Loss(nn.Module):
-    """A callable from embeddings to a scalar and metrics; it knows nothing of encoders, devices or processes.
+    """A callable from embeddings to a scalar and metrics. It knows nothing of encoders, devices or processes.
 
-    ``needs`` names the fields of `Embeddings` it cannot do without (``labels``, ``target``, ``memory_bank``;
-    ``prototypes`` where ``online`` has to be scores of them), ``uses`` those it looks at where they are there. The
-    wiring refuses a combination that does not fill the first, or that fills something which the loss would never look
-    at. ``views`` is the least number of views it compares and ``most_views`` the greatest, where there is one;
-    ``of_logits`` says that it takes scores of classes for embeddings.
+    ``needs`` names the fields of `Embeddings` that it requires: ``labels``, ``target``, ``memory_bank``, and
+    ``prototypes`` if ``online`` must contain scores against them. ``uses`` names the fields that it uses if they are
+    present. The wiring rejects a combination that does not fill a needed field, or that fills a field that the loss
+    would ignore. ``views`` is the smallest number of views it compares, and ``most_views`` the largest, if there is a
+    limit. ``of_logits`` means that it takes class scores instead of embeddings.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -50,28 +51,32 @@ class Loss(nn.Module):
     of_logits: ClassVar[bool] = False
 
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """What repels each anchor in this loss, for people to look at; None where it has no negatives.
+        """The negatives that repel each anchor in this loss, for diagnostics. None if the loss has no negatives.
 
-        Asked for at the diagnostics' cadence (`ssl_runner.evaluation.negatives`), never by a training step.
+        Called at the diagnostics' cadence (`ssl_runner.evaluation.negatives`), never in a training step.
         """
         return None
 
     def after_step(self, context: StepContext, target: Tensor) -> None:
-        """Centers and other statistics of the targets (G, B, D): once after the optimizer's step, without gradient."""
+        """Updates centers and other statistics from the targets (G, B, D). Called once after the optimizer's step,
+        without gradient.
+        """
 
     def __call__(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """`forward`, in the precision of its arguments: autocast would bring every product back to half precision."""
+        """Calls `forward` in the precision of its arguments. Autocast would turn every product back into half
+        precision.
+        """
         kind = embeddings.online.device.type
         with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
             return super().__call__(embeddings, context)
 
     @abstractmethod
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss, and scalar metrics without gradient."""
+        """The loss as a scalar, and scalar metrics without gradient."""
 
 
 def gathered(embeddings: Embeddings) -> Embeddings:
-    """What a loss sees of all processes; the memory is the same on each."""
+    """The embeddings of all processes. The memory bank is the same on each of them."""
     if process_group.size() == 1:
         return embeddings
     target, labels = embeddings.target, embeddings.labels

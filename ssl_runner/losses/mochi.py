@@ -1,4 +1,4 @@
-"""MoCHi: harder negatives, mixed from the hardest ones."""
+"""MoCHi: harder negatives, mixed from the hardest ones in the queue."""
 
 import torch
 from torch import Tensor
@@ -16,19 +16,18 @@ ROWS = 16  # queries whose mixed pairs are held in memory at a time
 class MoCHi(Loss):
     """Hard negative mixing (Kalantidis et al. 2020, arXiv:2010.01028, sec. 4.1 and 4.2).
 
-    MoCo's InfoNCE, to whose queue are added, for each query q, mixtures of its N most similar entries:
-    ``a n_i + (1 - a) n_j`` with a in (0, 1), and ``b q + (1 - b) n_j`` with b in (0, 0.5), both normalised anew. They
-    are negatives like the entries: no gradient passes through them. Without mixtures it is `InfoNCE` with a memory
-    bank.
+    It is MoCo's InfoNCE with additional negatives: for each query q, mixtures of the N most similar entries of the
+    queue, ``a n_i + (1 - a) n_j`` with a in (0, 1) and ``b q + (1 - b) n_j`` with b in (0, 0.5), normalised again. Like
+    the entries, they are negatives without gradient. Without mixtures it is `InfoNCE` with a memory bank.
 
-    Deviations: the paper's first epochs without mixtures are left out; where the memory has fewer than N entries, all
+    Deviations: the paper's first epochs without mixtures are left out; if the memory bank has fewer than N entries, all
     of them are mixed.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
-        hardest: N, how many of the nearest entries are mixed, at least 1.
-        pairs: s, mixtures of two of them, 0 for none.
-        with_query: s', mixtures of one of them with the query, 0 for none.
+        hardest: N, the number of nearest entries to mix, at least 1.
+        pairs: s, the number of mixtures of two entries, 0 for none.
+        with_query: s', the number of mixtures of an entry with the query, 0 for none.
     """
 
     needs = frozenset({"target", "memory_bank"})
@@ -39,7 +38,7 @@ class MoCHi(Loss):
         refuse_temperature(temperature)
         for name, value, least in (("hardest", hardest, 1), ("pairs", pairs, 0), ("with_query", with_query, 0)):
             if value < least:
-                raise InvalidValue(f"{name}={value}, but it counts negatives; give at least {least}")
+                raise InvalidValue(f"{name}={value}; it is a number of negatives, so give at least {least}")
         self.temperature = temperature
         self.hardest, self.pairs, self.with_query = hardest, pairs, with_query
 
@@ -68,7 +67,7 @@ class MoCHi(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """Softmax of s/T over the memory and each query's mixtures of it, none of which shows an image."""
+        """Softmax of s/T over the memory bank and each query's mixtures of it, none of which are images."""
         assert embeddings.target is not None and embeddings.memory_bank is not None
         online, target, memory_bank = (
             unit(each) for each in (embeddings.online, embeddings.target, embeddings.memory_bank)
@@ -80,9 +79,10 @@ class MoCHi(Loss):
         return negatives_remembered(online, target, memory_bank, self.temperature, mixed)
 
     def mix(self, queries: Tensor, similarity: Tensor, memory_bank: Tensor, generator: torch.Generator) -> Tensor:
-        """Cosines (B, s + s') of queries (B, D) and their mixtures, given those (B, M) with the memory (M, D).
+        """Cosines (B, s + s') of queries (B, D) with their mixtures, given those (B, M) with the memory bank (M, D).
 
-        A mixture's cosine is the mixture of cosines over its norm, so none of them is ever made.
+        The cosine of a mixture is the mixture of the cosines divided by its norm, so the mixtures themselves are never
+        computed.
         """
         near, entries = similarity.topk(min(self.hardest, len(memory_bank)), dim=1)
 
@@ -101,13 +101,15 @@ class MoCHi(Loss):
 
 
 def mixture(first: Tensor, second: Tensor, between: Tensor, share: Tensor) -> Tensor:
-    """Cosine with ``share x + (1 - share) y``, given those with x and y, and that of x and y, held constant."""
+    """Cosine with ``share x + (1 - share) y``, given those with x and y, and the one between x and y, which is held
+    constant.
+    """
     rest, between = 1 - share, between.detach()
     squared = share.square() + rest.square() + 2 * share * rest * between
     return (share * first + rest * second) / squared.clamp_min(1e-12).sqrt()
 
 
 def inner(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Inner products (B, s) of points (M, D) at indices (B, s) and (B, s), some rows at a time."""
+    """Inner products (B, s) of points (M, D) at indices (B, s) and (B, s), computed a few rows at a time."""
     indices = zip(first.split(ROWS), second.split(ROWS), strict=True)
     return torch.cat([(points[one] * points[other]).sum(dim=-1) for one, other in indices])

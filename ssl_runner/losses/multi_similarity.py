@@ -14,16 +14,17 @@ from ssl_runner.runtime.step_context import StepContext
 class MultiSimilarity(Loss):
     """Multi-similarity loss over mined pairs (Wang et al. 2019, arXiv:1904.06627, eq. 15; mining: eq. 11 and 12).
 
-    For each anchor, ``log(1 + sum exp(-alpha (s - base))) / alpha`` over its positives and
-    ``log(1 + sum exp(beta (s - base))) / beta`` over its negatives, s the cosine similarity. Kept are the negatives
-    more similar than the least similar positive less epsilon, and the positives less similar than the most similar
-    negative plus epsilon. The mean is over all anchors; one without positives or negatives keeps none and counts 0.
+    For each anchor, ``log(1 + sum exp(-alpha (s - base))) / alpha`` over its positives plus ``log(1 + sum exp(beta (s -
+    base))) / beta`` over its negatives, where s is the cosine similarity. Mining keeps the negatives that are more
+    similar than the least similar positive minus epsilon, and the positives that are less similar than the most similar
+    negative plus epsilon. The mean is over all anchors; an anchor without positives or negatives keeps no pairs and
+    counts 0.
 
     Args:
-        alpha: Above 0: how sharply positives are weighted.
-        beta: Above 0: how sharply negatives are weighted.
-        base: The similarity about which both are weighted, lambda in the paper.
-        epsilon: At least 0: how much the mining lets in; 2 or more keeps every pair.
+        alpha: How sharply positives are weighted, above 0.
+        beta: How sharply negatives are weighted, above 0.
+        base: The similarity around which both are weighted; lambda in the paper.
+        epsilon: The slack of the mining, at least 0; 2 or more keeps every pair.
     """
 
     needs = frozenset({"labels"})
@@ -32,11 +33,11 @@ class MultiSimilarity(Loss):
         super().__init__()
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not value > 0:
-                raise InvalidValue(f"{name}={value}, but it sharpens the weights of pairs; give a number above 0")
+                raise InvalidValue(f"{name}={value}; it sharpens the weights of pairs, so give a number above 0")
         if not -1 <= base <= 1:
-            raise InvalidValue(f"base={base}, but it is a cosine similarity; give a number in [-1, 1]")
+            raise InvalidValue(f"base={base}; it is a cosine similarity, so give a number in [-1, 1]")
         if not epsilon >= 0:
-            raise InvalidValue(f"epsilon={epsilon}, but it widens the choice of pairs; give a number at or above 0")
+            raise InvalidValue(f"epsilon={epsilon}; it widens the choice of pairs, so give a number of at least 0")
         self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
@@ -62,7 +63,7 @@ class MultiSimilarity(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """Softmax of beta s over the negatives that were kept."""
+        """Softmax of beta s over the kept negatives."""
         points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
         similarity = points @ points.T
         _, kept = self.mine(similarity, *roles(embeddings.online, embeddings.labels))
@@ -70,12 +71,12 @@ class MultiSimilarity(Loss):
 
     @torch.no_grad()
     def mine(self, similarity: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Which positive and which negative pairs (n, n) are kept."""
+        """Masks of the positive and the negative pairs (n, n) that are kept."""
         least = similarity.masked_fill(~positive, torch.inf).amin(dim=1, keepdim=True)
         most = similarity.masked_fill(~negative, -torch.inf).amax(dim=1, keepdim=True)
         return positive & (similarity < most + self.epsilon), negative & (similarity > least - self.epsilon)
 
 
 def log_one_plus_sum(exponents: Tensor, mask: Tensor) -> Tensor:
-    """log(1 + sum exp) over the marked exponents of each row, (n, m) to (n,): 0 where none is marked."""
+    """log(1 + sum exp) over the marked exponents of each row, (n, m) to (n,); 0 if none is marked."""
     return F.pad(exponents.masked_fill(~mask, -torch.inf), (1, 0)).logsumexp(dim=1)

@@ -13,20 +13,21 @@ from ssl_runner.runtime.step_context import StepContext
 class NegativeCosine(Loss):
     """Negative cosine between the prediction of one view and the target of another.
 
-    SimSiam's loss (Chen, He 2021, arXiv:2011.10566, eq. 2): the mean over images and ordered pairs of different views,
-    in [-1, 1]. BYOL's (Grill et al. 2020, arXiv:2006.07733, eq. 2), the squared distance 2 - 2 cos, summed over its two
-    directions, is 4 + 4 times this one: the same but for the scale of its gradient, which is left to the learning rate.
+    SimSiam's loss (Chen, He 2021, arXiv:2011.10566, eq. 2) is the mean over images and ordered pairs of different
+    views, in [-1, 1]. BYOL's (Grill et al. 2020, arXiv:2006.07733, eq. 2) is the squared distance 2 - 2 cos, summed
+    over its two directions. It equals 4 + 4 times this loss, so only the scale of the gradient differs, which is left
+    to the learning rate.
 
-    It has no negatives, so nothing in it keeps targets apart. ``target_spread`` shows whether they are: the deviation
-    of a coordinate of the normalised targets over the batch times sqrt(D), 1 where they lie evenly around the sphere,
-    0 where all are one (SimSiam, sec. 4.1).
+    There are no negatives, so nothing in the loss keeps targets apart. ``target_spread`` shows whether they are: it is
+    the standard deviation of a coordinate of the normalised targets over the batch, multiplied by sqrt(D). It is 1 if
+    they are spread evenly over the sphere and 0 if all are equal (SimSiam, sec. 4.1).
     """
 
     needs = frozenset({"target"})
     views = 2
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """online: (V, B, D), predictions; target: (G, B, D), whose gradient is cut; both unnormalised."""
+        """online: (V, B, D), predictions; target: (G, B, D), used without gradient; both unnormalised."""
         assert embeddings.target is not None
         online, target = unit(embeddings.online), unit(embeddings.target.detach())
         pairs = different_views(len(online), len(target))

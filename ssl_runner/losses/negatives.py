@@ -1,4 +1,4 @@
-"""What repels an anchor, and how strongly: for people to look at, never a part of a loss."""
+"""What repels an anchor, and how strongly. For diagnostics only; no loss uses it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from ssl_runner.losses.similarity import different_views, unit
 class Negatives:
     """The negatives of every anchor, without gradient.
 
-    Anchors are rows. With B images, row r is of view r // B of image r % B, or of what stands for it. So is column c,
-    but for the last ones, which show no image: earlier embeddings, and mixtures.
+    Rows are anchors. With B images, row r is view r // B of image r % B, or what represents it. Columns are numbered in
+    the same way, except that the last ones may not be images but earlier embeddings or mixtures.
 
     Attributes:
-        similarity: (n, m), cosines of the anchors with all that they could be compared with.
-        positive: (n,), of an anchor with its positive; the mean where it has several.
-        weight: (n, m), at least 0: the share of a negative in the gradient that repels its anchor, with respect to
-            what the loss measures (cosines or distances). A row adds up to 1, or to 0 where nothing repels the anchor;
-            what is no negative has 0.
-        remembered: How many columns, the last ones, show no image.
+        similarity: (n, m), cosines of the anchors with everything they can be compared with.
+        positive: (n,), cosine of each anchor with its positive; the mean if it has several.
+        weight: (n, m), at least 0: the share of each negative in the gradient that repels its anchor, with respect to
+            what the loss measures (cosines or distances). A row sums to 1, or to 0 if nothing repels the anchor.
+            Whatever is not a negative has 0.
+        remembered: How many of the last columns are not images.
     """
 
     similarity: Tensor
@@ -31,18 +31,18 @@ class Negatives:
     remembered: int = 0
 
     def pictured(self) -> "Negatives":
-        """The columns that are images alone, with the weights that they have among all; there may be none."""
+        """The columns that are images, with their weights among all columns. There may be none."""
         images = self.similarity.shape[1] - self.remembered
         return Negatives(self.similarity[:, :images], self.positive, self.weight[:, :images])
 
 
 def softmax_negatives(online: Tensor, sharpness: float, labels: Tensor | None = None) -> Negatives:
-    """Of a loss in which negatives count as softmax(sharpness * cosine).
+    """Negatives of a loss in which they count as softmax(sharpness * cosine).
 
     Args:
         online: (V, B, D), unnormalised.
-        sharpness: 1 / temperature, or what stands for it.
-        labels: (B,), where images of a class are each other's positives, else None.
+        sharpness: 1 / temperature, or an equivalent factor.
+        labels: (B,) if images of a class are positives of each other, otherwise None.
     """
     flat = unit(online).flatten(0, 1)
     similarity = flat @ flat.T
@@ -52,25 +52,27 @@ def softmax_negatives(online: Tensor, sharpness: float, labels: Tensor | None = 
 
 
 def softmax_among(exponents: Tensor, negative: Tensor) -> Tensor:
-    """Of the marked exponents of each row (n, m), never 0 there; 0 elsewhere, also where a row has none marked."""
+    """Softmax over the marked exponents of each row (n, m). It is never 0 for these, and 0 elsewhere and in rows
+    without any.
+    """
     weight = exponents.masked_fill(~negative, -torch.inf).softmax(dim=1)
     return _never_0(weight).masked_fill(~negative, 0)
 
 
 def _never_0(weight: Tensor) -> Tensor:
-    """An easy negative underflows, and would be none."""
+    """Keeps the weight of an easy negative from underflowing to 0, which would mean that it is not a negative."""
     return weight.clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def counted_negatives(online: Tensor, counts: Tensor, labels: Tensor | None) -> Negatives:
-    """Of a loss that says itself how often, or how strongly, each pair (n, n) of views counts as a negative."""
+    """Negatives of a loss that itself says how often, or how strongly, each pair (n, n) of views counts."""
     flat = unit(online).flatten(0, 1)
     similarity = flat @ flat.T
     return Negatives(similarity, mean_of_rows(similarity, roles(online, labels)[0]), shares(counts))
 
 
 def negatives_across(anchors: Tensor, others: Tensor, temperature: float) -> Negatives:
-    """Of InfoNCE between views, whose negatives are the other images of each view of another number.
+    """Negatives of InfoNCE between views: the other images of each view with a different number.
 
     Args:
         anchors: (V, B, D), normalised.
@@ -91,15 +93,15 @@ def negatives_across(anchors: Tensor, others: Tensor, temperature: float) -> Neg
 def negatives_remembered(
     online: Tensor, target: Tensor, memory_bank: Tensor, temperature: float, mixed: Sequence[Tensor]
 ) -> Negatives:
-    """Of InfoNCE against a memory bank, and against what was mixed from it: no column is an image.
+    """Negatives of InfoNCE against a memory bank and against mixtures of its entries. No column is an image.
 
     Args:
         online: (V, B, D), normalised.
         target: (G, B, D), normalised: the positives.
         memory_bank: (M, D), normalised; M may be 0.
         temperature: Divides the cosines.
-        mixed: (B, S) cosines of further negatives for each pair of different views, or empty; their columns follow the
-            memory bank's, pair after pair.
+        mixed: Cosines (B, S) of further negatives for each pair of different views, or empty. Their columns follow
+            those of the memory bank, pair after pair.
     """
     pairs = different_views(len(online), len(target))
     parts = mixed or [online.new_zeros(online.shape[1], 0)] * len(pairs)
@@ -120,7 +122,7 @@ def negatives_remembered(
 
 
 def roles(online: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Which of all pairs of views (V, B, D) are positives and which negatives: bool (V B, V B)."""
+    """Masks (V B, V B) of the pairs of views (V, B, D) that are positives and of those that are negatives."""
     views, images = online.shape[:2]
     kind = torch.arange(images, device=online.device) if labels is None else labels
     kind = kind.repeat(views)
@@ -129,11 +131,11 @@ def roles(online: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def shares(counts: Tensor) -> Tensor:
-    """Counts (n, m), each row divided by its sum; a row of nothing stays so."""
+    """Counts (n, m) with each row divided by its sum; a row of zeros stays zero."""
     total = counts.sum(dim=1, keepdim=True)
     return counts / total.where(total > 0, 1.0)
 
 
 def mean_of_rows(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the marked values of each row, (n, m) to (n,): 0 where none is marked."""
+    """Mean of the marked values of each row, (n, m) to (n,); 0 if none is marked."""
     return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)

@@ -13,10 +13,11 @@ from ssl_runner.runtime.step_context import StepContext
 class NNCLR(Loss):
     """Nearest-neighbour contrastive loss (Dwibedi et al. 2021, arXiv:2104.14548, eq. 3, with predictions, sec. 3.2).
 
-    InfoNCE between the nearest neighbour, in the memory of earlier projections, of one view's projection and the
-    prediction of another view; the negatives are the predictions of the batch's other images. The mean over ordered
-    pairs of different views. While the memory bank is empty, a projection is its own neighbour. A memory bank that
-    holds the projections themselves makes it InfoNCE with the roles of queries and keys exchanged.
+    InfoNCE between one view's nearest neighbour and the prediction of another view. The neighbour is that of the view's
+    projection in the memory bank of earlier projections; the negatives are the predictions of the other images of the
+    batch. The loss is the mean over ordered pairs of different views. While the memory bank is empty, a projection is
+    its own neighbour. If the memory bank holds the projections themselves, this is InfoNCE with the roles of queries
+    and keys exchanged.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
@@ -31,11 +32,11 @@ class NNCLR(Loss):
         self.temperature = temperature
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """online: predictions (V, B, D); target: projections (G, B, D), whose gradient is cut; memory_bank: (M, D)."""
+        """online: predictions (V, B, D); target: projections (G, B, D), used without gradient; memory_bank: (M, D)."""
         assert embeddings.target is not None and embeddings.memory_bank is not None
         online, target = unit(embeddings.online), unit(embeddings.target.detach())
         memory_bank = unit(embeddings.memory_bank.detach())
-        found, neighbours = nearest(target, memory_bank)
+        indices, neighbours = nearest(target, memory_bank)
         pairs = different_views(len(online), len(target))
         compared = [contrast(neighbours[j], online[i], None, self.temperature) for i, j in pairs]
         positive = torch.cat([positive for positive, _ in compared])
@@ -43,25 +44,28 @@ class NNCLR(Loss):
         metrics = anchor_metrics(positive, negative, self.temperature)
         metrics["neighbour_similarity"] = (target * neighbours).sum(dim=-1).mean()
         labels, memory_bank_labels = embeddings.labels, embeddings.memory_bank_labels
-        if found is not None and labels is not None and memory_bank_labels is not None:
-            # watched only: labels have no part in the loss
-            metrics["neighbour_accuracy"] = (memory_bank_labels[found] == labels).float().mean()
+        if indices is not None and labels is not None and memory_bank_labels is not None:
+            # a diagnostic only: the loss does not use labels
+            metrics["neighbour_accuracy"] = (memory_bank_labels[indices] == labels).float().mean()
         return cross_entropy(positive, negative), metrics
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """Softmax of s/T over the predictions of other images; a projection's neighbour stands for its anchor."""
+        """Softmax of s/T over the predictions of other images, where the anchor is represented by its projection's
+        neighbour.
+        """
         assert embeddings.target is not None and embeddings.memory_bank is not None
         neighbours = nearest(unit(embeddings.target), unit(embeddings.memory_bank))[1]
         return negatives_across(neighbours, unit(embeddings.online), self.temperature)
 
 
 def nearest(target: Tensor, memory_bank: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Places (G, B) in the memory (M, D) of the nearest neighbours of (G, B, D), and these (G, B, D), all normalised.
+    """Indices (G, B) in the memory bank (M, D) of the nearest neighbours of targets (G, B, D), and the neighbours
+    themselves.
 
-    Without a memory bank each is its own, and there are no indices.
+    All are normalised. If the memory bank is empty, each target is its own neighbour, and there are no indices.
     """
     if not len(memory_bank):
         return None, target
-    found = (target @ memory_bank.T).argmax(dim=-1)
-    return found, memory_bank[found]
+    indices = (target @ memory_bank.T).argmax(dim=-1)
+    return indices, memory_bank[indices]

@@ -10,9 +10,10 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class NTXent(Loss):
-    """NT-Xent (Chen et al. 2020, arXiv:2002.05709, eq. 1): cross-entropy of each view's partner among 2N - 1.
+    """NT-Xent (Chen et al. 2020, arXiv:2002.05709, eq. 1): cross-entropy of finding each view's partner among 2N - 1
+    views.
 
-    Computed in float32 at least, because exp(1 / temperature) overflows half precision below 0.09.
+    Computed in at least float32, because exp(1 / temperature) overflows half precision below 0.09.
 
     Args:
         temperature: Above 0; divides the cosine similarities.

@@ -1,4 +1,4 @@
-"""The pairwise margin loss, with hard-negative mining."""
+"""The pairwise margin loss, with hard negative mining."""
 
 from typing import Literal
 
@@ -17,20 +17,20 @@ Mining = Literal["all", "hardest", "semi_hard"]
 class Pairwise(Loss):
     """Contrastive loss over all pairs of a batch (Hadsell, Chopra, LeCun 2006, CVPR, eq. 4).
 
-    ``y d^2 + (1 - y) max(0, margin - d)^2`` with y = 1 for two images of one class. Positive and mined negative pairs
-    are averaged apart and the two means added, so that the many negatives do not drown the positives (the paper sums
-    over pairs; its factor 1/2 on both terms is left out). Distances are Euclidean between L2-normalised embeddings, so
-    they lie in [0, 2].
+    ``y d^2 + (1 - y) max(0, margin - d)^2``, where y = 1 for two images of one class. The mean over positive pairs and
+    the mean over mined negative pairs are computed separately and added, so that the many negatives do not drown out
+    the positives (the paper sums over pairs; its factor 1/2 on both terms is left out). Distances are Euclidean between
+    L2-normalised embeddings, so they lie in [0, 2].
 
-    Mining chooses the negatives; positives are always all.
+    Mining chooses the negatives; all positives are used.
 
     - ``all``: every negative pair.
-    - ``hardest``: for each anchor its nearest negative.
-    - ``semi_hard``: for each anchor and positive, the nearest negative that is farther away than the positive
-      (Schroff et al. 2015, arXiv:1503.03832, sec. 3.2). A pair without one counts 0.
+    - ``hardest``: the nearest negative of each anchor.
+    - ``semi_hard``: for each anchor and positive, the nearest negative that is farther away than the positive (Schroff
+      et al. 2015, arXiv:1503.03832, sec. 3.2). A pair without such a negative counts 0.
 
     Args:
-        margin: In (0, 2]: negatives farther apart cost nothing.
+        margin: In (0, 2]. Negatives farther apart than this cost nothing.
         mining: Which negatives count.
     """
 
@@ -40,7 +40,7 @@ class Pairwise(Loss):
         super().__init__()
         if not 0 < margin <= 2:
             raise InvalidValue(
-                f"margin={margin}, but normalised embeddings are at most 2 apart; give a number in (0, 2]"
+                f"margin={margin}; normalised embeddings are at most 2 apart, so give a number in (0, 2]"
             )
         if mining not in ("all", "hardest", "semi_hard"):
             raise InvalidValue(f"mining={mining!r} is not one of all, hardest, semi_hard")
@@ -57,7 +57,7 @@ class Pairwise(Loss):
         same = labels[:, None] == labels[None, :]
         positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         attraction = mean_of(squared, positive)
-        # the root's slope is infinite at 0, where two images of different classes coincide
+        # the derivative of the root is infinite at 0, where two images of different classes coincide
         distance = squared.clamp_min(1e-12).sqrt()
         hinge = (self.margin - distance).clamp_min(0).square()
         weights = self.negative_weights(distance.detach(), positive, ~same)
@@ -73,17 +73,17 @@ class Pairwise(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """How often a negative was mined, times what is left to the margin: those beyond it count nothing."""
+        """How often a negative was mined, times its distance to the margin. Negatives beyond the margin have 0."""
         points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
         distance = squared_distances(points).clamp_min(1e-12).sqrt()
         positive, negative = roles(embeddings.online, embeddings.labels)
-        left = (self.margin - distance).clamp_min(0)
-        counts = self.negative_weights(distance, positive, negative) * left
+        gap = (self.margin - distance).clamp_min(0)
+        counts = self.negative_weights(distance, positive, negative) * gap
         return counted_negatives(embeddings.online, counts, embeddings.labels)
 
     @torch.no_grad()
     def negative_weights(self, distance: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """How often each pair (i, j), i the anchor, was mined: (n, n), as floats."""
+        """How often each pair (i, j) of an anchor i and a negative j was mined, as floats (n, n)."""
         if self.mining == "all":
             return negative.to(distance.dtype)
         candidates = distance.masked_fill(~negative, torch.inf)
@@ -92,19 +92,19 @@ class Pairwise(Loss):
             counts = torch.zeros_like(distance).scatter_(1, chosen, 1.0)
         else:
             nearest, order = candidates.sort(dim=1)
-            place = torch.searchsorted(nearest, distance.contiguous(), right=True)  # (n, n): first one farther
+            place = torch.searchsorted(nearest, distance.contiguous(), right=True)  # (n, n): the first that is farther
             place = place.clamp_max(len(distance) - 1)
             chosen = order.gather(1, place)
             counts = torch.zeros_like(distance).scatter_add_(1, chosen, positive.to(distance.dtype))
-        return counts * negative  # an anchor without a candidate chose something that is no negative
+        return counts * negative  # an anchor without a candidate chose one that is not a negative
 
 
 def squared_distances(points: Tensor) -> Tensor:
-    """(n, d) to (n, n), never below 0; a matrix product, so it costs no n x n x d memory."""
+    """Squared distances (n, n), at least 0, of points (n, d). A matrix product, so it needs no n x n x d memory."""
     norms = points.square().sum(dim=1)
     return (norms[:, None] + norms[None, :] - 2 * points @ points.T).clamp_min(0)
 
 
 def mean_of(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the marked values, 0 where none is marked."""
+    """Mean of the marked values, or 0 if none is marked."""
     return (values * mask).sum() / mask.sum().clamp_min(1)

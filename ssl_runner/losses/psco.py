@@ -1,4 +1,4 @@
-"""PsCo: contrast with pseudo-labelled entries of a queue."""
+"""PsCo: contrastive learning with pseudo-labelled entries of a queue."""
 
 import torch
 from torch import Tensor
@@ -15,26 +15,27 @@ from ssl_runner.runtime.step_context import StepContext
 class PsCo(Loss):
     """Pseudo-supervised contrast (Jang et al. 2023, arXiv:2303.00996, sec. 3.2): ``L = L_MoCo + L_PsCo``.
 
-    Each batch of B images is a B-way K-shot task whose queries are the online views q_i. An image's shots are found in
-    the memory by its target z_i, a view of it by the teacher: the K entries m of greatest ``A~_im``, where A~ is what
-    Sinkhorn-Knopp makes of ``exp(z_i m / epsilon)``, every entry with the same total, every image with 1. With S the
-    shots of all images, one that two images share counted twice, and S_i an image's own,
+    Each batch of B images is a B-way K-shot task whose queries are the online views q_i. The shots of an image are
+    found in the memory bank by its target z_i, the teacher's embedding of another view: they are the K entries m with
+    the largest ``A~_im``, where A~ is the Sinkhorn-Knopp assignment of ``exp(z_i m / epsilon)``, in which every entry
+    has the same total and every image 1. Let S be the shots of all images, where a shot that two images share counts
+    twice, and S_i those of image i. Then
 
         L_PsCo = mean_i -1/K sum_{s in S_i} log(e^{q_i s / T'} / sum_{s in S} e^{q_i s / T'}),
 
-    and L_MoCo is `InfoNCE` of q_i against z_i, with the memory as negatives. No gradient passes through targets,
-    memory bank or assignment. Of a memory bank with fewer than K entries all are shots; while it has none, the loss is
-    0.
+    and L_MoCo is `InfoNCE` of q_i against z_i, with the memory bank as negatives. No gradient passes through targets,
+    memory bank or assignment. If the memory bank has fewer than K entries, all of them are shots; as long as it is
+    empty, the loss is 0.
 
-    Deviations: the mean over all ordered pairs of an online view and the target of another view, where the authors take
-    one direction, of two kinds of augmentation (one online view and two targets give that); Sinkhorn-Knopp on
-    logarithms. They classify by projections and predictions; here, as for every encoder, features are compared.
+    Deviations: the mean over all ordered pairs of an online view and the target of another view, whereas the authors
+    use one direction with two kinds of augmentation (one online view and two targets give that); Sinkhorn-Knopp in log
+    space. The authors classify by projections and predictions; here features are compared, as for every encoder.
 
     Args:
         temperature: T of L_MoCo, above 0; divides the cosine similarities.
         shot_temperature: T' of L_PsCo, above 0.
-        shots: K, at least 1: 1 on Omniglot, 4 on miniImageNet in the authors' README.
-        epsilon: Above 0: of the assignment; greater is softer.
+        shots: K, at least 1. In the authors' README, 1 on Omniglot and 4 on miniImageNet.
+        epsilon: Temperature of the assignment, above 0; a larger one makes it softer.
         sinkhorn_iterations: At least 1.
     """
 
@@ -47,9 +48,11 @@ class PsCo(Loss):
         super().__init__()
         refuse_temperature(temperature)
         if not shot_temperature > 0:
-            raise InvalidValue(f"shot_temperature={shot_temperature}, but it divides similarities; give 1.0, say")
+            raise InvalidValue(
+                f"shot_temperature={shot_temperature}; it divides similarities, so give a number above 0, say 1.0"
+            )
         if shots < 1:
-            raise InvalidValue(f"shots={shots}, but every pseudo-class needs some; give at least 1")
+            raise InvalidValue(f"shots={shots}; every pseudo-class needs some, so give at least 1")
         refuse_sinkhorn(epsilon, sinkhorn_iterations)
         self.temperature, self.shot_temperature, self.shots = temperature, shot_temperature, shots
         self.epsilon, self.sinkhorn_iterations = epsilon, sinkhorn_iterations
@@ -71,7 +74,7 @@ class PsCo(Loss):
 
     @torch.no_grad()
     def assign(self, target: Tensor, memory_bank: Tensor) -> Tensor:
-        """Places (G, B, K) in the memory (M, D) of the shots of targets (G, B, D), all normalised."""
+        """Indices (G, B, K), in the memory bank (M, D), of the shots of targets (G, B, D); both are normalised."""
         if not len(memory_bank):
             return torch.empty(*target.shape[:2], 0, dtype=torch.int64, device=target.device)
         assignment = sinkhorn(target @ memory_bank.T / self.epsilon, self.sinkhorn_iterations)
@@ -79,7 +82,7 @@ class PsCo(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """The memory bank, whose entries show no image: an anchor's own shots repel it if L_MoCo outweighs L_PsCo."""
+        """The memory bank, whose entries are not images. An anchor's own shots repel it if L_MoCo outweighs L_PsCo."""
         online, target, memory_bank = normalised(embeddings)
         indices, similarity = self.assign(target, memory_bank), online @ memory_bank.T
         slope, positive = torch.zeros_like(similarity), online.new_zeros(online.shape[:2])
@@ -93,12 +96,13 @@ class PsCo(Loss):
         return Negatives(similarity.flatten(0, 1), positive.flatten(), weight, remembered=len(memory_bank))
 
     def slope(self, positive: Tensor, similarity: Tensor, indices: Tensor) -> Tensor:
-        """Derivative (B, M) of each anchor's loss by its cosines with the memory: above 0 for what repels it.
+        """Derivative (B, M) of each anchor's loss with respect to its cosines with the memory bank. Entries above 0
+        repel it.
 
         Args:
-            positive: (B,), cosines with the targets.
-            similarity: (B, M), with the memory.
-            indices: (B, K), of the shots.
+            positive: Cosines (B,) with the targets.
+            similarity: Cosines (B, M) with the memory bank.
+            indices: Indices (B, K) of the shots.
         """
         everything = torch.cat([positive[:, None], similarity], dim=1)
         contrasted = (everything / self.temperature).softmax(dim=1)[:, 1:] / self.temperature
@@ -110,13 +114,15 @@ class PsCo(Loss):
 
 
 def normalised(embeddings: Embeddings) -> tuple[Tensor, Tensor, Tensor]:
-    """Online views, targets and memory bank, of length 1, the last two without gradient."""
+    """Online views, targets and memory bank, normalised to length 1, the last two without gradient."""
     assert embeddings.target is not None and embeddings.memory_bank is not None
     return unit(embeddings.online), unit(embeddings.target.detach()), unit(embeddings.memory_bank.detach())
 
 
 def supervised_contrast(queries: Tensor, shots: Tensor) -> Tensor:
-    """Mean over queries (B, D) of ``-1/K sum log softmax``: their products with their own among all shots (B, K, D)."""
+    """Mean over queries (B, D) of ``-1/K sum log softmax`` of the products with their own shots among all shots (B, K,
+    D).
+    """
     everything = queries @ shots.flatten(0, 1).T  # (B, B K)
     own = (queries * shots.mean(dim=1)).sum(dim=1)
     return (everything.logsumexp(dim=1) - own).mean()
@@ -124,9 +130,10 @@ def supervised_contrast(queries: Tensor, shots: Tensor) -> Tensor:
 
 @torch.no_grad()
 def shot_metrics(target: Tensor, memory_bank: Tensor, indices: Tensor) -> dict[str, Tensor]:
-    """How near the shots at (G, B, K) are to their targets; the share of them that are different entries of the memory.
+    """How close the shots at (G, B, K) are to their targets, and the share of shots that are distinct memory bank
+    entries.
 
-    The latter is 1 where no entry stands under two pseudo-labels.
+    The share is 1 if no entry has two pseudo-labels.
     """
     chosen = indices.flatten(1)
     used = memory_bank.new_zeros(len(target), len(memory_bank)).scatter(1, chosen, 1.0)

@@ -11,9 +11,9 @@ from ssl_runner.runtime.step_context import StepContext
 class RelationMSE(Loss):
     """Mean squared error of sigmoid(logits) to one-hot labels (Sung et al. 2018, arXiv:1711.06025, eq. 2).
 
-    The mean over images and classes, as in the authors' code, where the paper writes a sum: the same but for the scale
-    of the gradient. Beside ``accuracy``, ``positive_score`` and ``negative_score`` are the mean relation, in [0, 1], to
-    the own class and to the others; 1 / classes for both is where it learns nothing.
+    The mean is over images and classes, as in the authors' code. The paper writes a sum, which only changes the scale
+    of the gradient. Besides ``accuracy``, the metrics ``positive_score`` and ``negative_score`` are the mean relation,
+    in [0, 1], to the correct class and to the others. If both are 1 / classes, nothing has been learned.
     """
 
     needs = frozenset({"labels"})

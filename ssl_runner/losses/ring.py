@@ -1,4 +1,4 @@
-"""Ring: contrast with negatives that are neither easy nor too hard."""
+"""Ring: a contrastive loss with negatives that are neither too easy nor too hard."""
 
 import torch
 from torch import Tensor
@@ -11,20 +11,20 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class Ring(Loss):
-    """Conditional negative sampling (Wu et al. 2021, arXiv:2010.02037), ring discrimination.
+    """Conditional negative sampling, ring discrimination (Wu et al. 2021, arXiv:2010.02037).
 
-    NT-Xent whose sum runs over the negatives between two quantiles of similarity to the anchor only: those below are
-    too easy to teach anything, those above are likely to be of the anchor's own class. With lower = 0 and upper = 1 it
-    is NT-Xent; upper = 1 alone keeps the hardest, the paper's ball.
+    It is NT-Xent whose sum only includes the negatives between two quantiles of similarity to the anchor: those below
+    are too easy to teach anything, those above probably belong to the anchor's own class. With lower = 0 and upper = 1
+    it is NT-Xent; upper = 1 with lower above 0 keeps the hardest negatives, the paper's ball.
 
-    Deviations: quantiles are over the views of a batch, not over a memory bank from which the paper draws; their
-    indices are rounded, and one negative at least is kept; the lower one is constant, where the paper's rises during
+    Deviations: quantiles are over the views of a batch, whereas the paper draws from a memory bank; their indices are
+    rounded, and at least one negative is kept; the lower quantile is constant, whereas the paper's rises during
     training.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
-        lower: In [0, 1): the share of an anchor's negatives, the least similar ones, that is left out.
-        upper: In (lower, 1]: the share beyond which the most similar ones are left out.
+        lower: Quantile below which an anchor's negatives, its least similar ones, are left out; in [0, 1).
+        upper: Quantile above which its negatives, its most similar ones, are left out; in (lower, 1].
     """
 
     views = 2
@@ -35,7 +35,7 @@ class Ring(Loss):
         refuse_temperature(temperature)
         if not 0 <= lower < upper <= 1:
             raise InvalidValue(
-                f"lower={lower}, upper={upper}, but they are quantiles of similarity; give 0 <= lower < upper <= 1"
+                f"lower={lower}, upper={upper}; they are quantiles of similarity, so give 0 <= lower < upper <= 1"
             )
         self.temperature = temperature
         self.lower, self.upper = lower, upper
@@ -51,21 +51,21 @@ class Ring(Loss):
 
     @torch.no_grad()
     def ring(self, similarity: Tensor) -> Tensor:
-        """Which negatives are kept: bool (2N, 2N), of all cosines."""
+        """Mask (2N, 2N) of the negatives that are kept, from all cosines."""
         n = len(similarity) - 2
         first = min(round(self.lower * n), n - 1)
         last = max(round(self.upper * n), first + 1)
-        order = others(similarity).argsort(dim=1, stable=True)[:, 2:]  # the first two are of the anchor's own image
+        order = others(similarity).argsort(dim=1, stable=True)[:, 2:]  # the first two belong to the anchor's own image
         return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, order[:, first:last], True)
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """Softmax of s/T over the views that are kept."""
+        """Softmax of s/T over the kept views."""
         found = softmax_negatives(embeddings.online, 1 / self.temperature)
         return Negatives(found.similarity, found.positive, shares(found.weight * self.ring(found.similarity)))
 
 
 def others(similarity: Tensor) -> Tensor:
-    """Cosines (2N, 2N), -inf where both views are of one image."""
+    """Cosines (2N, 2N), with -inf where both views belong to one image."""
     image = torch.arange(len(similarity) // 2, device=similarity.device).repeat(2)
     return similarity.masked_fill(image[:, None] == image[None, :], -torch.inf)

@@ -13,22 +13,22 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class SIGReg(Loss):
-    """Prediction, and sketched isotropic Gaussian regularisation (LeJEPA, Balestriero, LeCun 2025, arXiv:2511.08544).
+    """Prediction with sketched isotropic Gaussian regularisation (LeJEPA, Balestriero, LeCun 2025, arXiv:2511.08544).
 
-    ``(1 - weight) prediction + weight gaussianity``. Prediction is the mean squared difference of every view's
-    embedding from the mean of the global views', both with gradient. Gaussianity projects each view's batch on random
-    directions and averages the statistic of Epps and Pulley over directions and views:
+    ``(1 - weight) prediction + weight gaussianity``. Prediction is the mean squared difference between every view's
+    embedding and the mean of the global views' embeddings, both with gradient. Gaussianity projects each view's batch
+    onto random directions and averages the Epps-Pulley statistic over directions and views:
 
         B * integral over t in [-t_max, t_max] of |mean_b exp(i t x_b) - exp(-t^2 / 2)|^2 exp(-t^2 / 2)
 
-    by the trapezoidal rule. The integrand is even, so ``knots`` lie on [0, t_max], both ends included, as in the
+    with the trapezoidal rule. The integrand is even, so the ``knots`` lie on [0, t_max], both ends included, as in the
     authors' later code (the paper's Algorithm 1 has 17 on [-5, 5], which is t_max=5 and knots=9). The statistic is
-    near 1.05 for a sample of the standard normal, whatever the batch, and grows with the batch otherwise. Directions
-    come from the context, anew every step and the same for all views and processes.
+    close to 1.05 for a sample of the standard normal, whatever the batch size, and otherwise grows with the batch size.
+    The directions are drawn from the step context: new ones at every step, the same for all views and processes.
 
     Args:
         weight: In [0, 1]; lambda in the paper.
-        slices: At least 1: random directions of a step.
+        slices: Number of random directions per step, at least 1.
         knots: At least 2.
         t_max: Above 0.
     """
@@ -38,12 +38,14 @@ class SIGReg(Loss):
     def __init__(self, weight: float, slices: int, knots: int, t_max: float) -> None:
         super().__init__()
         if not 0 <= weight <= 1:
-            raise InvalidValue(f"weight={weight}, but it is the share of the regulariser; give a number in [0, 1]")
+            raise InvalidValue(f"weight={weight}; it is the share of the regulariser, so give a number in [0, 1]")
         for name, value, least in (("slices", slices, 1), ("knots", knots, 2)):
             if not value >= least:
-                raise InvalidValue(f"{name}={value}, but it is a number of at least {least}; raise it")
+                raise InvalidValue(f"{name}={value}; it must be at least {least}")
         if not t_max > 0:
-            raise InvalidValue(f"t_max={t_max}, but it ends an integral that begins at 0; give a number above 0, say 3")
+            raise InvalidValue(
+                f"t_max={t_max}; it is the upper limit of an integral from 0, so give a number above 0, say 3"
+            )
         self.weight, self.slices, self.knots, self.t_max = weight, slices, knots, t_max
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
@@ -62,7 +64,7 @@ class SIGReg(Loss):
         return loss, metrics
 
     def gaussianity(self, points: Tensor, context: StepContext) -> Tensor:
-        """Mean statistic of Epps and Pulley of points (V, B, D), a batch B in each of V views."""
+        """Mean Epps-Pulley statistic of points (V, B, D), over a batch B in each of V views."""
         generator = context.generator("sigreg")
         directions = torch.randn(points.shape[-1], self.slices, generator=generator, device=context.device)
         directions = directions.to(points.dtype)
@@ -76,10 +78,11 @@ class SIGReg(Loss):
 
 
 class CharacteristicFunction(torch.autograd.Function):
-    """Mean over a batch of exp(i k angle), k below knots: angles (V, B, M) to real and imaginary parts (V, M, knots).
+    """Mean over a batch of exp(i k angle) for k below ``knots``: angles (V, B, M) to real and imaginary parts (V, M,
+    knots).
 
-    Each power is the one before times exp(i angle), there and again on the way back. Sines and cosines of every
-    multiple, kept for the gradient, would cost several times the time and ``knots`` times the memory.
+    Each power is the previous one times exp(i angle), in both the forward and the backward pass. Keeping sines and
+    cosines of every multiple for the gradient would cost several times the time and ``knots`` times the memory.
     """
 
     @staticmethod
@@ -101,7 +104,7 @@ class CharacteristicFunction(torch.autograd.Function):
 
 
 def powers(angles: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cosine and sine of 0, 1, ... count - 1 times the angles."""
+    """Yields the cosine and sine of 0, 1, ..., count - 1 times the angles."""
     turn_cosine, turn_sine = angles.cos(), angles.sin()
     cosine, sine = torch.ones_like(angles), torch.zeros_like(angles)
     for _ in range(count):

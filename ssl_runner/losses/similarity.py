@@ -1,4 +1,4 @@
-"""Cosine similarities between views: what the contrastive losses share."""
+"""Cosine similarities between views: the shared part of the contrastive losses."""
 
 import torch
 import torch.nn.functional as F
@@ -7,23 +7,23 @@ from torch import Tensor
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.tiled import Comparison, tiled_comparison
 
-# Rows from which tiles are faster than the whole matrix. Fewer can be differentiated twice.
+# Number of rows from which tiles are faster than the whole matrix. With fewer, the result can be differentiated twice.
 TILED_FROM = 512
 
 
 def unit(embeddings: Tensor) -> Tensor:
-    """L2-normalised along the last dimension, in float32 at least: exp(1 / temperature) overflows half precision."""
+    """L2-normalises the last dimension, in at least float32: exp(1 / temperature) overflows half precision."""
     return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
 
 
 def refuse_temperature(temperature: float) -> None:
-    """Raises ValueError unless it is above 0."""
+    """Raises ValueError unless the temperature is above 0."""
     if not temperature > 0:
-        raise InvalidValue(f"temperature={temperature}, but it divides similarities; give a number above 0, say 0.1")
+        raise InvalidValue(f"temperature={temperature}; it divides similarities, so give a number above 0, say 0.1")
 
 
 def two_views(online: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare each of 2N views with its partner, and make all ready to be compared with the others.
+    """Cosines of each of 2N views with its partner, and the normalised rows for comparing them with the others.
 
     Args:
         online: (2, N, D), unnormalised.
@@ -33,7 +33,7 @@ def two_views(online: Tensor) -> tuple[Tensor, Tensor]:
         rows: (2N, D), all views, of length 1.
 
     Raises:
-        ValueError: There are not two views, or there is no second image.
+        ValueError: The number of views is not two, or there is only one image.
     """
     if len(online) != 2:
         raise InvalidValue(f"the loss compares 2 views, got {len(online)}; set batching.views=2")
@@ -49,16 +49,16 @@ def compare_all(
     classes: Tensor | None = None,
     weigh: bool = False,
 ) -> Comparison:
-    """What each row finds in the others; from `TILED_FROM` rows on in tiles, in memory proportional to their
+    """Compares each row with the others. From `TILED_FROM` rows on it uses tiles, in memory proportional to their
     number.
 
     Args:
         rows: (M, D), of length 1.
         scales: K factors of the cosines, 0 or more: 1 / temperature.
-        apart: Rows i and i + apart are views of one image and leave each other out, as each row leaves out itself;
-            None where only the row itself is left out.
-        classes: (M,) any numbers, or None: a class to each row.
-        weigh: Whether to give ``weighted``.
+        apart: Rows i and i + apart are views of one image and are not compared with each other, just as a row is not
+            compared with itself. None if only the row itself is left out.
+        classes: (M,), a number for the class of each row, or None.
+        weigh: Whether to compute ``weighted``.
     """
     form = plain_comparison if len(rows) < TILED_FROM else tiled_comparison
     return form(rows, scales, apart, classes, weigh)
@@ -85,9 +85,11 @@ def plain_comparison(
 
 
 def refuse_lone_image(n: int) -> None:
-    """Raises ValueError for a batch in which no image has another one to be told from."""
+    """Raises ValueError for a batch with fewer than two images."""
     if n < 2:
-        raise InvalidValue(f"the loss tells the images of a batch apart, got {n}; give batching.batch_size at least 2")
+        raise InvalidValue(
+            f"the loss compares different images of a batch, got {n}; set batching.batch_size to at least 2"
+        )
 
 
 def different_views(n_online: int, n_target: int) -> list[tuple[int, int]]:
@@ -99,15 +101,15 @@ def different_views(n_online: int, n_target: int) -> list[tuple[int, int]]:
     pairs = [(i, j) for i in range(n_online) for j in range(n_target) if i != j]
     if not pairs:
         raise InvalidValue(
-            f"the loss compares each view with the target of another, got {n_online} online and {n_target} target "
-            "views of one number; set batching.views=2"
+            f"the loss compares each view with the target of another view, got {n_online} online and {n_target} target "
+            "views; set batching.views=2"
         )
     return pairs
 
 
 @torch.no_grad()
 def anchor_metrics(positive: Tensor, negative: Tensor, temperature: float) -> dict[str, Tensor]:
-    """How often the positive (n,) beats all negatives (n, m) of its anchor, and the cosine of the positives."""
+    """How often the positive (n,) exceeds all negatives (n, m) of its anchor, and the mean cosine of the positives."""
     return {
         "contrastive_accuracy": (negative < positive[:, None]).all(dim=1).float().mean(),
         "positive_similarity": positive.mean() * temperature,

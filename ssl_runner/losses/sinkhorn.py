@@ -1,4 +1,4 @@
-"""Sinkhorn-Knopp: the sharing out that SwAV's codes and PsCo's pseudo-labels come from."""
+"""Sinkhorn-Knopp: the balanced assignment behind SwAV's codes and PsCo's pseudo-labels."""
 
 import math
 
@@ -10,17 +10,17 @@ from ssl_runner.errors import InvalidValue
 
 @torch.no_grad()
 def sinkhorn(exponents: Tensor, iterations: int) -> Tensor:
-    """Logarithm of the assignment of n rows to m columns, of which all get nearly the same.
+    """Log of the assignment of n rows to m columns in which all columns get nearly the same total.
 
-    Each iteration gives every column the same total, then every row 1 (Cuturi 2013, arXiv:1306.0895; as Caron et al.
-    2020, arXiv:2006.09882, use it). On logarithms, so that a small temperature does not overflow.
+    Each iteration gives every column the same total and then every row a total of 1 (Cuturi 2013, arXiv:1306.0895; as
+    used by Caron et al. 2020, arXiv:2006.09882). It runs in log space, so that a small temperature does not overflow.
 
     Args:
-        exponents: (..., n, m), similarities over a temperature; batched over what stands before.
+        exponents: Similarities divided by a temperature (..., n, m), batched over the leading dimensions.
         iterations: At least 1.
 
     Returns:
-        (..., n, m), of which exp sums to 1 in each row.
+        (..., n, m), whose exp sums to 1 in each row.
     """
     rows, columns = exponents.shape[-2:]
     for _ in range(iterations):
@@ -30,8 +30,8 @@ def sinkhorn(exponents: Tensor, iterations: int) -> Tensor:
 
 
 def refuse_sinkhorn(epsilon: float, iterations: int) -> None:
-    """Raises ValueError for a temperature that is not above 0, or less than one iteration."""
+    """Raises ValueError if epsilon is not above 0, or if there is less than one iteration."""
     if not epsilon > 0:
-        raise InvalidValue(f"epsilon={epsilon}, but it divides scores; give a number above 0, say 0.05")
+        raise InvalidValue(f"epsilon={epsilon}; it divides scores, so give a number above 0, say 0.05")
     if not iterations >= 1:
         raise InvalidValue(f"sinkhorn_iterations={iterations}; give a number of at least 1, say 3")

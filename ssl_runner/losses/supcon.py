@@ -1,4 +1,4 @@
-"""SupCon: contrast between classes."""
+"""SupCon: supervised contrastive learning between classes."""
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from ssl_runner.runtime.step_context import StepContext
 class SupCon(Loss):
     """Supervised contrastive loss (Khosla et al. 2020, arXiv:2004.11362, eq. 2, L_out).
 
-    Of each anchor, the mean over its positives of ``-log(e^(s+/T) / sum e^(s/T))``. Positives are all other views of
-    images of its class, its own image's among them; the sum runs over all views but the anchor. An anchor without
-    positives counts 0. With a class to each image and two views it is NT-Xent.
+    For each anchor, the mean over its positives of ``-log(e^(s+/T) / sum e^(s/T))``. Positives are all other views of
+    images of its class, including those of its own image; the sum is over all views except the anchor. An anchor
+    without positives counts 0. If every image has its own class and there are two views, this is NT-Xent.
 
-    Deviations: the mean over anchors for the paper's sum, and without the factor T / 0.07 of the authors' code.
+    Deviations: the mean over anchors instead of the paper's sum, and without the factor T / 0.07 of the authors' code.
 
     Args:
         temperature: Above 0; divides the cosine similarities.
@@ -30,7 +30,7 @@ class SupCon(Loss):
         self.temperature = temperature
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """online: (V, B, D), unnormalised, of any number of views; labels: (B,)."""
+        """online: (V, B, D), unnormalised, with any number of views; labels: (B,)."""
         assert embeddings.labels is not None
         online = unit(embeddings.online)
         rows = online.flatten(0, 1)
@@ -55,16 +55,16 @@ class SupCon(Loss):
 
 
 def mean_similarity_to_class(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean product of each row with the other rows of its class, from the sums of classes and so in linear memory.
+    """Mean product of each row with the other rows of its class, computed from class sums and so in linear memory.
 
     Args:
         rows: (M, D).
         labels: (M,).
 
     Returns:
-        (M,), 0 for a row alone in its class, and the number of the others, (M,).
+        The mean (M,), which is 0 for a row alone in its class, and the number of other rows (M,).
     """
-    group = torch.searchsorted(labels.sort().values, labels)  # one number below M to each class
+    group = torch.searchsorted(labels.sort().values, labels)  # a number below M for each class
     total = torch.zeros_like(rows).index_add(0, group, rows).index_select(0, group)
     count = torch.zeros_like(labels).index_add(0, group, torch.ones_like(labels)).index_select(0, group) - 1
     others = ((total - rows) * rows).sum(dim=1)

@@ -10,17 +10,17 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 class SwAV(Loss):
-    """Predict one view's code from another's scores (Caron et al. 2020, arXiv:2006.09882, eq. 1 to 5).
+    """Predicts one view's code from another's scores (Caron et al. 2020, arXiv:2006.09882, eq. 1 to 5).
 
-    Embeddings here are scores: cosines of an image with K prototypes. The codes of each global view come from a few
-    Sinkhorn-Knopp iterations without gradient, which share the images out evenly over the prototypes; every other view
-    predicts them by a softmax. Scores of queued embeddings, if there are any, take part in the sharing out alone; the
-    authors keep a queue for each global view, here one serves all. Sinkhorn runs on logarithms, so that a small
-    epsilon does not overflow (the authors' code exponentiates scores / epsilon).
+    Embeddings are scores here: cosines of an image with K prototypes. The codes of each global view come from a few
+    Sinkhorn-Knopp iterations without gradient, which assign the images evenly to the prototypes. Every other view
+    predicts them with a softmax. Scores of queued embeddings, if there are any, only take part in that assignment; the
+    authors keep a queue for each global view, whereas here all views share one. Sinkhorn-Knopp runs in log space, so
+    that a small epsilon does not overflow (the authors' code exponentiates scores / epsilon).
 
     Args:
-        temperature: Above 0: of the predictions.
-        epsilon: Above 0: of the codes; greater is softer.
+        temperature: Temperature of the predictions, above 0.
+        epsilon: Temperature of the codes, above 0; a larger one makes them softer.
         sinkhorn_iterations: At least 1.
     """
 
@@ -31,7 +31,7 @@ class SwAV(Loss):
     def __init__(self, temperature: float, epsilon: float, sinkhorn_iterations: int) -> None:
         super().__init__()
         if not temperature > 0:
-            raise InvalidValue(f"temperature={temperature}, but it divides scores; give a number above 0, say 0.1")
+            raise InvalidValue(f"temperature={temperature}; it divides scores, so give a number above 0, say 0.1")
         refuse_sinkhorn(epsilon, sinkhorn_iterations)
         self.temperature, self.epsilon, self.sinkhorn_iterations = temperature, epsilon, sinkhorn_iterations
 
@@ -57,7 +57,9 @@ class SwAV(Loss):
 
     @torch.no_grad()
     def codes(self, scores: Tensor, memory_bank: Tensor | None) -> Tensor:
-        """Codes (G, B, K), each summing to 1, of scores (G, B, K) shared out together with the memory bank (M, K)."""
+        """Codes (G, B, K), each summing to 1, of scores (G, B, K) that are assigned together with the memory bank (M,
+        K).
+        """
         images = scores.shape[1]
         if memory_bank is not None:
             scores = torch.cat([scores, memory_bank.to(scores.dtype).expand(len(scores), -1, -1)], dim=1)

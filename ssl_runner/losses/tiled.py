@@ -1,4 +1,4 @@
-"""What each of many rows finds in all others, tile by tile: the matrix of their cosines is never held."""
+"""Compares many rows with one another tile by tile, without ever holding the whole matrix of their cosines."""
 
 import math
 from collections.abc import Iterator
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows of a tile. On a CPU three tiles of float32 are to fit a core's cache, on a GPU one is to fill the device.
+# Rows of a tile. On a CPU three float32 tiles should fit into a core's cache; on a GPU one tile should fill the device.
 EDGE = 512
 EDGE_ON_GPU = 4096
 
-# e^scale, its inverse, sums of 10^6 of them and gradients divided by such a sum are all far inside float32 up to here;
-# above, each row has an exponent of its own, and every pair needs two exponentials for one.
+# Up to this scale, e^scale, its inverse, sums of 10^6 of them and gradients divided by such a sum are well within the
+# range of float32. Above it, each row needs its own exponent, and every pair two exponentials instead of one.
 STEEP = 40.0
 
-BELOW = -2.0  # in place of a cosine that does not count
+BELOW = -2.0  # replaces a cosine that does not count
 
 
 class Comparison(NamedTuple):
-    """What each of M rows finds in the others. Only ``log_sums`` has a gradient.
+    """Comparison of each of M rows with the others. Only ``log_sums`` has a gradient.
 
     Attributes:
         log_sums: (K, M), log of the sum of e^(scale cosine) over the others, for K scales.
-        nearest: (M,), the greatest cosine among them.
-        nearest_of_another_class: (M,), the same without those of the row's own class; -2 where nothing remains.
-        weighted: (M,), mean of the cosines, weighted by e^(first scale * cosine); None unless it was asked for.
+        nearest: (M,), the largest cosine with the others.
+        nearest_of_another_class: (M,), the largest cosine with rows of other classes; -2 if there are none.
+        weighted: (M,), mean of the cosines weighted by e^(first scale * cosine); None unless requested.
     """
 
     log_sums: Tensor
@@ -38,18 +38,18 @@ class Comparison(NamedTuple):
 def tiled_comparison(
     rows: Tensor, scales: tuple[float, ...], apart: int | None, classes: Tensor | None, weigh: bool
 ) -> Comparison:
-    """Compare all rows with all, in memory proportional to M: time for one tile of cosines, with its exponentials.
+    """Compares all rows with all others in memory proportional to M, one tile of cosines and exponentials at a time.
 
-    The matrix is symmetric, so each pair of blocks is multiplied once and serves the rows of both. The backward pass
-    multiplies again instead of remembering. Gradients are exact; a second derivative is refused by autograd.
+    The matrix is symmetric, so each pair of blocks is multiplied once and used for the rows of both. The backward pass
+    multiplies again instead of keeping results. Gradients are exact; autograd refuses a second derivative.
 
     Args:
         rows: (M, D), of length 1.
         scales: K factors of the cosines, 0 or more.
-        apart: Rows i and i + apart are views of one image and leave each other out, as each row leaves out itself;
-            None where only the row itself is left out.
-        classes: (M,) any numbers, or None: a class to each row.
-        weigh: Whether to give ``weighted``.
+        apart: Rows i and i + apart are views of one image and are not compared with each other, just as a row is not
+            compared with itself. None if only the row itself is left out.
+        classes: (M,), a number for the class of each row, or None.
+        weigh: Whether to compute ``weighted``.
     """
     logs, nearest, of_another_class, weighted = _TiledComparison.apply(rows, scales, apart, classes, weigh)  # type: ignore[misc]
     return Comparison(logs, nearest, nearest if classes is None else of_another_class, weighted if weigh else None)
@@ -70,7 +70,7 @@ class _TiledComparison(torch.autograd.Function):
             _raise(nearest, tile.cosine, sides)
             for k, scale in enumerate(scales):
                 powers = tile.powers(scale, None if shift is None else scale * shift, buffer)
-                # on the diagonal there is one side, and the second of the two powers is the first again
+                # a tile on the diagonal has only one side, and its second power repeats the first
                 for (block, dim), power in zip(sides, powers, strict=False):
                     sums[k, block] += power.sum(dim)
                     if weigh and k == 0:
@@ -97,7 +97,7 @@ class _TiledComparison(torch.autograd.Function):
             weight = weight * (-logs).exp()
         result, buffer, other_buffer = torch.zeros_like(rows), _buffer(rows), _buffer(rows)
         for tile in _tiles(rows, ctx.apart):
-            pull = _part(other_buffer, *tile.cosine.shape).zero_()  # of each pair on both of its rows
+            pull = _part(other_buffer, *tile.cosine.shape).zero_()  # the pull of each pair on both of its rows
             for k, scale in enumerate(ctx.scales):
                 powers = tile.powers(scale, logs[k] if steep else None, buffer)
                 for (block, dim), power in zip(tile.sides, powers, strict=True):
@@ -109,13 +109,13 @@ class _TiledComparison(torch.autograd.Function):
 
 
 class _Tile(NamedTuple):
-    """Cosines of one block of rows with another that does not come before it.
+    """Cosines of a block of rows with the same block or a later one.
 
     Attributes:
         cosine: (rows of a, rows of b), -2 where a pair is left out.
         a: Rows of the first block.
-        b: Of the second.
-        left_out: Those diagonals of ``cosine`` whose pairs are left out.
+        b: Rows of the second block.
+        left_out: Diagonals of ``cosine`` whose pairs are left out.
     """
 
     cosine: Tensor
@@ -125,18 +125,19 @@ class _Tile(NamedTuple):
 
     @property
     def sides(self) -> tuple[tuple[slice, int], tuple[slice, int]]:
-        """Each block, and the dimension of ``cosine`` along which its rows meet the others."""
+        """Each block, with the dimension of ``cosine`` along which its rows are compared."""
         return (self.a, 1), (self.b, 0)
 
     def powers(self, scale: float, shift: Tensor | None, buffer: Tensor) -> Iterator[Tensor]:
-        """e^(scale cosine - shift of the row), 0 where a pair is left out: for the first side, then for the second.
+        """Yields e^(scale cosine - shift of the row), 0 where a pair is left out, for the first side and then the
+        second.
 
-        Without a shift (M,) both are one. The second overwrites the first.
+        Without a shift (M,) both are the same. The second overwrites the first.
         """
         power = _part(buffer, *self.cosine.shape)
         for block, dim in self.sides:
             if shift is not None or dim == 1:
-                # a power of 2, because that of e takes three times as long on a CPU
+                # a power of 2, because exp takes three times as long on a CPU
                 torch.mul(self.cosine, scale * math.log2(math.e), out=power)
                 if shift is not None:
                     power.sub_(shift[block].unsqueeze(dim), alpha=math.log2(math.e))
@@ -147,7 +148,7 @@ class _Tile(NamedTuple):
 
 
 def _tiles(rows: Tensor, apart: int | None) -> Iterator[_Tile]:
-    """All pairs of blocks, each once. The cosines of a tile overwrite those of the one before."""
+    """Yields each pair of blocks once. The cosines of a tile overwrite those of the previous one."""
     edge = _edge(rows)
     blocks = [slice(start, min(start + edge, len(rows))) for start in range(0, len(rows), edge)]
     buffer = _buffer(rows)
@@ -164,7 +165,7 @@ def _tiles(rows: Tensor, apart: int | None) -> Iterator[_Tile]:
 
 
 def _nearest(rows: Tensor, apart: int | None) -> Tensor:
-    """(M,), the greatest cosine of each row with the others."""
+    """The largest cosine of each row with the others, (M,)."""
     nearest = rows.new_full((len(rows),), BELOW)
     for tile in _tiles(rows, apart):
         _raise(nearest, tile.cosine, tile.sides)
@@ -172,13 +173,13 @@ def _nearest(rows: Tensor, apart: int | None) -> Tensor:
 
 
 def _raise(greatest: Tensor, cosine: Tensor, sides: tuple[tuple[slice, int], ...]) -> None:
-    """Raise the greatest values (M,) found so far to those of a tile."""
+    """Updates the largest values (M,) found so far with those of a tile."""
     for block, dim in sides:
         torch.maximum(greatest[block], cosine.amax(dim), out=greatest[block])
 
 
 def _times(values: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """Each of the K rows (K, M) with its factor, none of which is copied to a device."""
+    """Each of the K rows (K, M) multiplied by its factor, without copying the factors to a device."""
     return torch.stack([scale * row for scale, row in zip(scales, values, strict=True)])
 
 
@@ -187,10 +188,10 @@ def _edge(rows: Tensor) -> int:
 
 
 def _buffer(rows: Tensor) -> Tensor:
-    """Room for a tile."""
+    """Memory for a tile."""
     return rows.new_empty(_edge(rows) ** 2)
 
 
 def _part(buffer: Tensor, height: int, width: int) -> Tensor:
-    """The front of a buffer as a tile of this size."""
+    """The beginning of a buffer, as a tile of this size."""
     return buffer[: height * width].view(height, width)

@@ -18,17 +18,18 @@ Mining = Literal["batch_all", "batch_hard", "semi_hard", "distance_weighted"]
 class Triplet(Loss):
     """``max(0, margin + d(anchor, positive) - d(anchor, negative))`` (Schroff et al. 2015, arXiv:1503.03832, eq. 3).
 
-    Distances are Euclidean, not squared, between L2-normalised embeddings: in [0, 2]. An anchor without a positive or
-    a negative takes no part. Embeddings that are all equal cost exactly the margin, but nothing with ``semi_hard``.
+    Distances are Euclidean, not squared, between L2-normalised embeddings, so they lie in [0, 2]. An anchor without a
+    positive or without a negative is ignored. If all embeddings are equal, the loss is exactly the margin, but 0 with
+    ``semi_hard``.
 
-    - ``batch_all``: every triplet; the mean is over those that cost something (Hermans et al. 2017, arXiv:1703.07737,
-      sec. 2, "BA != 0"), for the many easy ones would make the loss vanish.
-    - ``batch_hard``: for each anchor its farthest positive and its nearest negative (the same, eq. 5).
+    - ``batch_all``: every triplet. The mean is over the triplets with a non-zero loss (Hermans et al. 2017,
+      arXiv:1703.07737, sec. 2, "BA != 0"), because otherwise the many easy ones would make the loss vanish.
+    - ``batch_hard``: for each anchor, its farthest positive and its nearest negative (the same paper, eq. 5).
     - ``semi_hard``: for each anchor and positive, the nearest negative that is farther away than the positive
       (arXiv:1503.03832, sec. 3.2). A pair without one is left out.
-    - ``distance_weighted``: for each anchor and positive a negative drawn with weight 1 / q(d), the inverse density
-      of distances on the sphere (Wu et al. 2017, arXiv:1706.07567, sec. 4). d is held in [0.5, 1.4]; the authors' code
-      drops negatives beyond 1.4 where these are as likely as those at 1.4, so every anchor has a choice.
+    - ``distance_weighted``: for each anchor and positive, a negative drawn with weight 1 / q(d), the inverse density of
+      distances on the sphere (Wu et al. 2017, arXiv:1706.07567, sec. 4). d is clamped to [0.5, 1.4]. The authors' code
+      drops negatives beyond 1.4, whereas here they are as likely as those at 1.4, so every anchor has a choice.
 
     Args:
         margin: In (0, 2].
@@ -41,7 +42,7 @@ class Triplet(Loss):
         super().__init__()
         if not 0 < margin <= 2:
             raise InvalidValue(
-                f"margin={margin}, but normalised embeddings are at most 2 apart; give a number in (0, 2]"
+                f"margin={margin}; normalised embeddings are at most 2 apart, so give a number in (0, 2]"
             )
         if mining not in ("batch_all", "batch_hard", "semi_hard", "distance_weighted"):
             raise InvalidValue(f"mining={mining!r} is not one of batch_all, batch_hard, semi_hard, distance_weighted")
@@ -54,7 +55,7 @@ class Triplet(Loss):
         assert labels is not None
         labels = labels.repeat(len(online))  # (V B,)
         points = F.normalize(online.to(torch.promote_types(online.dtype, torch.float32)).flatten(0, 1), dim=-1)
-        # the root's slope is infinite at 0, where two images coincide
+        # the derivative of the root is infinite at 0, where two images coincide
         distance = squared_distances(points).clamp_min(1e-12).sqrt()
         same = labels[:, None] == labels[None, :]
         positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -75,13 +76,13 @@ class Triplet(Loss):
 
     @torch.no_grad()
     def negatives(self, embeddings: Embeddings, context: StepContext) -> Negatives | None:
-        """In how many of its anchor's triplets that cost something a negative stands."""
+        """In how many of its anchor's triplets with a non-zero loss a negative occurs."""
         points = F.normalize(embeddings.online.flatten(0, 1), dim=-1)
         distance = squared_distances(points).clamp_min(1e-12).sqrt()
         positive, negative = roles(embeddings.online, embeddings.labels)
         if self.mining == "batch_all":
             farther = distance.masked_fill(~positive, torch.inf).sort(dim=1).values
-            # of its positives, those that are no nearer than the margin before the negative
+            # the number of positives at least the margin nearer than the negative
             no_cost = torch.searchsorted(farther, distance - self.margin, right=True)
             counts = (positive.sum(dim=1, keepdim=True) - no_cost) * negative
         else:
@@ -91,10 +92,10 @@ class Triplet(Loss):
         return counted_negatives(embeddings.online, counts.to(distance.dtype), embeddings.labels)
 
     def all_triplets(self, distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean over the triplets that cost something, and their share; in n^2 memory, not n^3.
+        """Mean over the triplets with a non-zero loss, and their share, in n^2 memory instead of n^3.
 
-        With an anchor's negatives in order, those that cost something beside a positive are the first ones, and running
-        sums give their total.
+        If an anchor's negatives are sorted by distance, those with a non-zero loss for a given positive come first, and
+        running sums give their total.
         """
         nearest = distance.masked_fill(~negative, torch.inf).sort(dim=1).values
         limit = distance + self.margin
@@ -109,7 +110,7 @@ class Triplet(Loss):
     def mine(
         self, distance: Tensor, positive: Tensor, negative: Tensor, width: int, context: StepContext
     ) -> tuple[Tensor, Tensor]:
-        """The negative chosen for each (anchor, positive), and which of these pairs count: int64 and bool, (n, n)."""
+        """The negative chosen for each (anchor, positive), int64 (n, n), and a mask (n, n) of the pairs that count."""
         candidates = distance.masked_fill(~negative, torch.inf)
         mined, last = positive, len(distance) - 1
         if self.mining == "batch_hard":
@@ -127,4 +128,4 @@ class Triplet(Loss):
             cumulative = log_weights.softmax(dim=1).cumsum(dim=1)
             draws = torch.rand(distance.shape, generator=context.generator("triplet"), device=context.device)
             chosen = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp_max(last)
-        return chosen, mined & negative.gather(1, chosen)  # an anchor without a candidate chose what is no negative
+        return chosen, mined & negative.gather(1, chosen)  # anchors without a candidate chose no negative

@@ -11,17 +11,17 @@ from ssl_runner.runtime.step_context import StepContext
 class VICReg(Loss):
     """Variance, invariance and covariance regularisation (Bardes et al. 2022, arXiv:2105.04906, eq. 6).
 
-    ``invariance s + variance v + covariance c`` of two views, with c as in eq. 3 and 4, the sum of both views. Where
-    the paper and the authors' code differ, this is the code, with which the paper's weights were found: s is the mean
-    over images *and dimensions* (eq. 5 sums over dimensions), and v is the mean of the two views' hinges (eq. 6 adds
-    them). Variances and covariances divide by B - 1.
+    ``invariance s + variance v + covariance c`` of two views, where c is the sum over both views (eq. 3 and 4). Where
+    the paper and the authors' code differ, this follows the code, with which the paper's weights were found: s is the
+    mean over images *and dimensions* (eq. 5 sums over dimensions), and v is the mean of the two views' hinges (eq. 6
+    adds them). Variances and covariances divide by B - 1.
 
     Args:
-        invariance: Weight of s, the squared distance of the views; lambda in the paper.
-        variance: Weight of v, the hinge on each dimension's standard deviation; mu.
-        covariance: Weight of c, the squared covariances of different dimensions over D; nu.
-        gamma: Above 0: the standard deviation above which a dimension costs nothing.
-        epsilon: Above 0: added to variances under the root, whose slope is infinite at 0.
+        invariance: Weight of s, the squared distance between the views; lambda in the paper.
+        variance: Weight of v, the hinge on each dimension's standard deviation; mu in the paper.
+        covariance: Weight of c, the squared covariances of different dimensions, divided by D; nu in the paper.
+        gamma: The standard deviation above which a dimension costs nothing, above 0.
+        epsilon: Added to variances under the root, whose derivative is infinite at 0; above 0.
     """
 
     views = 2
@@ -31,10 +31,10 @@ class VICReg(Loss):
         super().__init__()
         for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
             if not value >= 0:
-                raise InvalidValue(f"{name}={value}, but it is a weight; give a number at or above 0")
+                raise InvalidValue(f"{name}={value}; it is a weight, so give a number of at least 0")
         for name, value in (("gamma", gamma), ("epsilon", epsilon)):
             if not value > 0:
-                raise InvalidValue(f"{name}={value}, but a standard deviation is above 0; give a number above 0")
+                raise InvalidValue(f"{name}={value}; a standard deviation is positive, so give a number above 0")
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.gamma, self.epsilon = gamma, epsilon
 
@@ -45,7 +45,7 @@ class VICReg(Loss):
             raise InvalidValue(f"VICReg compares 2 views, got {len(online)}; set batching.views=2")
         _, images, width = online.shape
         if images < 2:
-            raise InvalidValue(f"a variance needs 2 images at least, got {images}; raise the batch size")
+            raise InvalidValue(f"a variance needs at least 2 images, got {images}; raise the batch size")
         online = online.to(torch.promote_types(online.dtype, torch.float32))
         invariance = (online[0] - online[1]).square().mean()
         spread, mean = torch.var_mean(online, dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""W-MSE: whitened mean squared error."""
+"""W-MSE: mean squared error of whitened embeddings."""
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +12,18 @@ from ssl_runner.runtime.step_context import StepContext
 class WMSE(Loss):
     """``2 - 2 cos`` of two views after whitening each (Ermolov et al. 2021, arXiv:2007.06346, sec. 3).
 
-    Every step the batch is cut at random, the same for both views, into sub-batches of ``size`` images. Each is
-    whitened by the inverse of its covariance's Cholesky factor, one view apart from the other, as in the
-    authors' code. Whitened embeddings cannot collapse, so there are no negatives. The draws come from the step context.
+    At every step the batch is split at random, in the same way for both views, into sub-batches of ``size`` images.
+    Each is whitened with the inverse of its covariance's Cholesky factor, separately for each view, as in the authors'
+    code. Whitened embeddings cannot collapse, so there are no negatives. The draws come from the step context.
 
-    A covariance that is singular in spite of ``size`` > D (a dead dimension, a collapsed encoder) has no such factor:
-    the loss is NaN then, at which training stops; ``epsilon`` is the remedy.
+    If a covariance is singular although ``size`` > D (a dead dimension, a collapsed encoder), there is no such factor.
+    The loss is then NaN and training stops; ``epsilon`` is the remedy.
 
     Args:
-        size: Images of a sub-batch: above the embedding's width D, best at 2 D or more, and a divisor of the batch.
-        iterations: At least 1: how often a step cuts the batch anew.
-        epsilon: In [0, 1): share of the identity that is mixed into the covariance.
+        size: Images in a sub-batch: more than the embedding's width D, ideally 2 D or more, and a divisor of the batch
+            size.
+        iterations: How often the batch is split at each step, at least 1.
+        epsilon: Share of the identity that is mixed into the covariance, in [0, 1).
     """
 
     views = 2
@@ -32,9 +33,9 @@ class WMSE(Loss):
         super().__init__()
         for name, value, least in (("size", size, 2), ("iterations", iterations, 1)):
             if not value >= least:
-                raise InvalidValue(f"{name}={value}, but it is a number of at least {least}; raise it")
+                raise InvalidValue(f"{name}={value}; it must be at least {least}")
         if not 0 <= epsilon < 1:
-            raise InvalidValue(f"epsilon={epsilon}, but it is a share; give a number in [0, 1)")
+            raise InvalidValue(f"epsilon={epsilon}; it is a share, so give a number in [0, 1)")
         self.size, self.iterations, self.epsilon = size, iterations, epsilon
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
@@ -45,13 +46,13 @@ class WMSE(Loss):
         _, images, width = online.shape
         if images % self.size:
             raise InvalidValue(
-                f"a batch of {images} images does not divide into sub-batches of loss.size={self.size}; "
+                f"a batch of {images} images cannot be split into sub-batches of loss.size={self.size}; "
                 "make loss.size a divisor of the batch size"
             )
         if self.size <= width:
             raise InvalidValue(
-                f"loss.size={self.size} images span no covariance of {width} dimensions; "
-                f"give loss.size={2 * width} and a batch it divides, or a narrower head"
+                f"loss.size={self.size} images are too few for a covariance of {width} dimensions; "
+                f"set loss.size={2 * width} and a batch size that it divides, or choose a narrower head"
             )
         online = online.to(torch.promote_types(online.dtype, torch.float32))
         generator = context.generator("w_mse")
@@ -63,10 +64,10 @@ class WMSE(Loss):
         return 2 - 2 * similarity, {"whitened_similarity": similarity.detach(), "log10_condition": condition}
 
     def whiten(self, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Groups (..., size, D) with mean 0 and identity covariance; and how near to singular they were.
+        """Groups (..., size, D) with mean 0 and identity covariance, and how close to singular they were.
 
-        The second is log10 of the greatest ratio of the squared entries of a factor's diagonal, a lower bound of the
-        covariance's condition number: above 6, float32 has lost most digits.
+        The latter is log10 of the largest ratio of squared diagonal entries of a factor, a lower bound of the
+        covariance's condition number. Above 6, float32 has lost most of its digits.
         """
         centered = groups - groups.mean(dim=-2, keepdim=True)
         covariance = centered.mT @ centered / (self.size - 1)

@@ -1,4 +1,4 @@
-"""Networks: encoders with their preprocessing, heads, batch normalisation, features, the saved encoder.
+"""Networks: encoders with their preprocessing, heads, batch normalisation, features and the saved encoder.
 
-No dataset and no algorithm: what a model needs to know of the data is passed to its constructor.
+Datasets and algorithms are unknown here: whatever a model needs to know about the data is passed to its constructor.
 """

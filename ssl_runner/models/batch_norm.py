@@ -1,4 +1,4 @@
-"""Batch normalisation that is right inside a vectorised inner loop."""
+"""Batch normalisation that is correct inside a vectorised inner loop."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ Statistics = Literal["module", "batch", "recorded", "running"]
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d``, same state and same forward, except inside `normalised_by`.
+    """``nn.BatchNorm2d`` with the same state and the same forward pass, except inside `normalised_by`.
 
-    There it is written from ``var_mean`` and ``rsqrt``, because torch's own kernel under ``torch.func.vmap`` gives
-    silently wrong second-order gradients (3.6% off, in float64 too); this form is exact to 1e-14 and 1.8 times slower,
+    There it is written with ``var_mean`` and ``rsqrt``, because torch's own kernel silently gives wrong second-order
+    gradients under ``torch.func.vmap`` (3.6% off, also in float64). This form is exact to 1e-14 but 1.8 times slower,
     so it is used nowhere else.
     """
 
@@ -39,15 +39,15 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def batch_norms(network: nn.Module) -> list[BatchNorm2d]:
-    """All of the network's, in its order."""
+    """All layers of this kind in the network, in its order."""
     return [module for module in network.modules() if isinstance(module, BatchNorm2d)]
 
 
 @contextmanager
 def normalised_by(network: nn.Module, statistics: Statistics) -> Iterator[None]:
-    """Inside, batch normalisation uses the batch at hand (and records it), the last record, or running averages.
+    """Makes batch normalisation use the current batch (and record it), the last record, or the running averages.
 
-    No buffer is touched, so the same code may run under ``torch.func`` transforms.
+    It holds inside the block. No buffer is changed, so the same code may run under ``torch.func`` transforms.
     """
     layers = batch_norms(network)
     before: list[Statistics] = [layer.statistics for layer in layers]
@@ -61,6 +61,6 @@ def normalised_by(network: nn.Module, statistics: Statistics) -> Iterator[None]:
 
 
 def forget_records(network: nn.Module) -> None:
-    """Drop what was recorded: tensors of a finished transform must not outlive it."""
+    """Drops the recorded statistics: tensors of a finished transform must not outlive it."""
     for layer in batch_norms(network):
         layer.recorded = None

@@ -1,7 +1,8 @@
-"""Batch normalisation whose sums over a batch are taken in blocks: as exact in channels_last on a CPU as elsewhere.
+"""Batch normalisation that sums over a batch in blocks, which makes it as exact in channels_last on a CPU as elsewhere.
 
-There torch adds up a channel's values one after the other in float32: with 200,000 of them, statistics are off by 2e-5
-and gradients by as much, so that the same images in another order, or on two processes, train another network.
+In channels_last on a CPU, torch adds up the values of a channel one after the other in float32. With 200,000 of them,
+statistics and gradients are off by 2e-5, so that the same images in another order, or on two processes, train a
+different network.
 """
 
 from math import gcd
@@ -13,16 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_runner.models.batch_norm import BatchNorm2d
 
-_SUMS = 16  # of a channel, which are then added up in float64
-_FEW_ROWS = 128  # of which one sum is exact enough
-_WIDTH = 512  # sums that are taken in one pass over memory: they stay in the first-level cache
+_SUMS = 16  # sums per channel, which are then added up in float64
+_FEW_ROWS = 128  # rows for which one sum is exact enough
+_WIDTH = 512  # sums computed in one pass over memory: they fit into the first-level cache
 
 
 class Blocked(_BatchNorm):
-    """In training, float32 rows of channels on a CPU are summed in blocks, and the blocks' sums in float64.
+    """In training, sums float32 rows of channels on a CPU in blocks, and the sums of the blocks in float64.
 
-    State, gradients (of any order) and running statistics are the parent's, which does everything else: evaluation,
-    other kinds of numbers, GPUs, the meta device, other memory formats, `ssl_runner.models.batch_norm.normalised_by`.
+    State, gradients (of any order) and running statistics are those of the parent class, which also handles everything
+    else: evaluation, other dtypes, GPUs, the meta device, other memory formats and
+    `ssl_runner.models.batch_norm.normalised_by`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -39,13 +41,13 @@ class Blocked(_BatchNorm):
         return result
 
     def remember(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running averages towards a batch's mean and unbiased variance (C,)."""
+        """Moves the running averages towards a batch's mean and unbiased variance (C,)."""
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         weight = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        # through data: a smaller batch before, which torch normalised, keeps them for its backward pass, unread
+        # through data: an earlier, smaller batch that torch normalised saved them for its backward pass, unused
         self.running_mean.data.lerp_(mean.to(self.running_mean.dtype), weight)
         self.running_var.data.lerp_(variance.to(self.running_var.dtype), weight)
 
@@ -66,9 +68,9 @@ _KINDS = {nn.BatchNorm1d: Blocked1d, BatchNorm2d: Blocked2d, nn.BatchNorm2d: Blo
 
 
 def sum_in_blocks(module: nn.Module) -> None:
-    """Make the sums of every batch normalisation in it exact. State and names of parameters stay.
+    """Makes the sums of every batch normalisation in a module exact. State and parameter names stay the same.
 
-    A kind of its own that does more than normalise (some of timm's) is left as it is.
+    Layers of a class that does more than normalise (timm has some) are left unchanged.
     """
     for part in module.modules():
         if type(part) in _KINDS:
@@ -86,14 +88,14 @@ def _format(input: Tensor) -> torch.memory_format:
 
 
 def _rows(input: Tensor) -> Tensor:
-    """(N, C) or (N, C, H, W) as (N H W, C), without a copy."""
+    """Views (N, C) or (N, C, H, W) as (N H W, C), without a copy."""
     return input if input.ndim == 2 else input.permute(0, 2, 3, 1).view(-1, input.shape[1])
 
 
 def _parts(rows: Tensor) -> tuple[Tensor, ...]:
-    """Of rows (R, C): (r, k C) each, so that one pass over memory takes k sums a channel.
+    """Splits rows (R, C) into parts (r, k C), so that one pass over memory computes k sums per channel.
 
-    They are few: each pass has a price, above all where other programs want the cores.
+    There are few parts, because each pass has a cost, especially when other programs use the cores.
     """
     channels = rows.shape[1]
     side_by_side = gcd(len(rows), max(1, _WIDTH // channels))
@@ -105,8 +107,8 @@ def _parts(rows: Tensor) -> tuple[Tensor, ...]:
 def _moments(input: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) of each channel, in float64."""
     channels, parts = input.shape[1], _parts(_rows(input))
-    found = [each for part in parts for each in torch.ops.aten.batch_norm_update_stats(part, None, None, 0.0)]
-    means, variances = torch.cat(found).double().view(len(parts), 2, -1, channels).unbind(dim=1)
+    moments = [each for part in parts for each in torch.ops.aten.batch_norm_update_stats(part, None, None, 0.0)]
+    means, variances = torch.cat(moments).double().view(len(parts), 2, -1, channels).unbind(dim=1)
     sums = means.shape[1]
     share = torch.tensor([part.numel() / input.numel() / sums for part in parts], dtype=means.dtype).repeat_interleave(
         sums
@@ -117,21 +119,21 @@ def _moments(input: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums(gradient: Tensor, input: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Of gradient times normalised input, and of the gradient: (C,) each."""
+    """Sums (C,) of the gradient times the normalised input, and of the gradient."""
     pairs = list(zip(_parts(_rows(gradient)), _parts(_rows(input)), strict=True))
     side_by_side = pairs[0][0].shape[1] // len(mean)
     center, spread = mean.repeat(side_by_side), inverse.repeat(side_by_side)
     only_sums = [False, True, True]
-    found = []
+    sums = []
     for up, part in pairs:
         statistics = (None, None, None, center, spread)
-        found += torch.ops.aten.native_batch_norm_backward(up, part, *statistics, True, 0.0, only_sums)[1:]
-    along, total = torch.cat(found).double().view(len(pairs), 2, -1, len(mean)).sum(dim=(0, 2)).float()
+        sums += torch.ops.aten.native_batch_norm_backward(up, part, *statistics, True, 0.0, only_sums)[1:]
+    along, total = torch.cat(sums).double().view(len(pairs), 2, -1, len(mean)).sum(dim=(0, 2)).float()
     return along, total
 
 
 class _Normalise(torch.autograd.Function):
-    """(input - mean) inverse weight + bias, for mean and inverse of the batch itself: gradients pass through them."""
+    """(input - mean) inverse weight + bias, where mean and inverse are those of the batch and have gradients."""
 
     @staticmethod
     def forward(
@@ -146,7 +148,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, mean, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # someone will differentiate this once more: torch's own knows how
+        if torch.is_grad_enabled():  # this will be differentiated again, which torch's own backward pass supports
             of_input, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
                 gradients[0], input, weight, None, None, mean, inverse, True, ctx.eps, [True] * 3
             )
@@ -163,7 +165,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _line(input: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-    """Slope (C,) times input, plus shift (C,)."""
-    result = torch.empty_like(input)  # not the rows' view, on which ReLU could not work in place
+    """slope (C,) * input + shift (C,)."""
+    result = torch.empty_like(input)  # not a view of the rows, on which ReLU could not work in place
     torch.addcmul(shift, _rows(input), slope, out=_rows(result))
     return result

@@ -11,9 +11,10 @@ BATCH_SIZE = 256
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradient; every submodule's own mode comes back afterwards, also after an error.
+    """Evaluation mode without gradient inside the block. Afterwards, every submodule gets its own mode back, also after
+    an error.
 
-    no_grad and not inference_mode: algorithms that adapt enable gradients inside.
+    It uses no_grad and not inference_mode, because algorithms that adapt enable gradients inside.
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -26,7 +27,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def features(encoder: nn.Module, images: Tensor, device: torch.device, batch_size: int = BATCH_SIZE) -> Tensor:
-    """float32 (N, D) on the device, of images uint8 (N, C, H, W); the last, smaller batch included."""
+    """Features as float32 (N, D) on the device, of images uint8 (N, C, H, W), including the last, smaller batch."""
     with evaluating(encoder):
         parts = [encoder(batch.to(device)).flatten(1).float() for batch in images.split(batch_size)]
     return torch.cat(parts)

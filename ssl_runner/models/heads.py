@@ -1,4 +1,4 @@
-"""What stands on an encoder in training: factories of (in_features, n_outputs)."""
+"""Heads, which follow the encoder in training: factories of (in_features, n_outputs)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,14 @@ from ssl_runner.errors import InvalidValue
 
 class Projector(nn.Sequential):
     """Projection head: linear layers with batch normalisation and ReLU in between (Chen et al. 2020, arXiv:2002.05709,
-    sec. 4.2 with two layers; Barlow Twins, VICReg and SimSiam have three).
+    sec. 4.2, with two layers; Barlow Twins, VICReg and SimSiam have three).
 
     Args:
         in_features: Width of the encoder's features.
-        n_outputs: Classes of the task; a projector has its own width and ignores it.
+        n_outputs: Classes of the task. Ignored, since a projector has its own width.
         hidden_features: Width of the hidden layers.
-        out_features: Width of the embedding; null for ``in_features``, as a predictor wants it.
-        layers: Linear layers, at least 1.
+        out_features: Width of the embedding; null for ``in_features``, which a predictor needs.
+        layers: Number of linear layers, at least 1.
         last_norm: Whether batch normalisation without scale and shift follows the last layer (SimSiam, MoCo v3).
 
     Raises:
@@ -47,15 +47,15 @@ class Projector(nn.Sequential):
 
 
 class Prototyped(nn.Module):
-    """DINO's head (Caron et al. 2021, arXiv:2104.14294, app. C): three layers with GELU to a bottleneck, L2-normalised,
-    then cosines with prototypes of unit length; `Momentum` keeps these as they were made for a share of the run.
+    """DINO's head (Caron et al. 2021, arXiv:2104.14294, app. C): three layers with GELU to an L2-normalised bottleneck,
+    then cosines with prototypes of unit length. `Momentum` freezes the prototypes for a share of the run.
 
     Args:
         in_features: Width of the encoder's features.
         n_outputs: Ignored.
         hidden_features: Width of the hidden layers.
         bottleneck: Width of the normalised layer.
-        out_features: Prototypes.
+        out_features: Number of prototypes.
     """
 
     def __init__(
@@ -75,35 +75,36 @@ class Prototyped(nn.Module):
         self.out_features = out_features
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, in_features) to cosines (B, out_features)."""
+        """Cosines (B, out_features) of features (B, in_features)."""
         return F.linear(F.normalize(self.layers(features), dim=-1), F.normalize(self.prototypes, dim=-1))
 
 
 class Linear(nn.Linear):
-    """Classifier: one output a class of the task.
+    """Classifier with one output for each class of the task.
 
     Raises:
-        ValueError: The batches have no classes, or tasks of different numbers of them.
+        ValueError: The batches have no classes, or their tasks have different numbers of them.
     """
 
     def __init__(self, in_features: int, n_outputs: int | None) -> None:
         if n_outputs is None:
             raise InvalidValue(
-                "model/head=linear makes one output a class, but these batches have no classes, or tasks "
-                "of different numbers of them; use another head, batching=labelled, or episodes of one batching.n_way"
+                "model/head=linear has one output per class, but these batches have no classes, or their tasks have "
+                "different numbers of them; use another head, batching=labelled, or episodes with one batching.n_way"
             )
         super().__init__(in_features, n_outputs)
 
 
 class Cosine(nn.Module):
-    """Classifier of Baseline++ (Chen et al. 2019, arXiv:1904.04232, sec. 3.2): cosines with one weight a class.
+    """Classifier of Baseline++ (Chen et al. 2019, arXiv:1904.04232, sec. 3.2): cosines with one weight vector per
+    class.
 
-    Deviation: the scale is fixed and the same for all classes; the authors' code also learns a norm for each.
+    Deviation: the scale is fixed and the same for all classes; the authors' code also learns a norm for each class.
 
     Args:
-        in_features: Width of the features, which it normalises.
-        n_outputs: Classes.
-        scale: Of the cosines, above 0: the more classes, the larger.
+        in_features: Width of the features, which are normalised.
+        n_outputs: Number of classes.
+        scale: Factor of the cosines, above 0; more classes need a larger one.
 
     Raises:
         ValueError: The batches have no classes, or the scale is not above 0.
@@ -113,22 +114,22 @@ class Cosine(nn.Module):
         super().__init__()
         if n_outputs is None:
             raise InvalidValue(
-                "model/head=cosine makes one output a class, but these batches have no classes; "
+                "model/head=cosine has one output per class, but these batches have no classes; "
                 "use model/head=projector, or batching=labelled or episodes"
             )
         if not scale > 0:
-            raise InvalidValue(f"scale={scale}, but it multiplies cosines; give a number above 0, say 10")
+            raise InvalidValue(f"scale={scale}; it multiplies cosines, so give a number above 0, say 10")
         self.weight = nn.Parameter(torch.empty(n_outputs, in_features).uniform_(-1, 1) * in_features**-0.5)
         self.scale = scale
         self.out_features = n_outputs
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, in_features) to scaled cosines (B, n_outputs)."""
+        """Scaled cosines (B, n_outputs) of features (B, in_features)."""
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 class Identity(nn.Module):
-    """The features themselves are the embedding."""
+    """Uses the features themselves as the embedding."""
 
     def __init__(self, in_features: int, n_outputs: int | None) -> None:
         super().__init__()

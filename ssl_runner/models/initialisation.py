@@ -1,4 +1,4 @@
-"""The same architecture with weights of its own: what baselines start from."""
+"""The same architecture with newly drawn weights, as the starting point of baselines."""
 
 import copy
 from typing import TypeVar
@@ -12,14 +12,15 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def initialised_anew(module: Module, seed: int) -> Module:
-    """A copy in evaluation mode with first weights of its own, all of them to be trained; nothing else changes.
+    """A copy in evaluation mode with new initial weights, all of them trainable. The original is not changed.
 
-    Each part draws as its class does (``reset_parameters``; ``init_weights`` for what timm's models own themselves),
-    and running averages begin anew. Buffers that no class resets stay: pixel statistics are no weights. Drawn on the
-    CPU, so that a GPU gets the same weights; seeds torch's generators. Device and memory format are the module's.
+    Each part draws its weights as its class does (``reset_parameters``, or ``init_weights`` for weights that timm's
+    models own directly), and running averages are reset. Buffers that no class resets are kept, because pixel
+    statistics are not weights. Weights are drawn on the CPU, so that a GPU gets the same ones; this seeds torch's
+    generators. Device and memory format are those of the module.
 
     Raises:
-        ValueError: Some weights belong to a class that says of neither how to draw them: trained ones would stay.
+        ValueError: Some weights belong to a class that has neither method, so trained weights would be left.
     """
     device = next(module.parameters(), torch.empty(0)).device
     fresh = copy.deepcopy(module).cpu().requires_grad_(True).eval()
@@ -35,7 +36,7 @@ def initialised_anew(module: Module, seed: int) -> Module:
     left = [name for name, weight in fresh.named_parameters() if weight.isnan().any()]
     if left:
         raise InvalidValue(
-            f"{left[0]} of the encoder belongs to a class without reset_parameters, so it cannot be made anew for the "
-            "baselines; choose model/encoder=conv4, resnet18 or vit_tiny, or leave verdict out of eval=[...]"
+            f"{left[0]} of the encoder belongs to a class without reset_parameters, so the baselines cannot draw it "
+            "again; choose model/encoder=conv4, resnet18 or vit_tiny, or leave verdict out of eval=[...]"
         )
     return fresh.to(device)

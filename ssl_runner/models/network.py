@@ -1,4 +1,4 @@
-"""What is trained: an encoder with its preprocessing, and a head on top."""
+"""The model that is trained: an encoder with its preprocessing, and a head on top."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,13 @@ from ssl_runner.errors import InvalidValue
 
 
 class Encoder(nn.Module):
-    """Images to features: scaling, normalisation and a backbone, so that no caller can forget the preprocessing.
+    """Maps images to features by scaling, normalisation and a backbone, so that no caller can forget the preprocessing.
 
     Attributes:
         out_features: Width of the features.
-        input_shape: (C, H, W) it was made for.
-        decoding: By what rules files become pixels, where training images were a user's own files: keys of `Decoding`.
+        input_shape: The (C, H, W) that it was built for.
+        decoding: If the training images were a user's own files, how files become pixels: keyword arguments of
+            `Decoding`.
     """
 
     mean: Tensor
@@ -38,28 +39,28 @@ class Encoder(nn.Module):
         return self.backbone.out_features  # type: ignore[return-value]
 
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 or float in [0, 1], (B, C, H, W), to normalised floats.
+        """Normalised floats from images (B, C, H, W), uint8 or float in [0, 1].
 
         Raises:
-            ValueError: It is no batch.
+            ValueError: The images are not a batch.
         """
         if images.dim() != 4:
             raise InvalidValue(
-                f"got images of shape {tuple(images.shape)}, expected (B, C, H, W); of one, give image[None]"
+                f"got images of shape {tuple(images.shape)}, expected (B, C, H, W); for a single one, give image[None]"
             )
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         return (images - self.mean) / self.std
 
     def read(self, paths: Sequence[str | Path], invert: bool = False) -> Tensor:
-        """Image files as the uint8 batch (B, C, H, W) that this encoder takes: upright, resized, middle cut out.
+        """Image files as the uint8 batch (B, C, H, W) that this encoder takes: upright, resized and center-cropped.
 
         Args:
-            paths: Files in any format that Pillow reads; of none, the batch is empty.
-            invert: For ink on paper, where the encoder learned light on dark (Omniglot).
+            paths: Files in any format that Pillow reads. If there are none, the batch is empty.
+            invert: For ink on paper, if the encoder was trained on light strokes on a dark background (Omniglot).
 
         Raises:
-            ValueError: A single path is given, or (DataError) files are damaged; names them.
+            ValueError: A single path is given, or (DataError) files are damaged; the message names them.
         """
         from ssl_runner.images.decoding import Decoding, decode_files
 
@@ -88,11 +89,11 @@ class Network(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, D)."""
+        """Outputs (B, D) of images (B, C, H, W)."""
         return self.head(self.encoder(images))
 
 
 def out_features(network: Network) -> int:
-    """Width of a network's output: of the head's last layer that has one, else of the encoder's features."""
+    """Width of a network's output: that of the head's last layer that has one, or else of the encoder's features."""
     widths = [layer.out_features for layer in network.head.modules() if isinstance(layer, nn.Linear)]
     return getattr(network.head, "out_features", None) or (widths[-1] if widths else network.encoder.out_features)

@@ -1,4 +1,4 @@
-"""torchvision's residual networks, with the stem that small images need."""
+"""torchvision's residual networks, with a stem for small images."""
 
 from typing import Literal
 
@@ -12,8 +12,8 @@ _LARGEST_SMALL_IMAGE = 64
 class ResNet(nn.Module):
     """ResNet (He et al. 2015, arXiv:1512.03385) without its classifier.
 
-    Images up to 64 pixels take a 3x3 stem of stride 1 and no max-pool, as SimCLR does on CIFAR-10 (arXiv:2002.05709,
-    B.9); larger ones the usual 7x7.
+    Images of up to 64 pixels get a 3x3 stem with stride 1 and no max-pool, as in SimCLR on CIFAR-10 (arXiv:2002.05709,
+    B.9); larger ones get the usual 7x7 stem.
 
     Args:
         in_channels: 1 or 3.
@@ -23,7 +23,7 @@ class ResNet(nn.Module):
 
     def __init__(self, in_channels: int, image_size: int, depth: Literal[18, 34, 50]) -> None:
         super().__init__()
-        import torchvision.models  # a second of import that conv4 does not need
+        import torchvision.models  # takes a second, which conv4 can save
 
         network = getattr(torchvision.models, f"resnet{depth}")(norm_layer=BatchNorm2d)
         small = image_size <= _LARGEST_SMALL_IMAGE
@@ -37,9 +37,9 @@ class ResNet(nn.Module):
         self.out_features = network.fc.in_features
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, out_features, h, w)."""
+        """Maps (B, out_features, h, w) of images (B, C, H, W)."""
         return self.body(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), normalised, to (B, out_features): the average over the map."""
+        """Features (B, out_features) of normalised images (B, C, H, W): the average over the map."""
         return self.feature_map(images).mean(dim=(2, 3))

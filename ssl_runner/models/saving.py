@@ -1,4 +1,4 @@
-"""A trained encoder in one file, and back."""
+"""Saves a trained encoder to one file, and loads it."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ssl_runner.models.network import Encoder
 from ssl_runner.runtime.atomic_write import write_atomically
 
 FILE = "encoder.safetensors"
-REHEARSED = 2**27  # bytes of weights that are written for a rehearsal, in a tenth of a second
+REHEARSED = 2**27  # bytes of weights that a rehearsal writes at most, in a tenth of a second
 
 
 def save_encoder(
@@ -27,17 +27,17 @@ def save_encoder(
     folder: Path,
     metadata: dict[str, str],
 ) -> None:
-    """Write folder/encoder.safetensors: weights, and all that building them again takes beside the config.
+    """Writes folder/encoder.safetensors: the weights, and everything besides the config that is needed to rebuild them.
 
-    Weights that blocks of the encoder share are written once for each of them.
+    Weights that are shared within the encoder are written once for each name.
 
     Args:
-        encoder: Trained.
-        node: Of the config, which builds its backbone.
-        n_outputs: What the head on it was made for, `Batching.n_outputs`: only the dataset knew.
-        n_way: What the algorithm was made for, `Batching.most_ways`.
+        encoder: The trained encoder.
+        node: The config node that builds its backbone.
+        n_outputs: `Batching.n_outputs`, for which the head was built and which depends on the dataset.
+        n_way: `Batching.most_ways`, for which the algorithm was built.
         folder: The run folder.
-        metadata: To stand beside.
+        metadata: Further metadata to store.
     """
     tensors, described = _contents(encoder, node, n_outputs, n_way, metadata)
     write_atomically(folder / FILE, lambda path: save_file(tensors, path, described))
@@ -46,31 +46,31 @@ def save_encoder(
 def rehearse_saving(
     encoder: Encoder, node: dict[str, Any], n_outputs: int | None, n_way: int | None, metadata: dict[str, str]
 ) -> None:
-    """Make the bytes that `save_encoder` would write, read them back and throw them away.
+    """Makes the bytes that `save_encoder` would write, reads them back and discards them.
 
-    Of an encoder of more than 128 MiB, each tensor is stood in for by one number of its type: names, types and metadata
-    are rehearsed, their sizes are not. Neither is the disk.
+    If the encoder is larger than 128 MiB, one number of the same type represents each tensor: names, types and metadata
+    are rehearsed, but not sizes. The disk is not rehearsed either.
 
     Raises:
-        ValueError: The encoder cannot be saved, and why.
+        ValueError: The encoder cannot be saved; the message says why.
     """
     try:
         tensors, described = _contents(encoder, node, n_outputs, n_way, metadata)
         if sum(tensor.nbytes for tensor in tensors.values()) > REHEARSED:
             tensors = {name: tensor.flatten()[:1].clone() for name, tensor in tensors.items()}
         load(save(tensors, described))
-    except Exception as error:  # what is no tensor, a type that the format has not, text that is no text
+    except Exception as error:  # not a tensor, a dtype that the format does not have, text that cannot be encoded
         kind, reason = type(encoder.backbone).__name__, " ".join(str(error).split())
         raise InvalidValue(
             f"the encoder ({kind}) could not be saved as {FILE} after training ({reason}); "
-            "let its state_dict() hold tensors alone, or choose another model/encoder"
+            "make its state_dict() hold only tensors, or choose another model/encoder"
         ) from error
 
 
 def _contents(
     encoder: Encoder, node: dict[str, Any], n_outputs: int | None, n_way: int | None, metadata: dict[str, str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the CPU of which no two share memory, and text."""
+    """Tensors on the CPU that share no memory, and metadata as text."""
     tensors, seen = dict[str, Tensor](), set[int]()
     for name, tensor in encoder.state_dict().items():
         tensors[name] = tensor.detach().cpu().contiguous()
@@ -84,16 +84,16 @@ def _contents(
 
 
 def load_encoder(run: str | Path, device: str = "cpu") -> Encoder:
-    """The trained encoder of a run, in evaluation mode, with its preprocessing inside.
+    """The trained encoder of a run, in evaluation mode, with its preprocessing.
 
-    Call it on images (B, C, H, W), uint8 or float in [0, 1]; `Encoder.read` makes such a batch of image files.
+    Call it on images (B, C, H, W), uint8 or float in [0, 1]; `Encoder.read` makes such a batch from image files.
 
     Args:
         run: A run folder, or the encoder.safetensors in it.
-        device: Where to put it.
+        device: The device to load it on.
 
     Raises:
-        FileNotFoundError: No encoder is there.
+        FileNotFoundError: There is no encoder.
         ValueError: The file is damaged.
     """
     path = Path(run)
@@ -108,20 +108,20 @@ def load_encoder(run: str | Path, device: str = "cpu") -> Encoder:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What stands in an encoder.safetensors beside the weights; raises as `load_encoder` does."""
+    """The metadata of an encoder.safetensors. Raises the same errors as `load_encoder`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.absolute()} does not exist; give the folder of a finished run")
     try:
         with safe_open(path, "pt") as file:
             return file.metadata()
     except SafetensorError as error:
-        raise InvalidValue(f"{path} is damaged ({error}); bring back a whole one") from None
+        raise InvalidValue(f"{path} is damaged ({error}); restore it from a copy") from None
 
 
 def bare_encoder(node: dict[str, Any], input_shape: Sequence[int]) -> Encoder:
-    """The encoder of a config node for images (C, H, W), to load weights into: pixel statistics are among these."""
+    """The encoder of a config node for images (C, H, W), to load weights into, which include the pixel statistics."""
     channels, height, _ = input_shape
-    if node.get("pretrained"):  # weights that would be fetched, and overwritten
+    if node.get("pretrained"):  # would fetch weights that are overwritten anyway
         node = node | {"pretrained": False}
     blank: list[float] = [0.0] * channels
     return Encoder(build(node, "model.encoder")(channels, height), input_shape, blank, blank)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all processes; torch's own refuses tensors on a CPU."""
+"""Batch normalisation over the batch of all processes. torch's own version refuses tensors on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,10 @@ from ssl_runner.runtime import collectives, process_group
 
 
 class _Synchronised(Blocked):
-    """In training, mean and variance are those of all processes' rows, which are equally many; gradients too."""
+    """In training, uses the mean and variance of the rows of all processes, also in the gradients.
+
+    All processes have equally many rows.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         within_a_task = getattr(self, "statistics", "module") != "module"
@@ -24,7 +27,7 @@ class _Synchronised(Blocked):
         kind = torch.promote_types(input.dtype, torch.float32)
         wide = input.to(kind)
         own_variance, own_mean = (part.double() for part in torch.var_mean(wide, axes, correction=0))
-        # one message; in float64, because a mean square less a squared mean cancels
+        # one message; in float64, because the mean square minus the squared mean cancels
         moments = torch.stack([own_mean, own_variance + own_mean.square()])
         mean, square = collectives.total(moments) / process_group.size()
         variance = (square - mean.square()).clamp_min(0)
@@ -54,17 +57,18 @@ KINDS = {Blocked1d: _Synchronised1d, Blocked2d: _Synchronised2d, BlockedPlain2d:
 
 
 def synchronise(module: nn.Module) -> None:
-    """Make every batch normalisation in it one over all processes. State and names of parameters stay.
+    """Makes every batch normalisation in a module use the batch of all processes. State and parameter names stay the
+    same.
 
     Raises:
-        ValueError: One is of a kind that does more than normalise.
+        ValueError: A layer is of a class that does more than normalise.
     """
     sum_in_blocks(module)
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm) and not isinstance(part, _Synchronised):
             if type(part) not in KINDS:
                 raise InvalidValue(
-                    f"{name} is a {type(part).__name__}, whose statistics cannot be those of several processes; "
+                    f"{name} is a {type(part).__name__}, whose statistics cannot span several processes; "
                     "choose an encoder without it, or one process"
                 )
             part.__class__ = KINDS[type(part)]
@@ -72,9 +76,9 @@ def synchronise(module: nn.Module) -> None:
 
 @contextmanager
 def in_turn(module: nn.Module) -> Iterator[None]:
-    """Inside, each process normalises its own pieces of the batch.
+    """Lets each process normalise its own pieces of the batch inside the block.
 
-    Afterwards running averages are those of one process that saw the pieces of all, in their order.
+    Afterwards, running averages are those of a single process that saw the pieces of all processes in order.
     """
     processes = process_group.size()
     layers = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
@@ -86,7 +90,7 @@ def in_turn(module: nn.Module) -> Iterator[None]:
     before = torch.cat(averages).clone()  # pyright: ignore[reportArgumentType]
     counted = [count.clone() for count in counts]  # pyright: ignore[reportOptionalMemberAccess]
     yield
-    kept = []  # of the average before, after this process's pieces: one number a channel
+    kept = []  # the share of the earlier average that is left after this process's pieces, per channel
     for layer, earlier in zip(layers, counted, strict=True):
         seen = layer.num_batches_tracked - earlier  # pyright: ignore[reportOptionalOperand]
         share = (1 - (layer.momentum or 0.0)) ** seen.to(before.dtype)

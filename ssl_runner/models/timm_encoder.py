@@ -8,29 +8,29 @@ from torch import Tensor, nn
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import InvalidValue
 
-# Packages whose errors tell of a network, of the hub or of a file, and not of an argument.
+# Packages whose errors concern a network, the hub or a file, and not an argument.
 _CARRIERS = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib", "urllib3", "http", "ssl", "socket")
 
 
 class Timm(nn.Module):
     """Any model of timm without its classifier.
 
-    A model whose size is fixed when it is built (timm's ``img_size``) is built for the size of the images.
+    A model whose image size is fixed when it is built (timm's ``img_size``) is built for the size of the images.
 
     Attributes:
-        out_features: Width of what it gives of a blank image; timm's ``num_features`` is another one in some models.
+        out_features: Width of the features, measured on a blank image; timm's ``num_features`` differs in some models.
 
     Args:
         in_channels: 1 or 3.
         image_size: Height and width in pixels.
-        name: ``timm.list_models()`` has them: resnet26d, convnext_atto, vit_tiny_patch16_224 ... or one of the hub,
-            ``hf-hub:ORGANISATION/MODEL``.
-        pretrained: Whether to fetch timm's weights: needs a network, and they have seen labels.
-        arguments: Further ones of ``timm.create_model``.
+        name: A name from ``timm.list_models()``, such as resnet26d, convnext_atto or vit_tiny_patch16_224, or a model
+            of the hub, ``hf-hub:ORGANISATION/MODEL``.
+        pretrained: Whether to fetch timm's weights. This needs a network, and the weights were trained with labels.
+        arguments: Further arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: timm has no such model, refuses the arguments or cannot bring the weights; or the model cannot take
-            images of this size, or does not give one vector for each.
+        ValueError: timm has no such model, refuses the arguments or cannot fetch the weights; or the model cannot take
+            images of this size, or does not return one vector for each.
     """
 
     def __init__(
@@ -44,32 +44,32 @@ class Timm(nn.Module):
             raise InvalidValue(f"name={name!r}: timm {timm.__version__} has no such model{hint}")
         if arguments.get("features_only"):
             raise InvalidValue(
-                f"name={name!r}: features_only=true gives a list of maps, expected one vector an image; "
-                "take features_only out of arguments"
+                f"name={name!r}: features_only=true gives a list of maps, expected one vector per image; "
+                "remove features_only from arguments"
             )
         self.body: Any = _create(name, pretrained, in_channels, image_size, arguments)
         self.out_features: int = _width(self.body, in_channels, image_size, name, arguments)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """What timm calls ``forward_features``: maps, or tokens of a transformer."""
+        """The result of timm's ``forward_features``: maps, or a transformer's tokens."""
         return self.body.forward_features(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), normalised, to (B, out_features)."""
+        """Features (B, out_features) of normalised images (B, C, H, W)."""
         return self.body(images)
 
 
 class ViT(Timm):
-    """Vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) in DeiT's sizes; the class token is the feature.
+    """Vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) in DeiT's sizes. The class token is the feature.
 
     Args:
         in_channels: 1 or 3.
-        image_size: Height and width in pixels; a multiple of the patch's.
-        size: ``tiny`` (192 wide, 3 heads) or ``small`` (384 wide, 6 heads); 12 blocks.
-        patch_size: Height and width of a patch: 4 for images of 32 pixels.
+        image_size: Height and width in pixels, a multiple of ``patch_size``.
+        size: ``tiny`` (192 wide, 3 heads) or ``small`` (384 wide, 6 heads), both with 12 blocks.
+        patch_size: Height and width of a patch, for example 4 for images of 32 pixels.
 
     Raises:
-        ValueError: The image is not made of whole patches.
+        ValueError: The image size is not a multiple of the patch size.
     """
 
     def __init__(self, in_channels: int, image_size: int, size: Literal["tiny", "small"], patch_size: int) -> None:
@@ -79,18 +79,20 @@ class ViT(Timm):
                 f"patch_size={patch_size} does not divide images of {image_size} pixels; "
                 f"give one of {', '.join(map(str, fitting))}"
             )
-        # sizes of local crops differ from the global ones': positions are interpolated
+        # local crops differ in size from global ones, so position embeddings are interpolated
         arguments = {"img_size": image_size, "patch_size": patch_size, "dynamic_img_size": True}
         super().__init__(in_channels, image_size, f"vit_{size}_patch16_224", pretrained=False, arguments=arguments)
 
 
 def _create(name: str, pretrained: bool, in_channels: int, image_size: int, arguments: dict[str, Any]) -> nn.Module:
-    """The model, built for images of this size where its constructor has an ``img_size``."""
+    """The model, built for images of this size if its constructor has an ``img_size``."""
     import timm
 
     fixed = {"in_chans": in_channels, "num_classes": 0}
     if twice := sorted({*fixed, "pretrained"} & arguments.keys()):
-        raise InvalidValue(f"name={name!r}, arguments={arguments}: {', '.join(twice)} is given already; take it out")
+        raise InvalidValue(
+            f"name={name!r}, arguments={arguments}: {', '.join(twice)} is set already; remove it from arguments"
+        )
     before = torch.get_rng_state()
     try:
         if "img_size" not in arguments:
@@ -99,48 +101,48 @@ def _create(name: str, pretrained: bool, in_channels: int, image_size: int, argu
             except TypeError as error:
                 if "img_size" not in str(error):
                     raise
-                torch.set_rng_state(before)  # the weights are those that they were without the attempt
+                torch.set_rng_state(before)  # so that the failed attempt does not change the weights
         return timm.create_model(name, pretrained, **fixed, **arguments)
-    except Exception as error:  # constructors of a thousand models refuse in a dozen ways
+    except Exception as error:  # the constructors of a thousand models raise all kinds of errors
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CARRIERS:
             raise InvalidValue(_not_brought(name, error)) from None
         raise InvalidValue(
             f"name={name!r}, arguments={arguments}: timm refuses them for images of {image_size} pixels "
-            f"({_first_line(error)}); take other arguments, another dataset.size or another model"
+            f"({_first_line(error)}); choose other arguments, another dataset.size or another model"
         ) from error
 
 
 def _width(body: nn.Module, in_channels: int, image_size: int, name: str, arguments: dict[str, Any]) -> int:
-    """Features of a blank image; the pass leaves mode, buffers and the generators of random numbers as they were."""
+    """Width of the features of a blank image. Mode, buffers and random number generators are left as they were."""
     device = next((parameter.device for parameter in body.parameters()), torch.device("cpu"))
     blank = torch.zeros(2, in_channels, image_size, image_size, device=device)
     buffers = {key: buffer.clone() for key, buffer in body.named_buffers()}
     got = f"name={name!r}, arguments={arguments}"
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            found = torch.func.functional_call(body.eval(), buffers, (blank,))
-    except Exception as error:  # assertions of sizes, shapes that do not fit, windows without a pixel
+            output = torch.func.functional_call(body.eval(), buffers, (blank,))
+    except Exception as error:  # failed assertions on sizes, shapes that do not fit, empty windows
         made_for = (getattr(body, "pretrained_cfg", None) or {}).get("input_size", (0, 224))[-1]
         raise InvalidValue(
-            f"{got}: the model cannot take images of {image_size} pixels, timm made it for {made_for} "
+            f"{got}: the model cannot take images of {image_size} pixels, timm built it for {made_for} "
             f"({_first_line(error)}); set another dataset.size, or choose another model"
         ) from error
     finally:
-        body.train()  # as it was made
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        shape = " x ".join(map(str, found.shape[1:])) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        body.train()  # as it was created
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = " x ".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise InvalidValue(f"{got}: the model gives {shape} for an image, expected one vector; choose another model")
-    return found.shape[1]
+    return output.shape[1]
 
 
 def _not_brought(name: str, error: Exception) -> str:
-    """What is missing, where it was looked for and how to bring it."""
+    """The error message for weights that cannot be fetched: what is missing, where it was looked for and what to do."""
     import timm
     from huggingface_hub.constants import HF_HUB_CACHE
 
     if name.startswith("local-dir:"):
         return (
-            f"name={name!r}: timm cannot read that folder ({_first_line(error)}); name one with config.json and weights"
+            f"name={name!r}: timm cannot read that folder ({_first_line(error)}); give one with config.json and weights"
         )
     if ":" in name:
         what, otherwise = f"the model {name.partition(':')[2]}", "give a name of timm.list_models()"
@@ -149,9 +151,9 @@ def _not_brought(name: str, error: Exception) -> str:
         source = (config and (config.hf_hub_id or config.url)) or name
         what, otherwise = f"pretrained=true, but its weights ({source})", "set model.encoder.pretrained=false"
     return (
-        f"name={name!r}: {what} cannot be had: looked for in {HF_HUB_CACHE} and on the network "
-        f"({_first_line(error)}); run once where there is network and copy that folder to here (HF_HOME names the one "
-        f"above it), or {otherwise}"
+        f"name={name!r}: {what} cannot be fetched: looked for in {HF_HUB_CACHE} and on the network "
+        f"({_first_line(error)}); run once with a network and copy that folder to here (HF_HOME names its parent), "
+        f"or {otherwise}"
     )
 
 

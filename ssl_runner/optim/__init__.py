@@ -1,4 +1,4 @@
-"""Optimizers and learning rate schedules that torch lacks.
+"""Optimizers and learning-rate schedules that torch lacks.
 
-No loop: the trainer calls them.
+They contain no loop: the trainer calls them.
 """

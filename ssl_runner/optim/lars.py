@@ -1,4 +1,4 @@
-"""LARS, the optimizer of large batches."""
+"""LARS, an optimizer for large batches."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,12 +10,12 @@ from ssl_runner.errors import InvalidValue
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rates (You et al. 2017, arXiv:1708.03888, eq. 6), as SimCLR, BYOL and Barlow Twins use it.
+    """Layer-wise adaptive rates (You et al. 2017, arXiv:1708.03888, eq. 6), as used by SimCLR, BYOL and Barlow Twins.
 
-    Of matrices and kernels (ndim > 1): g += weight_decay * w, then g *= trust * |w| / |g|, then momentum. Biases and
-    normalisation (ndim <= 1) take plain SGD with momentum, and whatever decay their group says. No weight decay leaves
-    the adaptation on; where a norm is 0 the gradient is left as it is. Deviation: the paper's denominator has
-    ``|g| + decay |w|`` with the gradient before decay.
+    For matrices and kernels (ndim > 1): g += weight_decay * w, then g *= trust * |w| / |g|, then momentum. Biases and
+    normalisation parameters (ndim <= 1) use plain SGD with momentum and the weight decay of their group. The adaptation
+    also applies without weight decay. If a norm is 0, the gradient is left unchanged. Deviation: the denominator in the
+    paper is ``|g| + decay |w|`` with the gradient before decay.
 
     Args:
         params: Parameters or groups.

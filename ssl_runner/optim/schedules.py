@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, so there is nothing to save. Units are steps."""
+"""Learning-rate schedules. They are pure functions of the step, so there is nothing to save. Units are steps."""
 
 import math
 from typing import Protocol, runtime_checkable
@@ -8,10 +8,9 @@ from ssl_runner.errors import InvalidValue
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A multiplier of every group's base rate.
+    """A factor for the base learning rate of every group.
 
-    One that does not look at ``max_steps`` says so with an attribute ``open_ended`` that is true: a run with it may be
-    given a later end.
+    A schedule that does not depend on ``max_steps`` has a true attribute ``open_ended``: a run with it may be extended.
     """
 
     def __call__(self, step: int, max_steps: int) -> float: ...
@@ -23,7 +22,7 @@ def half_cosine(first: float, final: float, progress: float) -> float:
 
 
 class Constant:
-    """The base rate throughout."""
+    """The base rate at every step."""
 
     open_ended = True
 
@@ -34,12 +33,12 @@ class Constant:
 class WarmupCosine:
     """Linear warm-up, then half a cosine down (Loshchilov & Hutter 2016, arXiv:1608.03983).
 
-    Step s of the warm-up has (s + 1) / warmup_steps, so the first step moves already; the step after it has the full
-    rate.
+    Step s of the warm-up has the factor (s + 1) / warmup_steps, so the rate of the first step is above 0. The first
+    step after the warm-up has the full rate.
 
     Args:
-        warmup_steps: At least 0; a run shorter than this ends on the ramp.
-        final: Share of the base rate that the cosine falls to, in [0, 1].
+        warmup_steps: At least 0. A run that is shorter ends during the warm-up.
+        final: Share of the base rate at the end of the cosine, in [0, 1].
     """
 
     def __init__(self, warmup_steps: int, final: float) -> None:
@@ -56,7 +55,7 @@ class WarmupCosine:
 
 
 class StepDecay:
-    """The rate is multiplied by a factor every so many steps.
+    """Multiplies the rate by a factor at regular intervals.
 
     Args:
         every: Steps between two decays, at least 1.

@@ -1,4 +1,4 @@
-"""What a person looks at: TensorBoard pages and pictures, the lines before a run and the tables after it.
+"""Output for people: TensorBoard pages and pictures, the summary before a run and the tables after it.
 
-Computes no score: evaluators do.
+Scores are computed by the evaluators, not here.
 """

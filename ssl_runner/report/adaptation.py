@@ -1,4 +1,4 @@
-"""How far each inner step brings a method that adapts: accuracy against inner step, by shot."""
+"""Accuracy after each inner step of a method that adapts, by shot."""
 
 from collections.abc import Iterator
 
@@ -13,10 +13,10 @@ from ssl_runner.models.features import evaluating
 from ssl_runner.runtime import randomness
 
 SHOTS = (1, 5)
-N_QUERY = 15  # what 5w1s stands for where queries are not named: with batch statistics, accuracy hangs on it
+N_QUERY = 15  # the usual number of queries in 5w1s; with batch statistics, accuracy depends on it
 N_TASKS = 100
 TASKS_AT_ONCE = 8
-PREFIX = "inner_steps"  # behind eval/, for TensorBoard's table of hyperparameters shows the first five tags
+PREFIX = "inner_steps"  # sorts after eval/, since TensorBoard's table of hyperparameters shows the first five tags
 
 
 def tags(algorithm: Algorithm, dataset: Dataset, n_way: int) -> list[str]:
@@ -28,14 +28,17 @@ def tags(algorithm: Algorithm, dataset: Dataset, n_way: int) -> list[str]:
 def log_adaptation(
     writer: SummaryWriter, algorithm: Algorithm, dataset: Dataset, n_way: int, device: torch.device
 ) -> None:
-    """Scalars ``inner_steps/5w1s`` and ``inner_steps/5w5s``: accuracy after so many inner steps, which is the x axis.
+    """Log ``inner_steps/5w1s`` and ``inner_steps/5w5s``: accuracy, with the number of inner steps on the x axis.
 
-    Of an algorithm with a `trajectory`; step 0 is before adaptation, the last is what `classify` gives.
+    This needs an algorithm with a `trajectory`. Step 0 is before adaptation; the last step gives the same accuracy as
+    `classify`.
 
     Args:
-        writer: Of the run's own folder; `events.final_writer`, so that no point is there twice.
-        dataset: Is shown; what it has too few classes or images for is left out.
-        n_way: Classes in a task.
+        writer: The writer of the run's folder; use `events.final_writer`, so that no point is logged twice.
+        algorithm: The trained algorithm.
+        dataset: The dataset to draw tasks from; shots for which it has too few classes or images are left out.
+        n_way: Number of classes in a task.
+        device: The device of the algorithm.
     """
     for name, tasks in fixed_tasks(dataset, n_way):
         for step, value in enumerate(trajectory(algorithm, dataset, tasks, device)):
@@ -43,18 +46,18 @@ def log_adaptation(
 
 
 def fixed_tasks(dataset: Dataset, n_way: int) -> Iterator[tuple[str, Tasks]]:
-    """Always the same N_TASKS tasks of each of SHOTS, of N_QUERY queries a class, by name (``5w1s``)."""
+    """N_TASKS fixed tasks for each of SHOTS, with N_QUERY queries per class, by name (``5w1s``)."""
     for k_shot in SHOTS:
         try:
             sampler = TaskSampler(dataset, n_way, k_shot, N_QUERY)
-        except ValueError:  # too few classes, or images of one
+        except ValueError:  # too few classes, or too few images in one
             continue
         name = f"{n_way}w{k_shot}s"
         yield name, sampler(randomness.uniforms(0, f"{PREFIX}/{name}", 0, N_TASKS, sampler.columns))
 
 
 def trajectory(algorithm: Algorithm, dataset: Dataset, tasks: Tasks, device: torch.device) -> list[float]:
-    """Mean accuracy over tasks before adaptation and after each inner step; empty for who does not adapt in steps."""
+    """Mean accuracy over tasks before adaptation and after each inner step; empty if there are no inner steps."""
     right: list[Tensor] = []
     with evaluating(algorithm):
         for start in range(0, len(tasks), TASKS_AT_ONCE):

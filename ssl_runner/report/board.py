@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves and pictures: the config as text, and a page of the curves to look at first."""
+"""TensorBoard's text and layout: the config, and a page with the most important curves."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,16 +35,16 @@ CHARTS = {
 
 
 def log_config(writer: SummaryWriter, config: Mapping[str, Any]) -> None:
-    """The resolved config as a block of YAML, tag ``config``, step 0.
+    """Log the resolved config as a block of YAML, with tag ``config`` and step 0.
 
-    To be logged once, in a fresh run: a run that goes on keeps what is there.
+    Call it once, in a new run; a resumed run keeps the text that is already there.
 
     Args:
-        writer: Of the run's own folder.
+        writer: The writer of the run's folder.
         config: Plain values.
     """
     text = f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)}```"
-    # torch's add_text would make the tag config/text_summary
+    # torch's add_text would change the tag to config/text_summary
     value = Summary.Value(
         tag="config",
         metadata=create_summary_metadata("config", ""),
@@ -54,14 +54,14 @@ def log_config(writer: SummaryWriter, config: Mapping[str, Any]) -> None:
 
 
 def log_layout(writer: SummaryWriter, tags: Iterable[str]) -> None:
-    """The page "Custom Scalars": charts of CHARTS that this run will have, step 0; once, in a fresh run.
+    """Log the page "Custom Scalars", with the charts of CHARTS that this run will have, at step 0; once, in a new run.
 
-    A chart has one tag, so that TensorBoard, which joins the layouts of runs and drops only charts that are equal,
-    shows each once, and so that no two units share an axis. A tag that ends with a slash stands for all below it: one
-    unit, and an equal chart whatever settings a run has.
+    Each chart has one tag. TensorBoard merges the layouts of all runs and drops only identical charts, so this shows
+    every chart once and never mixes units on one axis. A tag that ends with a slash stands for all tags below it, which
+    have the same unit; the chart is then identical whatever the settings of a run.
 
     Args:
-        writer: Of the run's own folder.
+        writer: The writer of the run's folder.
         tags: All scalar tags that the run will write.
     """
     written = list(tags)
@@ -73,7 +73,7 @@ def log_layout(writer: SummaryWriter, tags: Iterable[str]) -> None:
 
 
 def _pattern(tag: str) -> str:
-    """TensorBoard takes a tag for the beginning of a regular expression."""
+    """The pattern for a tag; TensorBoard reads it as a regular expression that must match the beginning."""
     return tag if tag.endswith("/") else f"{tag}$"
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run at its end: a table and two lines."""
+"""The console output at the end of a run: tables and two lines."""
 
 import re
 import shlex
@@ -13,21 +13,21 @@ from ssl_runner.report import verdict
 from ssl_runner.runs.result import Result
 from ssl_runner.runtime.console import Console
 
-# what an evaluator's scores go by, behind the name of a dataset that is not the run's, or of a domain
+# an evaluator's name after the name of a dataset other than the run's, or of a domain
 _ELSEWHERE = re.compile(r"(.+?)/(?:few_shot/|(?:knn|linear_probe|fine_tuning)(?:_[^/]*)?$)")
 _ROWS = {"": "trained"} | BASELINES
 
 
 def summarise(result: Result, console: Console) -> None:
-    """The table of accuracies in per cent: the trained encoder beside the baselines.
+    """Print the table of accuracies in per cent: the trained encoder and the baselines.
 
-    Below an encoder stand the further ways to classify with it, where its algorithm has any. What another dataset,
-    or few-shot tasks of one domain, gave has a table of its own.
+    If an algorithm has further ways to classify, they follow in rows below its encoder. Scores on another dataset, or
+    on few-shot tasks of one domain, have their own table.
     """
     metrics = result.metrics
     named = [name.removesuffix("/top1") for name in metrics if name.endswith("/top1") and not _baseline(name)]
     named = [name for name in named if not verdict.is_part(name, metrics)]
-    # few_shot/5w1s/inductive is another way to come to few_shot/5w1s, and a row below it: as a column, it would not fit
+    # few_shot/5w1s/inductive is another way to compute few_shot/5w1s; it gets its own row, as a column would not fit
     parents = {name: name.rpartition("/")[0] for name in named}
     columns = [name for name in named if parents[name] not in named]
     ways = dict.fromkeys("/" + name.rpartition("/")[2] for name in named if parents[name] in named)
@@ -36,7 +36,7 @@ def summarise(result: Result, console: Console) -> None:
 
 
 def _where(column: str) -> str:
-    """The dataset that stands before the evaluator: ``cifar10`` of ``cifar10/knn``, nothing of ``knn``."""
+    """The dataset before the evaluator's name: ``cifar10`` for ``cifar10/knn``, empty for ``knn``."""
     found = _ELSEWHERE.match(column)
     return found[1] if found else ""
 
@@ -57,7 +57,7 @@ def _tabulate(metrics: dict[str, float], columns: list[str], ways: list[str], wh
 
 
 def judge(content: Mapping[str, Any], console: Console) -> None:
-    """What result.json says of unseen datasets: a table of each, with what the algorithm is better by, and in words."""
+    """Print the results on unseen datasets: for each a table with differences to the baselines, and sentences."""
     for protocol in content["protocols"].values():
         if "baselines" in protocol:
             console.print(_against_baselines(content["metrics"], protocol))
@@ -66,9 +66,9 @@ def judge(content: Mapping[str, Any], console: Console) -> None:
 
 
 def _against_baselines(metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> Table:
-    """Accuracies, and by how much that of the trained algorithm is higher on the same episodes."""
+    """Accuracies, and how much higher the trained algorithm's accuracy is on the same episodes."""
     name, settings = protocol["name"], list(protocol["settings"])
-    table = Table(title=f"accuracy on {protocol['source']}, never seen, %", title_justify="left")
+    table = Table(title=f"accuracy on {protocol['source']} (unseen), %", title_justify="left")
     table.add_column("")
     for setting in settings:
         table.add_column(setting, justify="right")
@@ -89,7 +89,7 @@ def _against_baselines(metrics: Mapping[str, float], protocol: Mapping[str, Any]
 
 
 def farewell(folder: Path, console: Console) -> None:
-    """How to look at the run, and where it is."""
+    """Print the command that shows the run, and its folder."""
     console.print(f"tensorboard --logdir {shlex.quote(str(folder))}", soft_wrap=True)
     console.print(str(folder), soft_wrap=True)
 
@@ -99,7 +99,7 @@ def _baseline(name: str) -> bool:
 
 
 def _short(metrics: Mapping[str, float], key: str, score: str, sign: str = "") -> str:
-    """With one digit after the point: two settings fit into 80 columns."""
+    """A score with one decimal, so that two settings fit into 80 columns."""
     return " ± ".join(verdict.percent(metrics[f"{key}/{part}"], s, 1) for part, s in ((score, sign), ("ci95", "")))
 
 

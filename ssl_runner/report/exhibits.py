@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard beside its curves: before training, and after it."""
+"""What a run shows in TensorBoard besides its curves, before and after training."""
 
 import contextlib
 import copy
@@ -30,7 +30,7 @@ N_PROJECTED = 500
 
 
 def before(writer: SummaryWriter, run: Run, config: dict[str, Any]) -> None:
-    """Config as text, hyperparameters, the layout of the curves' page, and what the network is given to see."""
+    """Log the config, the hyperparameters, the layout of the curves, and pictures of the network's input."""
     log_config(writer, config)
     log_hparams(writer, config)
     batch = run.batching.batch(0)
@@ -42,9 +42,9 @@ def before(writer: SummaryWriter, run: Run, config: dict[str, Any]) -> None:
 
 
 def after(writer: SummaryWriter, run: Run, step: int) -> None:
-    """The embedding projector; the same hard negatives, or the same task, as before, now of the trained network.
+    """Log the embedding projector, and the same hard negatives or tasks as before, now for the trained network.
 
-    Of a method that adapts in steps, also its accuracy after each.
+    For a method that adapts in steps, also log the accuracy after each step.
     """
     shown = shown_split(run.splits)
     if run.batching.batch_type is Episodes:
@@ -70,7 +70,7 @@ def _tags(run: Run) -> list[str]:
 
 
 def _log_negatives(writer: SummaryWriter, run: Run, step: int) -> list[str]:
-    """Pictures of the diagnostics' negatives, where it has any; gives the tags of their curves."""
+    """Log pictures of the diagnostics' negatives, if there are any; returns the tags of their curves."""
     diagnostics = run.diagnostics
     if diagnostics is None:
         return []
@@ -80,19 +80,19 @@ def _log_negatives(writer: SummaryWriter, run: Run, step: int) -> list[str]:
 
 
 def shown_split(splits: Splits) -> Dataset:
-    """What is shown is not trained on: validation, or test where there is none."""
+    """The split to show, which is not trained on: validation, or test if there is no validation split."""
     return splits.test if splits.validation is None else splits.validation
 
 
 def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
-    """Tasks with predictions, of the run's own dataset and of each that an evaluator has, and what goes on inside."""
+    """Log tasks with predictions, from the run's dataset and from those of its evaluators, and the algorithm's maps."""
     assert isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching)
     for tag, (episode, names) in fixed_episodes(shown_split(run.splits), run.batching).items():
         _log_task(writer, run, tag, episode, names, step)
-    made = run.evaluators.values()
-    targets = {target.source: target for one in made if (target := getattr(one, "target", None)) is not None}
+    evaluators = run.evaluators.values()
+    targets = {target.source: target for one in evaluators if (target := getattr(one, "target", None)) is not None}
     for source, target in targets.items():
-        with contextlib.suppress(ValueError):  # trained on more ways than there are classes to show
+        with contextlib.suppress(ValueError):  # the training tasks have more ways than this dataset has classes
             _log_task(writer, run, f"episode/{source}", *fixed_episode(target, run.batching), step)
 
 
@@ -105,9 +105,9 @@ def _log_task(writer: SummaryWriter, run: Run, tag: str, episode: Episodes, name
 def fixed_episodes(
     dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching
 ) -> dict[str, tuple[Episodes, list[str] | None]]:
-    """By tag, a task with the names of its classes, and of a batching without labels one of its own kind before it.
+    """Fixed tasks by tag, with their class names; a batching without labels also shows one of its pseudo-tasks.
 
-    What the dataset has too few images or classes for is left out, and so is what needs labels if it has none.
+    Tasks for which the dataset has too few images or classes, or no labels, are left out.
     """
     found = {}
     if isinstance(batching, PseudoEpisodeBatching) and len(dataset) >= batching.n_way:
@@ -118,17 +118,17 @@ def fixed_episodes(
 
 
 def fixed_pseudo_episode(dataset: Dataset, batching: PseudoEpisodeBatching) -> Episodes:
-    """One task of images of a dataset, always the same: the batching's own views of them."""
-    of_this = copy.copy(batching)
-    of_this.bind(dataset, 0, torch.device("cpu"))
-    return of_this.batch(0).chunk(of_this.tasks_per_batch)[0]
+    """A fixed task of images of a dataset, with views drawn by the batching."""
+    bound = copy.copy(batching)
+    bound.bind(dataset, 0, torch.device("cpu"))
+    return bound.batch(0).chunk(bound.tasks_per_batch)[0]
 
 
 def fixed_episode(dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching) -> tuple[Episodes, list[str]]:
-    """One task of the most shots, and the most ways that there are classes for, always the same, and their names.
+    """A fixed task with the most shots, and the most ways for which there are classes, and the class names.
 
     Raises:
-        ValueError: The dataset has too few classes, or images of them.
+        ValueError: The dataset has too few classes, or too few images in them.
     """
     n_way = max(batching.ways[0], min(batching.ways[-1], dataset.n_classes))
     k_shot = batching.shots[-1]
@@ -142,7 +142,7 @@ def fixed_episode(dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBat
 
 
 def looked_at(algorithm: Algorithm, episode: Episodes, device: torch.device) -> dict[str, Map]:
-    """What goes on inside the algorithm in this task."""
+    """The maps that show what happens inside the algorithm in this task."""
     there = episode.to(device)
     with evaluating(algorithm):
         return algorithm.maps(there.support_images, there.support_labels, there.query_images, there.n_way)

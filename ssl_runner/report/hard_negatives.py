@@ -1,4 +1,4 @@
-"""What an algorithm holds to be its hardest negatives: anchors with their images, and how similar they are."""
+"""Pictures of an algorithm's hardest negatives: anchors with their negatives, and how similar they are."""
 
 import math
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ ANCHORS, HARDEST = 8, 6
 def log_negatives(
     writer: SummaryWriter, diagnostics: Diagnostics, algorithm: Algorithm, class_names: Sequence[str], step: int
 ) -> Negatives | None:
-    """The gallery of some of the diagnostics' anchors, and histograms of the similarity of all its positives and
+    """Log a picture of some of the diagnostics' anchors, and histograms of the similarity of all positives and
     negatives.
 
-    Diagnostics are the same at every step, so that one sees its negatives move. Where none of them is an image, as in a
-    queue, there is no gallery.
+    The anchors are the same at every step, so that changes of their negatives are visible. If no negative is an image,
+    as in a queue, there is no picture.
 
     Returns:
-        What is shown; None where the algorithm's loss tells no negatives, and then nothing is.
+        The negatives shown, or None if the algorithm's loss does not return its negatives; then nothing is logged.
     """
     found = diagnostics.negatives(algorithm)
     if found is None:
@@ -49,17 +49,17 @@ def log_negatives(
 def negatives_picture(
     images: Tensor, found: Negatives, labels: Tensor | None, class_names: Sequence[str] | None = None
 ) -> Tensor:
-    """A row an anchor: its image, its positive, and the negatives of greatest weight, greatest first.
+    """One row per anchor: its image, its positive, and the negatives with the largest weight, in descending order.
 
-    Below the positive stands its similarity to the anchor, below a negative that and its share of the weight. A
-    negative of the anchor's own class, a false one, has a red frame.
+    The text below the positive is its similarity to the anchor. The text below a negative is its similarity and its
+    share of the weight. A negative of the anchor's own class, a false negative, has a red frame.
 
     Args:
         images: (V, B, C, H, W), V at least 2, in [0, 1]; view v of image b is row and column v B + b of ``found``.
-        found: Of these alone (`Negatives.pictured`). Anchors are spread evenly
-            over the first view, which may be sorted by class; the second view shows their positives.
-        labels: int64 (B,), or None: then nothing is framed.
-        class_names: Of the labels, to stand before the anchors, or None.
+        found: The negatives, all of them among these images (`Negatives.pictured`). Anchors are spread evenly over the
+            first view, which may be sorted by class; the second view shows their positives.
+        labels: int64 (B,), or None for no frames.
+        class_names: Names of the labels, shown before the anchors, or None.
 
     Returns:
         uint8 (3, H, W).
@@ -75,7 +75,7 @@ def negatives_picture(
         sheet.put(row, 0, flat[anchor], "")
         sheet.put(row, 1, flat[n_images + anchor], f"{float(found.positive[anchor]):.2f}")
         if not found.weight[anchor].any():
-            sheet.remark(row, "nothing repels it")
+            sheet.remark(row, "no negatives")
         for column, place in enumerate(hardest(found, anchor), start=2):
             text = f"{float(found.similarity[anchor, place]):.2f}  {_percent(float(found.weight[anchor, place]))}"
             sheet.put(row, column, flat[place], text, WRONG if false[anchor, place] else INK)
@@ -83,14 +83,14 @@ def negatives_picture(
 
 
 def hardest(found: Negatives, row: int) -> list[int]:
-    """Columns of an anchor's negatives of greatest weight, of equal ones the most similar first; at most HARDEST."""
+    """Columns of an anchor's negatives with the largest weight, at most HARDEST; ties put the most similar first."""
     nearest = found.similarity[row].argsort(descending=True)
     order = nearest[found.weight[row, nearest].argsort(descending=True, stable=True)][:HARDEST]
     return order[found.weight[row, order] > 0].tolist()
 
 
 class _Sheet:
-    """Where everything stands on the picture."""
+    """The picture and its layout."""
 
     def __init__(self, size: Sequence[int], names: Sequence[str], framed: bool) -> None:
         self.font = ImageFont.load_default(TEXT)
@@ -113,15 +113,15 @@ class _Sheet:
             self.pen.text((GAP, middle), name, INK, self.font, anchor="lm")
 
     def _left(self, column: int) -> int:
-        return self.left + column * self.width + (CELL // 4 if column > 1 else 0)  # negatives stand apart
+        return self.left + column * self.width + (CELL // 4 if column > 1 else 0)  # a gap before the negatives
 
     def remark(self, row: int, text: str) -> None:
-        """In the place of negatives."""
+        """Write a text in place of the negatives."""
         middle = self.top + row * self.height + BORDER + self.high // 2
         self.pen.text((self._left(2) + 2 * GAP, middle), text, INK, self.font, anchor="lm")
 
     def put(self, row: int, column: int, image: Tensor, text: str, color: tuple[int, int, int] = INK) -> None:
-        """An image (C, H, W) with its text below; of another color than ink it is framed."""
+        """Paste an image (C, H, W) with its text below; any color other than INK also draws a frame."""
         picture = pictures.image_of(image, self.scale)
         x = self._left(column) + (self.width - picture.width) // 2
         y = self.top + row * self.height + BORDER
@@ -134,5 +134,5 @@ class _Sheet:
 
 
 def _percent(share: float) -> str:
-    """With two digits where they say something."""
+    """A share in per cent, with one decimal below 10%."""
     return f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"

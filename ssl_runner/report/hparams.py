@@ -1,4 +1,4 @@
-"""TensorBoard's table of hyperparameters: a row a run, with all that can change its result and its final metrics."""
+"""TensorBoard's table of hyperparameters: one row per run, with its final metrics and all keys that can change them."""
 
 import fnmatch
 import math
@@ -22,18 +22,18 @@ Value = bool | int | float | str
 
 
 def log_hparams(writer: SummaryWriter, config: Mapping[str, Any]) -> None:
-    """Begin the run's row in the table; once, in a fresh run, so that runs that fail have a row, too.
+    """Begin the run's row in the table; once, in a new run, so that failed runs have a row too.
 
-    Only the start of a session is written, never an "experiment" (the list of keys and metrics, which torch's
-    add_hparams writes into each run). TensorBoard takes the first experiment it finds, of any run, for that of all, and
-    then hides every key and metric that this run does not have. Without one it computes both from all runs: every key
-    of every run is a column, those in which runs differ come first, and so a SimCLR run and a MAML run share a table.
-    The price is that every scalar tag of a run is a metric; they are sorted by name and only the first five are shown
-    until more are asked for, hence ``eval/``, the first of the house's prefixes, for final metrics.
+    Only the start of a session is written, never an "experiment" (the list of keys and metrics that torch's add_hparams
+    writes into each run). TensorBoard would use the first experiment it finds in any run for all runs, and hide every
+    key and metric that this run does not have. Without an experiment it computes both lists from all runs: every key of
+    every run is a column, with keys that differ first, so a SimCLR run and a MAML run share a table. The cost is that
+    every scalar tag of a run is a metric. They are sorted by name, and only the first five are shown by default, hence
+    the prefix ``eval/``, which sorts first, for final metrics.
 
     Args:
-        writer: Of the run's own folder, which is the row's name.
-        config: Plain, resolved config.
+        writer: The writer of the run's folder, which gives the row its name.
+        config: The plain, resolved config.
     """
     info = SessionStartInfo(start_time_secs=time.time())
     for key, value in hyperparameters(config).items():
@@ -47,12 +47,12 @@ def log_hparams(writer: SummaryWriter, config: Mapping[str, Any]) -> None:
 
 
 def log_final_metrics(writer: SummaryWriter, metrics: Mapping[str, float], step: int) -> None:
-    """Scalars ``eval/...`` at the last step, and the end of the run's row.
+    """Log the scalars ``eval/...`` at the last step, and complete the run's row.
 
     Args:
-        writer: Of the run's own folder; `events.final_writer`, so that they are never there twice.
-        metrics: Names without ``eval/``; what a clock said stays under ``time/``.
-        step: The run's last.
+        writer: The writer of the run's folder; use `events.final_writer`, so that nothing is logged twice.
+        metrics: Metrics by name without ``eval/``; durations keep their prefix ``time/``.
+        step: The run's last step.
     """
     for name, value in metrics.items():
         writer.add_scalar(name if name.startswith("time/") else f"eval/{name}", value, step)
@@ -61,15 +61,15 @@ def log_final_metrics(writer: SummaryWriter, metrics: Mapping[str, float], step:
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:
-    """Dotted keys of all that can change the result, and of each node the name of its class or function.
+    """Dotted keys and values of everything that can change the result, and each node's class or function name.
 
-    ``algorithm: {_target_: ssl_runner.algorithms.maml.MAML, inner_lr: 0.4}`` gives ``algorithm`` "MAML" and
-    ``algorithm.inner_lr`` 0.4. Numbers, booleans and strings stay; null and lists become what YAML calls them, since
-    TensorBoard has nothing for them, and so do infinite numbers, which its JSON cannot hold. (A column that is null in
-    one run and a number in another can be read, but TensorBoard can neither sort nor filter by it.)
+    ``algorithm: {_target_: ssl_runner.algorithms.maml.MAML, inner_lr: 0.4}`` becomes ``algorithm`` "MAML" and
+    ``algorithm.inner_lr`` 0.4. Numbers, booleans and strings are kept. Null and lists become their YAML text, since
+    TensorBoard has no type for them, and so do infinite numbers, which its JSON cannot hold. (A column that is null in
+    one run and a number in another is readable, but TensorBoard can neither sort nor filter by it.)
 
     Args:
-        config: Plain, resolved config.
+        config: The plain, resolved config.
     """
     found: dict[str, Value] = {}
     for key, value in flatten(config).items():
@@ -94,6 +94,6 @@ def _plain(value: Any) -> Value:
 
 
 def _log(writer: SummaryWriter, tag: str, content: HParamsPluginData, step: int) -> None:
-    # with a tensor, though an empty one: TensorBoard's fast loader skips values without
+    # with an empty tensor, since TensorBoard's fast loader skips values without one
     value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
     writer._get_file_writer().add_summary(Summary(value=[value]), step)

@@ -1,4 +1,4 @@
-"""What goes on inside a task, as pictures: attention of queries to the support, a memory as it fills."""
+"""Pictures of what happens inside an algorithm in a task: attention of queries to the support, a memory as it fills."""
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -7,15 +7,15 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.report.pictures import GAP, INK, PAPER, TEXT, tensor_of
 
-SIDE = 480  # pixels that the larger side of a map is about to have
-DARK, BRIGHT = (13, 8, 60), (253, 231, 90)  # of 0, and of the greatest value
+SIDE = 480  # approximate size of a map's larger side, in pixels
+DARK, BRIGHT = (13, 8, 60), (253, 231, 90)  # colors of 0 and of the largest value
 
 
 def map_picture(shown: Map) -> Tensor:
-    """A cell a value, from dark (0) to bright (the greatest, which is written below), rows downwards.
+    """One cell per value, from dark (0) to bright (the largest value, which is written below), rows downwards.
 
     Args:
-        shown: Finite values.
+        shown: The map to draw, with finite values.
 
     Returns:
         uint8 (3, H, W).

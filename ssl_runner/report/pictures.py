@@ -1,4 +1,4 @@
-"""What the network sees, as pictures: the augmented views of a batch, and a task with its predictions."""
+"""Pictures of the network's input: the augmented views of a batch, and a task with its predictions."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ NAME_LENGTH = 16
 
 
 def views_picture(batch: Views, most: int = 8) -> Tensor:
-    """One row a view, one column an image; smaller crops stand in the middle of a cell of the same size.
+    """One row per view, one column per image; smaller crops are centered in a cell of the same size.
 
     Args:
-        batch: Its crops are (V, B, C, H, W) in [0, 1].
-        most: Columns at most.
+        batch: Views whose crops are (V, B, C, H, W) in [0, 1].
+        most: Largest number of columns.
 
     Returns:
-        uint8 (3, H, W). Pixels are repeated until the largest crop is at least 64 of them high or wide.
+        uint8 (3, H, W). Pixels are repeated until the largest crop is at least 64 pixels high or wide.
     """
     largest = max(max(crops.shape[-2:]) for crops in batch.crops)
     scale = scale_of(largest)
@@ -42,16 +42,16 @@ def views_picture(batch: Views, most: int = 8) -> Tensor:
 def episode_picture(
     episode: Episodes, scores: Tensor, class_names: Sequence[str] | None = None, most: int = 8
 ) -> Tensor:
-    """The first task: a row a class, its support images and, after a gap, queries with what was made of them.
+    """The first task: one row per class, with its support images and, after a gap, its queries and their predictions.
 
-    A query has a green border where the highest score is its class's, else a red one and, below, the number of the
-    class that was predicted. Rows of many classes are set in several columns.
+    A query has a green border if its class has the highest score. Otherwise the border is red, and the number of the
+    predicted class is written below. Many classes are arranged in several columns.
 
     Args:
-        episode: Tasks.
+        episode: The tasks.
         scores: (1 or T, Q, n_way); the class with the highest score is the prediction.
-        class_names: Of the first task's classes, where they are known.
-        most: Support images and queries of a class at most.
+        class_names: Names of the first task's classes, or None.
+        most: Largest number of support images, and of queries, per class.
 
     Returns:
         uint8 (3, H, W).
@@ -65,7 +65,7 @@ def episode_picture(
             f"scores are {tuple(scores.shape)}; give (1 or {len(episode)}, {expected[0]}, {expected[1]})"
         )
     if class_names is not None and len(class_names) != episode.n_way:
-        raise InvalidValue(f"{len(class_names)} class names for {episode.n_way} classes; give one a class")
+        raise InvalidValue(f"{len(class_names)} class names for {episode.n_way} classes; give one per class")
     predictions, labels = scores[0].argmax(dim=-1).cpu(), episode.query_labels[0].cpu()
     names = [f"{number}" for number in range(episode.n_way)]
     if class_names is not None:
@@ -75,12 +75,12 @@ def episode_picture(
         for number, name in enumerate(names)
     ]
     right = int((predictions == labels).sum())
-    return tensor_of(_Sheet(rows, f"queries: {right} of {len(labels)} right").draw())
+    return tensor_of(_Sheet(rows, f"queries: {right} of {len(labels)} correct").draw())
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A class: its number, what stands before its images, and the predictions for its queries."""
+    """A class: its number, the name before its images, its images, and the predictions for its queries."""
 
     number: int
     name: str
@@ -90,7 +90,7 @@ class _Row:
 
 
 class _Sheet:
-    """Where everything stands on the picture of a task."""
+    """The picture of a task and its layout."""
 
     def __init__(self, rows: list[_Row], heading: str) -> None:
         self.rows, self.heading = rows, heading
@@ -99,11 +99,11 @@ class _Sheet:
         self.width = max(image.width for image in images) + 2 * BORDER + GAP
         self.height = max(image.height for image in images) + 2 * BORDER + TEXT + 2 * GAP  # room for a prediction
         self.names = max(math.ceil(self.font.getlength(row.name)) for row in rows) + 3 * GAP
-        self.queries = self.names + max(len(row.support) for row in rows) * self.width + CELL // 2  # where they begin
+        self.queries = self.names + max(len(row.support) for row in rows) * self.width + CELL // 2  # left edge
         content = self.queries + max(len(row.queries) for row in rows) * self.width
         self.column = max(content, self.queries + math.ceil(self.font.getlength(heading))) + CELL // 2
         self.top = TEXT + 3 * GAP
-        columns = max(1, round(math.sqrt(len(rows) * self.height / self.column)))  # nearly a square
+        columns = max(1, round(math.sqrt(len(rows) * self.height / self.column)))  # close to square
         self.per_column = math.ceil(len(rows) / columns)
         self.columns = math.ceil(len(rows) / self.per_column)
 
@@ -136,7 +136,7 @@ class _Sheet:
 
 
 def _class_images(episode: Episodes, number: int, most: int) -> tuple[list[Image.Image], list[Image.Image]]:
-    """Support images and queries of a class of the first task."""
+    """Support images and queries of one class of the first task."""
     support = episode.support_images[0][episode.support_labels[0] == number][:most]
     queries = episode.query_images[0][episode.query_labels[0] == number][:most]
     scale = scale_of(max(episode.support_images.shape[-2:]))
@@ -144,12 +144,12 @@ def _class_images(episode: Episodes, number: int, most: int) -> tuple[list[Image
 
 
 def scale_of(size: int) -> int:
-    """How often a pixel is repeated in an image of so many."""
+    """How many times each pixel is repeated in an image of ``size`` pixels."""
     return max(1, math.ceil(CELL / size))
 
 
 def image_of(image: Tensor, scale: int) -> Image.Image:
-    """A float (C, H, W) in [0, 1], each pixel ``scale`` times; gray unless there are three channels."""
+    """A float image (C, H, W) in [0, 1], enlarged ``scale`` times; gray unless it has three channels."""
     levels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     colors = levels if len(levels) == 3 else levels.float().mean(dim=0, keepdim=True).byte().expand(3, -1, -1)
     picture = Image.fromarray(colors.permute(1, 2, 0).contiguous().numpy())
@@ -157,11 +157,11 @@ def image_of(image: Tensor, scale: int) -> Image.Image:
 
 
 def tensor_of(picture: Image.Image) -> Tensor:
-    """uint8 (3, H, W)."""
+    """The picture as uint8 (3, H, W)."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def shortened(name: str) -> str:
-    """A class name that fits beside a row."""
-    # beginning and end: Omniglot's names differ in both
+    """A class name short enough for a row."""
+    # keep beginning and end, since Omniglot's names differ in both
     return name if len(name) <= NAME_LENGTH else f"{name[:8]}...{name[11 - NAME_LENGTH :]}"

@@ -1,4 +1,4 @@
-"""What will be trained on what: a dozen lines before the first step."""
+"""The summary before the first step: a dozen lines on what will be trained."""
 
 import math
 from pathlib import Path
@@ -14,15 +14,17 @@ from ssl_runner.runtime import process_group
 from ssl_runner.runtime.console import Console
 from ssl_runner.training.run import Run
 
-SLOW = 30  # seconds of an evaluation, from which on it is told how long it will take
+SLOW = 30  # seconds; the duration of a slower evaluation is announced
 
 
 def announce(run: Run, folder: Path | None, start_step: int, console: Console) -> None:
     """Print what a run is about to do.
 
     Args:
-        folder: The run folder, or None for a rehearsal.
-        start_step: Steps done before.
+        run: The run's objects.
+        folder: The run folder, or None for a dry run.
+        start_step: Steps done before this session.
+        console: Where to print.
     """
     for name, text in lines(run, folder, start_step).items():
         console.tell(name, text)
@@ -34,7 +36,7 @@ def announce(run: Run, folder: Path | None, start_step: int, console: Console) -
 
 
 def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
-    """A line a subject."""
+    """The summary: one line per subject."""
     splits, batching, network = run.splits, run.batching, run.algorithm.network
     parameters = sum(parameter.numel() for parameter in run.algorithm.parameters() if parameter.requires_grad)
     encoder = sum(parameter.numel() for parameter in network.encoder.parameters())
@@ -49,8 +51,8 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
         f"fingerprint {splits.train.fingerprint}",
         "": "; ".join(f"{name} {_counts(part)}{_named(part, name)}" for name, part in parts.items()),
     }
-    if told := [note.text for note in splits.notes if not note.warning]:
-        found["notes"] = "; ".join(told)
+    if notes := [note.text for note in splits.notes if not note.warning]:
+        found["notes"] = "; ".join(notes)
     return found | {
         "batch": _batch(run),
         "steps": f"{steps:,}{epochs}" + (f", from step {start_step:,}" if start_step else ""),
@@ -58,9 +60,9 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
         f"{type(run.schedule).__name__}",
         "device": f"{run.device}, {run.trainer.precision}, {run.identity.threads} threads, seed {run.seed}",
         "memory": _memory(run),
-        "evaluation": "; ".join(_evaluation(name, made) + _slow(made, run) for name, made in run.evaluators.items())
+        "evaluation": "; ".join(_evaluation(name, one) + _slow(one, run) for name, one in run.evaluators.items())
         or "none",
-        "run folder": "none: a rehearsal" if folder is None else str(folder),
+        "run folder": "none (dry run)" if folder is None else str(folder),
     }
 
 
@@ -76,7 +78,7 @@ def _counts(part: Dataset | None) -> str:
 
 
 def _named(part: Dataset | None, name: str) -> str:
-    """The first classes of train by their names, which show whether folders were understood."""
+    """The names of the first classes of train, which show whether folders were read as intended."""
     if name != "train" or part is None or not part.class_names:
         return ""
     few = part.class_names if part.n_classes <= 5 else (*part.class_names[:3], "...")
@@ -98,10 +100,10 @@ def _batch(run: Run) -> str:
     ways, shots = (_span(numbers) for numbers in (batching.ways, batching.shots))
     growing = batching.ways_grow_every is not None and len(batching.ways) > 1
     growth = f" (one more every {batching.ways_grow_every:,} steps)" if growing else ""
-    size += " in the mean" if len(batching.shots) * (1 if growing else len(batching.ways)) > 1 else ""
-    size += " of the most ways" if growing else ""
-    asked = f"{shots} shots, {batching.n_query} queries"
-    return f"{batching.tasks_per_batch} tasks of {ways} ways{growth}, {asked}: {size}"
+    size += " on average" if len(batching.shots) * (1 if growing else len(batching.ways)) > 1 else ""
+    size += " at the most ways" if growing else ""
+    per_class = f"{shots} shots, {batching.n_query} queries"
+    return f"{batching.tasks_per_batch} tasks of {ways} ways{growth}, {per_class}: {size}"
 
 
 def _span(numbers: range) -> str:
@@ -121,7 +123,7 @@ def _size(n: int) -> str:
 
 
 def _slow(evaluator: object, run: Run) -> str:
-    """How long a linear probe will take on a CPU, where that is long: its cost grows with images times classes."""
+    """The duration of a slow linear probe on a CPU; its cost grows with the number of images times classes."""
     if not isinstance(evaluator, LinearProbe) or run.device.type != "cpu":
         return ""
     seconds = evaluator.seconds(run.splits, run.algorithm.network.encoder.out_features)

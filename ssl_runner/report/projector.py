@@ -1,4 +1,4 @@
-"""TensorBoard's embedding projector: features of images, each shown as its thumbnail and colored by its class."""
+"""TensorBoard's embedding projector: image features, shown as thumbnails and colored by class."""
 
 import io
 import math
@@ -18,8 +18,8 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime.atomic_write import write_atomically
 
 FOLDER = "projector"
-SPRITE_SIDE = 8192  # the largest sheet of thumbnails that TensorBoard's page can show, in pixels
-THUMBNAIL = 64  # their largest side
+SPRITE_SIDE = 8192  # side of the largest sheet of thumbnails that TensorBoard can show, in pixels
+THUMBNAIL = 64  # largest side of a thumbnail
 
 
 def log_projector(
@@ -27,18 +27,18 @@ def log_projector(
 ) -> None:
     """Write features, thumbnails and class names to folder/projector, and folder/projector_config.pbtxt.
 
-    Torch's add_embedding makes a folder a step and writes value by value; here a run that goes on replaces what is
-    there. Paths are relative, so that the run folder may be moved. Nothing goes through the writer's event file.
+    Torch's add_embedding creates a folder for each step and writes value by value; here a resumed run replaces the
+    files. Paths are relative, so that the run folder may be moved. The writer's event file is not used.
 
     Args:
-        writer: Of the run's own folder.
+        writer: The writer of the run's folder.
         features: (N, D).
         images: uint8 (N, C, H, W); thumbnails are reduced to 64 pixels, or less if the sheet gets too large.
         class_names: The name of each image's class, N of them, or None.
-        step: Steps done, part of the name.
+        step: Number of steps done, part of the name.
 
     Raises:
-        ValueError: The arguments are not of the same length, or empty.
+        ValueError: The arguments have different lengths, or are empty.
     """
     counts = [len(features), len(images), len(images) if class_names is None else len(class_names)]
     if len(set(counts)) > 1 or not counts[0]:
@@ -63,12 +63,12 @@ def log_projector(
 
 
 def _write_table(path: Path, values: np.ndarray) -> None:
-    with path.open("w", encoding="utf-8") as file:  # by its name, numpy would ask for the working folder
+    with path.open("w", encoding="utf-8") as file:  # given a path, numpy would look up the working folder
         np.savetxt(file, values, fmt="%.6g", delimiter="\t")
 
 
 def _thumbnails(images: Tensor) -> Tensor:
-    """uint8 (N, 3, h, w), small enough that a square sheet of them keeps to the limit."""
+    """Thumbnails uint8 (N, 3, h, w), small enough that a square sheet of them stays within the limit."""
     largest = max(1, min(THUMBNAIL, SPRITE_SIDE // math.ceil(math.sqrt(len(images)))))
     height, width = images.shape[2:]
     share = min(1.0, largest / max(height, width))

@@ -1,4 +1,4 @@
-"""What a person is shown before, after and instead of a run."""
+"""The output before a run, after it, and for a dry run."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from ssl_runner.training.session import Session
 
 
 def before(session: Session, tracker: Silence) -> None:
-    """What the run is about to do; in TensorBoard the config, and what the network is given to see."""
+    """Announce the run; in TensorBoard, log the config and the network's input."""
     if session.result is None:
         return
     announce(session.run, session.folder, session.start, session.console)
@@ -25,7 +25,7 @@ def before(session: Session, tracker: Silence) -> None:
 
 
 def after(session: Session) -> None:
-    """In TensorBoard the scores and what the trained network makes of its data; the verdict in words."""
+    """Log the scores and the trained network's output in TensorBoard, and add the verdict in words to the result."""
     result = session.result
     if result is None:
         return
@@ -35,17 +35,17 @@ def after(session: Session) -> None:
         scores = {name: result.metrics[name] for name in merits(result.metrics)}
         log_final_metrics(writer, scores | times, steps)
         exhibits.after(writer, session.run, steps)
-    if said := verdict.sentences(result.metrics, result.content["protocols"]):
-        result.content["verdict"] = said
+    if sentences := verdict.sentences(result.metrics, result.content["protocols"]):
+        result.content["verdict"] = sentences
 
 
 def conclude(session: Session) -> dict[str, Any]:
-    """The tables, and where the run is; gives the content of result.json."""
+    """Print the tables and the run folder; returns the content of result.json."""
     result, console = session.result, session.console
     if result is None:
         return {}
     if session.finished:
-        console.print(f"{session.folder} is finished already: there is nothing to go on with", soft_wrap=True)
+        console.print(f"{session.folder} is already finished; there is nothing to resume", soft_wrap=True)
         return result.content
     tables.summarise(result, console)
     tables.judge(result.content, console)
@@ -54,7 +54,7 @@ def conclude(session: Session) -> dict[str, Any]:
 
 
 def rehearse(run: Run) -> None:
-    """What the run would do, and one step of it; of several processes, number 0 does."""
+    """Announce the run and take one step; with several processes, only process 0 does."""
     first = process_group.rank() == 0
     process_group.shutdown()
     if not first:
@@ -64,4 +64,4 @@ def rehearse(run: Run) -> None:
     with run.trainer.process_settings():
         seconds, metrics = run.one_step()
     figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    console.tell("one step", f"{seconds:.2f} s, the first being slow: {figures}")
+    console.tell("one step", f"{seconds:.2f} s (the first step is slow): {figures}")

@@ -1,4 +1,4 @@
-"""The verdict on a run in words: whether its adaptation to unseen images is worth anything."""
+"""The verdict on a run in words: whether its adaptation helps on unseen images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +20,11 @@ Protocols = Mapping[str, Mapping[str, Any]]
 
 
 def sentences(metrics: Metrics, protocols: Protocols) -> list[str]:
-    """One of each unseen dataset and setting; none where the run had no verdict.
+    """One sentence for each unseen dataset and setting; none if the run has no verdict.
 
     Args:
-        metrics: Of `ssl_runner.evaluation.verdict.Verdict`, among others.
-        protocols: Of the evaluators by name, of the algorithm under ``algorithm``.
+        metrics: Metrics that include those of `ssl_runner.evaluation.verdict.Verdict`.
+        protocols: Protocols of the evaluators by name, and of the algorithm under ``algorithm``.
     """
     transductive = protocols.get("algorithm", {}).get("transductive", False)
     how = "; its queries were normalised together (transductive), the baselines' were not" if transductive else ""
@@ -52,7 +52,7 @@ def sentence(metrics: Metrics, protocol: Mapping[str, Any], setting: str) -> str
 
 
 def strongest_baseline(metrics: Metrics, protocol: Mapping[str, Any], setting: str) -> str:
-    """The baseline that the difference is with: the first of which the very same is told."""
+    """The baseline to which the main difference refers: the first one with exactly this difference."""
     prefix = f"{protocol['name']}/paired/{setting}"
     scores = ("difference", "ci95")
     return next(
@@ -64,20 +64,20 @@ def strongest_baseline(metrics: Metrics, protocol: Mapping[str, Any], setting: s
 
 def outcome(difference: float, half: float) -> str:
     """Whether adaptation helped, by how much, given a paired difference and half its 95% interval."""
-    told = f"{percent(difference, '+')} ± {percent(half)}"
+    interval = f"{percent(difference, '+')} ± {percent(half)}"
     if difference - half > 0:
-        return f"adaptation helped: {told}"
+        return f"adaptation helped: {interval}"
     if difference + half < 0:
-        return f"adaptation hurt: {told}"
-    return f"adaptation did not help: {told} is not distinguishable from 0"
+        return f"adaptation hurt: {interval}"
+    return f"adaptation did not help: {interval} is not distinguishable from 0"
 
 
 def percent(share: float, sign: str = "", digits: int = 2) -> str:
-    """In per cent, without the sign for it; what rounds to nothing is not below it."""
+    """A share in per cent, without the % sign; a value that rounds to 0 has no minus sign."""
     return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"
 
 
 def is_part(name: str, metrics: Metrics) -> bool:
-    """Whether a figure ``cifar10/few_shot/5w1s`` stands in a verdict's table: the algorithm's own, or a baseline's."""
+    """Whether a metric such as ``cifar10/few_shot/5w1s`` is in a verdict's table, for the algorithm or a baseline."""
     dataset, kind, setting = (*name.split("/"), "", "")[:3]
     return kind in ("few_shot", "verdict") and f"{dataset}/paired/{setting}/difference" in metrics

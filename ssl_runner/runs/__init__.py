@@ -1,4 +1,4 @@
-"""A run folder: its lock and status, where a number comes from, metrics.jsonl, events, result.json.
+"""The run folder: its lock and status, provenance, metrics.jsonl, TensorBoard events, result.json.
 
-Nothing that trains or evaluates: only what is written and read.
+Nothing here trains or evaluates; it only reads and writes files.
 """

@@ -1,4 +1,4 @@
-"""TensorBoard's event files of a run that goes on: cut back to the checkpoint, so that no point is there twice."""
+"""TensorBoard's event files of a resumed run, cut back to the checkpoint so that no point appears twice."""
 
 import os
 import struct
@@ -14,26 +14,26 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 FINAL = ".final"
 
-# TensorBoard reads every file whose name holds "tfevents", also a half-written one that a crash left behind
+# TensorBoard reads every file whose name contains "tfevents", even a half-written one that a crash left behind
 _TEMPORARY = ".cut_events"
 
 
 def new_writer(folder: Path) -> SummaryWriter:
-    """The writer of a fresh run, with a session log, so that a resumed run's is not the first (`resumed_writer`)."""
+    """The writer of a new run. It writes a session log, so that the one of a resumed run is not the first."""
     return SummaryWriter(str(folder), purge_step=0)
 
 
 def resumed_writer(folder: Path, step: int) -> SummaryWriter:
-    """Cut back what was logged after ``step`` and return the writer that goes on from there.
+    """Remove everything that was logged after ``step``, and return a writer that continues from there.
 
-    The session log that ``purge_step`` writes is not enough by itself: TensorBoard's Python loader takes the first one
-    it meets for the start of the run and purges nothing, and its fast loader does not read it but lets a later point
-    replace those of its tag from that step on. It is written all the same (in a fresh run, too, so that the next is not
-    the first) for a Python loader that runs meanwhile and holds the old points in memory.
+    The session log that ``purge_step`` writes is not enough by itself. TensorBoard's Python loader takes the first one
+    for the start of the run and purges nothing. Its fast loader ignores it, but lets a later point replace the points
+    of its tag from that step on. It is written all the same, for a Python loader that is running and holds the old
+    points in memory; new runs write one too, so that the next one is not the first.
 
     Args:
         folder: The run folder.
-        step: Steps done before; 0 in a fresh run.
+        step: Steps done before; 0 in a new run.
     """
     cut_after(folder, step)
     _wait_for_a_later_name(folder)
@@ -41,22 +41,22 @@ def resumed_writer(folder: Path, step: int) -> SummaryWriter:
 
 
 def cut_after(folder: Path, step: int) -> None:
-    """Drop events of later steps, and a record that a crash has torn, from the event files of a run.
+    """Remove events of later steps, and a record cut short by a crash, from the event files of a run.
 
-    A file is replaced whole or not at all. With step 0 nothing is kept, and neither are the events of `final_writer`,
-    since a run that goes on is evaluated again.
+    A file is replaced completely or not at all. With step 0 nothing is kept. The events of `final_writer` are never
+    kept, since a resumed run is evaluated again.
 
     Args:
         folder: The run folder; it need not exist.
-        step: Steps done by the checkpoint that the run goes on from.
+        step: Number of steps done at the checkpoint from which the run resumes.
     """
     for path in sorted(folder.glob("events.out.tfevents.*")):
         if step == 0 or path.name.endswith(FINAL):
             path.unlink()
             continue
         data = path.read_bytes()
-        # without session logs: of two, TensorBoard takes the second in the order of names for a restart, and a clock
-        # that was set back would make that the older one
+        # without session logs: if there are two, TensorBoard takes the second by name for a restart, and if the clock
+        # was set back, that would be the older one
         kept = b"".join(
             record for record, event in _records(data) if event.step <= step and not event.HasField("session_log")
         )
@@ -65,9 +65,10 @@ def cut_after(folder: Path, step: int) -> None:
 
 
 def _wait_for_a_later_name(folder: Path) -> None:
-    """TensorBoard reads files in the order of their names: the second, then the process, as a word (1000 before 999).
+    """Wait until a new event file would sort after the existing ones.
 
-    A run that is gone on with within the second of its last file would come before it half of the time.
+    TensorBoard reads files in the order of their names: by second, then by process number as text (1000 before 999).
+    The file of a run resumed within the same second would sort before its last file half of the time.
     """
     seconds = {path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")}
     while f"{int(time.time()):010d}" in seconds:
@@ -76,9 +77,9 @@ def _wait_for_a_later_name(folder: Path) -> None:
 
 @contextmanager
 def final_writer(folder: Path) -> Iterator[SummaryWriter]:
-    """A writer for what a run logs once, after its last step; writing it again replaces what was there.
+    """A writer for values that a run logs once, after its last step; writing them again replaces the earlier ones.
 
-    Without this, a run killed between its final evaluation and its end would have that evaluation twice.
+    Without this, a run that was killed between its final evaluation and its end would log that evaluation twice.
 
     Args:
         folder: The run folder.
@@ -90,15 +91,15 @@ def final_writer(folder: Path) -> Iterator[SummaryWriter]:
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, Event]]:
-    """Whole records with their events; after a damaged one nothing can be found.
+    """Complete records with their events, up to the first damaged one.
 
-    A record is its length (8 bytes), the length's checksum (4), the event, and the event's checksum (4).
+    A record consists of its length (8 bytes), the length's checksum (4), the event, and the event's checksum (4).
     """
     start = 0
     while start + 16 <= len(data):
         length, checksum = struct.unpack_from("<QI", data, start)
         end = start + 12 + length + 4
-        # the event's own checksum is left alone: in Python it takes a second for a few pictures
+        # the event's own checksum is not verified, since in Python that takes a second for a few pictures
         if end > len(data) or checksum != masked_crc32c(data[start : start + 8]):
             return
         try:

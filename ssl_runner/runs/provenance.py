@@ -1,4 +1,4 @@
-"""Where a number comes from: code, versions, machine."""
+"""The provenance of a result: code and machine."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """The device by name, processor and threads."""
+    """The name of the device, the processor and the threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": str(device),
@@ -30,29 +30,29 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def command() -> str:
-    """What was typed, ready to be typed again."""
+    """The command line of this process, quoted so that it can be run again."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def write_diff(folder: Path) -> None:
-    """Write folder/changes.patch where package or configs differ from the commit: ``git apply`` brings them back."""
+    """Write folder/changes.patch if package or configs differ from the commit; ``git apply`` restores the changes."""
     state = git()
     if state is None or not state["dirty"]:
         return
     root, places = Path(_git(PACKAGE, "rev-parse", "--show-toplevel") or PACKAGE), ("--", ".", "../conf")
     new = _git(PACKAGE, "ls-files", "--others", "--exclude-standard", "--full-name", *places) or ""
-    asked = [(PACKAGE, ["HEAD", *places]), *((root, ["--no-index", "/dev/null", name]) for name in new.splitlines())]
+    diffs = [(PACKAGE, ["HEAD", *places]), *((root, ["--no-index", "/dev/null", name]) for name in new.splitlines())]
     with (folder / "changes.patch").open("wb") as file:
-        for where, arguments in asked:
+        for where, arguments in diffs:
             file.write(subprocess.run(["git", "diff", "--binary", *arguments], cwd=where, capture_output=True).stdout)
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of this package's checkout and whether it was changed; None for an installed wheel."""
+    """The commit of this package's checkout and whether there are changes; None for an installed wheel."""
     try:
         if _git(PACKAGE, "ls-files", "--error-unmatch", "__init__.py") is None:
-            return None  # a checkout of something else, with a virtual environment in it
-        # what can change a result: the package and its configs
+            return None  # the checkout of another project, with a virtual environment in it
+        # only the package and its configs can change a result
         changes = _git(PACKAGE, "status", "--porcelain", "--", ".", "../conf")
         return {"commit": _git(PACKAGE, "rev-parse", "HEAD"), "dirty": bool(changes)}
     except OSError:

@@ -1,4 +1,4 @@
-"""result.json: the number of a run and all that explains it."""
+"""result.json: the scores of a run and everything that explains them."""
 
 import contextlib
 import json
@@ -16,11 +16,11 @@ FILE = run_folder.RESULT
 
 
 class Result:
-    """The result of a run as it comes to be; written whenever something is added, so a crash leaves what was known.
+    """The result of a run so far; it is written whenever something is added, so that a crash loses nothing.
 
     Args:
         folder: The run folder.
-        description: What is known of the run before its first step (`Run.description`); has a ``config_hash``.
+        description: Facts known before the first step (`Run.description`); includes ``config_hash``.
     """
 
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ class Result:
         }
 
     def is_finished(self) -> bool:
-        """Whether this folder holds the whole result of the same config; if so, it becomes the content."""
+        """Whether this folder holds the complete result of the same config; if so, it becomes the content."""
         try:
             before = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -52,33 +52,33 @@ class Result:
         return same
 
     def take_up(self, resumed: dict[str, Any], steps: int) -> None:
-        """Go on from a checkpoint; where the run was given another end since, the result names it.
+        """Continue from a checkpoint; if the end of the run was changed, the result says so.
 
         Args:
-            resumed: What `checkpoint.load` gave.
-            steps: Of the whole run, as it is to be now.
+            resumed: The state that `checkpoint.load` returned.
+            steps: The run's total number of steps now.
 
         Raises:
-            ResumeError: More steps than that are done.
+            ResumeError: More steps than that are already done.
         """
         self.reach(resumed["step"])
         if resumed["step"] > steps:
             raise ResumeError(
-                f"{self.path.parent} has done {resumed['step']} steps already, and is to end after {steps}; give more"
+                f"{self.path.parent} has already done {resumed['step']} steps, but would end after {steps}; give more"
             )
         if resumed["ends"]:
             self.content["given_another_end_after_steps"] = resumed["ends"]
 
     def reach(self, step: int) -> None:
-        """Note that so many steps are done; written where the run ends before its last word."""
+        """Record the number of steps done; it is written if the run ends early."""
         self.step = step
 
     @contextmanager
     def to_the_end(self) -> Iterator[None]:
-        """Inside, the run goes on; however it ends, the file says so, unless the process is killed.
+        """Inside, the run continues; the file records how it ends, unless the process is killed.
 
-        An interrupted run has the status ``interrupted`` and a ``step``, one that fails ``failed``, ``step`` and
-        ``reason``.
+        An interrupted run has the status ``interrupted`` and a ``step``; a failed one has the status ``failed``, a
+        ``step`` and a ``reason``.
         """
         self.write()
         try:
@@ -92,11 +92,11 @@ class Result:
 
     def _end(self, status: str, **fields: Any) -> None:
         self.content.update(status=status, step=self.step, **fields)
-        with contextlib.suppress(OSError):  # a full disk, or a folder that is gone, must not hide what happened
+        with contextlib.suppress(OSError):  # a full disk or a missing folder must not hide the error itself
             self.write()
 
     def add(self, prefix: str, metrics: dict[str, float]) -> None:
-        """Put metrics under a prefix, or under none; what a clock says, ``time/...``, apart: runs differ in it."""
+        """Add metrics, with a prefix unless it is empty; durations ``time/...`` are kept apart, since they vary."""
         for name, value in metrics.items():
             clock = name.startswith("time/")
             part, name = (self.times, name.removeprefix("time/")) if clock else (self.metrics, name)
@@ -104,7 +104,7 @@ class Result:
         self.write()
 
     def finish(self, **fields: Any) -> dict[str, Any]:
-        """Set the status to ``finished``, and the fields given."""
+        """Set the status to ``finished``, and the given fields."""
         self.content.update(status=run_folder.FINISHED, **fields)
         self.write()
         return self.content
@@ -115,8 +115,8 @@ class Result:
 
 
 def _reason(error: BaseException) -> str:
-    """In one line; what is not addressed to the user with the name of its class."""
-    said = " ".join(str(error).split())
+    """The error in one line; errors that are not written for the user begin with their class name."""
+    message = " ".join(str(error).split())
     if isinstance(error, UserError | RunEvent):
-        return said
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,4 +1,4 @@
-"""A run folder: held by one process, with the config it was made for, how it stands, and where it stopped."""
+"""A run folder: locked by one process, with its config and the status of the run."""
 
 import contextlib
 import json
@@ -17,15 +17,15 @@ from ssl_runner.runtime.launch_environment import how_to_go_on
 RESULT, LOCK = "result.json", ".lock"
 FINISHED, RUNNING = "finished", "running"
 
-_TRIES = 10  # in the second it takes: someone who looks whether a run is alive holds its lock for a moment
+_TRIES = 10  # within a second, since `status` in another process may hold the lock for a moment
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the run folder, made if missing.
+    """Locks the run folder, which is created if missing.
 
     Raises:
-        FolderInUse: Another process is at work in it.
+        FolderInUse: Another process is using it.
     """
     with contextlib.ExitStack() as stack:
         for left in reversed(range(_TRIES)):
@@ -42,22 +42,23 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def refuse_name(folder: Path) -> None:
-    """Raises ConfigError for a folder whose name is no valid UTF-8: TensorBoard cannot write there."""
+    """Raises ConfigError for a folder whose name is not valid UTF-8, since TensorBoard cannot write there."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        said = printable(str(folder))
-        raise ConfigError([f"hydra.run.dir: {said} is no valid UTF-8; choose a folder whose whole path is"]) from None
+        shown = printable(str(folder))
+        raise ConfigError([f"hydra.run.dir: {shown} is not valid UTF-8; choose a folder whose path is"]) from None
 
 
 def status(folder: Path) -> str:
-    """How a run stands: ``running``, ``interrupted``, ``failed``, ``finished`` or ``killed``.
+    """The status of a run: ``running``, ``interrupted``, ``failed``, ``finished`` or ``killed``.
 
-    A run that says it is running, while no process holds its folder, was killed. Looking disturbs no process.
+    A run was killed if its result.json says ``running`` but no process holds the lock on its folder. Calling this does
+    not disturb a running process.
 
     Raises:
-        OSError: There is no result.json that can be read.
-        ValueError: It is damaged.
+        OSError: There is no readable result.json.
+        ValueError: result.json is damaged.
     """
     content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not isinstance(content.get("status"), str):
@@ -67,19 +68,20 @@ def status(folder: Path) -> str:
 
 
 def remedy(folder: Path, status: str) -> str:
-    """What to do about a run that is not finished, as the end of a sentence."""
-    return "it is at work: wait for it" if status == RUNNING else how_to_go_on(folder)
+    """What to do about an unfinished run, as the end of a sentence."""
+    return "it is still running: wait for it" if status == RUNNING else how_to_go_on(folder)
 
 
 @contextlib.contextmanager
 def kept(folder: Path, step: Callable[[], int]) -> Iterator[None]:
-    """Inside, it is told in one sentence if the folder, or a part of it, is taken away.
+    """Inside, an error reports in one sentence that the folder, or a part of it, was deleted or moved.
 
     Args:
-        step: Gives the steps done by now.
+        folder: The run folder.
+        step: Returns the number of steps done so far.
 
     Raises:
-        FolderGone: Something below the folder was not there any more.
+        FolderGone: The folder, or something inside it, no longer exists.
     """
     try:
         yield
@@ -87,19 +89,19 @@ def kept(folder: Path, step: Callable[[], int]) -> Iterator[None]:
         missing = None if error.filename is None else Path(str(error.filename))
         if not folder.is_dir():
             raise FolderGone(
-                f"the run folder {folder} is gone since step {step()}: it was deleted or moved. What was saved in it "
-                f"went with it; start the run again, or put the folder back and {how_to_go_on(folder)}"
+                f"the run folder {folder} was deleted or moved after step {step()}, with everything saved in it; start "
+                f"the run again, or put the folder back and {how_to_go_on(folder)}"
             ) from None
         if missing is None or not missing.is_relative_to(folder):
             raise
         raise FolderGone(
-            f"{missing} is gone since step {step()}: it was deleted or moved while the run wrote to it; put it back "
-            f"and {how_to_go_on(folder)}"
+            f"{missing} was deleted or moved after step {step()}, while the run wrote to it; put it back and "
+            f"{how_to_go_on(folder)}"
         ) from None
 
 
 def write_config(config: Config, folder: Path) -> None:
-    """Write folder/config.yaml: resolved, and enough to start the run again."""
+    """Write folder/config.yaml, the resolved config from which the run can be started again."""
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config | {"resume": None, "reproduce": None, "dry_run": False}, sort_keys=False)
     atomic_write.write_atomically(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: TensorBoard's events, metrics.jsonl and a progress bar."""
+"""Logging during a run: TensorBoard events, metrics.jsonl and a progress bar."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ FILE = "metrics.jsonl"
 
 
 class Silence:
-    """A tracker that leaves nothing: of several processes, number 0 speaks."""
+    """A tracker that logs nothing, for all processes but process 0."""
 
     def bar(self, step: int, max_steps: int, shown: bool) -> AbstractContextManager[None]:
         return nullcontext()
@@ -34,26 +34,26 @@ class Silence:
 
 
 class Tracker(Silence):
-    """Scalars to TensorBoard and to metrics.jsonl, one line a logged step, and the console's progress.
+    """Logs scalars to TensorBoard and to metrics.jsonl, one line per logged step, and shows progress.
 
     Attributes:
-        writer: TensorBoard's, for what is no scalar.
+        writer: TensorBoard's writer, for everything that is not a scalar.
 
     Args:
         folder: The run folder.
-        start_step: Steps done before; what was logged later than that is cut away, so that a resumed run leaves no
-            point twice.
-        reached: Is told of every step that is done.
+        start_step: Steps done before. Everything logged after that is removed, so that a resumed run logs no point
+            twice.
+        reached: Called after every step with the number of steps done, or None.
     """
 
     def __init__(self, folder: Path, start_step: int, reached: Callable[[int], None] | None = None) -> None:
         self.reached = reached
         self.path = folder / FILE
-        # without our own log, event files there are somebody else's
+        # without our own log, any event files belong to another program
         self.writer = events.resumed_writer(folder, start_step) if self.path.exists() else events.new_writer(folder)
         cut_after(self.path, start_step)
         self.file = self.path.open("a", encoding="utf-8")
-        self.linked = os.fstat(self.file.fileno()).st_nlink > 0  # some disks do not count
+        self.linked = os.fstat(self.file.fileno()).st_nlink > 0  # some file systems do not count links
         self.console = Console(stderr=True)
         self.progress: Progress | None = None
 
@@ -66,7 +66,7 @@ class Tracker(Silence):
 
     @contextmanager
     def bar(self, step: int, max_steps: int, shown: bool) -> Iterator[None]:
-        """Inside, the console shows progress and time left."""
+        """Inside, the console shows the progress and the remaining time."""
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         figures = TextColumn("{task.fields[figures]}")
         bar = Progress(TextColumn("training"), *columns, figures, console=self.console, disable=not shown)
@@ -76,21 +76,21 @@ class Tracker(Silence):
         self.progress = None
 
     def advance(self, step: int) -> None:
-        """Move the bar to so many steps done."""
+        """Move the bar to ``step`` steps done."""
         if self.reached is not None:
             self.reached(step)
         if self.progress is not None:
             self.progress.update(self.task, completed=step)
 
     def warn(self, text: str) -> None:
-        """One line above the bar."""
+        """Print a warning above the bar."""
         self.console.warn(text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One point of every tag after so many steps.
+        """Log one point of every tag after ``step`` steps.
 
         Raises:
-            FileNotFoundError: The log was deleted or moved away.
+            FileNotFoundError: The log was deleted or moved.
         """
         self._look_for_the_log()
         for tag, value in values.items():
@@ -101,12 +101,12 @@ class Tracker(Silence):
             self.progress.update(self.task, figures=_figures(values))
 
     def flush(self) -> None:
-        """Before a checkpoint: what was logged up to it must be on disk."""
+        """Write everything to disk; needed before a checkpoint, so that the log is complete up to it."""
         self._look_for_the_log()
         self.writer.flush()
 
     def _look_for_the_log(self) -> None:
-        """An open file can be written to when it is no longer anywhere."""
+        """Raises FileNotFoundError if the log is gone: an open file can still be written to after it was deleted."""
         self.path.stat()
         if self.linked and os.fstat(self.file.fileno()).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
@@ -116,7 +116,7 @@ class Meter:
     """Rates between two logged steps.
 
     Args:
-        images_per_step: Images that a step sends through the network.
+        images_per_step: Number of images that a step sends through the network.
     """
 
     def __init__(self, images_per_step: int) -> None:
@@ -125,7 +125,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, the time is no training's."""
+        """Inside, time does not count as training time."""
         began = time.perf_counter()
         yield
         self.began += time.perf_counter() - began
@@ -138,7 +138,7 @@ class Meter:
         self.waited += time.perf_counter() - began
 
     def lap(self, steps: int) -> dict[str, float]:
-        """Figures since the last lap, given the steps done by now."""
+        """Rates since the last lap, given the number of steps done."""
         now = time.perf_counter()
         seconds = max(now - self.began, 1e-9)
         rate = (steps - self.steps) * self.images_per_step / seconds
@@ -148,16 +148,16 @@ class Meter:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Drop lines of later steps, and a line that a crash has torn."""
+    """Remove lines of later steps, and a line cut short by a crash."""
     if not path.exists():
         return
-    # with step 0 the run begins anew
+    # with step 0 the run starts again
     kept = [json.dumps(row) + "\n" for row in rows(path) if step and row["step"] <= step]
     write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics.jsonl, ``step`` and tags, less one that a crash has torn; none where there is no file."""
+    """The lines of a metrics.jsonl, ``step`` and tags, except one cut short by a crash; none if there is no file."""
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             yield json.loads(line)

@@ -1,4 +1,5 @@
-"""What everything may use: random draws, the step context, device and allocator, processes, signals, streams, files.
+"""Shared basics: random draws, the step context, device and allocator, processes, signals, streams, files.
 
-Uses nothing of the package but `ssl_runner.errors`. Nothing here knows of configs, datasets or networks.
+All packages may use these modules. They import only `ssl_runner.errors` from ssl_runner and know nothing about configs,
+datasets or networks.
 """

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files completely or not at all."""
 
 import errno
 import os
@@ -9,20 +9,20 @@ from safetensors import SafetensorError
 
 
 def write_atomically(path: Path, write) -> None:
-    """``write(temporary)``, flushed to disk, then renamed: a crash leaves the old file or the new one."""
+    """Call ``write(temporary)``, flush to disk, then rename, so that a crash leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except RuntimeError as error:  # how torch's zip writer tells of a full disk, and of a folder that is gone
+    except RuntimeError as error:  # torch's zip writer raises this for a full disk or a missing folder
         if not path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         if "inline_container" not in str(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-    except SafetensorError as error:  # which wraps what the system said
+    except SafetensorError as error:  # it wraps the system's error
         found = re.search(r"os error (\d+)", str(error))
         if found is None:
             raise

@@ -1,8 +1,9 @@
-"""What processes that share a batch exchange: embeddings, sums, gradients. With one process, nothing
-here does anything.
+"""Exchange between processes that share a batch: embeddings, sums, gradients. With one process, everything here is a
+no-op.
 
-Losses see the embeddings of all processes, on each of them: the gather's backward gives the own slice times the number
-of processes, and gradients are averaged, so that a parameter's gradient is that of one process with the whole batch.
+In every process, the loss sees the embeddings of all processes. The backward pass of `gather` returns the process's own
+slice times the number of processes, and gradients are averaged, so a parameter's gradient equals that of one process
+with the whole batch.
 """
 
 from collections.abc import Iterable
@@ -21,13 +22,13 @@ def gather(rows: Tensor, dim: int = 0) -> Tensor:
 
 
 def total(values: Tensor) -> Tensor:
-    """Sum over processes of tensors of one shape, differentiable."""
+    """The sum over processes of tensors with the same shape, differentiable."""
     return values if process_group.size() == 1 else _Total.apply(values)
 
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Put the mean over processes into every gradient; one message for each kind of number."""
+    """Replace every gradient by its mean over processes, with one message per dtype."""
     if process_group.size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -42,7 +43,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def average(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Means of scalars over processes."""
+    """The means of scalars over processes."""
     if process_group.size() == 1:
         return metrics
     values = torch.stack([value.float() for value in metrics.values()])
@@ -60,7 +61,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        # all processes have the same loss, so nothing need be exchanged: the mean over them takes the factor out again
+        # all processes have the same loss, so nothing is exchanged: averaging the gradients removes the factor again
         return gradients[0].chunk(process_group.size(), ctx.dim)[process_group.rank()] * process_group.size(), None
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run; with rich, which help and mistakes do without."""
+"""The console of a run. It uses rich, which help and error messages do not need."""
 
 from typing import IO
 
@@ -9,20 +9,20 @@ from ssl_runner.runtime.streams import guard
 
 
 class Console(rich.console.Console):
-    """Shows text as it is: a name with brackets is no markup, and one with colons no emoji."""
+    """Shows text literally: brackets in names are not markup, and colons are not emoji."""
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     @property
     def file(self) -> IO[str]:
-        """Where it writes to by now; never raises for want of someone who reads."""
+        """The present output stream; writing to it never raises, even if nobody reads it."""
         return guard(super().file, "stderr" if self.stderr else "stdout")
 
     def warn(self, text: str) -> None:
-        """One line."""
+        """Print a warning in one line."""
         self.print(Text.assemble(("warning", "yellow"), f": {text}"), soft_wrap=True)
 
     def tell(self, subject: str, text: str) -> None:
-        """One line about a subject."""
+        """Print one line about a subject."""
         self.print(Text.assemble((f"{subject:>12}", "bold"), f"  {text}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""One process at a time, on one machine or a shared folder."""
+"""A lock file that one process at a time can hold, on one machine or in a shared folder."""
 
 import contextlib
 import fcntl
@@ -11,57 +11,58 @@ from typing import IO
 
 @contextmanager
 def locked(path: Path, wait: bool = True, keep: bool = True) -> Iterator[None]:
-    """Holds the lock file ``path`` (made with its folder if missing); waits while another process holds it.
+    """Holds the lock file ``path``, which is created with its folder if missing.
 
-    The kernel lets go when the holder dies, so a killed process leaves nothing to wait for.
+    The kernel releases the lock when its holder dies, so a killed process blocks nobody.
 
     Args:
-        wait: For another process that holds it.
-        keep: Whether the file stays; else it goes, with those of the folders made for it that are empty by then.
+        path: The lock file.
+        wait: Whether to wait while another process holds the lock.
+        keep: Whether to keep the file. If not, it is deleted, with the folders created for it that are empty.
 
     Raises:
-        BlockingIOError: Another process holds it, and we do not ``wait``.
-        OSError: The file cannot be made or locked.
+        BlockingIOError: Another process holds the lock, and ``wait`` is false.
+        OSError: The file cannot be created or locked.
     """
-    file, made = _take(path, wait)
+    file, created = _take(path, wait)
     with file:
         try:
             yield
         finally:
             if not keep:
-                _clear(path, made)
+                _clear(path, created)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock file; makes none, and holds it only as one who reads, for no time at all."""
+    """Whether a process holds the lock file. This creates no file, and takes only a shared lock for an instant."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:  # held; or this disk knows no locks, and nobody can tell
+    except OSError:  # held, or this file system has no locks, so it is unknown
         return True
     return False
 
 
 def _take(path: Path, wait: bool) -> tuple[IO[str], list[Path]]:
-    """The open, locked file, and the folders that were made for it."""
-    made: list[Path] = []
+    """The open, locked file, and the folders that were created for it."""
+    created: list[Path] = []
     while True:
-        made += [folder for folder in path.parents if folder not in made and not folder.exists()]
+        created += [folder for folder in path.parents if folder not in created and not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = path.open("a")
-        except FileNotFoundError:  # another process has just cleared it away, with its folder
+        except FileNotFoundError:  # another process has just deleted it, with its folder
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, file.fileno()):
-                return file, made
+                return file, created
         except BaseException:
             file.close()
             raise
-        file.close()  # removed while we waited for it: what lies at the path now is another lock
+        file.close()  # deleted while we waited: the path now holds a different lock file
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -72,7 +73,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _clear(path: Path, folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # a folder that something was put into stays, and so do those above it
+    with contextlib.suppress(OSError):  # folders that are not empty are kept, and so are those above them
         path.unlink()
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
             folder.rmdir()

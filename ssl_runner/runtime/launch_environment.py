@@ -1,4 +1,4 @@
-"""How this process was started: alone, or as one of several by torchrun. Told without torch, which imports slowly."""
+"""How this process was started: alone, or as one of several by torchrun. Does not import torch, which is slow."""
 
 import os
 import shlex
@@ -7,24 +7,24 @@ from pathlib import Path
 
 
 def size() -> int:
-    """Processes of this run."""
+    """The number of processes of this run."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
         return 1
     return int(os.environ["WORLD_SIZE"])
 
 
 def rank() -> int:
-    """This one's number; number 0 speaks and writes for all."""
+    """The number of this process; process 0 prints and writes for all."""
     return int(os.environ["RANK"]) if size() > 1 else 0
 
 
 def local_rank() -> int:
-    """Its number on this host, which is that of its GPU."""
+    """The number of this process on its host, which is also that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0)) if size() > 1 else 0
 
 
 def words() -> list[str]:
-    """What starts the program as it was started."""
+    """The words that start the program in the same way as this process."""
     if size() == 1:
         return ["ssl-train"]
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size()))
@@ -33,10 +33,10 @@ def words() -> list[str]:
 
 
 def in_utf8() -> None:
-    """Start this program again in Python's UTF-8 mode, where the locale is of another encoding (``LC_ALL=C``).
+    """Restart this program in Python's UTF-8 mode if the locale has another encoding (``LC_ALL=C``).
 
-    Else neither names of classes nor folders could be anything but ASCII. The console keeps its encoding, and shows
-    escaped what it lacks.
+    Otherwise the names of classes and folders would be limited to ASCII. The console keeps its encoding and escapes
+    characters that it cannot show.
     """
     if sys.getfilesystemencoding().lower().replace("-", "") == "utf8":
         return
@@ -46,5 +46,5 @@ def in_utf8() -> None:
 
 
 def how_to_go_on(folder: Path) -> str:
-    """Ready to be typed."""
-    return f"go on with: {shlex.join([*words(), f'resume={folder}'])}"
+    """``resume with:`` and the command that resumes the run in this folder."""
+    return f"resume with: {shlex.join([*words(), f'resume={folder}'])}"

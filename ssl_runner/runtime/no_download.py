@@ -1,4 +1,4 @@
-"""A look at a config without a download: what is not on this machine is stood in for, or refused."""
+"""Checks a config without downloads: data that is not on this machine is replaced by blank images, or refused."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ _absent: ContextVar[list[str] | None] = ContextVar("absent", default=None)
 
 @contextmanager
 def no_download() -> Iterator[list[str]]:
-    """Inside, nothing is downloaded or decoded, so a mistake is told without waiting.
+    """Inside, nothing is downloaded or decoded, so that mistakes are reported without waiting.
 
-    A dataset whose sizes are public is stood in for by blank images of these sizes (`source.blank`); another one raises
+    A dataset whose sizes are known is replaced by blank images of these sizes (`source.blank`); any other raises
     `NotDownloaded`. Yields the names of both kinds.
     """
     absent: list[str] = []
@@ -25,12 +25,12 @@ def no_download() -> Iterator[list[str]]:
 
 
 def refuse_download(name: str) -> None:
-    """Called before what takes long.
+    """Call this before a download or another long task.
 
     Raises:
-        NotDownloaded: Within `no_download`.
+        NotDownloaded: Inside `no_download`.
     """
     absent = _absent.get()
     if absent is not None:
         absent.append(name)
-        raise NotDownloaded(f"{name} is not at hand: it is to be downloaded or decoded first")
+        raise NotDownloaded(f"{name} is not available yet: it must be downloaded or decoded first")

@@ -1,7 +1,7 @@
-"""The processes of one run, which torchrun starts. With one process, nothing here does anything.
+"""The processes of one run, started by torchrun. With one process, everything here is a no-op.
 
-Each process takes its rows of every global batch, with the draws that these rows have in it; `collectives` has what
-they exchange.
+Each process takes its rows of every global batch, with the random draws of these rows. `collectives` holds the
+operations that exchange data.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from ssl_runner.runtime import heartbeat, launch_environment
 
 Value = TypeVar("Value")
 
-# seconds that a process which does not answer is waited for, where a config of an earlier version does not say
+# seconds to wait for a process that does not answer, for configs of earlier versions, which do not say
 TIMEOUT = 600.0
 
 _watch: heartbeat.Watch | None = None
@@ -30,18 +30,19 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def init(timeout: float = TIMEOUT) -> None:
-    """Meet the other processes; gloo on CPUs, NCCL between GPUs.
+    """Join the group of processes, with gloo on CPUs and NCCL between GPUs.
 
     Args:
-        timeout: Seconds to wait for a process that gives no sign of life. One that does may keep others waiting for as
-            long as torch has it, half an hour, or for this if it is longer: while process 0 evaluates, others wait.
+        timeout: Seconds to wait for a process that gives no sign of life. A process that does give signs may keep the
+            others waiting for torch's default, half an hour, or for this timeout if it is longer, since they wait
+            while process 0 evaluates.
     """
     global _watch
     if launch_environment.size() == 1 or dist.is_initialized():
         return
-    # The defaults of its functions hold whatever group there is when it is imported, as optimizers do in passing. A
-    # group that is held keeps gloo's threads, and a thread that lets go of a tensor while the interpreter ends aborts
-    # the process (pytorch #190489): so it is imported before there is a group.
+    # The default arguments of its functions keep a reference to the group that exists at import, and optimizers import
+    # it indirectly. A referenced group keeps gloo's threads, and a thread that frees a tensor while the interpreter
+    # exits aborts the process (pytorch #190489). So it is imported before there is a group.
     import torch.distributed.nn.functional
 
     patience = max(dist.default_pg_timeout, timedelta(seconds=timeout))
@@ -50,7 +51,7 @@ def init(timeout: float = TIMEOUT) -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience)
     else:
         dist.init_process_group("gloo", timeout=patience)
-        atexit.register(_part)  # for ends without `leave`: a mistake, Ctrl-C
+        atexit.register(_part)  # for exits without `shutdown`: a mistake, Ctrl-C
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(*place, is_master=False, wait_for_workers=False)
     _watch = heartbeat.Watch(store, dist.get_rank(), dist.get_world_size(), timeout)
@@ -58,12 +59,12 @@ def init(timeout: float = TIMEOUT) -> None:
 
 
 def shutdown() -> None:
-    """Part, at the same point of the run; afterwards each process is alone."""
+    """Leave the group, in all processes at the same point of the run; afterwards each process is on its own."""
     if dist.is_initialized():
         _barrier()
         _stop_watching()
         with _talking():
-            dist.barrier()  # the store may go with the first that leaves
+            dist.barrier()  # the store may end with the first process that leaves
         _part()
 
 
@@ -80,14 +81,14 @@ def _stop_watching() -> None:
 
 
 def begin_step(step: int) -> None:
-    """Note how many steps are done, to tell since when a process does not answer."""
+    """Record the number of steps done, to report since when a process does not answer."""
     if _watch is not None:
         _watch.step = step
 
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Inside, this process does everything itself."""
+    """Inside, this process acts as if it were the only one."""
     token = _alone.set(True)
     try:
         yield
@@ -96,12 +97,12 @@ def single_process() -> Iterator[None]:
 
 
 def size() -> int:
-    """Processes that share a batch."""
+    """The number of processes that share a batch."""
     return dist.get_world_size() if dist.is_initialized() and not _alone.get() else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """The number of this process among those that share a batch."""
     return dist.get_rank() if size() > 1 else 0
 
 
@@ -109,11 +110,11 @@ def rows(n: int, what: str) -> slice:
     """This process's part of n rows of a global batch.
 
     Args:
-        n: Rows.
+        n: Number of rows.
         what: The setting that n comes from, for the message.
 
     Raises:
-        ValueError: They cannot be shared out evenly.
+        ValueError: The rows cannot be divided evenly.
     """
     if n % size():
         raise InvalidValue(f"{what}={n}, but {size()} processes share a batch evenly; give a multiple of {size()}")
@@ -123,7 +124,7 @@ def rows(n: int, what: str) -> slice:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Inside, process 0 goes before the others: what it downloads and decodes, they find."""
+    """Inside, process 0 goes first, so that the others find the data that it downloads and decodes."""
     if size() > 1 and rank() > 0:
         _barrier()
     try:
@@ -134,7 +135,7 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def broadcast(value: Value) -> Value:
-    """Process 0's value, for all."""
+    """The value of process 0, in all processes."""
     if size() == 1:
         return value
     own = bytearray(pickle.dumps(value)) if rank() == 0 else bytearray()
@@ -146,12 +147,12 @@ def broadcast(value: Value) -> Value:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether it is true of some process; does not wait for a GPU."""
+    """Whether the flag is true in any process; does not wait for a GPU."""
     if size() == 1:
         return flag
-    told = torch.tensor(int(flag))
-    together(dist.all_reduce, told, dist.ReduceOp.MAX)
-    return bool(told)
+    largest = torch.tensor(int(flag))
+    together(dist.all_reduce, largest, dist.ReduceOp.MAX)
+    return bool(largest)
 
 
 def _barrier() -> None:
@@ -159,7 +160,7 @@ def _barrier() -> None:
 
 
 def together(collective: Callable[..., Any], *arguments: Any, on_gpu: bool = False) -> None:
-    """Do what all processes do, with an ear for those that do not answer; on a GPU, its stream waits for them."""
+    """Run a collective operation and watch for processes that do not answer; on a GPU, its stream waits for them."""
     with _talking():
         work = collective(*arguments, async_op=True)
         if _watch is None or on_gpu:
@@ -177,18 +178,18 @@ def together(collective: Callable[..., Any], *arguments: Any, on_gpu: bool = Fal
 
 
 def _done(work: Any) -> bool:
-    """Whether it is, within a short while."""
+    """Whether the operation completes within `PULSE` seconds."""
     try:
         work.wait(timedelta(seconds=heartbeat.PULSE))
     except RuntimeError as error:
-        if "Operation timed out" not in str(error):  # torch's words for our short while, not those of gloo
+        if "Operation timed out" not in str(error):  # torch's message for our short timeout; gloo's differs
             raise
         return False
     return True
 
 
 def _end_at_once() -> None:
-    """End the interpreter without the group, whose threads wait for the lost process until gloo's own time is up."""
+    """Exit without closing the group, whose threads would wait for the lost process until gloo's own timeout."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)
@@ -198,7 +199,7 @@ def _end_at_once() -> None:
 def _talking() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo has no class of its own
+    except RuntimeError as error:  # gloo has no exception class of its own
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
         raise ProcessLost(str(error).splitlines()[0]) from None

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a wish to stop, not a crash."""
+"""Handles Ctrl-C, SIGTERM and SIGHUP as requests to stop, not as crashes."""
 
 import signal
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from ssl_runner.runtime import launch_environment
 
 @dataclass
 class Stop:
-    """Whether someone asked the run to end."""
+    """Whether the run was asked to end."""
 
     requested: bool = False
 
 
 def _ends() -> list[int]:
-    """Signals that ask for an end, beside Ctrl-C: a hang-up, too, unless it is ignored, as nohup has it."""
+    """The signals besides Ctrl-C that ask the run to end; SIGHUP only if it is not ignored, as under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
 
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM is a Ctrl-C, and so is SIGHUP, which a terminal sends when it goes away."""
+    """Inside, SIGTERM acts like Ctrl-C, and so does SIGHUP, which a terminal sends when it closes."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -44,7 +44,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Inside, a signal is noted, for the loop to end after the step at hand; a second Ctrl-C ends it at once."""
+    """Inside, a signal is recorded, so that the loop ends after the present step; a second Ctrl-C ends it at once."""
     stop, before = Stop(), {}
 
     def request(number: int, frame: object) -> None:
@@ -55,7 +55,7 @@ def stop_signals() -> Iterator[Stop]:
     try:
         for number in (signal.SIGINT, *_ends()):
             before[number] = signal.signal(number, request)
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread, which alone handles signals
         pass
     lost = False
     try:
@@ -65,6 +65,6 @@ def stop_signals() -> Iterator[Stop]:
         raise
     finally:
         for number, handler in before.items():
-            # torchrun ends what is left of a run; process 0 first tells why, and ends by itself
-            telling = lost and number == signal.SIGTERM
-            signal.signal(number, signal.SIG_IGN if telling else handler)
+            # torchrun terminates the remaining processes; process 0 first reports why, and exits by itself
+            reporting = lost and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if reporting else handler)

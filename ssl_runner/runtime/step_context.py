@@ -1,4 +1,4 @@
-"""Where a run is: what schedules and draws depend on."""
+"""The position in a run, on which schedules and random draws depend."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,10 @@ from ssl_runner.runtime import randomness
 
 @dataclass
 class Horizon:
-    """Whether anything of a run hangs on where it ends; if nothing does, it may be given another end.
+    """Whether anything in a run depends on where it ends; if not, the end may be changed later.
 
     Attributes:
-        matters: Set once `StepContext.progress` was read, or from the start by a schedule that falls to its end.
+        matters: True after `StepContext.progress` was read, or from the start if the schedule depends on the end.
     """
 
     matters: bool = False
@@ -20,14 +20,14 @@ class Horizon:
 
 @dataclass(frozen=True)
 class StepContext:
-    """The time of one step.
+    """The position and random draws of one step.
 
     Attributes:
         step: Steps done before this one, in [0, max_steps).
-        max_steps: Steps of the whole run.
+        max_steps: Total number of steps of the run.
         seed: The run's seed.
-        device: Where draws are made.
-        horizon: Learns that the end of the run matters.
+        device: The device of the random draws.
+        horizon: Records that the end of the run matters.
     """
 
     step: int
@@ -38,7 +38,7 @@ class StepContext:
 
     @property
     def progress(self) -> float:
-        """In [0, 1): 0 at the first step."""
+        """The fraction of the run that is done, in [0, 1); 0 at the first step."""
         self.horizon.matters = True
         return self.step / self.max_steps
 

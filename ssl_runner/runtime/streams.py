@@ -1,6 +1,6 @@
-"""stdout and stderr, without which the program goes on.
+"""Keeps the program running if stdout or stderr fails.
 
-A pipe that nobody reads, a terminal that is gone and a full disk behind the output are no reason to lose a run.
+A pipe that nobody reads, a closed terminal or a full disk behind the output must not end a run.
 """
 
 import contextlib
@@ -12,33 +12,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FILE = "train.log"  # as Hydra names it, after the module
+FILE = "train.log"  # the name that Hydra chooses, after the module
 
 
 class Guarded:
-    """A stream that drops what it cannot write, and says so once in the run's log.
+    """A stream that drops text it cannot write, and reports that once in the run's log.
 
-    Characters that its encoding lacks are shown escaped.
+    Characters that its encoding lacks are escaped.
 
     Args:
         stream: stdout or stderr.
-        name: Which.
+        name: Its name, "stdout" or "stderr".
     """
 
     def __init__(self, stream: Any, name: str) -> None:
         self.stream, self.name = stream, name
 
     def write(self, text: str) -> int:
-        """Write, if that can be done. Gives the number of characters."""
+        """Write if possible. Returns the number of characters."""
         with self._whatever_happens():
             try:
                 self.stream.write(text)
-            except UnicodeEncodeError as error:  # nothing of it is written
+            except UnicodeEncodeError as error:  # nothing was written
                 self.stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that can be done."""
+        """Flush if possible."""
         with self._whatever_happens():
             self.stream.flush()
 
@@ -59,20 +59,20 @@ class Guarded:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Inside, nothing that is written to stdout or stderr fails, and what their encoding lacks is shown escaped."""
+    """Inside, writing to stdout and stderr never fails, and characters that their encoding lacks are escaped."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_opened(number, name) for number, name in ((1, "stdout"), (2, "stderr")))
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # what fails now need not fail when the interpreter ends
+            stream.flush()  # a failure here is handled, while one at interpreter exit is not
         sys.stdout, sys.stderr = before
 
 
 @contextmanager
 def logged_in(folder: Path) -> Iterator[None]:
-    """Inside, `log` and the loss of a stream write to the log of this run, for whom there is no other place to look."""
+    """Inside, `log` and reports of failed streams write to this run's log."""
     global _log
     before, _log = _log, folder / FILE
     try:
@@ -84,7 +84,7 @@ def logged_in(folder: Path) -> Iterator[None]:
 
 
 def log(text: str) -> None:
-    """One line in the log of the run at hand, if there is one and its folder can be written to."""
+    """Write one line into the log of the current run, if there is one and its folder is writable."""
     if _log is None:
         return
     now = time.time()
@@ -93,7 +93,7 @@ def log(text: str) -> None:
         file.write(f"[{stamp}][{__name__}][WARNING] - {text}\n")
 
 
-# of this process: streams that are lost, each with the reason, and where to write that down
+# this process's failed streams, each with the reason, and the log file to report them in
 _lost: dict[str, str] = {}
 _log: Path | None = None
 
@@ -105,18 +105,18 @@ def guard(stream: Any, name: str) -> Any:
 
 def _opened(number: int, name: str) -> Any:
     stream = getattr(sys, name)
-    if stream is None:  # Python's word for a descriptor that was closed when it began
+    if stream is None:  # Python does this if the descriptor was closed at the start
         stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 as long as the process
         _lost[name] = "it is closed"
         try:
-            os.fstat(number)  # another file has the number already
+            os.fstat(number)  # another file already has the number
         except OSError:
-            os.dup2(stream.fileno(), number)  # lest another file gets it, and with it what libraries print
+            os.dup2(stream.fileno(), number)  # otherwise another file could get it, with everything libraries print
     return guard(stream, name)
 
 
 def _lose(stream: Any, name: str, why: str) -> None:
-    """Let the stream lead nowhere from here on, with what it still holds: its buffer fails again at each flush."""
+    """Redirect the stream to nowhere, including its buffer, which would fail again at each flush."""
     with contextlib.suppress(OSError, ValueError):
         if stream.fileno() in (1, 2):
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -128,4 +128,4 @@ def _lose(stream: Any, name: str, why: str) -> None:
 
 
 def _sentence(name: str, why: str) -> str:
-    return f"{name} cannot be written to ({why}): the run goes on without it"
+    return f"{name} cannot be written to ({why}): the run continues without it"

@@ -1,4 +1,4 @@
-"""Versions of what can change a result."""
+"""Versions of the packages that can change a result."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -9,12 +9,12 @@ _PACKAGES = ("ssl-runner", "torch", "torchvision", "numpy", "hydra-core", "sciki
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that can change a result."""
+    """The versions of Python and of the packages that can change a result."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    found["torch"] = str(torch.__version__)  # with its build, and no class of torch
+    found["torch"] = str(torch.__version__)  # includes the build; str, because torch has its own class for it
     return found

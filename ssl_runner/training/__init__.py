@@ -1,4 +1,4 @@
-"""The loop, checkpoints, health checks, the memory estimate, and all that makes one run.
+"""The training loop, checkpoints, health checks, the memory estimate, and the session of a run.
 
-No method: what differs between methods belongs in an algorithm or a loss.
+Nothing here depends on the method: what differs between methods belongs in an algorithm or a loss.
 """

@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly: written whole or not at all, read without running code."""
+"""Checkpoints, from which a run resumes exactly: written completely or not at all, and read without running code."""
 
 import io
 import zipfile
@@ -26,7 +26,7 @@ DAMAGED = "damaged.pt"
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be the same for a resumed run to be the unbroken one."""
+    """Everything that must be equal for a resumed run to equal an uninterrupted one."""
 
     config_hash: str
     fingerprint: str
@@ -36,7 +36,7 @@ class Identity:
 
     @classmethod
     def of(cls, config: dict[str, Any], fingerprint: str, threads: int) -> "Identity":
-        """Of a run with this config on these data, by so many threads."""
+        """The identity of a run with this config, data and number of threads."""
         hashes = config_hash(config), config_hash(config, but=END)
         return cls(hashes[0], fingerprint, threads, launch_environment.size(), hashes[1])
 
@@ -55,13 +55,13 @@ def save(
     """Write folder/last.pt, and keep the one before as previous.pt.
 
     Args:
-        best: Value and step of the best on validation so far.
-        seconds: Of training, up to here.
-        open_ended: Whether nothing so far hung on where the run ends.
-        ends: Steps after which the run was given another end.
+        best: Value and step of the best validation score so far.
+        seconds: Training time so far.
+        open_ended: Whether nothing so far depended on where the run ends.
+        ends: Steps at which the end of the run was changed.
     """
-    folder.mkdir(exist_ok=True)  # in the run folder, which nobody makes again when it is gone
-    for abandoned in folder.glob(f".{LAST}.*"):  # by a process that was killed while it wrote
+    folder.mkdir(exist_ok=True)  # without parents: a run folder that was deleted is not created again
+    for abandoned in folder.glob(f".{LAST}.*"):  # left by a process that was killed while writing
         abandoned.unlink()
     state = _state(step, algorithm, optimizer, identity, best, seconds)
     state |= {"open_ended": open_ended, "ends": list(ends)}
@@ -75,13 +75,13 @@ def save(
 
 
 def rehearse(algorithm: nn.Module, optimizer: torch.optim.Optimizer, identity: Identity) -> None:
-    """Make the bytes of a checkpoint of step 0, read them as a resumed run would, and throw them away.
+    """Serialize a checkpoint of step 0 in memory, read it as a resumed run would, and discard it.
 
-    Weights are on the meta device, where a tensor is its type and shape, so this takes milliseconds for any size.
-    What an optimizer keeps from its first step on is not there yet, and the disk is not asked.
+    Weights are on the meta device, where a tensor has only a type and a shape, so this takes milliseconds for any size.
+    The state that an optimizer creates in its first step is not included, and the disk is not tested.
 
     Raises:
-        ValueError: No checkpoint could be written, or none could be read.
+        ValueError: The checkpoint cannot be written or read.
     """
     state, stream = _state(0, algorithm, optimizer, identity, None, 0.0), io.BytesIO()
     light = tree_map(lambda value: value.to("meta") if isinstance(value, torch.Tensor) else value, state)
@@ -89,11 +89,11 @@ def rehearse(algorithm: nn.Module, optimizer: torch.optim.Optimizer, identity: I
         torch.save(light, stream)
         stream.seek(0)
         torch.load(stream, weights_only=True)
-    except Exception as error:  # pickle's, or the reader's, who runs no code and so knows few classes
+    except Exception as error:  # from pickle, or from the reader, which runs no code and so accepts few classes
         reason = str(error).strip().splitlines()[0]
         raise InvalidValue(
             f"a checkpoint of {type(algorithm).__name__} with {type(optimizer).__name__} could not be written and read "
-            f"again ({reason}); let their state_dict() hold tensors, numbers, text and containers of these alone"
+            f"again ({reason}); their state_dict() may hold only tensors, numbers, text and containers of these"
         ) from error
 
 
@@ -117,12 +117,12 @@ def _state(
 
 
 def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] | None:
-    """The newest readable checkpoint and warnings, or None where there is none.
+    """The newest readable checkpoint and warnings, or None if there is no checkpoint.
 
-    A damaged last.pt is set aside as damaged.pt, lest the next `save` puts it in the place of a whole previous.pt.
+    A damaged last.pt is renamed to damaged.pt, so that the next `save` does not replace an intact previous.pt with it.
 
     Raises:
-        ResumeError: It belongs to another config or other data, or every checkpoint is damaged.
+        ResumeError: The checkpoint belongs to another config or other data, or every checkpoint is damaged.
     """
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     warnings = []
@@ -130,21 +130,21 @@ def load(folder: Path, identity: Identity) -> tuple[dict[str, Any], list[str]] |
         try:
             state = _read(path)
             stored = Identity(**state["identity"])
-        except Exception as error:  # damage shows as many kinds of error; the next older file may be whole
+        except Exception as error:  # damage causes many kinds of errors; the older file may be intact
             warnings.append(f"{path} is damaged ({type(error).__name__})")
             continue
         differences = _differences(path, stored, identity, state)
-        state.setdefault("open_ended", False)  # earlier versions did not look
+        state.setdefault("open_ended", False)  # earlier versions did not record it
         state["ends"] = [
             *state.get("ends", ()),
             *([state["step"]] if stored.config_hash != identity.config_hash else ()),
         ]
         if warnings:
-            warnings[0] += f"; going on from the one before, step {state['step']}"
+            warnings[0] += f"; resuming from the one before, step {state['step']}"
             (folder / LAST).replace(folder / DAMAGED)
         return state, warnings + differences
     if found:
-        raise ResumeError("; ".join(warnings) + ". No whole checkpoint is left: start a new run.")
+        raise ResumeError("; ".join(warnings) + ". No intact checkpoint is left: start a new run.")
     return None
 
 
@@ -152,25 +152,25 @@ def selected_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """The algorithm's weights and buffers, on the CPU.
 
     Args:
-        folder: Of the checkpoints.
-        name: Of the selected checkpoint, as result.json says: last.pt or best.pt.
+        folder: The folder of the checkpoints.
+        name: Name of the selected checkpoint, as in result.json: last.pt or best.pt.
 
     Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It is damaged, or none of the two.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, or the name is neither of the two.
     """
     path = folder / name
     if name not in (LAST, BEST):
         raise InvalidValue(
-            f"the selected checkpoint of {folder.parent} is said to be {name!r}, expected {LAST} or {BEST}"
+            f"the result of {folder.parent} names the selected checkpoint {name!r}, expected {LAST} or {BEST}"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; bring it back: it holds what {folder.parent} has learned")
+        raise FileNotFoundError(f"{path} does not exist; restore it: it holds the trained weights of {folder.parent}")
     try:
         state = _read(path)
         return state if name == BEST else state["algorithm"]
-    except Exception as error:  # damage shows as many kinds of error
-        raise InvalidValue(f"{path} is damaged ({type(error).__name__}); bring back a whole one") from error
+    except Exception as error:  # damage causes many kinds of errors
+        raise InvalidValue(f"{path} is damaged ({type(error).__name__}); restore an intact copy") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -179,36 +179,36 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _verify(path: Path) -> None:
-    """Compare the checksums that torch's writer leaves: its reader does not, and takes flipped bits for weights."""
+    """Check the checksums that torch writes: its reader ignores them and would load flipped bits as weights."""
     with zipfile.ZipFile(path) as archive:
         broken = archive.testzip()
     if broken is not None:
-        raise OSError(f"the checksum of {broken} is another")
+        raise OSError(f"the checksum of {broken} does not match")
 
 
 def _differences(path: Path, stored: Identity, identity: Identity, state: dict[str, Any]) -> list[str]:
-    """Refuse what makes another run, warn of what changes the last bits."""
+    """Refuse differences that make it another run; return warnings for those that change the last bits."""
     same_but_end = stored.hash_without_end is not None and stored.hash_without_end == identity.hash_without_end
     if stored.config_hash != identity.config_hash and same_but_end and not state.get("open_ended", False):
         raise ResumeError(
-            f"{path.parent.parent} cannot be given another end: its learning rate, or its method, follows the share of "
-            "the run that is done, so that a longer run is another one from its first step; start a new run with the "
-            "trainer.max_steps that you want (one with scheduler=constant can be made longer later)"
+            f"the end of {path.parent.parent} cannot be changed: its learning rate, or its method, depends on the "
+            "fraction of the run that is done, so a longer run differs from its first step on; start a new run with "
+            "the trainer.max_steps that you want (a run with scheduler=constant can be extended later)"
         )
     if stored.config_hash != identity.config_hash and not same_but_end:
         raise ResumeError(
-            f"{path} was written by config {stored.config_hash}, this run is {identity.config_hash}; "
+            f"{path} was written with config {stored.config_hash}, this run has {identity.config_hash}; "
             "resume with the run's own config, or start a new run"
         )
     if stored.fingerprint != identity.fingerprint:
         raise ResumeError(
-            f"{path} was trained on data {stored.fingerprint}, the dataset now is {identity.fingerprint}; "
+            f"{path} was trained on data {stored.fingerprint}, the dataset is now {identity.fingerprint}; "
             "restore the data, or start a new run"
         )
     if stored.processes != identity.processes:
         raise ResumeError(
             f"{path} was written by {stored.processes} processes, this run has {identity.processes}, whose sums are "
-            f"rounded otherwise; go on with {stored.processes} (torchrun --nproc-per-node={stored.processes} -m "
+            f"rounded differently; resume with {stored.processes} (torchrun --nproc-per-node={stored.processes} -m "
             "ssl_runner.train resume=RUN; for one, ssl-train), or start a new run"
         )
     before, after = (
@@ -216,31 +216,29 @@ def _differences(path: Path, stored: Identity, identity: Identity, state: dict[s
         versions.versions() | {"threads": identity.threads},
     )
     return [
-        f"{name} was {before.get(name)}, now {now}: the run goes on, but perhaps not bitwise as if unbroken"
+        f"{name} was {before.get(name)}, now {now}: the run continues, but may differ in the last bits"
         for name, now in after.items()
         if before.get(name) != now
     ]
 
 
 def resume_point(config: dict[str, Any], folder: Path, identity: Identity) -> tuple[dict[str, Any] | None, list[str]]:
-    """The checkpoint to go on from, if the config asks for one, and warnings.
+    """The checkpoint to resume from, if the config asks for one, and warnings.
 
     Raises:
-        ResumeError: ``resume`` names a run without a checkpoint, or of another config or data, or one that cannot be
-            given another end.
+        ResumeError: ``resume`` names a run that has no checkpoint, has another config or other data, or whose end
+            cannot be changed.
     """
     if config["resume"] is None:
         if (folder / "config.yaml").exists():
-            raise ResumeError(
-                f"{folder} holds a run already; go on with it (resume=auto), or give another hydra.run.dir"
-            )
+            raise ResumeError(f"{folder} already holds a run; continue it (resume=auto), or give another hydra.run.dir")
         return None, []
     if (folder / "config.yaml").exists():
         before, _ = with_current_names(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         changes = config_difference(with_absolute_paths(before), config, but=END)
         if changes:
             raise ResumeError(
-                "\n".join([f"{folder} is a run of another config:", *changes])
+                "\n".join([f"{folder} is a run with another config:", *changes])
                 + f"\n{how_to_go_on(folder)}, or start a new run in another folder"
             )
     found = load(folder / "checkpoints", identity)
@@ -248,4 +246,4 @@ def resume_point(config: dict[str, Any], folder: Path, identity: Identity) -> tu
         return found
     if config["resume"] == "auto":
         return None, []
-    raise ResumeError(f"{folder} has no checkpoint to go on from; start a new run without resume=")
+    raise ResumeError(f"{folder} has no checkpoint to resume from; start a new run without resume=")

@@ -1,4 +1,4 @@
-"""What is kept of a run while it trains."""
+"""Saves checkpoints and the best weights while a run trains."""
 
 import time
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from ssl_runner.training import checkpoint
 
 
 class Checkpointing:
-    """Checkpoints, the weights that were best on validation, and the seconds taken.
+    """Checkpoints, the weights with the best validation score, and the training time.
 
     Attributes:
-        start: Steps done before.
-        best: Value and step of the best on validation so far.
+        start: Steps done before this session.
+        best: Value and step of the best validation score so far.
 
     Args:
-        folder: Of the checkpoints.
-        algorithm: Is kept; takes up its state where a run goes on.
-        optimizer: Likewise.
-        identity: Stored in checkpoints.
-        resumed: What `checkpoint.load` gave, to go on from.
-        open_ended: Whether the learning rate does not hang on where the run ends.
+        folder: The folder of the checkpoints.
+        algorithm: The algorithm to save; its state is restored if a run is resumed.
+        optimizer: The optimizer to save; its state is restored too.
+        identity: Stored in the checkpoints.
+        resumed: The state that `checkpoint.load` returned, or None for a new run.
+        open_ended: Whether the learning rate is independent of where the run ends.
     """
 
     def __init__(
@@ -52,25 +52,25 @@ class Checkpointing:
 
     @property
     def seconds(self) -> float:
-        """Of training by now, in all processes that a resumed run took."""
+        """Training time so far, including that before the run was resumed."""
         return time.perf_counter() - self.began
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, the time is no training's."""
+        """Inside, time does not count as training time."""
         began = time.perf_counter()
         yield
         self.began += time.perf_counter() - began
 
     def save(self, step: int) -> None:
-        """Write a checkpoint after so many steps; process 0 does for all."""
+        """Write a checkpoint after ``step`` steps; only process 0 writes."""
         if process_group.rank() > 0:
             return
         given = self.algorithm, self.optimizer, self.identity, self.best, self.seconds
         checkpoint.save(self.folder, step, *given, not self.horizon.matters, self.ends)
 
     def keep_best(self, value: float, step: int) -> None:
-        """Keep the weights if their value on validation is the best so far."""
+        """Save the weights if their validation score is the best so far."""
         if self.best is not None and value <= self.best["value"]:
             return
         self.folder.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ class Checkpointing:
         self.best = {"value": value, "step": step}
 
     def load_selected(self, device: torch.device) -> dict[str, Any]:
-        """Load the selected weights into the algorithm: the best if any were kept, else the last. Gives which."""
+        """Load the selected weights into the algorithm: the best if any were saved, else the last. Returns which."""
         if self.best is None:
             return {"checkpoint": checkpoint.LAST}
         state = torch.load(self.folder / checkpoint.BEST, map_location=device, weights_only=True)

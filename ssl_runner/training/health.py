@@ -1,4 +1,4 @@
-"""Whether training is still sound: its numbers finite, its embedding spread out."""
+"""Checks that training is healthy: finite numbers, an embedding that is spread out, and no lost process."""
 
 import math
 from collections.abc import Iterator
@@ -15,22 +15,26 @@ from ssl_runner.training.checkpoint import LAST
 
 @contextmanager
 def report_lost_process(folder: Path, step: int) -> Iterator[None]:
-    """Inside, the loss of another process is told with what is left of the run.
+    """Inside, if another process is lost, the error says at which step and where the last checkpoint is.
+
+    Args:
+        folder: The run folder.
+        step: Number of steps done before this one.
 
     Raises:
-        ProcessLost: A process did not answer in the step after so many.
+        ProcessLost: Another process did not answer.
     """
     try:
         yield
     except ProcessLost as error:
         left = f"The last good checkpoint is in {folder / 'checkpoints'}; {how_to_go_on(folder)}"
-        nothing = "There was no checkpoint yet: start it again"
+        nothing = "There was no checkpoint yet: start again"
         remedy = left if (folder / "checkpoints" / LAST).exists() else nothing
         raise ProcessLost(error.reason, f" at step {step + 1}", remedy) from None
 
 
 def check_finite(name: str, value: Tensor, step: int, checkpoints: Path) -> None:
-    """Raises RunStopped for a figure that is not finite after so many steps; waits for the device."""
+    """Raises RunStopped if the value is not finite after ``step`` steps; waits for the device."""
     if not math.isfinite(float(value)):
         kept = f"The last good checkpoint is in {checkpoints}"
         raise RunStopped(
@@ -41,10 +45,15 @@ def check_finite(name: str, value: Tensor, step: int, checkpoints: Path) -> None
 
 
 def collapse(spread: float, step: int) -> str | None:
-    """What to say of an embedding of this standard deviation over images (1 where all directions are used)."""
-    if step < SETTLED or not spread < COLLAPSED:  # nor is a spread that is not a number a collapse
+    """A message if the embedding has collapsed, else None.
+
+    Args:
+        spread: Standard deviation of the embedding over images; 1 if all directions are used.
+        step: Number of steps done.
+    """
+    if step < SETTLED or not spread < COLLAPSED:  # a spread of NaN is not a collapse either
         return None
     return (
-        f"the embedding has collapsed by step {step}: its std over images is {spread:.3f} of 1, "
+        f"the embedding has collapsed by step {step}: its std over images is {spread:.3f} (1 if spread evenly), "
         "so all images look alike to the loss. Lower optimizer.lr, or choose a loss with negatives."
     )

@@ -1,7 +1,7 @@
-"""The training loop of every algorithm: steps, and the logs, diagnostics, validation and checkpoints that are due.
+"""The training loop of every algorithm: steps, with logging, diagnostics, validation and checkpoints when they are due.
 
-Three evaluators train a classifier or network of their own, each in a loop of a few lines that logs, saves and resumes
-nothing: `SourceClassifier`, `FromScratch` and `FineTuning` in ssl_runner/evaluation.
+Three evaluators train their own classifier or network, each in a loop of a few lines without logging, checkpoints or
+resuming: `SourceClassifier`, `FromScratch` and `FineTuning` in ssl_runner/evaluation.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,25 +31,25 @@ def fit(run: Run, folder: Path, tracker: "Silence", resumed: dict[str, Any] | No
     """Train to the last step; afterwards the algorithm holds the selected weights.
 
     Args:
-        run: What is trained, on what, how.
+        run: The objects of the run.
         folder: The run folder.
-        tracker: Takes the figures.
-        resumed: What `checkpoint.load` gave, to go on from.
+        tracker: Logs the metrics.
+        resumed: The state that `checkpoint.load` returned, or None for a new run.
 
     Returns:
-        ``steps``, ``training_seconds`` (of all processes that a resumed run took, without evaluation),
+        ``steps``, ``training_seconds`` (including the time before the run was resumed, without evaluation),
         ``images_per_second``, and the ``selected_checkpoint``.
 
     Raises:
-        RunStopped: The loss is no longer finite, the embedding has collapsed, or memory was not enough.
+        RunStopped: The loss is no longer finite, the embedding has collapsed, or memory ran out.
         ProcessLost: Another process does not answer.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint; the message says how to go on.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written; the message says how to resume.
     """
     return Loop(run, folder, tracker, resumed).run_to_the_end()
 
 
 class Loop:
-    """One training, from its first step or from a checkpoint to its last step. Arguments are those of `fit`."""
+    """Trains from the first step, or from a checkpoint, to the last step. The arguments are those of `fit`."""
 
     def __init__(self, run: Run, folder: Path, tracker: "Silence", resumed: dict[str, Any] | None) -> None:
         from ssl_runner.runs.tracking import Meter
@@ -66,7 +66,7 @@ class Loop:
         self.warned_of_collapse = False
 
     def run_to_the_end(self) -> dict[str, Any]:
-        """What `fit` gives."""
+        """Train to the last step and return what `fit` returns."""
         start = self.checkpointing.start
         self.run.algorithm.train()
         with self.tracker.bar(start, self.max_steps, self.trainer.progress), stop_signals() as stop:
@@ -74,7 +74,7 @@ class Loop:
                 self.tracker.scalars(0, _tagged("diagnostics", self.watch()))
             for step in range(start, self.max_steps):
                 self._pass(step, stop)
-            if stop.requested:  # too late for the last step
+            if stop.requested:  # the signal came too late for the last step
                 raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(self.folder)}")
         seconds = self.checkpointing.seconds
         return {
@@ -85,14 +85,14 @@ class Loop:
         }
 
     def _pass(self, step: int, stop: Stop) -> None:
-        """One step, and what is due after it."""
+        """Take one step, then log, validate and save as due."""
         trainer, done = self.trainer, step + 1
         logging = self._due(trainer.log_every, done)
         looking = self.watch is not None and self._due(trainer.diagnostics_every, done)
         process_group.begin_step(step)
         with report_lost_process(self.folder, step):
             metrics = self._step(step, logging)
-            # read once, for all processes: a signal from here on is the next step's
+            # read once, for all processes: a later signal counts for the next step
             stopping = process_group.any_of(stop.requested)
         saving = self._due(trainer.checkpoint_every, done) or stopping
         self._check(metrics, done, logging, saving or looking)
@@ -117,7 +117,7 @@ class Loop:
         return every is not None and (done % every == 0 or done == self.max_steps)
 
     def _step(self, step: int, measure: bool) -> dict[str, Tensor]:
-        """Draw a batch, and take a step at the schedule's rate."""
+        """Draw a batch and take a step at the scheduled learning rate."""
         run = self.run
         context = StepContext(step, self.max_steps, run.seed, self.trainer.device, self.checkpointing.horizon)
         rate = run.schedule(step, self.max_steps)
@@ -129,20 +129,20 @@ class Loop:
             return self.trainer.step(run.algorithm, batch, run.optimizer, context, measure=measure)
 
     def _remedy(self) -> str:
-        """What to lower where memory is not enough."""
+        """What to lower if memory runs out."""
         remedy = self.run.algorithm.less_memory(self.trainer.accumulate_grad_batches)
         return f"a step has {self.run.batching.images_per_step:,} images; {remedy}"
 
     def _check(self, metrics: Mapping[str, Tensor], done: int, logging: bool, thoroughly: bool) -> None:
-        """Raises RunStopped where numbers are not finite."""
+        """Raises RunStopped if the loss or the weights are not finite."""
         if logging or thoroughly:
             check_finite("loss", metrics["loss"], done, self.checkpointing.folder)
-        if thoroughly:  # a finite loss can have a gradient that is not
+        if thoroughly:  # a finite loss can have a gradient that is not finite
             norm = torch.nn.utils.get_total_norm(list(self.run.algorithm.parameters()))
             check_finite("norm of the weights", norm, done, self.checkpointing.folder)
 
     def _look(self, done: int) -> tuple[Metrics, str | None]:
-        """The diagnostics' figures, and why the run must end with them; a collapse that may go on is warned of once."""
+        """The diagnostics, and the reason to stop the run or None. Without stop_on_collapse, a collapse warns once."""
         assert self.watch is not None
         with self.meter.paused(), enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
             values = _tagged("diagnostics", self.watch())
@@ -155,7 +155,7 @@ class Loop:
         return values, None
 
     def _validate(self, validate: Callable[[], Metrics], done: int) -> Metrics:
-        """Scores on validation; the weights are kept if they are the best so far."""
+        """The validation scores; the weights are saved if they are the best so far."""
         assert self.trainer.select is not None
         with self.checkpointing.paused(), self.meter.paused():
             scores = validate()

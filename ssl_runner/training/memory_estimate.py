@@ -1,4 +1,4 @@
-"""How much memory a training step will take, found without taking it."""
+"""Estimates the memory of a training step without running it."""
 
 import copy
 import weakref
@@ -14,19 +14,19 @@ from ssl_runner.runtime.step_context import StepContext
 
 
 def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulate: int) -> int | None:
-    """Bytes of weights, gradients, optimizer state and activations at the height of a step, batch included.
+    """Bytes of weights, gradients, optimizer state and activations at the peak of a step, including the batch.
 
-    The step runs on torch's meta device: shapes without content, so in milliseconds and no memory. What libraries
-    use inside a convolution is not seen.
+    The step runs on torch's meta device, where tensors have shapes but no content, so it takes milliseconds and no
+    memory. Workspace that libraries allocate inside a convolution is not counted.
 
     Args:
         algorithm: On any device; it is not changed.
-        batch: A whole one.
-        make_optimizer: From parameter groups to an optimizer.
-        accumulate_grad_batches: Pieces of the batch, of which one is in flight at a time.
+        batch: A whole batch.
+        make_optimizer: Makes an optimizer from parameter groups.
+        accumulate: Number of pieces the batch is cut into; only one is processed at a time.
 
     Returns:
-        None for a method that cannot run without numbers: one whose shapes hang on them.
+        The bytes, or None for a method that cannot run without values because its shapes depend on them.
     """
     with _Footprint() as footprint:
         try:
@@ -37,14 +37,14 @@ def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulat
             with process_group.single_process(), torch.enable_grad():
                 shadow.train().training_step(piece, context).loss.backward()
             optimizer.step()
-        except (RuntimeError, NotImplementedError):  # what has no meta kernel, or asks for a number
+        except (RuntimeError, NotImplementedError):  # an operation has no meta kernel or needs a value
             return None
     held = sum(value.nbytes for value in tree_leaves(vars(batch)) if isinstance(value, torch.Tensor))
     return footprint.most + held
 
 
 class _Footprint(TorchDispatchMode):
-    """Counts the bytes of all meta tensors that are alive, and remembers the most."""
+    """Counts the bytes of all live meta tensors and remembers the peak."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run is made of, and what it can do."""
+"""The objects of a run, and what they do together."""
 
 import functools
 import json
@@ -47,7 +47,7 @@ class Run:
         return self.trainer.device
 
     def description(self) -> dict[str, Any]:
-        """What result.json says before the first step: seed, data, protocols, hardware."""
+        """The content of result.json before the first step: seed, data, protocols, hardware."""
         splits = self.splits
         parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         return {
@@ -67,28 +67,29 @@ class Run:
         }
 
     def save(self, node: dict[str, Any], folder: Path) -> None:
-        """Write the encoder, which the run has trained, into its folder.
+        """Write the trained encoder into the run folder.
 
         Args:
-            node: Of the config, which builds its backbone.
+            node: The config node that builds the encoder's backbone.
+            folder: The run folder.
         """
         made_for = self.batching.n_outputs, self.batching.most_ways
         saving.save_encoder(self.algorithm.eval_encoder(), node, *made_for, folder, self._origin())
 
     def rehearse_saving(self, node: dict[str, Any]) -> None:
-        """Try, before the first step, what is written after the last one; raises ValueError."""
+        """Check before the first step that everything can be saved after the last one; raises ValueError."""
         made_for = self.batching.n_outputs, self.batching.most_ways
         saving.rehearse_saving(self.algorithm.eval_encoder(), node, *made_for, self._origin())
         checkpoint.rehearse(self.algorithm, self.optimizer, self.identity)
 
     def _origin(self) -> dict[str, str]:
-        """What stands in an encoder's file of where it comes from."""
+        """The origin that is stored in an encoder's file."""
         trained = self.splits.train
         known = {"config_hash": self.identity.config_hash, "dataset": trained.name}
         return known | {"sources": json.dumps(sorted(sources(trained)))}
 
     def one_step(self) -> tuple[float, dict[str, float]]:
-        """Take the first step; gives its seconds and its metrics."""
+        """Take the first step; returns its duration in seconds and its metrics."""
         context = StepContext(0, self.trainer.steps(self.batching), self.seed, self.device)
         began = time.perf_counter()
         self.algorithm.train()
@@ -98,7 +99,7 @@ class Run:
 
     @property
     def validate(self) -> Callable[[], dict[str, float]] | None:
-        """Evaluates on the validation split, where the trainer asks for it."""
+        """A function that evaluates on the validation split, or None if the trainer does not ask for it."""
         if self.trainer.evaluate_every is None:
             return None
         splits = self.splits.for_selection()
@@ -111,13 +112,13 @@ class Run:
 
     @property
     def watch(self) -> Callable[[], dict[str, float]] | None:
-        """Figures of the diagnostics, where the trainer asks for them."""
+        """A function that computes the diagnostics, or None if the trainer does not ask for them."""
         diagnostics = self.diagnostics
         return None if diagnostics is None else functools.partial(diagnostics, self.algorithm)
 
     @property
     def diagnostics(self) -> Diagnostics | None:
-        """Figures to follow while training."""
+        """The diagnostics to log while training, or None if the trainer does not ask for them."""
         if self.trainer.diagnostics_every is None:
             return None
         return Diagnostics.of(self.splits, self.batching, self.device)

@@ -1,4 +1,4 @@
-"""One run at work in its folder: resumed or new, trained, evaluated, and its result written."""
+"""A run in its folder: new or resumed, trained, evaluated, and its result written."""
 
 import copy
 import time
@@ -26,17 +26,17 @@ from ssl_runner.training.run import Run
 
 
 class Session:
-    """What one process does in a run folder. Of several, number 0 evaluates and writes; the others only train.
+    """The work of one process in a run folder. Process 0 evaluates and writes; any others only train.
 
     Attributes:
-        config: Checked.
+        config: The checked config.
         folder: The run folder.
-        run: The objects.
-        console: Where a person is told.
-        resumed: What `checkpoint.load` gave, to go on from; None for a new run.
-        finished: Whether the folder holds the whole result already.
-        result: result.json as it comes to be; None on other processes than number 0.
-        speed: What `loop.fit` gave.
+        run: The run's objects.
+        console: For messages to the user.
+        resumed: The state that `checkpoint.load` returned, or None for a new run.
+        finished: Whether the folder already holds the complete result.
+        result: The content of result.json so far; None on processes other than 0.
+        speed: The value that `loop.fit` returned.
     """
 
     def __init__(self, config: Config, folder: Path, run: Run, result: Result | None) -> None:
@@ -49,12 +49,12 @@ class Session:
 
     @property
     def start(self) -> int:
-        """Steps done before."""
+        """Steps done before this session."""
         return 0 if self.resumed is None else self.resumed["step"]
 
     @contextmanager
     def tracking(self) -> Iterator[Silence]:
-        """Inside, steps are logged: by process 0."""
+        """Inside, process 0 logs the steps."""
         if self.result is None:
             yield Silence()
             return
@@ -63,7 +63,7 @@ class Session:
             yield tracker
 
     def fit(self, tracker: Silence) -> None:
-        """Train to the last step; process 0 then writes the encoder. Afterwards every process is alone."""
+        """Train to the last step and close the process group; process 0 then writes the encoder."""
         if self.result is not None and "untrained" in self.config["baselines"]:
             self.untrained = copy.deepcopy(self.run.algorithm)
         self.speed = loop.fit(self.run, self.folder, tracker, self.resumed)
@@ -72,7 +72,7 @@ class Session:
             self.run.save(self.config["model"]["encoder"], self.folder)
 
     def evaluate(self) -> None:
-        """Score the trained algorithm and the baselines; process 0 does."""
+        """Score the trained algorithm and the baselines, on process 0 only."""
         if self.result is None:
             return
         run, remedy = self.run, f"evaluation ran out of memory; free some, then {how_to_go_on(self.folder)}"
@@ -83,7 +83,7 @@ class Session:
                 self.result.add(name, evaluate(evaluators, self._judged(name), run.splits, run.device))
 
     def _judged(self, name: str) -> Algorithm:
-        """The trained algorithm, or a baseline by its name."""
+        """The trained algorithm for an empty name, or the baseline of that name."""
         if name == "raw_pixels":
             return RawPixels(self.run.splits.train.images.shape[1:]).to(self.run.device)
         if name == "untrained":
@@ -94,17 +94,17 @@ class Session:
 
 @contextmanager
 def opened(config: Config, folder: Path | None, run: Run) -> Iterator[Session]:
-    """The run folder, held by this run alone; whatever ends the run, result.json says so.
+    """Open the run folder for this run alone; result.json records how the run ends.
 
     Args:
-        config: Plain, resolved config.
+        config: The plain, resolved config.
         folder: The run folder, known to process 0.
-        run: What was wired of the config.
+        run: The objects wired from the config.
 
     Raises:
-        FolderInUse: Another process is at work in it.
-        ResumeError: The run cannot go on, or the folder holds one already.
-        FolderGone: The folder was taken away meanwhile.
+        FolderInUse: Another process is using the folder.
+        ResumeError: The run cannot be resumed, or the folder already holds a run.
+        FolderGone: The folder was deleted or moved in the meantime.
     """
     began = time.perf_counter()
     folder = process_group.broadcast(folder)
@@ -133,7 +133,7 @@ def opened(config: Config, folder: Path | None, run: Run) -> Iterator[Session]:
 
 
 def _first(config: Config, folder: Path, run: Run) -> Session:
-    """Process 0's session: what there is to go on from, for all."""
+    """Process 0's session; it sends the checkpoint to resume from to all processes."""
     session = Session(config, folder, run, Result(folder, run.description()))
     assert session.result is not None
     session.resumed, warnings = checkpoint.resume_point(config, folder, run.identity)

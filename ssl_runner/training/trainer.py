@@ -1,4 +1,4 @@
-"""How a run is trained: steps, device, precision, and the one optimizer step that every method takes."""
+"""Training settings (steps, device, precision) and the optimizer step that every method shares."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,31 +19,32 @@ MOST_THREADS = 1024
 
 
 class Trainer:
-    """Steps, device, precision, clipping, accumulation, checkpoints and the cadence of evaluation.
+    """Steps, device, precision, clipping, accumulation, and the intervals of checkpoints and evaluation.
 
     Args:
         max_steps: Optimizer steps, or null.
-        max_epochs: Passes over the training set, or null; exactly one of the two is given.
-        device: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+        max_epochs: Passes over the training set, or null; give exactly one of the two.
+        device: ``auto`` chooses CUDA, else Apple's MPS, else the CPU.
         precision: ``bfloat16`` runs the forward pass under autocast.
         threads: CPU threads, null for torch's choice.
-        channels_last: Keep weights and maps in the memory format that convolutions run fastest in.
+        channels_last: Keep weights and feature maps in the memory format that is fastest for convolutions.
         keep_pages: Make the allocator keep freed memory (`ssl_runner.runtime.allocator`).
-        cudnn_benchmark: On CUDA, time cuDNN's algorithms for each shape and take the fastest: quicker where shapes
-            repeat, and another run may take another algorithm, so that the last bits differ.
+        cudnn_benchmark: On CUDA, time cuDNN's algorithms for each shape and use the fastest. This is faster if shapes
+            repeat, but two runs may use different algorithms and so differ in the last bits.
         gradient_clip_norm: Largest norm of the gradient, or null.
-        accumulate_grad_batches: Pieces a batch is cut into, each with its own backward pass; weighted by size, so the
-            gradient is that of the whole where nothing spans it (MAML). Batch normalisation over a batch sees its
-            pieces.
+        accumulate_grad_batches: Pieces a batch is cut into, each with its own backward pass. Pieces are weighted by
+            size, so the gradient equals that of the whole batch if the loss does not compare across pieces (MAML).
+            Batch normalisation sees each piece separately.
         log_every: Steps between two points in the logs.
-        checkpoint_every: Steps between two checkpoints; the last step always has one.
-        diagnostics_every: Steps between two looks at diagnostics (`ssl_runner.evaluation.diagnostics`), or null for
-            none.
-        stop_on_collapse: Whether a collapsed embedding ends the run, after a checkpoint; else it is a warning.
-        evaluate_every: Steps between evaluations on validation, or null for none.
-        select: Metric whose best value on validation selects the checkpoint (best.pt), or null: the last step is taken.
+        checkpoint_every: Steps between two checkpoints; the last step always writes one.
+        diagnostics_every: Steps between two computations of the diagnostics (`ssl_runner.evaluation.diagnostics`), or
+            null for none.
+        stop_on_collapse: Whether a collapsed embedding ends the run, after a checkpoint; otherwise it is a warning.
+        evaluate_every: Steps between evaluations on the validation split, or null for none.
+        select: Metric whose best validation value selects the checkpoint (best.pt), or null to use the last step.
         progress: Whether to draw a progress bar.
-        timeout: Of several processes, seconds to wait for one that does not answer. Runs of earlier versions have none.
+        timeout: With several processes, seconds to wait for one that does not answer. Configs of earlier versions lack
+            it.
     """
 
     def __init__(
@@ -97,12 +98,12 @@ class Trainer:
 
     @property
     def used_threads(self) -> int:
-        """CPU threads: those asked for, or torch's choice."""
+        """Number of CPU threads: the configured one, or torch's choice."""
         return torch.get_num_threads() if self.threads is None else self.threads
 
     @contextmanager
     def process_settings(self) -> Iterator[None]:
-        """Inside, threads and cuDNN are as asked for. The allocator, once it keeps pages, does so to the end."""
+        """Inside, threads and cuDNN have the configured settings. An allocator that keeps pages stays so afterwards."""
         if self.keep_pages:
             allocator.keep_pages()
         threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
@@ -125,7 +126,7 @@ class Trainer:
         assert self.max_epochs is not None
         if batching.steps_per_epoch is None:
             raise InvalidValue(
-                f"max_epochs={self.max_epochs}, but episodes are drawn without end and have no epoch; "
+                f"max_epochs={self.max_epochs}, but episodes are drawn without limit, so there is no epoch; "
                 "set trainer.max_steps and trainer.max_epochs=null"
             )
         return self.max_epochs * batching.steps_per_epoch
@@ -155,13 +156,13 @@ class Trainer:
             raise InvalidValue(f"select={select}, evaluate_every={evaluate_every}; selection needs both, or both null")
         if stop_on_collapse and diagnostics_every is None:
             raise InvalidValue(
-                "stop_on_collapse=true, but diagnostics_every=null: nothing looks; set diagnostics_every, say 100"
+                "stop_on_collapse=true needs diagnostics, but diagnostics_every=null; set diagnostics_every, say 100"
             )
 
     def step(
         self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, context: StepContext, measure: bool
     ) -> dict[str, Tensor]:
-        """One optimizer step. Nothing in it waits for the device."""
+        """Take one optimizer step. Nothing in it waits for the device."""
         # dropout and drop-path draw from torch's own generator
         torch.manual_seed(randomness.number(context.seed, "network", context.step) + process_group.rank())
         optimizer.zero_grad(set_to_none=True)

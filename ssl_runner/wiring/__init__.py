@@ -1,4 +1,4 @@
-"""From a checked config to the objects of a run, in reading order, and what does not fit; from a run folder back.
+"""Builds the objects of a run from a checked config, refuses parts that do not fit, and loads algorithms from runs.
 
-Nothing is trained, downloaded twice or written here.
+Nothing is trained or written here, or downloaded twice.
 """

@@ -1,4 +1,4 @@
-"""Whether the parts of a run fit each other: all that does not is told at once, with the reason."""
+"""Checks that the parts of a run fit each other, and reports all misfits at once, each with the reason."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,29 +18,29 @@ from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.training.trainer import Trainer
 
-# of the fields that a loss may need
+# which options provide a field that a loss may need
 PROVIDERS = {
     "target": "algorithm=momentum or stop_gradient",
     "memory_bank": "algorithm.queue_size=4096 (of momentum or stop_gradient)",
     "prototypes": "algorithm=prototypes",
 }
-# of the fields that an algorithm fills
+# which options use a field that an algorithm provides
 READERS = {
     "target": "loss=info_nce, negative_cosine or dino, or algorithm=contrastive",
     "memory_bank": "algorithm.queue_size=0",
     "prototypes": "loss=swav, or algorithm=contrastive",
 }
-REFUSED: Any = object()  # stands for what could not be made
+REFUSED: Any = object()  # stands for an object that could not be built
 
 
 class Attempts:
-    """Calls of which each may refuse; a call with a refused argument is left out, so that all reasons are collected."""
+    """Makes calls that may fail and collects their problems; a call with a refused argument is skipped."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
     def __call__(self, make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """What ``make`` gives, or REFUSED."""
+        """The value that ``make`` returns, or REFUSED."""
         if any(value is REFUSED for value in (*arguments, *named.values())):
             return REFUSED
         try:
@@ -58,14 +58,14 @@ class Attempts:
 
 
 def refuse_baselines(names: list[str]) -> None:
-    """Raises ConfigError for a baseline that there is not."""
+    """Raises ConfigError for an unknown baseline."""
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
         raise ConfigError([f"baselines: {name!r} is not one of {', '.join(sorted(BASELINES))}" for name in unknown])
 
 
 def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> None:
-    """Raises ConfigError for a loss of labels without any."""
+    """Raises ConfigError if the loss needs labels and the data has none."""
     if loss is None or "labels" not in loss.needs or batching.makes_labels:
         return
     if splits.train.labels is None:
@@ -73,24 +73,24 @@ def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> 
 
 
 def refuse_head(algorithm: type[Algorithm], network: Network, batching: Batching) -> None:
-    """Raises ConfigError for a head of another width than there are classes, where it classifies."""
+    """Raises ConfigError if the head classifies and its width is not the number of classes."""
     if not algorithm.head_classifies:
         return
     if batching.n_outputs is None:
-        reason = "one output a class, but these batches have no number of classes"
+        reason = "with one output per class, but these batches have no fixed number of classes"
         remedy = "give one batching.n_way instead of a range, or a labelled dataset"
         raise ConfigError([f"{algorithm.__name__} classifies with its head, {reason}; {remedy}"])
     if getattr(network.head, "out_features", None) != batching.n_outputs:
-        raise ConfigError([f"the head must have one output a class, {batching.n_outputs}; choose model/head=linear"])
+        raise ConfigError([f"the head must have one output per class, {batching.n_outputs}; choose model/head=linear"])
 
 
 def check_evaluators(
     evaluators: dict[str, Any], algorithm: Algorithm | None, splits: Splits, device: torch.device
 ) -> None:
-    """What evaluation would refuse after training, of those evaluators that could be made.
+    """Check the evaluators that could be built for anything that evaluation would refuse after training.
 
     Args:
-        algorithm: None where it could not be made.
+        algorithm: The algorithm, or None if it could not be built.
 
     Raises:
         ConfigError: With every problem.
@@ -100,14 +100,14 @@ def check_evaluators(
         attempt(lambda evaluator: evaluator.check(algorithm, splits, device), evaluator)
         for key in [] if evaluator is REFUSED else evaluator.keys(algorithm):
             if (first := given.setdefault(key, name)) != name:
-                problem = f"eval.{name} and eval.{first} both give {key}; leave one of them out of eval=[...]"
+                problem = f"eval.{name} and eval.{first} both return {key}; leave one of them out of eval=[...]"
                 attempt.problems.append(problem)
                 break
     attempt.settle()
 
 
 def check_selection(trainer: Trainer, evaluators: dict[str, Any], algorithm: Algorithm, splits: Splits) -> None:
-    """Likewise for evaluation while training: on validation, and with the figure that selects.
+    """Check evaluation during training: the evaluators on the validation split, and the metric that selects.
 
     Raises:
         ConfigError: With every problem.
@@ -115,18 +115,19 @@ def check_selection(trainer: Trainer, evaluators: dict[str, Any], algorithm: Alg
     if trainer.evaluate_every is None:
         return
     evaluators = selecting(evaluators)
-    made: dict[str, Evaluator] = {name: one for name, one in evaluators.items() if one is not REFUSED}
-    keys = merits(key for evaluator in made.values() for key in evaluator.keys(algorithm))
+    built: dict[str, Evaluator] = {name: one for name, one in evaluators.items() if one is not REFUSED}
+    keys = merits(key for evaluator in built.values() for key in evaluator.keys(algorithm))
     if REFUSED not in evaluators.values() and trainer.select not in keys:
-        hint = did_you_mean(str(trainer.select), keys) or f"; it gives {', '.join(keys) or 'none, for eval=[]'}"
-        raise ConfigError([f"trainer.select={trainer.select}: evaluation gives no such figure{hint}"])
-    check_evaluators(made, algorithm, splits.for_selection(), trainer.device)
+        hint = did_you_mean(str(trainer.select), keys) or f"; choose one of {', '.join(keys)}"
+        hint = hint if keys else "; choose an evaluator with eval=[...]"
+        raise ConfigError([f"trainer.select={trainer.select}: evaluation has no such metric{hint}"])
+    check_evaluators(built, algorithm, splits.for_selection(), trainer.device)
 
 
 def refuse_misfits(
     algorithm: type[Algorithm], loss: Loss | None, batching: Batching, trainer: Trainer, config: dict[str, Any]
 ) -> None:
-    """Compare what the parts declare.
+    """Compare what the parts declare about themselves.
 
     Raises:
         ConfigError: With every misfit.
@@ -144,14 +145,16 @@ def refuse_misfits(
         and not algorithm.supports_accumulation
         and batching.images_per_step <= batching.n_views
     ):
-        problems.append(f"batching.batch_size=1, but {name} compares images of a batch; give at least 2, better 128")
+        problems.append(
+            f"batching.batch_size=1, but {name} compares images within a batch; give at least 2, better 128"
+        )
     if trainer.accumulate_grad_batches > 1 and not algorithm.supports_accumulation:
         problems.append(
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}, but {name} compares every image "
             "of the batch with every other, so a batch cannot be cut; set it to 1"
         )
     if algorithm.surrogate:
-        reason = f"{name}'s gradient is an update in itself"
+        reason = f"{name}'s gradient is itself the update"
         if trainer.gradient_clip_norm is not None:
             problems.append(f"{reason} and must not be clipped; set trainer.gradient_clip_norm=null")
         optimizer = config["optimizer"]
@@ -163,7 +166,7 @@ def refuse_misfits(
 
 
 def _loss_misfits(algorithm: type[Algorithm], loss: Loss, batching: Batching, config: dict[str, Any]) -> list[str]:
-    """What a loss misses, would leave lying, or cannot take."""
+    """Problems with the fields that a loss lacks or would not use, and with what it cannot take."""
     problems = []
     name, loss_name = algorithm.__name__, type(loss).__name__
     provided = algorithm.provided(config["algorithm"])
@@ -172,13 +175,11 @@ def _loss_misfits(algorithm: type[Algorithm], loss: Loss, batching: Batching, co
     if lacking:
         remedy = " and ".join(PROVIDERS[field] for field in lacking if field in PROVIDERS) or "another loss"
         problems.append(f"loss {loss_name} needs {', '.join(lacking)}, which {name} does not provide; choose {remedy}")
-    elif unread:  # beside the former it would say the same again
+    elif unread:  # after the problem above, this one would repeat it
         remedy = " and ".join(READERS[field] for field in unread)
-        problems.append(
-            f"{name} makes {' and '.join(unread)}, which loss {loss_name} would never look at; choose {remedy}"
-        )
+        problems.append(f"{name} provides {' and '.join(unread)}, which loss {loss_name} does not use; choose {remedy}")
     if loss.of_logits != algorithm.gives_logits:
-        gives, takes = (("logits" if yes else "embeddings") for yes in (algorithm.gives_logits, loss.of_logits))
+        gives, takes = (("logits" if logits else "embeddings") for logits in (algorithm.gives_logits, loss.of_logits))
         remedy = "loss=cross_entropy" if algorithm.gives_logits else "another loss, or algorithm=supervised"
         problems.append(f"loss {loss_name} takes {takes}, but {name} gives {gives}; choose {remedy}")
     most = batching.n_views if loss.most_views is None else loss.most_views

@@ -1,4 +1,4 @@
-"""Whether what a node describes can play its part in a run: a class of the right kind, which does one small thing."""
+"""Checks that the object of a config node can do its job in a run: it has the right class and passes a small test."""
 
 import inspect
 import math
@@ -20,7 +20,7 @@ from ssl_runner.errors import ConfigError
 from ssl_runner.models.features import evaluating
 from ssl_runner.models.network import Network
 
-# least, less than, in words; torch itself lets a rate of 0 and a momentum of 1 pass
+# minimum, exclusive maximum, in words; torch itself accepts a rate of 0 and a momentum of 1
 RATES = {
     "lr": (sys.float_info.min, math.inf, "a number above 0"),
     "momentum": (0, 1, "a number in [0, 1)"),
@@ -31,36 +31,42 @@ RATES = {
 
 
 def part(node: Config | None, path: str, role: type, **supplied: Any) -> Any:
-    """What a node describes; None gives None.
+    """The object that a node describes, or None for None.
+
+    Args:
+        node: A checked config node, or None.
+        path: Dotted key of the node.
+        role: The class that the object must have.
+        supplied: Further arguments of the constructor.
 
     Raises:
-        ConfigError: It is not of this role, or its constructor refused a value.
+        ConfigError: The object does not have this role, or its constructor refused a value.
     """
     if node is not None:
         parameters = inspect.signature(locate(node["_target_"])).parameters
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         if lacking := [name for name in supplied if name not in parameters and not open_ended]:
             raise ConfigError([_another(node, path, f"takes no {', '.join(lacking)}", role)])
-    made = build(node, path, **supplied)
-    if node is not None and not isinstance(made, role):
-        raise ConfigError([_another(node, path, f"makes a {type(made).__name__}", role)])
-    return made
+    built = build(node, path, **supplied)
+    if node is not None and not isinstance(built, role):
+        raise ConfigError([_another(node, path, f"makes a {type(built).__name__}", role)])
+    return built
 
 
 def method(node: Config) -> type[Algorithm]:
-    """The class of algorithms that a node names.
+    """The algorithm class that a node names.
 
     Raises:
-        ConfigError: It names something else.
+        ConfigError: The node names something else.
     """
     found: Any = locate(node["_target_"])
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
-        raise ConfigError([_another(node, "algorithm", "is no algorithm", Algorithm)])
+        raise ConfigError([_another(node, "algorithm", "is not an algorithm", Algorithm)])
     return found
 
 
 def parts_of(method: type[Algorithm], network: Network, loss: Any, n_way: int | None) -> dict[str, Any]:
-    """What an algorithm is made of beside its config: the network, the loss if there is one, the ways if it asks."""
+    """The arguments of an algorithm that are not in its config: the network, the loss if any, n_way if it takes one."""
     parts = {"network": network} | ({} if loss is None else {"loss": loss})
     return parts | ({"n_way": n_way} if "n_way" in inspect.signature(method).parameters else {})
 
@@ -74,7 +80,7 @@ def _another(node: Config, path: str, what: str, role: type) -> str:
 
 
 def takes(node: Config, path: str, *supplied: str) -> None:
-    """Raises ConfigError for a factory that cannot be called with the arguments that the runner supplies, in order."""
+    """Raises ConfigError if a factory cannot be called with the arguments that the runner supplies, in this order."""
     target, own = locate(node["_target_"]), [key for key in node if key not in SPECIAL_KEYS]
     try:
         inspect.signature(target).bind(*supplied, **dict.fromkeys(own))
@@ -84,7 +90,7 @@ def takes(node: Config, path: str, *supplied: str) -> None:
 
 
 def rates(node: Config) -> None:
-    """Raises ConfigError for numbers of an optimizer with which nothing, or nothing good, would be learned."""
+    """Raises ConfigError for optimizer settings with which nothing useful can be learned."""
     problems = []
     for key, (low, high, words) in RATES.items():
         value = node.get(key)
@@ -96,34 +102,34 @@ def rates(node: Config) -> None:
 
 
 def optimizer(node: Config) -> None:
-    """Make one for a single weight and let it step.
+    """Build the optimizer for a single weight and take a step.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: This is not an optimizer, or it cannot take a step.
     """
     weight = nn.Parameter(torch.zeros(1, 1))
     weight.grad = torch.zeros(1, 1)
-    made = build(node, "optimizer")([weight])
-    if not isinstance(made, torch.optim.Optimizer):
-        raise ConfigError([_another(node, "optimizer", f"makes a {type(made).__name__}", torch.optim.Optimizer)])
+    built = build(node, "optimizer")([weight])
+    if not isinstance(built, torch.optim.Optimizer):
+        raise ConfigError([_another(node, "optimizer", f"makes a {type(built).__name__}", torch.optim.Optimizer)])
     try:
-        made.step()
-    except (TypeError, RuntimeError) as error:  # LBFGS wants a closure, SparseAdam sparse gradients
+        built.step()
+    except (TypeError, RuntimeError) as error:  # LBFGS needs a closure, SparseAdam sparse gradients
         reason = " ".join(str(error).split())
         raise ConfigError(
-            [f"optimizer: {type(made).__name__} cannot step here ({reason}); choose adam, adamw or sgd"]
+            [f"optimizer: {type(built).__name__} cannot be used here ({reason}); choose adam, adamw or sgd"]
         ) from None
 
 
 def name(given: str) -> None:
-    """Raises ConfigError for a name that is no folder below another."""
+    """Raises ConfigError for a name that is not a path below the outputs folder."""
     path = PurePath(given)
     if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ConfigError([f"name={given!r}: it names a folder of runs below outputs/; give a word, say name=run"])
+        raise ConfigError([f"name={given!r}: expected the name of a folder below outputs/; give a word, say name=run"])
 
 
 def views(augmentation: Augmentation, splits: Splits, network: Network) -> None:
-    """Augment one image and send it through the network.
+    """Augment one image and pass it through the network.
 
     Raises:
         ConfigError: The network cannot take it.
@@ -132,14 +138,14 @@ def views(augmentation: Augmentation, splits: Splits, network: Network) -> None:
     _forward(network, image, "model")
     view = augmentation(image, torch.zeros(1, augmentation.columns))
     if view.shape != image.shape:
-        _forward(network, view, f"augmentation: it makes {_pixels(view)} of images of {_pixels(image)}")
+        _forward(network, view, f"augmentation: it turns images of {_pixels(image)} into {_pixels(view)}")
 
 
 def _forward(network: Network, images: Tensor, who: str) -> None:
     try:
         with evaluating(network):
             network(images)
-    except (RuntimeError, TypeError, AssertionError, ValueError) as error:  # timm asserts the size of images
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:  # timm asserts the image size
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError([f"{who}: the network cannot take images of {_pixels(images)} ({reason})"]) from None
 
@@ -149,11 +155,11 @@ def _pixels(images: Tensor) -> str:
 
 
 def loss_for(method: type[Algorithm], loss: Any) -> None:
-    """Raises ConfigError where the algorithm takes a loss and there is none, or the other way round."""
+    """Raises ConfigError if the algorithm needs a loss and there is none, or takes none and there is one."""
     parameter = inspect.signature(method).parameters.get("loss")
     if parameter is None and loss is not None:
-        raise ConfigError([f"algorithm {method.__name__} takes no loss; take it away with ~loss"])
+        raise ConfigError([f"algorithm {method.__name__} takes no loss; remove it with ~loss"])
     if loss is None and parameter is not None and parameter.default is inspect.Parameter.empty:
         raise ConfigError(
-            [f"algorithm {method.__name__} needs a loss, and there is none; choose loss=nt_xent or another"]
+            [f"algorithm {method.__name__} needs a loss, but none is set; choose loss=nt_xent or another"]
         )

@@ -1,4 +1,4 @@
-"""A run out of its folder: config, result, curves, and what it has learned."""
+"""Loads a run from its folder: config, result, curves, and the trained weights."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ssl_runner.wiring.loading import load_algorithm
 
 
 class Curve(NamedTuple):
-    """A metric over the run.
+    """A metric during the run.
 
     Attributes:
         steps: int64 (N,), ascending.
@@ -36,10 +36,10 @@ class LoadedRun:
 
     Attributes:
         folder: The run folder.
-        config: Plain values, as they were.
-        result: Content of result.json: ``metrics`` as fractions, protocols, versions; empty for a run that was stopped
+        config: Plain values, as they were written.
+        result: The content of result.json: ``metrics`` as fractions, protocols, versions; empty if the run stopped
             before it could write one.
-        metrics: Curves of metrics.jsonl by tag: ``run.metrics["train/loss"].values``.
+        metrics: The curves of metrics.jsonl by tag: ``run.metrics["train/loss"].values``.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class LoadedRun:
 
     @property
     def status(self) -> str:
-        """``running``, ``interrupted``, ``failed``, ``finished`` or ``killed``, as of now."""
+        """``running``, ``interrupted``, ``failed``, ``finished`` or ``killed``, at this moment."""
         return run_folder.status(self.folder) if (self.folder / run_folder.RESULT).is_file() else "killed"
 
     @cached_property
@@ -59,25 +59,25 @@ class LoadedRun:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """The whole trained algorithm on the CPU, in evaluation mode (`ssl_runner.load_algorithm`)."""
+        """The complete trained algorithm on the CPU, in evaluation mode (`ssl_runner.load_algorithm`)."""
         return load_algorithm(self.folder)
 
 
 def load_run(path: str | Path) -> LoadedRun:
-    """The run in a folder. Reads text alone; weights are read when ``encoder`` or ``algorithm`` is first asked for.
+    """The run in a folder. It reads only text; weights are read on the first use of ``encoder`` or ``algorithm``.
 
     Args:
         path: A run folder, outputs/NAME/RUN.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no run in it.
+        FileNotFoundError: There is no such folder, or it holds no run.
         ValueError: One of its files is damaged.
     """
     folder = Path(path).expanduser().absolute()
     if (around := run_around(folder)) is not None:
-        raise InvalidValue(f"{folder} lies in a run; give the run's folder, {around}")
+        raise InvalidValue(f"{folder} is inside a run; give the run's folder, {around}")
     if not (folder / "config.yaml").is_file():
-        lack = "has no config.yaml, so it is no run folder" if folder.is_dir() else "does not exist"
+        lack = "has no config.yaml, so it is not a run folder" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} {lack}; give outputs/NAME/RUN")
     config: Any = OmegaConf.to_container(read_config(folder / "config.yaml", str(folder)), resolve=True)
     return LoadedRun(folder, config, _result(folder / run_folder.RESULT), _curves(folder / tracking.FILE))
@@ -91,11 +91,11 @@ def _result(path: Path) -> dict[str, Any]:
         assert isinstance(content, dict)
         return content
     except (ValueError, AssertionError) as error:
-        raise InvalidValue(f"{path} is damaged ({error!r}); bring back a whole one") from None
+        raise InvalidValue(f"{path} is damaged ({error!r}); restore an intact copy") from None
 
 
 def _curves(path: Path) -> dict[str, Curve]:
-    """By tag; a line that a crash tore is left out."""
+    """The curves by tag, without a line cut short by a crash."""
     found: dict[str, list[tuple[int, float]]] = {}
     for row in tracking.rows(path):
         for tag in row.keys() - {"step"}:

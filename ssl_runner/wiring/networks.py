@@ -1,4 +1,4 @@
-"""From the nodes of a model to a network for the images at hand."""
+"""Builds the network from the model's config nodes and the shape of the images."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from ssl_runner.wiring import components
 
 
 class FirstWeights:
-    """Draws of initial weights: of the encoder, then the head, then what an algorithm adds, in one stream.
+    """Draws the initial weights of the encoder, the head and then the algorithm's own parts in one random stream.
 
     Args:
-        seed: Of the run.
+        seed: The run's seed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -26,7 +26,7 @@ class FirstWeights:
 
     @contextmanager
     def drawn(self) -> Iterator[None]:
-        """Inside, torch's own generator goes on where the last part stopped; afterwards it is as it was."""
+        """Inside, torch's generator continues where the previous part stopped; afterwards its state is restored."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._state)
             yield
@@ -45,7 +45,7 @@ def begin_network(config: Config, splits: Splits, weights: FirstWeights) -> Enco
 
 
 def finish_network(encoder: Encoder, config: Config, batching: Batching, weights: FirstWeights) -> Network:
-    """A head on top."""
+    """The network with a head on top of the encoder."""
     components.takes(config, "model.head", "in_features", "n_outputs")
     with weights.drawn():
         return Network(encoder, build(config, "model.head")(encoder.out_features, batching.n_outputs))
@@ -55,7 +55,7 @@ def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in [0, 1], over at most 10,000 evenly spread training images."""
     images = dataset.images[:: -(-len(dataset) // 10_000)]
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
-    for part in images.split(256):  # histograms: exact, and no floats of the images' size
+    for part in images.split(256):  # histograms are exact and need no float copy of the images
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.transpose(0, 1)])
     levels, shares = torch.arange(256) / 255, counts / counts.sum(dim=1, keepdim=True)
     mean = shares @ levels.double()

@@ -1,4 +1,4 @@
-"""From a checked config to the objects of a run, in reading order; what does not fit is refused, with the reason."""
+"""Builds the objects of a run from a checked config, in reading order, and refuses parts that do not fit."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -38,14 +38,14 @@ from ssl_runner.wiring.networks import FirstWeights, begin_network, finish_netwo
 
 
 def prepare_all(config: Config) -> Run:
-    """`prepare` in every process of a run: number 0 first, whose downloads and decoded images the others find."""
+    """`prepare` in every process of a run: first in process 0, whose downloads and decoded images the others reuse."""
     process_group.init(config["trainer"].get("timeout", process_group.TIMEOUT))
     with process_group.rank_zero_first():
         return prepare(config)
 
 
 def prepare(config: Config) -> Run:
-    """Everything built, all mistakes told before anything is downloaded, decoded or written.
+    """Build everything, and report all mistakes before anything is downloaded, decoded or written.
 
     Raises:
         ConfigError: With every problem at once.
@@ -60,7 +60,7 @@ def prepare(config: Config) -> Run:
 
 @dataclass
 class Parts:
-    """What has been made so far of a config; REFUSED, or left out, where there was a problem."""
+    """The parts built so far from a config; a part with a problem is REFUSED or left out."""
 
     trainer: Any = REFUSED
     augmentation: Any = REFUSED
@@ -80,11 +80,11 @@ class Parts:
 
 
 def wire(config: Config) -> Run:
-    """Build everything, in reading order; what needs a part that was refused is left out.
+    """Build everything, in reading order; steps that need a refused part are skipped.
 
     Raises:
         ConfigError: With every problem at once.
-        NotDownloaded: Data would have to be fetched first, which `no_download` forbids.
+        NotDownloaded: Data would have to be downloaded first, which `no_download` forbids.
     """
     attempt = Attempts()
     seed = 0 if attempt(randomness.check_seed, config["seed"]) is REFUSED else config["seed"]
@@ -95,8 +95,8 @@ def wire(config: Config) -> Run:
     complete = not attempt.problems and parts.algorithm is not REFUSED
     step_bytes = attempt(first_step_bytes, parts, config) if complete else None
     attempt.settle()
-    if parts.splits is REFUSED or REFUSED in parts.evaluators.values():  # and yet there is no problem
-        raise NotDownloaded(f"{config['dataset']['_target_']}, or what an evaluator judges, is not at hand")
+    if parts.splits is REFUSED or REFUSED in parts.evaluators.values():  # although there is no problem
+        raise NotDownloaded(f"the data of {config['dataset']['_target_']}, or of an evaluator, is not available yet")
     run = _assemble(parts, config, step_bytes)
     attempt(run.rehearse_saving, config["model"]["encoder"])
     attempt.settle()
@@ -104,7 +104,7 @@ def wire(config: Config) -> Run:
 
 
 def _settings(config: Config, attempt: Attempts) -> Parts:
-    """What needs no data."""
+    """Build the parts that need no data."""
     parts, make = Parts(), components.part
     attempt(refuse_baselines, config["baselines"])
     parts.trainer = attempt(make, config["trainer"], "trainer", Trainer)
@@ -124,11 +124,11 @@ def _settings(config: Config, attempt: Attempts) -> Parts:
 
 
 def _data_and_network(parts: Parts, config: Config, weights: FirstWeights, attempt: Attempts) -> None:
-    """The dataset, the batches of it, and a network for its images."""
+    """Build the dataset, its batches, and a network for its images."""
     parts.splits = attempt(components.part, config["dataset"], "dataset", Splits)
     attempt(refuse_unlabelled, parts.loss, parts.batching, parts.splits)
     parts.batching = attempt(bind, parts.batching, parts.splits, config["seed"], parts.device)
-    attempt(lambda trainer, batching: trainer.steps(batching), parts.trainer, parts.batching)  # no epochs of episodes
+    attempt(lambda trainer, batching: trainer.steps(batching), parts.trainer, parts.batching)  # episodes have no epochs
     encoder = attempt(begin_network, config["model"]["encoder"], parts.splits, weights)
     parts.network = attempt(finish_network, encoder, config["model"]["head"], parts.batching, weights)
     attempt(refuse_head, parts.method, parts.network, parts.batching)
@@ -136,7 +136,7 @@ def _data_and_network(parts: Parts, config: Config, weights: FirstWeights, attem
 
 
 def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Attempts) -> None:
-    """The algorithm, and whether evaluators and the optimizer can work with it."""
+    """Build the algorithm, and check that evaluators and the optimizer work with it."""
     n_way = REFUSED if parts.batching is REFUSED else parts.batching.most_ways
     given = attempt(components.parts_of, parts.method, parts.network, parts.loss, n_way)
     if REFUSED not in (parts.fit, given):
@@ -146,7 +146,7 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
     judged = None if parts.algorithm is REFUSED else parts.algorithm
     attempt(check_evaluators, parts.evaluators, judged, parts.splits, parts.device)
     attempt(check_selection, parts.trainer, parts.evaluators, parts.algorithm, parts.splits)
-    if not attempt.problems:  # torch takes seconds to make its first one
+    if not attempt.problems:  # torch takes seconds to build its first optimizer
         attempt(components.optimizer, config["optimizer"])
 
 
@@ -170,13 +170,13 @@ def _assemble(parts: Parts, config: Config, step_bytes: int | None) -> Run:
 
 
 def bind(batching: Batching, splits: Splits, seed: int, device: torch.device) -> Batching:
-    """The batching, which from now on draws from the training split."""
+    """The batching, which now draws from the training split."""
     batching.bind(splits.train, seed, device)
     return batching
 
 
 def place(algorithm: Algorithm, trainer: Trainer) -> None:
-    """On the device, in its memory format; batch normalisation with exact sums, over all processes."""
+    """Move the algorithm to its device and memory format; make batch normalisation sum exactly, over all processes."""
     algorithm.to(trainer.device)
     if trainer.channels_last:
         algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -187,9 +187,9 @@ def place(algorithm: Algorithm, trainer: Trainer) -> None:
 
 
 def first_step_bytes(parts: Parts, config: Config) -> int | None:
-    """Memory of a step (`estimate.step_memory`), and what a loss refuses at its first step is told here.
+    """Memory of a step (`memory_estimate.step_memory`); this also reports what a loss refuses in its first step.
 
-    Of the whole batch, which is what the loss sees where several processes share it, in its largest shape.
+    It uses the whole batch in its largest shape, since that is what the loss sees even if several processes share it.
     """
     make_optimizer = build(config["optimizer"], "optimizer")
     with process_group.single_process():

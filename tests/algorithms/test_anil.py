@@ -19,20 +19,20 @@ def rate(name: str, step: int) -> float:
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_meta_gradient_is_that_of_a_loop_in_which_the_head_alone_adapts(steps, second_order):
+def test_meta_gradient_equals_that_of_a_loop_in_which_only_the_head_adapts(steps, second_order):
     algorithm, batch = anil(steps, second_order), episodes()
     loss = meta_loss_by_loop(algorithm.network, batch, rate, steps, second_order)
     assert_gradients(gradients(algorithm, batch, context()), loss, dict(algorithm.named_parameters()))
 
 
-def test_the_encoder_sees_each_image_once_whatever_the_inner_steps():
+def test_the_encoder_sees_each_image_once_for_any_number_of_inner_steps():
     algorithm, batch, passes = anil(steps=4), episodes(), []
     algorithm.network.encoder.register_forward_hook(lambda *_: passes.append(1))
     algorithm.training_step(batch, context())
     assert len(passes) == 2  # support, queries; all tasks at once
 
 
-def test_classify_fits_the_head_to_features_that_stay():
+def test_classify_fits_the_head_to_fixed_features():
     algorithm, batch = anil(), episodes()
     with torch.no_grad():
         scores = algorithm.classify(*inputs(batch))

@@ -40,7 +40,7 @@ def cosines(features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def naive(support: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """One task's weights: the update of SGD with momentum and dampening by hand."""
+    """One task's weights, with SGD with momentum and dampening written out."""
     generator = randomness.generator(0, "baseline_pp", 0)
     weights = (2 * torch.rand(3, 4, generator=generator) - 1).double() / 2
     momentum = None
@@ -50,7 +50,7 @@ def naive(support: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> to
         losses = [-row.log_softmax(0)[label] for row, label in zip(scores, labels[chosen], strict=True)]
         (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), weights)
         gradient = gradient + FIT["fit_weight_decay"] * weights.detach()
-        # torch's, and so the authors': the first gradient enters whole
+        # as in torch, and so in the authors' code, the first gradient is not dampened
         momentum = (
             gradient if momentum is None else FIT["fit_momentum"] * momentum + (1 - FIT["fit_dampening"]) * gradient
         )
@@ -59,7 +59,7 @@ def naive(support: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> to
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
-def test_the_fitted_weights_are_those_of_sgd_on_one_task_at_a_time(batch_size):
+def test_the_fitted_weights_equal_those_of_sgd_on_one_task_at_a_time(batch_size):
     support, labels, query = task()
     algorithm = baseline(fit_batch_size=batch_size)
     generator = randomness.generator(0, "baseline_pp", 0)
@@ -70,10 +70,10 @@ def test_the_fitted_weights_are_those_of_sgd_on_one_task_at_a_time(batch_size):
     for number in range(3):
         weights = naive(support[number], labels[number], rows)
         expected = FIT["scale"] * cosines(query[number], weights)
-        torch.testing.assert_close(scores[number], expected, rtol=1e-6, atol=1e-6)  # first weights were float32
+        torch.testing.assert_close(scores[number], expected, rtol=1e-6, atol=1e-6)  # initial weights are float32
 
 
-def test_a_tasks_scores_hang_on_nothing_but_the_task():
+def test_a_tasks_scores_depend_only_on_the_task():
     algorithm, (support, labels, query) = baseline(fit_batch_size=2), task()
     together = algorithm.compare(support, labels, query, 3)
     for one in (slice(0, 1), slice(1, 3)):
@@ -81,7 +81,7 @@ def test_a_tasks_scores_hang_on_nothing_but_the_task():
     torch.testing.assert_close(algorithm.compare(support, labels, query[:, :2], 3), together[:, :2])
 
 
-def test_it_fits_where_gradients_are_off_and_touches_no_generator_and_no_weight():
+def test_it_fits_with_gradients_disabled_and_changes_no_generator_and_no_weight():
     algorithm, (support, labels, query) = baseline().eval(), task()
     before, state = torch.get_rng_state(), {name: value.clone() for name, value in algorithm.state_dict().items()}
     with torch.no_grad():
@@ -96,11 +96,11 @@ def test_it_fits_where_gradients_are_off_and_touches_no_generator_and_no_weight(
     assert all(parameter.grad is None for parameter in algorithm.parameters())
 
 
-def test_orthogonal_shots_end_on_the_closed_form():
+def test_orthogonal_shots_reach_the_closed_form():
     support = torch.eye(4, dtype=torch.float64)[None, :3]
     algorithm = baseline(scale=1.0, fit_steps=200, fit_lr=0.1, fit_weight_decay=0.0)
     scores = algorithm.compare(support, torch.arange(3)[None], support, 3)[0]
-    # in the plane of three orthogonal images, cross-entropy of cosines is least for weights at 2/3, -1/3, -1/3
+    # in the plane of three orthogonal images, the cross-entropy of cosines is minimal for weights 2/3, -1/3, -1/3
     expected = 1 / 6**0.5 * (3 * torch.eye(3, dtype=torch.float64) - 1)
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-3)
 
@@ -109,7 +109,7 @@ def test_evaluation_encodes_each_image_once():
     assert BaselinePP.classify is Algorithm.classify
 
 
-def test_training_is_cross_entropy_of_scaled_cosines_with_one_weight_a_class():
+def test_training_is_cross_entropy_of_scaled_cosines_with_one_weight_per_class():
     algorithm = baseline()
     images, labels = torch.rand(1, 5, 1, 2, 2, dtype=torch.float64), torch.tensor([0, 5, 2, 2, 1])
     loss = algorithm.training_step(Views((images,), labels, torch.arange(5)), CLOCK).loss
@@ -120,7 +120,7 @@ def test_training_is_cross_entropy_of_scaled_cosines_with_one_weight_a_class():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"head": Linear(4, 6)}, "choose model/head=cosine"),
         ({"scale": 0.0}, "scale=0.0"),
@@ -132,8 +132,8 @@ def test_training_is_cross_entropy_of_scaled_cosines_with_one_weight_a_class():
         ({"fit_weight_decay": -0.1}, "fit_weight_decay=-0.1"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_numbers_out_of_range_and_other_heads_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         baseline(**changes)
 
 

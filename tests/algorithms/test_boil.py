@@ -14,7 +14,7 @@ def boil(steps: int = 2, second_order: bool = True) -> BOIL:
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_meta_gradient_is_that_of_a_loop_in_which_the_head_stays(steps, second_order):
+def test_meta_gradient_equals_that_of_a_loop_in_which_the_head_is_fixed(steps, second_order):
     algorithm, batch = boil(steps, second_order), episodes()
     loss = meta_loss_by_loop(
         algorithm.network, batch, lambda name, _: 0.0 if name.startswith("head") else LR, steps, second_order
@@ -22,7 +22,7 @@ def test_meta_gradient_is_that_of_a_loop_in_which_the_head_stays(steps, second_o
     assert_gradients(gradients(algorithm, batch, context()), loss, dict(algorithm.named_parameters()))
 
 
-def test_the_inner_loop_moves_every_weight_of_the_encoder_and_none_of_the_head():
+def test_the_inner_loop_changes_every_weight_of_the_encoder_and_none_of_the_head():
     algorithm = boil(steps=1)
     before, after = inner_step(algorithm, episodes())
     assert {name.partition(".")[0] for name in before} == {"encoder"}

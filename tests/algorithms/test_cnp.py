@@ -7,7 +7,7 @@ from ssl_runner.algorithms.attentive_cnp import AttentiveCNP
 from ssl_runner.algorithms.cnp import CNP
 
 
-def test_a_task_is_the_mean_representation_of_each_class():
+def test_a_task_is_represented_by_the_mean_of_each_class():
     algorithm = reader(CNP, width=8, layers=2)
     support, labels, query = task()
     found = algorithm.compare(support, labels, query, WAYS)
@@ -18,7 +18,7 @@ def test_a_task_is_the_mean_representation_of_each_class():
             torch.testing.assert_close(found[number, place], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_a_class_that_a_task_has_not_is_zeros():
+def test_a_class_missing_from_a_task_is_zeros():
     algorithm = reader(CNP, width=8, layers=2)
     support, labels, query = task(tasks=1)
     labels = labels.clamp_max(1)
@@ -27,7 +27,7 @@ def test_a_class_that_a_task_has_not_is_zeros():
     torch.testing.assert_close(algorithm.compare(support, labels, query, 2)[0, 0], expected[:2])
 
 
-def test_an_attentive_query_takes_of_the_support_by_attention_over_images():
+def test_a_query_reads_the_support_by_attention_over_images():
     """One head at a time, one query at a time (arXiv:1706.03762, eq. 1)."""
     algorithm = reader(AttentiveCNP, width=8, layers=2, heads=2)
     support, labels, query = task()
@@ -51,7 +51,7 @@ def test_an_attentive_query_takes_of_the_support_by_attention_over_images():
             torch.testing.assert_close(found[number, place], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_a_support_of_one_class_of_equal_images_is_told_by_the_decoder_alone():
+def test_repeating_a_support_image_does_not_change_the_scores():
     algorithm = reader(CNP, width=8, layers=1)
     image = torch.ones(1, 1, PIXELS, dtype=torch.float64)
     once = algorithm.compare(image, torch.tensor([[1]]), image, WAYS)

@@ -7,7 +7,7 @@ from ssl_runner.algorithms.in_context_transformer import InContextTransformer
 
 
 def test_it_is_torchs_transformer_over_one_masked_sequence():
-    """Support and queries in one sequence, of which the support's columns alone are open to attention."""
+    """Support and queries in one sequence, where all attend to the support only."""
     algorithm = reader(InContextTransformer, width=8, depth=2, heads=2)
     support, labels, query = task()
     one_hot = F.one_hot(labels, WAYS).double()

@@ -1,4 +1,4 @@
-"""The training accuracy of each domain is that of its tasks, however a batch is cut and shared."""
+"""The training accuracy of each domain is that of its tasks, however a batch is split and distributed."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def only(batch: Episodes, rows: torch.Tensor) -> Episodes:
 
 
 @pytest.mark.parametrize("name", ADAPTING)
-def test_of_tasks_that_do_not_see_each_other_it_is_the_accuracy_of_these_tasks_alone(name):
+def test_accuracy_of_a_domain_is_that_of_its_tasks_alone_if_tasks_are_independent(name):
     batch, algorithm = episodes(tasks=8), made(name)
     found = algorithm.training_step(with_domains(batch), context()).metrics
     for domain, rows in (("a", OF_A), ("b", ~OF_A)):
@@ -62,17 +62,17 @@ def test_of_tasks_that_do_not_see_each_other_it_is_the_accuracy_of_these_tasks_a
 
 
 @pytest.mark.parametrize("name", ADAPTING | COMPARING)
-def test_the_accuracies_of_the_domains_make_up_the_accuracy_and_nothing_else_changes(name):
+def test_domain_accuracies_average_to_the_accuracy_and_nothing_else_changes(name):
     batch, algorithm = episodes(tasks=8), made(name)
-    plain, told = algorithm.training_step(batch, context()), algorithm.training_step(with_domains(batch), context())
-    assert told.metrics.keys() - plain.metrics.keys() == {"accuracy/a", "accuracy/b"}
-    assert torch.equal(told.loss, plain.loss)
-    mean = (told.metrics["accuracy/a"] + told.metrics["accuracy/b"]) / 2
+    plain, split = algorithm.training_step(batch, context()), algorithm.training_step(with_domains(batch), context())
+    assert split.metrics.keys() - plain.metrics.keys() == {"accuracy/a", "accuracy/b"}
+    assert torch.equal(split.loss, plain.loss)
+    mean = (split.metrics["accuracy/a"] + split.metrics["accuracy/b"]) / 2
     torch.testing.assert_close(mean, plain.metrics["accuracy"])
-    assert not any(told.metrics[f"accuracy/{domain}"].requires_grad for domain in "ab")
+    assert not any(split.metrics[f"accuracy/{domain}"].requires_grad for domain in "ab")
 
 
-def test_over_pieces_of_a_batch_the_mean_is_that_of_the_domains_tasks():
+def test_the_mean_over_pieces_of_a_batch_is_the_mean_over_the_domains_tasks():
     accuracy, batch = torch.rand(8), with_domains(episodes(tasks=8))
     pieces = list(zip(batch.chunk(3), accuracy.split(3), strict=True))
     assert [len(piece) for piece, _ in pieces] == [3, 3, 2]
@@ -83,7 +83,7 @@ def test_over_pieces_of_a_batch_the_mean_is_that_of_the_domains_tasks():
 
 @pytest.fixture
 def batching():
-    """Of ten digits as three domains, six tasks a step."""
+    """Episodes of ten digits as three domains, six tasks per step."""
 
     def make(tasks: int) -> EpisodeBatching:
         train = digits("images", 0.0, 0.25, None, split_seed=0, size=None, channels=None).train
@@ -94,13 +94,13 @@ def batching():
     return make
 
 
-def test_the_weights_of_a_step_are_of_its_tasks_and_shared_by_processes(batching, monkeypatch):
+def test_the_weights_of_a_step_cover_its_tasks_and_are_shared_by_processes(batching, monkeypatch):
     six, seen = batching(6), []
     assert six.domains == ("a", "b", "c")
     for step in range(30):
         batch = six.batch(step)
         kinds = torch.stack([weights > 0 for weights in batch.domains.values()])
-        assert (kinds.sum(dim=0) == 1).all()  # each task is of one domain
+        assert (kinds.sum(dim=0) == 1).all()  # each task belongs to one domain
         for weights in batch.domains.values():
             assert np.allclose(weights[weights > 0], 6 / (weights > 0).sum())
         seen.append(len(kinds))
@@ -113,9 +113,9 @@ def test_the_weights_of_a_step_are_of_its_tasks_and_shared_by_processes(batching
         assert [half.keys() for half in halves] == [batch.domains.keys()] * 2  # all processes log the same
         for name, weights in batch.domains.items():
             assert torch.equal(torch.cat([half[name] for half in halves]), weights)
-    assert set(seen) == {2, 3}  # a domain without a task in the step has no figure
+    assert set(seen) == {2, 3}  # a domain without a task in the step has no accuracy
 
 
-def test_more_domains_than_tasks_in_a_step_have_no_figures(batching):
+def test_no_domain_accuracy_is_logged_if_a_step_has_fewer_tasks_than_domains(batching):
     assert batching(2).domains == () and batching(2).batch(0).domains == {}
     assert batching(3).domains == ("a", "b", "c")

@@ -12,7 +12,7 @@ def imaml(steps: int = 3, proximal: float = 2.0, conjugate: int = 4, lr: float =
     return IMAML(network(smooth=True), CrossEntropy(0.0), lr, steps, steps, proximal, conjugate, "batch")
 
 
-def test_conjugate_gradients_solve_in_as_many_steps_as_there_are_unknowns():
+def test_conjugate_gradients_need_as_many_steps_as_there_are_unknowns():
     torch.manual_seed(0)
     root = torch.randn(6, 6, dtype=torch.float64)
     matrix = root @ root.T + torch.eye(6)
@@ -32,7 +32,7 @@ def test_conjugate_gradients_solve_in_as_many_steps_as_there_are_unknowns():
 
 
 def task_by_loop(algorithm: IMAML, batch, task: int) -> list[torch.Tensor]:
-    """Meta-gradient of one task through torch.autograd, its system solved by scalar conjugate gradients."""
+    """Meta-gradient of one task through torch.autograd, with the linear system solved by plain conjugate gradients."""
     start = dict(algorithm.network.named_parameters())
     weights = {name: value.detach().requires_grad_() for name, value in start.items()}
     images, labels = batch.support_images[task], batch.support_labels[task]
@@ -69,7 +69,7 @@ def task_by_loop(algorithm: IMAML, batch, task: int) -> list[torch.Tensor]:
     return list(found.split(sizes))
 
 
-def test_meta_gradient_is_that_of_the_loop_over_tasks():
+def test_meta_gradient_equals_that_of_the_loop_over_tasks():
     algorithm, batch = imaml(), episodes(tasks=3)
     found = gradients(algorithm, batch, context())
     by_task = [task_by_loop(algorithm, batch, task) for task in range(len(batch))]
@@ -78,8 +78,8 @@ def test_meta_gradient_is_that_of_the_loop_over_tasks():
         torch.testing.assert_close(found[f"network.{name}"], expected, rtol=1e-7, atol=1e-9)
 
 
-def test_at_the_solution_the_meta_gradient_is_that_of_finite_differences():
-    """Eq. 6 is exact where the inner problem is solved: differentiate the solution itself, numerically."""
+def test_meta_gradient_equals_finite_differences_at_the_solution():
+    """Eq. 6 is exact if the inner problem is solved, so it equals the numerical derivative of the solution."""
     algorithm, batch = imaml(steps=300, proximal=20.0, conjugate=40, lr=0.02), episodes(tasks=1)
     found = gradients(algorithm, batch, context())
     for name in ("head.weight", "encoder.backbone.blocks.0.0.weight"):
@@ -94,7 +94,7 @@ def test_at_the_solution_the_meta_gradient_is_that_of_finite_differences():
         assert (found[f"network.{name}"] * direction).sum().item() == pytest.approx(slope, rel=1e-4), name
 
 
-def test_a_strong_hold_makes_the_meta_gradient_that_of_the_queries_at_the_common_weights():
+def test_with_a_large_proximal_term_the_meta_gradient_is_the_query_gradient_at_the_common_weights():
     algorithm, batch = imaml(proximal=2.0), episodes(tasks=2)
     algorithm.proximal, algorithm.inner_lr = 1e9, 1e-10
     found = gradients(algorithm, batch, context())

@@ -57,7 +57,7 @@ def views(local: int = 0, n: int = B) -> Views:
 
 
 class Seeing(Loss):
-    """Keeps what it was given."""
+    """A loss that records its inputs."""
 
     def forward(self, embeddings, context):
         self.seen = embeddings
@@ -78,18 +78,18 @@ def momentum(loss=None, **changes) -> Momentum:
 # queue
 
 
-def test_a_queue_holds_the_last_rows_pushed_in_the_places_of_the_oldest():
+def test_a_queue_replaces_the_oldest_rows_by_the_last_ones_pushed():
     queue = Queue(5, 2)
     assert torch.allclose(queue.items.norm(dim=1), torch.ones(5))
     rows = torch.arange(16.0).view(8, 2)
     queue.push(rows[:3])
     queue.push(rows[3:6])
     assert {tuple(row) for row in queue.items.tolist()} == {tuple(row) for row in rows[1:6].tolist()}
-    queue.push(torch.cat([rows, rows + 100]))  # more than there are places
+    queue.push(torch.cat([rows, rows + 100]))  # more rows than the queue has
     assert {tuple(row) for row in queue.items.tolist()} == {tuple(row) for row in (rows[3:] + 100).tolist()}
 
 
-def test_pointer_and_content_of_a_queue_are_state():
+def test_pointer_and_content_of_a_queue_are_saved():
     one, two = Queue(5, 2), Queue(5, 2)
     one.push(torch.ones(3, 2))
     two.load_state_dict(one.state_dict())
@@ -102,7 +102,7 @@ def test_pointer_and_content_of_a_queue_are_state():
 # predictor
 
 
-def test_without_a_predictor_in_between_no_gradient_reaches_the_target_branch():
+def test_no_gradient_reaches_the_target_branch():
     algorithm = StopGradient(network(), NegativeCosine(), predictor, True, 0, 1)
     batch = views()
     step = algorithm.training_step(batch, context())
@@ -117,7 +117,7 @@ def test_without_a_predictor_in_between_no_gradient_reaches_the_target_branch():
         assert torch.allclose(parameter.grad, gradient, rtol=1e-8, atol=1e-12)
 
 
-def test_the_predictors_rate_can_be_left_alone_and_every_parameter_has_one_group():
+def test_the_predictors_rate_can_be_constant_and_every_parameter_has_one_group():
     for constant in (False, True):
         algorithm = StopGradient(network(), NegativeCosine(), predictor, constant, 0, 1)
         groups = algorithm.parameter_groups()
@@ -184,7 +184,7 @@ def test_the_teacher_sees_global_views_only_and_its_last_ones_fill_the_queue():
     assert torch.equal(loss.target, loss.seen.target)
 
 
-def test_groups_normalise_apart_and_the_teachers_keys_come_back_in_order():
+def test_groups_are_normalised_separately_and_the_teachers_keys_come_back_in_order():
     algorithm, loss = momentum(batch_norm_groups=2), None
     algorithm.training_step(views(), context())
     loss = algorithm.loss
@@ -203,7 +203,7 @@ def test_groups_normalise_apart_and_the_teachers_keys_come_back_in_order():
     assert not torch.allclose(whole.loss.seen.target, expected)
 
 
-def test_moco_is_contrast_with_the_queue_and_the_product_is_chosen():
+def test_moco_contrasts_with_the_queue_and_the_exported_encoder_can_be_chosen():
     algorithm = momentum(InfoNCE(0.2), queue_size=16)
     assert math.isfinite(algorithm.training_step(views(), context()).loss.item())
     assert algorithm.eval_encoder() is algorithm.network.encoder
@@ -213,7 +213,7 @@ def test_moco_is_contrast_with_the_queue_and_the_product_is_chosen():
 # prototypes
 
 
-def test_scores_are_cosines_and_prototypes_are_of_unit_length_after_each_step():
+def test_scores_are_cosines_and_prototypes_have_unit_length_after_each_step():
     loss = Seeing()
     algorithm = Prototypes(network(), loss, 7, 0.0, 0, 0.0, 1).double()
     step = algorithm.training_step(views(local=2), context())
@@ -237,7 +237,7 @@ def test_frozen_prototypes_have_no_gradient_and_the_queue_waits():
     assert loss.seen.memory_bank.shape == (12, 7)
 
 
-def test_the_prototypes_of_dinos_head_stay_for_a_share_of_the_run_and_learn_then():
+def test_the_prototypes_of_dinos_head_are_frozen_for_a_share_of_the_run_and_then_learn():
     made = network()
     made.head = Prototyped(made.encoder.out_features, None, 8, 5, 7)
     algorithm = Momentum(made, Seeing(), None, 0.9, 0.9, 0, 1, 0.2, 1, "student").double()

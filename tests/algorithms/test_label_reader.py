@@ -1,4 +1,4 @@
-"""What every learner that reads labelled images must be."""
+"""Properties of every learner that reads labelled images."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_the_order_of_the_support_does_not_matter(kind):
 
 
 @everyone
-def test_answers_hang_on_the_labels_and_on_the_images_of_the_support(kind):
+def test_predictions_depend_on_the_labels_and_on_the_images_of_the_support(kind):
     assert_labels_and_images_of_the_support_matter(reader(kind, **READERS[kind]))
 
 
@@ -52,16 +52,16 @@ def test_every_parameter_learns(kind):
 
 
 @everyone
-def test_fewer_ways_than_outputs_are_answered_and_more_are_refused(kind):
+def test_fewer_ways_than_outputs_are_classified_and_more_are_refused(kind):
     algorithm = reader(kind, **READERS[kind])
     support, labels, query = task()
     assert algorithm.compare(support, labels.clamp_max(1), query, 2).shape == (2, 5, 2)
-    with pytest.raises(ValueError, match=rf"{WAYS} outputs.*up to {WAYS} ways, got 4.*batching.n_way=4"):
+    with pytest.raises(ValueError, match=rf"{WAYS} outputs.*at most {WAYS} ways, got 4.*batching.n_way=4"):
         algorithm.compare(support, labels, query, 4)
 
 
 @everyone
-def test_no_learner_is_made_for_one_class(kind):
+def test_a_learner_of_one_class_is_refused(kind):
     with pytest.raises(ValueError, match="n_way"):
         reader(
             type(
@@ -73,7 +73,7 @@ def test_no_learner_is_made_for_one_class(kind):
         )
 
 
-def test_training_shows_snail_the_support_in_an_order_of_the_step_and_evaluation_always_in_the_same():
+def test_snail_sees_the_support_in_a_new_order_at_each_training_step_and_in_one_order_in_evaluation():
     algorithm = reader(SNAIL, **READERS[SNAIL])
     support, labels, query = task()
     orders = []
@@ -89,7 +89,7 @@ def test_training_shows_snail_the_support_in_an_order_of_the_step_and_evaluation
     )
 
 
-@pytest.mark.parametrize("kind", [kind for kind in READERS if kind is not MANN])  # whose loss is of every image
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind is not MANN])  # MANN's loss covers every image
 def test_the_loss_is_the_mean_cross_entropy_of_the_queries_as_compare_scores_them(kind):
     algorithm = reader(kind, **READERS[kind])
     generator = torch.Generator().manual_seed(3)
@@ -107,7 +107,7 @@ ATTENTIVE = [AttentiveCNP, InContextTransformer, SNAIL]
 
 
 @pytest.mark.parametrize("kind", ATTENTIVE)
-def test_a_map_of_attention_is_a_share_of_each_support_image_for_each_query_wherever_the_image_stands(kind):
+def test_attention_maps_give_each_query_a_share_of_each_support_image_wherever_the_image_is(kind):
     algorithm = reader(kind, **READERS[kind])
     support, labels, query = task(tasks=1)
     shown = algorithm.looks(support, labels, query, WAYS)
@@ -116,9 +116,9 @@ def test_a_map_of_attention_is_a_share_of_each_support_image_for_each_query_wher
         assert one.values.shape == (5, 6)
         total = one.values.sum(dim=1)
         assert (total <= 1 + 1e-12).all() and one.values.min() > 0
-        if kind is not SNAIL:  # whose queries attend to themselves too
+        if kind is not SNAIL:  # SNAIL's queries attend to themselves too
             torch.testing.assert_close(total, torch.ones_like(total))
-    if kind is SNAIL:  # in which order matters
+    if kind is SNAIL:  # order matters
         return
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     moved = algorithm.looks(support[:, order], labels[:, order], query, WAYS)
@@ -126,7 +126,7 @@ def test_a_map_of_attention_is_a_share_of_each_support_image_for_each_query_wher
         torch.testing.assert_close(one.values, shown[name].values[:, order])
 
 
-def test_snails_map_gives_each_image_the_attention_that_it_has_in_the_order_in_which_it_is_read():
+def test_snails_map_gives_each_image_its_attention_whatever_the_reading_order():
     algorithm = reader(SNAIL, **READERS[SNAIL])
     support, labels, query = task(tasks=1)
     order = algorithm.order(support)
@@ -139,7 +139,7 @@ def test_snails_map_gives_each_image_the_attention_that_it_has_in_the_order_in_w
         torch.testing.assert_close(shown[:, place], shares[0, :, position])
 
 
-def test_manns_maps_are_its_usage_as_the_support_goes_by_and_where_the_queries_read():
+def test_manns_maps_are_its_usage_over_the_support_and_where_the_queries_read():
     algorithm = reader(MANN, **READERS[MANN])
     support, labels, query = task(tasks=2)
     shown = algorithm.looks(support, labels, query, WAYS)
@@ -154,6 +154,6 @@ def test_manns_maps_are_its_usage_as_the_support_goes_by_and_where_the_queries_r
     torch.testing.assert_close(read.sum(dim=1), torch.ones(5, dtype=torch.float64))
 
 
-def test_whoever_looks_at_nothing_has_no_maps():
+def test_a_learner_without_attention_or_memory_has_no_maps():
     algorithm = reader(CNP, **READERS[CNP])
     assert algorithm.maps(torch.rand(1, 3, 1, 2, 2), torch.tensor([[0, 1, 2]]), torch.rand(1, 2, 1, 2, 2), WAYS) == {}

@@ -24,7 +24,7 @@ def maml(
 ) -> MAML:
     torch.manual_seed(0)
     backbone = Conv4(1, 12, width=4, downsample="stride" if smooth else "max_pool", grid=None)
-    if smooth:  # a kink within the difference would be an error of the difference, not of the gradient
+    if smooth:  # a kink would make the finite difference wrong, not the gradient
         for block in backbone.blocks:
             block[2] = nn.Softplus()
     encoder = Encoder(backbone, (1, 12, 12), [0.4], [0.3])
@@ -76,7 +76,7 @@ def test_meta_gradient_equals_finite_differences():
         assert (gradients[name] * direction).sum().item() == pytest.approx(slope, rel=1e-6, abs=1e-8), name
 
 
-def test_the_loop_leaves_running_averages_alone():
+def test_the_loop_does_not_change_running_averages():
     algorithm = maml()
     before = {name: buffer.clone() for name, buffer in algorithm.network.named_buffers()}
     meta_loss_by_loop(algorithm, episodes())
@@ -84,13 +84,13 @@ def test_the_loop_leaves_running_averages_alone():
         assert torch.equal(buffer, before[name]), name
 
 
-def test_first_order_is_another_gradient_than_second_order():
+def test_first_order_and_second_order_gradients_differ():
     exact, first = meta_gradient(maml(5), episodes()), meta_gradient(maml(5, second_order=False), episodes())
     flat = [torch.cat([gradient.flatten() for gradient in each.values()]) for each in (exact, first)]
     assert F.cosine_similarity(flat[0], flat[1], dim=0) < 0.9
 
 
-def test_cutting_the_batch_gives_the_same_gradient():
+def test_splitting_the_batch_gives_the_same_gradient():
     algorithm, batch = maml(2), episodes(tasks=5)
     whole = meta_gradient(algorithm, batch)
     algorithm.zero_grad()
@@ -112,7 +112,7 @@ def test_classify_adapts_as_the_loop_does():
 
 
 @pytest.mark.parametrize("statistics", ["batch", "support"])
-def test_of_fewer_ways_than_outputs_the_first_outputs_are_the_labels_after_the_same_descent(statistics):
+def test_with_fewer_ways_than_outputs_the_first_outputs_are_the_labels_after_the_same_descent(statistics):
     algorithm, batch = maml(2, statistics=statistics), episodes()
     support, query = (labels < 2 for labels in (batch.support_labels[0], batch.query_labels[0]))
     images, labels = batch.support_images[:, support], batch.support_labels[:, support]
@@ -145,7 +145,7 @@ def test_only_inductive_statistics_ignore_the_other_queries(statistics, inductiv
     assert torch.allclose(together[:, :4], fewer, atol=1e-9) == inductive
 
 
-def test_classify_leaves_weights_buffers_and_layers_as_they_were():
+def test_classify_does_not_change_weights_buffers_or_layers():
     algorithm, batch = maml(1, statistics="support"), episodes()
     before = {name: value.clone() for name, value in algorithm.state_dict().items()}
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_classify_leaves_weights_buffers_and_layers_as_they_were():
 def test_running_statistics_follow_the_queries_of_the_adapted_networks():
     algorithm, batch = maml(1, lr=1e-12), episodes()
     algorithm.after_step(CLOCK, algorithm.training_step(batch, CLOCK).carry)
-    reference = maml(1)  # with next to no inner rate, the first layer sees each task's queries through the same weights
+    reference = maml(1)  # with a tiny inner rate, the first layer sees all tasks' queries with the same weights
     layer, expected = batch_norms(algorithm.network)[0], batch_norms(reference.network)[0]
     means = []
     for task in range(len(batch)):
@@ -177,7 +177,7 @@ def test_batch_statistics_equal_torchs_own_normalisation():
         torch.testing.assert_close(layer(images), native, rtol=1e-12, atol=1e-12)
 
 
-def test_another_number_of_ways_than_the_heads_is_refused():
+def test_a_number_of_ways_other_than_the_heads_is_refused():
     batch = episodes()
     with pytest.raises(ValueError, match="3 outputs"):
         maml().classify(batch.support_images, batch.support_labels, batch.query_images, 20)
@@ -191,7 +191,7 @@ def classified(algorithm: MAML, classify, batch: Episodes) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("configured", "inductive"), [("batch", "support"), ("support", "support"), ("running", "running")]
 )
-def test_each_classifier_is_what_its_statistics_would_give_if_they_were_configured(configured, inductive):
+def test_each_classifier_gives_what_its_statistics_would_give_if_configured(configured, inductive):
     batch, algorithm = episodes(), maml(2, statistics=configured)
     expected = {"inductive": inductive, "transductive": "batch"}
     assert algorithm.classifiers == tuple(expected)
@@ -211,19 +211,19 @@ def test_only_the_transductive_classifier_sees_the_other_queries(configured):
         assert torch.allclose(together[name][:, :4], apart[name], atol=1e-9) == (name == "inductive")
 
 
-def test_one_descent_serves_all_that_do_not_ask_for_running_averages(monkeypatch):
+def test_one_descent_serves_all_statistics_except_running_averages(monkeypatch):
     for configured, descents in {"batch": 1, "support": 1, "running": 2}.items():
         algorithm, begun = maml(1, statistics=configured), []
         descend = algorithm.descend
         monkeypatch.setattr(
-            algorithm, "descend", lambda *given, to=descend, told=begun: (told.append(1), to(*given))[1]
+            algorithm, "descend", lambda *given, to=descend, calls=begun: (calls.append(1), to(*given))[1]
         )
         classified(algorithm, algorithm.classify_by_all, episodes())
         assert len(begun) == descents
 
 
 @pytest.mark.parametrize("statistics", ["batch", "support", "running"])
-def test_the_last_point_of_a_trajectory_is_what_classify_gives(statistics):
+def test_the_last_point_of_a_trajectory_equals_classify(statistics):
     algorithm, batch = maml(3, statistics=statistics), episodes()
     scores = classified(algorithm, algorithm.trajectory, batch)
     assert scores.shape == (4, 4, 9, 3)

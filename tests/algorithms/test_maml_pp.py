@@ -43,13 +43,13 @@ def learned(algorithm: MAMLpp) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("first_order", "second_order"), [(0.0, True), (1.0, False)])
-def test_gradients_of_weights_rates_and_normalisation_are_those_of_the_loop(first_order, second_order):
+def test_gradients_of_weights_rates_and_normalisation_equal_those_of_the_loop(first_order, second_order):
     algorithm, batch = maml_pp(first_order=first_order), episodes()
     loss = by_loop(algorithm, batch, second_order)
     assert_gradients(gradients(algorithm, batch, context()), loss, learned(algorithm))
 
 
-def test_early_on_the_queries_after_every_step_count():
+def test_early_in_the_run_the_query_loss_after_every_step_counts():
     algorithm, batch = maml_pp(multi_step=0.5), episodes()
     loss = by_loop(algorithm, batch, True, emphasis=[0, 1 / 3, 1 / 3, 1 / 3])
     assert_gradients(gradients(algorithm, batch, context()), loss, learned(algorithm))
@@ -58,7 +58,7 @@ def test_early_on_the_queries_after_every_step_count():
     assert algorithm.emphasis(context(step=2, max_steps=4)) == [0, 0, 0, 1]
 
 
-def test_with_equal_rates_and_no_multi_step_loss_the_weights_learn_as_in_maml_that_leaves_normalisation_alone():
+def test_with_equal_rates_and_no_multi_step_loss_it_is_maml_whose_inner_loop_leaves_normalisation_alone():
     batch = episodes()
     model = network()
 
@@ -68,7 +68,7 @@ def test_with_equal_rates_and_no_multi_step_loss_the_weights_learn_as_in_maml_th
 
     ours = maml_pp(spread=False)
     for rate in ours.rates.parameters():
-        rate.data.fill_(0.3)  # it was made in float32
+        rate.data.fill_(0.3)  # it was created in float32
     expected = gradients(Plain(model, CrossEntropy(0.0), 0.3, STEPS, STEPS, True, "batch"), batch, context())
     found = gradients(ours, batch, context())
     for name, value in expected.items():
@@ -88,7 +88,7 @@ def test_running_statistics_are_kept_for_each_step_and_the_network_holds_those_o
     for task in batch.support_images:
         first.encoder.backbone.blocks[0](first.encoder.prepare(task))
     seen = batch_norms(first)[0]
-    # one step of momentum a task there, one of their mean here: compare the mean of what was seen
+    # the loop makes a momentum step per task, this one makes a step with their mean: compare the means
     convolved = [first.encoder.backbone.blocks[0][0](first.encoder.prepare(task)) for task in batch.support_images]
     expected = 0.1 * torch.stack([maps.mean((0, 2, 3)) for maps in convolved]).mean(0)
     torch.testing.assert_close(means[0], expected.detach(), rtol=1e-9, atol=1e-12)
@@ -109,7 +109,7 @@ def test_evaluation_may_take_more_steps_and_uses_the_statistics_of_the_last():
     torch.testing.assert_close(alone, together[:, :2], rtol=1e-9, atol=1e-10)
 
 
-def test_neither_rates_nor_normalisation_take_weight_decay():
+def test_rates_and_normalisation_get_no_weight_decay():
     algorithm = maml_pp()
     groups = algorithm.parameter_groups()
     members = [id(value) for group in groups for value in group["params"]]

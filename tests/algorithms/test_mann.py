@@ -45,9 +45,9 @@ def walked(algorithm: MANN, support: torch.Tensor, labels: torch.Tensor, query: 
     return algorithm.score(torch.cat([hidden[0], read]))
 
 
-def test_it_is_a_walk_over_each_task_row_by_row():
+def test_it_equals_a_loop_over_each_task_row_by_row():
     algorithm = reader(MANN, **SIZES)
-    support, labels, query = task(shots=3)  # more images than rows for their heads: rows are used again
+    support, labels, query = task(shots=3)  # more images than the heads have rows, so rows are reused
     found = algorithm.read(support, F.one_hot(labels, WAYS).double(), query)
     for number in range(2):
         for place in range(query.shape[1]):
@@ -56,7 +56,7 @@ def test_it_is_a_walk_over_each_task_row_by_row():
 
 
 def test_a_label_comes_with_the_next_image():
-    """So an image's own label cannot move what the network makes of it; the label before it can."""
+    """An image's own label cannot change its scores; the label before it can."""
     algorithm = reader(MANN, **SIZES)
     support, labels, query = task(tasks=1)
     for place in range(labels.shape[1]):
@@ -71,10 +71,10 @@ def test_a_label_comes_with_the_next_image():
     assert not torch.equal(last, algorithm.read(support, F.one_hot(other, WAYS).double(), query))
 
 
-def test_a_write_without_a_gate_goes_to_the_least_used_row_which_is_emptied_first():
+def test_with_a_closed_gate_the_write_goes_to_the_least_used_row_which_is_cleared_first():
     algorithm = reader(MANN, **SIZES | {"heads": 1})
     algorithm.gate.weight.data.zero_()
-    algorithm.gate.bias.data.fill_(-torch.inf)  # sigmoid 0: never to where it last read
+    algorithm.gate.bias.data.fill_(-torch.inf)  # sigmoid 0: it never writes to where it last read
     support, labels, _ = task(tasks=1, shots=4)
     states = algorithm.walk(support, F.one_hot(labels, WAYS).double())
     memory, usage = torch.zeros(9, 5, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
@@ -85,8 +85,8 @@ def test_a_write_without_a_gate_goes_to_the_least_used_row_which_is_emptied_firs
         usage = state.usage[0]
 
 
-@pytest.mark.parametrize("ways", [2, WAYS])  # of fewer, the other outputs have no part
-def test_training_asks_for_every_image_of_each_task_in_an_order_of_its_own(ways):
+@pytest.mark.parametrize("ways", [2, WAYS])  # with fewer ways, the other outputs do not matter
+def test_training_predicts_every_image_of_each_task_in_its_own_order(ways):
     algorithm = reader(MANN, **SIZES).train()
     torch.manual_seed(1)
     images = torch.rand(2, ways * 3, 1, 2, 2, dtype=torch.float64)

@@ -53,10 +53,10 @@ def naive(batch: Episodes, temperature: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
-def test_loss_is_minus_the_log_of_the_attention_on_the_own_class(temperature):
+def test_loss_is_minus_the_log_of_the_attention_to_the_querys_class(temperature):
     batch = episodes()
     ours = matchingnet(temperature).training_step(batch, CLOCK).loss
-    torch.testing.assert_close(ours, naive(batch, temperature), rtol=1e-6, atol=1e-7)  # log(temperature) was float32
+    torch.testing.assert_close(ours, naive(batch, temperature), rtol=1e-6, atol=1e-7)  # log(temperature) is float32
 
 
 def test_scores_are_log_probabilities():
@@ -66,7 +66,7 @@ def test_scores_are_log_probabilities():
 
 
 @pytest.mark.parametrize("n_way", [2, 4])
-def test_a_query_on_one_of_orthogonal_supports_has_the_closed_form(n_way):
+def test_a_query_equal_to_one_of_orthogonal_supports_has_the_closed_form(n_way):
     support = torch.eye(4, dtype=torch.float64)[None, :n_way]
     labels = torch.arange(n_way)[None]
     scores = matchingnet(temperature=0.5).compare(support, labels, 7 * support, n_way)
@@ -110,7 +110,7 @@ def test_a_learned_temperature_is_trained_and_a_fixed_one_is_not(learned):
 
 
 @pytest.mark.parametrize("read_steps", [0, 3])
-def test_a_query_does_not_see_the_other_queries_and_a_task_not_the_other_task(read_steps):
+def test_a_query_does_not_see_other_queries_nor_a_task_other_tasks(read_steps):
     algorithm, batch = matchingnet(read_steps=read_steps).eval(), episodes()
     together = algorithm.classify(batch.support_images, batch.support_labels, batch.query_images, 3)
     for task in range(2):
@@ -155,8 +155,8 @@ def test_full_context_embeddings_equal_a_loop_over_the_equations():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [({"temperature": 0.0}, "temperature=0"), ({"read_steps": -1}, "read_s")]
+    ("arguments", "message"), [({"temperature": 0.0}, "temperature=0"), ({"read_steps": -1}, "read_s")]
 )
-def test_numbers_out_of_range_are_refused(arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_numbers_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         matchingnet(**arguments)

@@ -23,7 +23,7 @@ def key(name: str) -> str:
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("steps", [1, 2])
-def test_gradients_of_weights_and_rates_are_those_of_the_loop(steps, second_order):
+def test_gradients_of_weights_and_rates_equal_those_of_the_loop(steps, second_order):
     algorithm, batch = meta_sgd(steps, second_order), episodes()
     loss = meta_loss_by_loop(algorithm.network, batch, lambda name, _: algorithm.rates[key(name)], steps, second_order)
     assert_gradients(gradients(algorithm, batch, context()), loss, dict(algorithm.named_parameters()))
@@ -51,7 +51,7 @@ def test_the_gradient_of_a_rate_is_minus_the_product_of_outer_and_inner_gradient
     torch.testing.assert_close(found, -inner * outer, rtol=1e-9, atol=1e-11)
 
 
-def test_rates_take_no_weight_decay_and_every_parameter_is_in_one_group():
+def test_rates_get_no_weight_decay_and_every_parameter_is_in_one_group():
     algorithm = meta_sgd()
     groups = algorithm.parameter_groups()
     members = [id(value) for group in groups for value in group["params"]]

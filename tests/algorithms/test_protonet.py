@@ -60,7 +60,7 @@ def test_class_means_of_an_unsorted_support():
     assert means.tolist() == [[[2.0], [15.0]]]
 
 
-def test_a_head_that_normalises_over_the_batch_sees_one_row_an_image():
+def test_a_head_that_normalises_over_the_batch_sees_one_row_per_image():
     torch.manual_seed(0)
     head = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     model = ProtoNet(Network(Encoder(Flat(), (1, 2, 2), [0.0], [1.0]), head), CrossEntropy(0.0)).eval()

@@ -38,7 +38,7 @@ def primal(inputs: torch.Tensor, targets: torch.Tensor, regularisation: torch.Te
 
 
 @pytest.mark.parametrize(("shots", "width"), [(5, 12), (12, 5)])
-def test_the_dual_solution_and_its_gradients_are_those_of_primal_ridge(shots, width):
+def test_the_dual_solution_and_its_gradients_equal_those_of_primal_ridge(shots, width):
     inputs, targets, outer = draw(3, shots, width), draw(3, shots, 4), draw(3, width, 4)
     values, gradients = [], []
     for solve in (ridge, primal):
@@ -64,7 +64,7 @@ def test_orthonormal_supports_have_the_closed_form():
     support = torch.eye(4, dtype=torch.float64)[None, :3]
     scores = algorithm.compare(support, torch.tensor([[2, 0, 1]]), 2 * support, 3)
     expected = 3 * 2 / 1.5 * torch.eye(3, dtype=torch.float64)[[2, 0, 1]] + 0.25
-    torch.testing.assert_close(scores[0], expected, rtol=1e-6, atol=1e-7)  # logarithms were float32
+    torch.testing.assert_close(scores[0], expected, rtol=1e-6, atol=1e-7)  # logarithms are float32
 
 
 def batch() -> Episodes:
@@ -74,7 +74,7 @@ def batch() -> Episodes:
     return Episodes(support, labels, query, torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 2), 3)
 
 
-def test_the_loss_and_its_gradients_are_those_of_a_loop_over_tasks():
+def test_the_loss_and_its_gradients_equal_those_of_a_loop_over_tasks():
     algorithm, given = r2d2(), batch()
     algorithm.training_step(given, CLOCK).loss.backward()
     learned = (algorithm.log_regularisation, algorithm.log_scale)
@@ -99,7 +99,7 @@ def test_the_regularisation_stays_positive_whatever_a_step_does_to_it():
 
 
 @pytest.mark.parametrize(("n_way", "shots"), [(2, 1), (2, 5), (5, 3)])
-def test_any_ways_and_shots_and_no_look_at_other_queries_or_tasks(n_way, shots):
+def test_any_ways_and_shots_work_and_other_queries_or_tasks_do_not_matter(n_way, shots):
     algorithm = r2d2().eval()
     support, query = torch.rand(2, n_way * shots, 1, 2, 2).double(), torch.rand(2, 7, 1, 2, 2).double()
     labels = torch.arange(n_way).repeat(2, shots)

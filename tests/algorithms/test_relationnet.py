@@ -20,7 +20,7 @@ CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
 
 
 class Tokens(nn.Module):
-    """What a transformer calls maps: (B, tokens, D)."""
+    """A transformer's feature maps: (B, tokens, D)."""
 
     out_features = 8
 
@@ -39,7 +39,7 @@ def relationnet(side: int = 16, loss=None) -> RelationNet:
 
 
 def episodes(side: int = 16) -> Episodes:
-    """Two tasks of real digits: three ways, two shots, in no order."""
+    """Two tasks of real digits: three ways, two shots, not sorted by class."""
     splits = digits(
         split="images", validation=0.1, test=0.25, class_counts=[5, 0, 5], split_seed=0, size=side, channels=None
     )
@@ -52,7 +52,7 @@ def episodes(side: int = 16) -> Episodes:
 
 
 def naive(relation: Relation, classes: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """Each pair concatenated, a Python loop over tasks, queries and classes."""
+    """Concatenates each pair in a Python loop over tasks, queries and classes."""
     pairs = [torch.cat([c, q]) for task in range(len(query)) for q in query[task] for c in classes[task]]
     maps = F.conv2d(torch.stack(pairs), relation.first.weight, padding=1)
     maps = F.max_pool2d(F.relu(relation.first_norm(maps)), 2)
@@ -61,7 +61,7 @@ def naive(relation: Relation, classes: torch.Tensor, query: torch.Tensor) -> tor
     return relation.score(F.relu(relation.hidden(maps.flatten(1)))).view(*query.shape[:2], classes.shape[1])
 
 
-def test_scores_and_gradients_are_those_of_concatenated_pairs_in_a_loop():
+def test_scores_and_gradients_equal_those_of_concatenated_pairs_in_a_loop():
     torch.manual_seed(0)
     relation = Relation(channels=3, side=6, width=5, hidden_features=4).double()
     found = []
@@ -111,7 +111,7 @@ def test_cross_entropy_over_the_classes_is_possible():
 
 def test_classify_sees_neither_other_queries_nor_other_tasks_and_changes_no_state():
     algorithm, batch = relationnet().double(), episodes()
-    algorithm.training_step(batch, CLOCK)  # running statistics that are not the first ones
+    algorithm.training_step(batch, CLOCK)  # running statistics other than the initial ones
     algorithm.eval()
     before = copy.deepcopy(algorithm.state_dict())
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_classify_sees_neither_other_queries_nor_other_tasks_and_changes_no_stat
 def test_maps_of_any_side_are_compared(side):
     relation = Relation(channels=2, side=side, width=3, hidden_features=2)
     assert relation(torch.randn(1, 3, 2, side, side), torch.randn(1, 4, 2, side, side)).shape == (1, 4, 3)
-    larger = torch.randn(1, 3, 2, side + 4, side + 4)  # of another size than it was made for
+    larger = torch.randn(1, 3, 2, side + 4, side + 4)  # larger than the size it was created for
     assert relation(larger, larger).shape == (1, 3, 3)
 
 
@@ -137,7 +137,7 @@ def test_a_residual_networks_maps_are_compared():
     assert algorithm.classify(images[0], batch.support_labels[:1], images[1], 3).shape == (1, 9, 3)
 
 
-def test_making_it_leaves_the_encoder_as_it_was():
+def test_creating_it_does_not_change_the_encoder():
     made = network(Conv4(1, 16, width=4, downsample="max_pool", grid=4), 16)
     before = copy.deepcopy(made.state_dict())
     RelationNet(made, RelationMSE(), width=4, hidden_features=2)

@@ -27,7 +27,7 @@ def reached_by_loop(algorithm: Reptile, batch, task: int, steps: int, size: int)
 
 
 @pytest.mark.parametrize("size", [3, 4, 6])
-def test_a_step_of_rate_one_lands_on_the_mean_of_what_the_tasks_reached(size):
+def test_a_step_of_rate_one_ends_at_the_mean_of_the_tasks_weights(size):
     algorithm, batch = reptile(size=size), episodes()
     before = {name: value.detach().clone() for name, value in algorithm.network.named_parameters()}
     found = gradients(algorithm, batch, context())
@@ -60,7 +60,7 @@ def test_the_logged_loss_is_that_of_the_queries_after_adaptation():
     torch.testing.assert_close(step.metrics["loss"], torch.stack(losses).mean().detach(), rtol=1e-7, atol=1e-8)
 
 
-def test_cutting_the_batch_gives_the_same_update():
+def test_splitting_the_batch_gives_the_same_update():
     algorithm, batch = reptile(), episodes(tasks=4)
     whole = gradients(algorithm, batch, context())
     algorithm.zero_grad()
@@ -70,7 +70,7 @@ def test_cutting_the_batch_gives_the_same_update():
         torch.testing.assert_close(value.grad, whole[name], rtol=1e-8, atol=1e-9)
 
 
-def test_inner_batches_go_around_the_classes():
+def test_inner_batches_cycle_through_the_classes():
     labels = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
     order = around_classes(labels)
     assert sorted(order.tolist()) == list(range(8))

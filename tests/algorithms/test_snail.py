@@ -6,7 +6,7 @@ from ssl_runner.algorithms.snail import ATTENTION, SNAIL, CausalAttention, Dense
 
 
 def attention(sequence: torch.Tensor, block: CausalAttention) -> torch.Tensor:
-    """Position by position, over what is not ahead (arXiv:1707.03141, fig. 2 c)."""
+    """Position by position, over that position and earlier ones (arXiv:1707.03141, fig. 2 c)."""
     found = []
     for place in range(len(sequence)):
         seen = sequence[: place + 1]
@@ -16,7 +16,7 @@ def attention(sequence: torch.Tensor, block: CausalAttention) -> torch.Tensor:
 
 
 def convolution(sequence: torch.Tensor, block: DenseBlock) -> torch.Tensor:
-    """torch's, padded on the left (fig. 2 b)."""
+    """torch's convolution, padded on the left (fig. 2 b)."""
     kernel = torch.stack([block.past.weight, block.present.weight], dim=2)
     padded = torch.nn.functional.pad(sequence.T[None], (block.dilation, 0))
     both = torch.nn.functional.conv1d(padded, kernel, block.present.bias, dilation=block.dilation)[0].T
@@ -39,7 +39,7 @@ def test_it_is_one_causal_sequence_for_each_query(shots):
             torch.testing.assert_close(found[number, place], algorithm.score(sequence[-1]), rtol=1e-10, atol=1e-10)
 
 
-def test_no_place_looks_ahead():
+def test_no_position_sees_later_ones():
     algorithm = reader(SNAIL, sequence_length=7)
     support, labels, query = task(tasks=1, shots=3)
     sequence = torch.cat([support, torch.nn.functional.one_hot(labels, WAYS).double()], dim=2).requires_grad_()
@@ -49,7 +49,7 @@ def test_no_place_looks_ahead():
     for place in range(sequence.shape[1]):
         (gradient,) = torch.autograd.grad(outputs[0, place].sum(), sequence, retain_graph=True)
         assert not gradient[0, place + 1 :].any()
-        assert gradient[0, : place + 1].abs().sum(dim=1).min() > 0  # and it sees all that came before
+        assert gradient[0, : place + 1].abs().sum(dim=1).min() > 0  # and it sees all earlier ones
 
 
 def test_widths_and_dilations_are_those_of_the_paper_for_omniglot():

@@ -27,7 +27,7 @@ CLOCK = StepContext(3, 10, 0, torch.device("cpu"))
 
 
 class Maps(nn.Module):
-    """Convolutions with a normalisation in between, dropout, and a mean over places."""
+    """Convolutions with a normalisation in between, dropout, and a mean over positions."""
 
     def __init__(self, normalisation: nn.Module, dropout: float = 0.0, width: int = 8) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def predictor(in_features, n_outputs):
 
 ARRANGEMENTS = {
     "contrastive": lambda made, chunks: Contrastive(made, NTXent(0.5), chunks),
-    "predictive": lambda made, chunks: StopGradient(made, NegativeCosine(), predictor, True, 0, chunks),
+    "stop_gradient": lambda made, chunks: StopGradient(made, NegativeCosine(), predictor, True, 0, chunks),
     "momentum": lambda made, chunks: Momentum(made, InfoNCE(0.2), None, 0.9, 0.9, 24, 1, 0.0, chunks, "student"),
     "prototypes": lambda made, chunks: Prototypes(made, SwAV(0.1, 0.05, 3), 7, 0.0, 0, 0.0, chunks),
 }
@@ -72,7 +72,7 @@ def views(small: int = 0, n: int = B) -> Views:
 
 def outcome(algorithm: Algorithm, batch: Views) -> dict[str, torch.Tensor]:
     """Loss, gradients and state of one step."""
-    torch.manual_seed(7)  # of dropout
+    torch.manual_seed(7)  # for dropout
     step = algorithm.training_step(batch, CLOCK)
     step.loss.backward()
     found = {name: value.grad for name, value in algorithm.named_parameters() if value.grad is not None}
@@ -89,14 +89,14 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> N
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 @pytest.mark.parametrize("chunks", [2, 3, 12])
-def test_without_batch_statistics_loss_and_gradients_are_those_of_the_whole_batch(arrangement, chunks):
+def test_without_batch_statistics_loss_and_gradients_equal_those_of_the_whole_batch(arrangement, chunks):
     expected = outcome(made(arrangement, nn.GroupNorm(2, 8), 1), views())
     same(outcome(made(arrangement, nn.GroupNorm(2, 8), chunks), views()), expected)
 
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
-def test_batch_statistics_are_a_chunks_and_running_ones_are_updated_once(arrangement, monkeypatch):
-    with monkeypatch.context() as patch:  # pieces, but nothing taken again
+def test_batch_statistics_are_those_of_a_chunk_and_running_ones_are_updated_once(arrangement, monkeypatch):
+    with monkeypatch.context() as patch:  # in pieces, but without recomputation
         held = lambda network, crops, pieces, checkpointed: embed_views(network, crops, pieces)  # noqa: E731
         patch.setattr(f"ssl_runner.algorithms.{arrangement}.embed_views", held)
         expected = outcome(made(arrangement, nn.BatchNorm2d(8), 3, dropout=0.4), views())
@@ -107,12 +107,12 @@ def test_batch_statistics_are_a_chunks_and_running_ones_are_updated_once(arrange
     assert not torch.allclose(whole["loss"], found["loss"], rtol=1e-6)
 
 
-def test_small_crops_are_cut_with_their_images():
+def test_small_crops_are_split_with_their_images():
     one, four = (Contrastive(network(nn.GroupNorm(2, 8)), SIGReg(0.1, 8, 5, 3.0), n).double() for n in (1, 4))
     same(outcome(four, views(small=3)), outcome(one, views(small=3)))
 
 
-def test_a_piece_is_a_naive_pass_of_its_images():
+def test_a_piece_equals_a_naive_pass_of_its_images():
     module = made("contrastive", nn.BatchNorm2d(8), 1).network
     crops = views(small=1).crops
     found = embed_views(module, crops, 4, checkpointed=True)
@@ -138,7 +138,7 @@ def test_only_one_chunk_is_held_at_a_time():
     assert peak(24) < eight
 
 
-def test_evaluation_and_copies_are_as_ever():
+def test_evaluation_and_copies_are_unaffected():
     algorithm = made("contrastive", nn.BatchNorm2d(8), 3)
     algorithm.training_step(views(), CLOCK).loss.backward()
     state = copy.deepcopy(algorithm.state_dict())

@@ -28,7 +28,7 @@ class Refusing(NTXent):
 
 
 @pytest.mark.parametrize(("name", "found"), [("Built", "zip() argument 2 is shorter"), ("Called", "literal for int()")])
-def test_a_bug_in_a_loss_keeps_its_traceback_and_a_refused_value_needs_none(name, found, tmp_path, monkeypatch):
+def test_a_bug_in_a_loss_keeps_its_traceback_and_a_refused_value_has_none(name, found, tmp_path, monkeypatch):
     (tmp_path / "buggy.py").write_text(BUGGY)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     monkeypatch.setenv("SSL_RUNNER_TRUSTED", "buggy")

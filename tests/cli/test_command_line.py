@@ -1,4 +1,4 @@
-"""What one types is answered clearly, by an exit code too."""
+"""Every command line gets a clear answer and the right exit code."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def test_an_interrupted_run_exits_with_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "stopped after step 3\n"
 
 
-def test_a_folder_of_ones_own_adds_options(monkeypatch, tmp_path):
+def test_a_config_folder_of_the_users_own_adds_options(monkeypatch, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 9\noptimizer: {lr: 5}\n")
     typed = Typed(monkeypatch, "--config-dir mine experiment=own optimizer=adam")
@@ -63,7 +63,7 @@ def problems(monkeypatch, capsys, line):
         (["--config-name", "nope"], "--config-name: there is no nope.yaml in"),
     ],
 )
-def test_idioms_of_other_projects_are_answered_with_what_to_write(monkeypatch, capsys, line, said):
+def test_idioms_of_other_projects_are_answered_with_the_right_spelling(monkeypatch, capsys, line, said):
     err = problems(monkeypatch, capsys, line)
     assert said in err
     assert "Exception" not in err
@@ -77,19 +77,19 @@ def test_idioms_of_other_projects_are_answered_with_what_to_write(monkeypatch, c
         ("-c jobs", "--cfg: got 'jobs'; expected job, hydra or all"),
         ("--info nothing", "--info: got 'nothing'; expected all, config"),
         ("--package", "--package: it needs a value"),
-        ("-p optimizer", "write it with --cfg job"),
-        ("--resolve seed=1", "write it with --cfg job"),
+        ("-p optimizer", "--package: it needs --cfg, since it controls how a config is shown; add --cfg job"),
+        ("--resolve seed=1", "--resolve: it needs --cfg, since it controls how a config is shown; add --cfg job"),
         ("-cn", "--config-name: it needs a value"),
         ("seed=1 -cd", "--config-dir: it needs a value"),
-        ("-cp conf", "--config-dir adds one of yours"),
+        ("-cp conf", "add your own with --config-dir"),
         ("--experimental-rerun a.pickle", "write reproduce=RUN"),
-        ("-sc", "say for which shell, install=bash, zsh or fish"),
+        ("-sc", "--shell-completion: it needs a shell, install=bash, zsh or fish"),
         ("-m -r", "leave one of them out"),
         ("--multirum", "--multirum: there is no such flag; did you mean '--multirun'?"),
-        ("-x seed=1", "-x: there is no such flag"),
+        ("-x seed=1", "-x: there is no such flag; see ssl-train --help"),
     ],
 )
-def test_a_flag_that_cannot_be_is_told_in_one_sentence(monkeypatch, capsys, line, said):
+def test_a_wrong_flag_is_reported_in_one_sentence(monkeypatch, capsys, line, said):
     err = problems(monkeypatch, capsys, line)
     assert said in err
     assert err.count("\n") == 1
@@ -99,19 +99,19 @@ def test_a_flag_that_cannot_be_is_told_in_one_sentence(monkeypatch, capsys, line
 @pytest.mark.parametrize(
     "line", ["--cfg job seed=7", "seed=7 --cfg job", "seed=7 --cfg job trainer.log_every=3", "-c=job seed=7"]
 )
-def test_flags_may_stand_anywhere(monkeypatch, capsys, line):
+def test_flags_may_be_anywhere(monkeypatch, capsys, line):
     typed = Typed(monkeypatch, line)
     assert (typed.code, typed.jobs) == (0, [])
     assert "seed: 7\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", ["seed=1,2 -m trainer.log_every=1", "-m seed=1,2", "seed=1,2 --multirun"])
-def test_a_sweep_may_be_asked_for_anywhere(monkeypatch, line):
+def test_the_flag_of_a_sweep_may_be_anywhere(monkeypatch, line):
     assert [config["seed"] for config, _ in Typed(monkeypatch, line).jobs] == [1, 2]
 
 
 @pytest.mark.parametrize("line", ["--info", "--info seed=1", "seed=1 --info defaults", "-i searchpath seed=1"])
-def test_hydra_serves_what_it_is_asked_for(monkeypatch, line):
+def test_hydra_answers_its_own_info_flag(monkeypatch, line):
     typed = Typed(monkeypatch, line)
     assert (typed.code, typed.jobs, made()) == (0, [], [])
 
@@ -151,14 +151,14 @@ BAD_FILES = {
     "empty": (b"", "is empty"),
     "latin": ("# @package _global_\nname: caf\u00e9\n".encode("latin-1"), "is not UTF-8 (byte 0xe9 in line 2)"),
     "mark": (b"\xef\xbb\xbf# @package _global_\nname: x\n", "begins with a byte-order mark"),
-    "tab": (b"# @package _global_\noptimizer:\n\tlr: 1\n", "is no YAML in line 3"),
-    "open": (b'# @package _global_\nname: "x\n', "is no YAML"),
+    "tab": (b"# @package _global_\noptimizer:\n\tlr: 1\n", "is not valid YAML in line 3"),
+    "open": (b'# @package _global_\nname: "x\n', "is not valid YAML"),
     "headless": (b"name: x\n", "lacks the line '# @package _global_'"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_file_that_is_no_experiment_is_named_with_the_reason(monkeypatch, capsys, tmp_path, kind):
+def test_an_invalid_experiment_file_is_named_with_the_reason(monkeypatch, capsys, tmp_path, kind):
     content, said = BAD_FILES[kind]
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     path = tmp_path / "mine" / "experiment" / f"{kind}.yaml"
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_experiment_is_named_with_the_reason(monkeypatch, caps
     assert err.count("\n") == 1
 
 
-def test_a_faulty_file_that_another_one_names_is_told_too(monkeypatch, capsys, tmp_path):
+def test_an_invalid_file_that_another_file_names_is_reported_too(monkeypatch, capsys, tmp_path):
     for folder in ("experiment", "optimizer"):
         (tmp_path / "mine" / folder).mkdir(parents=True)
     (tmp_path / "mine" / "optimizer" / "broken.yaml").write_bytes(b"_target_: caf\xe9\n")
@@ -178,7 +178,7 @@ def test_a_faulty_file_that_another_one_names_is_told_too(monkeypatch, capsys, t
     assert "optimizer/broken.yaml is not UTF-8" in problems(monkeypatch, capsys, "--config-dir mine experiment=own")
 
 
-def test_the_help_page_lists_what_the_conf_folder_holds(small_conf):
+def test_the_help_page_lists_the_content_of_the_conf_folder(small_conf):
     lines = page(small_conf).splitlines()
     assert "  simclr_mnist  SimCLR, as in the paper." in lines
     assert "  model/encoder  conv* resnet" in lines

@@ -1,4 +1,4 @@
-"""``~`` and relative paths, wherever a path is named."""
+"""``~`` and relative paths, wherever a path is given."""
 
 import os
 from pathlib import Path
@@ -32,12 +32,12 @@ def home(monkeypatch):
         ("dataset.root=~nobody_of_this_name/x", "dataset.root=~nobody_of_this_name/x"),
     ],
 )
-def test_a_home_that_no_shell_filled_in_is(word, filled):
+def test_a_tilde_that_no_shell_expanded_is_expanded(word, filled):
     assert with_homes([word]) == [filled]
 
 
 @pytest.mark.parametrize("name", ["SSL_RUNNER_DATA", "SSL_RUNNER_OUTPUTS", "SSL_RUNNER_CACHE"])
-def test_variables_may_begin_with_the_home_and_empty_ones_are_none(monkeypatch, name):
+def test_variables_may_begin_with_a_tilde_and_empty_ones_count_as_unset(monkeypatch, name):
     monkeypatch.setenv(name, "~/there")
     settle_environment()
     assert os.environ[name] == "/home/a b/there"
@@ -61,5 +61,5 @@ def test_paths_of_a_config_are_absolute_and_other_strings_stay(monkeypatch, tmp_
     assert Path(config["dataset"]["datasets"]["a"]["root"]) == Path("data")  # not changed in place
 
 
-def test_paths_are_those_that_are_annotated_so():
+def test_paths_are_the_parameters_annotated_as_paths():
     assert paths_of(mnist) == ["root"]

@@ -1,4 +1,4 @@
-"""Hydra makes the folders and sweeps; every job runs with the config that was checked."""
+"""Hydra creates the folders and runs sweeps; every job runs with the config that was checked."""
 
 import importlib
 import os
@@ -14,7 +14,7 @@ from ssl_runner.cli.app import FAILURE
 pytestmark = pytest.mark.usefixtures("small_program")
 
 
-def test_a_run_gets_the_settled_config_and_a_new_folder_each_time(monkeypatch, capsys):
+def test_a_run_gets_the_checked_config_and_a_new_folder_each_time(monkeypatch, capsys):
     typed = [Typed(monkeypatch, "experiment=simclr_mnist optimizer=adam seed=3") for _ in range(2)]
     config, folder = typed[0].jobs[0]
     assert type(config["optimizer"]) is dict
@@ -51,7 +51,7 @@ def test_a_failing_job_lets_the_others_finish_leaves_its_traceback_and_exits_wit
     assert capsys.readouterr().err.count("Traceback") == 1
 
 
-def test_the_jobs_of_a_sweeper_that_chooses_as_it_goes_are_left_to_it(tmp_path, monkeypatch):
+def test_a_sweeper_that_chooses_jobs_as_it_runs_keeps_control_of_them(tmp_path, monkeypatch):
     own = tmp_path / "installed" / "hydra_plugins" / "own.py"  # where Hydra allows plugins to be
     own.parent.mkdir(parents=True)
     basic = "from hydra._internal.core_plugins.basic_sweeper import BasicSweeper\n"
@@ -69,6 +69,6 @@ def test_a_sweep_file_is_a_sweep_without_a_flag(monkeypatch):
     assert [config["optimizer"]["lr"] for config, _ in typed.jobs] == [1, 2]
 
 
-def test_hydras_flags_are_hydras(monkeypatch, capsys):
+def test_hydra_handles_its_own_flags(monkeypatch, capsys):
     assert Typed(monkeypatch, "--cfg job seed=4").jobs == []
     assert "seed: 4" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What is used of Hydra beyond its documented interface is there, and its messages are recognised, in this version."""
+"""This version of Hydra has every undocumented part that is used, and its messages are recognised."""
 
 import ast
 import sys
@@ -34,7 +34,7 @@ MINE = {
 
 @pytest.fixture
 def loader(small_conf, tmp_path):
-    """Of a small conf folder, and of a folder with what is wrong in some way."""
+    """A loader of a small conf folder, and of a folder in which every file is wrong in some way."""
     for name, text in MINE.items():
         path = tmp_path / "mine" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def loader(small_conf, tmp_path):
 
 
 def complaint(loader: Loader, line: str, name: str = "config") -> Exception:
-    """What Hydra says of a run."""
+    """The error that Hydra raises for a command line."""
     with pytest.raises((HydraException, ValueError)) as raised:
         loader.compose(name, line.split(), RunMode.RUN)
     return raised.value
@@ -55,7 +55,7 @@ def imported(path: Path) -> set[str]:
     return whole | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
-def test_no_other_module_uses_what_hydra_does_not_document():
+def test_no_other_module_uses_undocumented_parts_of_hydra():
     root = Path(ssl_runner.__file__).parent
     others = [path for path in root.rglob("*.py") if path != Path(hydra_private.__file__)]
     found = {(path.name, module) for path in others for module in imported(path) - DOCUMENTED}
@@ -105,15 +105,15 @@ def test_a_message_gives_its_group(loader, line, pattern, group):
 
 
 @pytest.mark.parametrize("name", ["open", "choose"])
-def test_an_option_left_open_is_recognised_in_whatever_file(loader, name):
+def test_an_option_left_open_is_recognised_in_any_file(loader, name):
     assert hydra_private.LEFT_OPEN.search(str(complaint(loader, "", name)))
 
 
-def test_a_value_of_a_wrong_type_names_its_override(loader):
+def test_a_value_of_the_wrong_type_names_its_override(loader):
     assert "hydra.mode=x" in hydra_private.names_in(str(complaint(loader, "hydra.mode=x")))
 
 
-def test_a_missing_option_is_named_with_those_that_there_are_and_without_the_search_path(loader):
+def test_a_missing_option_is_named_with_the_existing_ones_and_without_the_search_path(loader):
     error = complaint(loader, "optimizer=adm")
     assert isinstance(error, MissingConfigException)
     assert error.missing_cfg_file == "optimizer/adm"
@@ -125,13 +125,13 @@ def test_a_missing_option_is_named_with_those_that_there_are_and_without_the_sea
 
 
 @pytest.mark.parametrize("option", ["lost", "stray"])
-def test_a_mistake_within_a_file_is_told_from_one_on_the_command_line(loader, option):
+def test_a_mistake_in_a_file_is_distinguished_from_one_on_the_command_line(loader, option):
     found = hydra_private.IN_A_FILE.search(str(complaint(loader, f"experiment={option}")))
     assert found is not None
     assert found[0] in ("In 'config'", f"In 'experiment/{option}'")
 
 
-def test_what_cannot_be_read_is_named(loader):
+def test_an_override_that_cannot_be_parsed_is_named(loader):
     for parse in (loader.parse, hydra_private.parse):
         with pytest.raises(OverrideParseException) as raised:
             parse(["seed=1", "optimizer.lr=["])
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_named(loader):
 
 
 @pytest.mark.parametrize("name", ["number", "list", "header"])
-def test_a_file_that_is_no_mapping_or_has_a_broken_header_is_a_mistake_and_no_failure_of_hydra(loader, name):
+def test_a_file_that_is_not_a_mapping_or_has_a_broken_header_is_a_mistake_and_not_a_failure_of_hydra(loader, name):
     with pytest.raises(ConfigCompositionException):
         loader.compose(name, [], RunMode.RUN)
 
@@ -174,7 +174,7 @@ def test_groups_options_and_files_are_found_in_both_folders(loader):
     assert loader.content("experiment/nothing") == {}
 
 
-def test_a_read_override_says_what_it_does(loader):
+def test_a_parsed_override_says_what_it_does(loader):
     add, delete, sweep, mine = hydra_private.parse(["+a.b=1", "~c=d", "e=f,g", "hydra.run.dir=here"])
     assert (add.is_add(), add.key_or_group, add.get_key_element(), add.value()) == (True, "a.b", "+a.b", 1)
     assert (delete.is_delete(), delete.key_or_group, delete.input_line) == (True, "c", "~c=d")
@@ -193,7 +193,7 @@ def test_the_jobs_of_hydras_own_sweeper_are_known(loader):
     assert len(jobs) == 4
 
 
-def test_hydras_interpolations_lead_to_the_config_at_hand(loader):
+def test_hydras_interpolations_refer_to_the_current_config(loader):
     outer, inner = (loader.compose("config", [f"hydra.job.name={name}"], RunMode.RUN) for name in ("outer", "inner"))
     name = OmegaConf.create({"job": "${hydra:job.name}"})
     with hydra_private.hydra_config(outer):
@@ -203,7 +203,7 @@ def test_hydras_interpolations_lead_to_the_config_at_hand(loader):
 
 
 @pytest.mark.parametrize("place", ["command line", "file"])
-def test_served_jobs_have_their_folder_and_the_name_given_and_nothing_warns(small_conf, tmp_path, monkeypatch, place):
+def test_jobs_have_their_own_folder_and_the_given_name_and_nothing_warns(small_conf, tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["program", "own"])
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
@@ -227,7 +227,7 @@ def test_served_jobs_have_their_folder_and_the_name_given_and_nothing_warns(smal
     assert sys.argv == ["program", "own"]
 
 
-def test_an_error_in_a_served_job_reaches_the_caller(small_conf, tmp_path, monkeypatch):
+def test_an_error_in_a_job_reaches_the_caller(small_conf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def job(_):

@@ -1,4 +1,4 @@
-"""Names in every script, in a locale that knows ASCII alone."""
+"""Names in every script, in a locale that supports only ASCII."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def ssl_train(folder, *words):
     return done.returncode, (done.stdout + done.stderr).decode("ascii")  # the console can show nothing else
 
 
-def test_a_run_has_its_names_in_utf8_and_a_narrow_console_shows_what_it_can(root, tmp_path):
+def test_a_run_has_its_names_in_utf8_and_a_narrow_console_escapes_what_it_lacks(root, tmp_path):
     words = [*SHORT, "dataset.validation=10", "dataset.test=10", f"dataset.root='{root}'"]
     code, said = ssl_train(tmp_path, *words, "name='имя'", "hydra.run.dir='вывод/имя'")
     assert code == 0, said
@@ -64,7 +64,7 @@ def test_a_run_has_its_names_in_utf8_and_a_narrow_console_shows_what_it_can(root
     assert len(list((tmp_path / "outputs" / "имя").iterdir())) == 1
 
 
-def test_a_run_folder_that_is_no_utf8_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir: .*/caf\\xe9 is no valid UTF-8; choose a folder"):
+def test_a_run_folder_that_is_not_utf8_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir: .*/caf\\xe9 is not valid UTF-8; choose a folder"):
         run_folder.refuse_name(tmp_path / LATIN)
     run_folder.refuse_name(tmp_path / "кошка")

@@ -1,4 +1,4 @@
-"""What an adversary types is refused in words: before a folder, a file or a download, with what to write instead."""
+"""Wrong command lines are refused with a remedy, before a folder, a file or a download exists."""
 
 import contextlib
 import copy
@@ -28,7 +28,7 @@ CONF = conf_folder()
 
 
 class Answer:
-    """What the real program said to a command line, typed in an empty folder; no data is anywhere near."""
+    """The real program's answer to a command line in an empty folder, without any data."""
 
     def __init__(self, monkeypatch, capsys, place: Path, line: str) -> None:
         monkeypatch.chdir(place)
@@ -46,7 +46,7 @@ class Answer:
         self.made = files(place) - before
 
     def refused(self, *words: str) -> None:
-        """Exit code, words, no traceback, nothing made."""
+        """Check the exit code and the words, and that there is no traceback and no new file."""
         assert self.code == 2, self.text
         assert "Traceback" not in self.text
         assert self.out == ""
@@ -61,7 +61,7 @@ def files(place: Path) -> set[str]:
 
 @pytest.fixture
 def answer(monkeypatch, capsys, tmp_path):
-    """A program to type at, which must not even begin a download."""
+    """Runs command lines; fails if one even begins a download."""
     downloads = []
 
     @contextlib.contextmanager
@@ -90,11 +90,11 @@ SPELLING = [
         [
             "optimzer: there is no such group; did you mean 'optimizer=adam'?",
             "did you mean 'model/encoder=resnet18'?",
-            "~optimzr: there is nothing to take away; did you mean 'optimizer'?",
+            "~optimzr: there is nothing to remove; did you mean 'optimizer'?",
         ],
     ),
     ("optimizer=", ["no option '' in group optimizer; options: adam, adamw"]),
-    ("model=5 trainer=5", ["model is a group; choose within it", "trainer is a group; choose of default"]),
+    ("model=5 trainer=5", ["model is a group; choose a group inside it", "trainer is a group; choose one of default"]),
     # keys
     (
         "trainer.max_epoch=3 sed=3 lr=0.1 ~trainer.log_evry hydra.run.dri=here",
@@ -116,18 +116,18 @@ SPELLING = [
             "loss.temperature: NTXent() needs it; set loss.temperature=...",
         ],
     ),
-    ("+seed=1 name", ["seed is there already; leave the + out", "write key=value"]),
-    ("~loss", ["algorithm Contrastive needs a loss, and there is none; choose loss=nt_xent or another"]),
+    ("+seed=1 name", ["seed exists already; leave out the +", "write key=value"]),
+    ("~loss", ["algorithm Contrastive needs a loss, but none is set; choose loss=nt_xent or another"]),
     ("loss.temperature=[", ["cannot be read"]),
     ("seed=0,1", ["add -m to run once for each"]),
     # flags and other runs
-    ("--config-dir nowhere", ["nowhere is no folder"]),
+    ("--config-dir nowhere", ["nowhere is not a folder"]),
     ("resume=nowhere", ["nowhere does not exist; give outputs/NAME/RUN"]),
-    ("resume=.", ["has no config.yaml, so it is no run folder"]),
+    ("resume=.", ["has no config.yaml, so it is not a run folder"]),
     ("resume=", ["resume= names no run"]),
     ("reproduce=nowhere", ["nowhere does not exist; give outputs/NAME/RUN"]),
     ("reproduce=auto", ["does not exist"]),
-    ("resume=auto reproduce=nowhere", ["give one of them"]),
+    ("resume=auto reproduce=nowhere", ["give only one of them"]),
 ]
 
 VALUES = [
@@ -177,7 +177,7 @@ VALUES = [
             "width=0",
             "eval.knn needs k >= 1",
             "'raw_pixel' is not one of raw_pixels, untrained",
-            "name='../elsewhere': it names a folder of runs below outputs/",
+            "name='../elsewhere': expected the name of a folder below outputs/",
         ],
     ),
     (
@@ -185,7 +185,7 @@ VALUES = [
         [
             "seed=-1; give a number in [0, 2**63)",
             "optimizer.betas=[2, 0.9]; give two numbers in [0, 1)",
-            "device='gpu', but usable here is: cpu",
+            "device='gpu' is not available here, expected one of cpu",
             "'5w1'; expected ways and shots, as in 5w1s",
             "GiB of memory; lower it",
         ],
@@ -194,7 +194,7 @@ VALUES = [
         "optimizer=sgd optimizer.momentum=1 model.encoder.grid=100 eval.few_shot.settings=[11w1s] trainer.max_steps=5",
         [
             "optimizer.momentum=1; give a number in [0, 1)",
-            "grid=100, but images have 20 pixels a side; give 1 to 20, or null",
+            "grid=100, but images are only 20 pixels wide; give 1 to 20, or null",
             "n_way=11, but split 'test' of translated_digits has 10 classes; lower",
             "max_steps=5, max_epochs=60; give exactly one and set the other to null",
         ],
@@ -203,7 +203,7 @@ VALUES = [
         "augmentation.transforms.crop.size=8 model.encoder.grid=null eval.few_shot.settings=[5w500s] "
         "trainer.max_epochs=null",
         [
-            "it makes 1 x 8 x 8 of images of 1 x 20 x 20",
+            "it turns images of 1 x 20 x 20 into 1 x 8 x 8",
             "k_shot=500",
             "max_steps=None, max_epochs=None; give exactly one",
         ],
@@ -212,8 +212,8 @@ VALUES = [
         "dataset.validation=0.9 dataset.test=0.9 trainer.select=knn/top1",
         ["dataset.validation=0.9 of translated_digits leaves no train images", "selection needs both"],
     ),
-    ("trainer.select=knn/top trainer.evaluate_every=5", ["evaluation gives no such figure; did you mean 'knn/top1'?"]),
-    ("trainer.device=cpu:first", ["device='cpu:first' is no device"]),
+    ("trainer.select=knn/top trainer.evaluate_every=5", ["evaluation has no such metric; did you mean 'knn/top1'?"]),
+    ("trainer.device=cpu:first", ["device='cpu:first' is not a device"]),
     ("-m loss.temperature=0.5,-1 optimizer.lr=0.1,0", ["loss: temperature=-1", "optimizer.lr=0;"]),
     ("-m seed=0,abc optimizer.lr=1,fast", ["seed: got 'abc'", "optimizer.lr: got 'fast'"]),
 ]
@@ -223,7 +223,7 @@ MISFITS = [
     ("algorithm=maml", ["MAML takes Episodes, but batching makes Views; choose batching=episodes_5w1s"]),
     ("batching=episodes_5w1s", ["Contrastive takes Views, but batching makes Episodes; choose batching=two_view"]),
     (f"algorithm=maml {EPISODES} loss=nt_xent", ["loss NTXent takes embeddings, but MAML gives logits"]),
-    (f"algorithm=maml {EPISODES}", ["the head must have one output a class, 5; choose model/head=linear"]),
+    (f"algorithm=maml {EPISODES}", ["the head must have one output per class, 5; choose model/head=linear"]),
     (
         f"algorithm=maml {EPISODES} model/head=linear batching.n_way=3 eval=[few_shot]",
         ["the head has 3 outputs, so MAML classifies at most 3 ways, got 5"],
@@ -237,10 +237,10 @@ MISFITS = [
         f"algorithm=protonet {EPISODES} batching.n_way=[2,6]",
         ["n_way=6, but split 'train' of translated_digits has 5 classes"],
     ),
-    (f"algorithm=protonet {EPISODES} batching.n_way=[5,2]", ["n_way=[5, 2] is a range from more to less"]),
+    (f"algorithm=protonet {EPISODES} batching.n_way=[5,2]", ["n_way=[5, 2] is a reversed range"]),
     (
         f"algorithm=protonet {EPISODES} batching.ways_grow_every=0",
-        ["ways_grow_every=0; give steps, at least 1, or null"],
+        ["ways_grow_every=0; give at least 1 step, or null"],
     ),
     (
         f"algorithm=protonet {EPISODES} batching.n_way=[2,x] batching.k_shot=1.5",
@@ -248,23 +248,23 @@ MISFITS = [
     ),
     (
         f"algorithm=maml {EPISODES} batching.n_way=[2,5] model/head=linear",
-        ["no classes, or tasks of different numbers of them; use another head", "episodes of one batching.n_way"],
+        ["or their tasks have different numbers of them; use another head", "episodes with one batching.n_way"],
     ),
     (
         f"algorithm=maml {EPISODES} batching.n_way=[2,5] model/head=identity",
-        ["MAML classifies with its head, one output a class, but", "give one batching.n_way instead of a range"],
+        ["MAML classifies with its head, with one output per class, but", "give one batching.n_way instead of a range"],
     ),
     (f"algorithm=protonet {EPISODES} trainer.max_steps=null trainer.max_epochs=5", ["set trainer.max_steps"]),
     (
         "loss=cross_entropy dataset.split=classes dataset.class_counts=[9,0,9]",
-        ["loss CrossEntropy takes logits, but Contrastive gives embeddings", "together at most its 10 classes"],
+        ["loss CrossEntropy takes logits, but Contrastive gives embeddings", "in total at most its 10 classes"],
     ),
     ("batching.views=1", ["loss NTXent compares 2 views, but batching makes 1; set batching.views=2"]),
     (
         "batching.views=3 batching.batch_size=1 trainer.accumulate_grad_batches=2",
         [
             "loss NTXent compares 2 views, but batching makes 3; set batching.views=2",
-            "batching.batch_size=1, but Contrastive compares images of a batch",
+            "batching.batch_size=1, but Contrastive compares images within a batch",
             "a batch cannot be cut; set it to 1",
         ],
     ),
@@ -277,7 +277,7 @@ TARGETS = [
         "batching._target_=ssl_runner.data.bathcing.ViewBatching",
         [
             "optimizer._target_: os.system is not trusted",
-            "loss._target_: torch.nn.functional.torch.load is in truth torch.",
+            "loss._target_: torch.nn.functional.torch.load is actually torch.",
             "trainer._target_: _target_=5 is not a dotted name",
             "Contrastiv does not exist; did you mean 'Contrastive'?",
             "ssl_runner.losses is not a class or function",
@@ -286,19 +286,19 @@ TARGETS = [
     ),
 ]
 
-# of what is not at hand, sizes are known: no megabyte moves before the line makes sense
+# the sizes of absent data are known: nothing is downloaded before the command line makes sense
 ABSENT = [
     ("dataset=mnist batching.batch_size=60000 optimizer.lr=0", ["batch_size=60000, but mnist/train has 55000", "lr=0"]),
     ("experiment=simclr_cifar10 model/encoder=conv4 dataset.channels=2", ["dataset.channels=2: expected 1 (gray), 3"]),
     ("dataset=fashion_mnist dataset.size=-3", ["dataset.size=-3: expected a number of pixels"]),
     ("dataset=torchvision dataset.name=CIFAR", ["dataset.name='CIFAR': expected one of CIFAR10, CIFAR100"]),
     ("dataset=torchvision", ["dataset.name: it has no value; set dataset.name=..."]),
-    ("dataset=image_folder dataset.root=nowhere", ["nowhere is missing or no folder; set dataset.root"]),
+    ("dataset=image_folder dataset.root=nowhere", ["nowhere is missing or not a folder; set dataset.root"]),
     ("experiment=maml_omniglot batching.n_way=5000", ["n_way=5000, but split 'train' of omniglot has 4400 classes"]),
-    ("experiment=maml_omniglot batching.k_shot=20", ["need 21 images a class"]),
+    ("experiment=maml_omniglot batching.k_shot=20", ["need 21 images per class"]),
     (
         "dataset=mixture dataset.held_out=10 eval=[]",
-        ["dataset.held_out=10: mnist has 10 classes, of which at least one is trained on; give a number in [0, 9]"],
+        ["dataset.held_out=10: mnist has 10 classes, and at least one must be trained on; give a number in [0, 9]"],
     ),
     ("dataset=mixture dataset.datasets.mnist.size=-3 eval=[]", ["dataset.datasets.mnist.size=-3: expected a number"]),
     (
@@ -315,7 +315,7 @@ ABSENT = [
     (
         "dataset=mixture dataset.size=32 dataset.datasets.mnist.size=28 eval=[few_shot_omniglot]",
         [
-            "dataset.datasets.mnist makes images of 1 x 28 x 28, expected 1 x 32 x 32 of every dataset",
+            "dataset.datasets.mnist has images of 1 x 28 x 28, expected 1 x 32 x 32 in every dataset",
             "set dataset.datasets.mnist.size=32 dataset.datasets.mnist.channels=1",
         ],
     ),
@@ -325,7 +325,7 @@ ABSENT = [
         [
             "n_way=9, but domain 'mnist' of split 'train' of mnist+fashion_mnist has 8 classes; lower batching.n_way",
             "n_way=5, but domain 'fashion_mnist' of split 'test' of mnist+fashion_mnist has 2 classes",
-            "what fits it is eval.few_shot.settings=[2w1s]",
+            "set eval.few_shot.settings=[2w1s]",
             "eval.few_shot_omniglot.dataset makes images of 1 x 32 x 32, but the encoder takes 1 x 28 x 28; set "
             "eval.few_shot_omniglot.dataset.size=28 eval.few_shot_omniglot.dataset.channels=1",
         ],
@@ -342,11 +342,11 @@ ABSENT = [
     (
         "experiment=simclr_mnist eval=[few_shot_cifar10] trainer.evaluate_every=5 "
         "trainer.select=cifar10/few_shot/5w1s/top1",
-        ["evaluation gives no such figure"],
+        ["evaluation has no such metric"],
     ),
 ]
 
-# what is told at once though it is found at different times: words, then types, then what is built, then what fits
+# reported together although found at different times: words, then types, then construction, then fit
 TOGETHER = [
     (
         "trainer.max_epoch=3 loss.temperature=abc batching.batch_size=-1 eval.few_shot.settings=[5w]",
@@ -358,7 +358,7 @@ TOGETHER = [
         ["experiment", "seed: got 'x'", "batch_size=70000"],
     ),
 ]
-# a constructor tells its first wrong value; the others show once that one is out of the way
+# a constructor reports its first wrong value; the others appear once that one is removed
 TOGETHER += [
     (
         "experiment=maml_omniglot algorithm.inner_lr=-1 algorithm.inner_steps=0 batching.n_way=0 batching.k_shot=0",
@@ -372,11 +372,11 @@ TOGETHER += [
 
 
 @pytest.mark.parametrize(("line", "words"), SPELLING + VALUES + MISFITS + TARGETS + ABSENT + TOGETHER)
-def test_a_mistake_is_told_with_its_remedy_before_anything_is_made(answer, line, words):
+def test_a_mistake_is_reported_with_its_remedy_before_anything_is_created(answer, line, words):
     answer(line).refused(*words)
 
 
-def test_taking_a_wrong_word_away_brings_up_no_problem_of_its_own(answer):
+def test_removing_a_wrong_word_causes_no_further_problems(answer):
     said = answer("trainer.max_steps=abc trainer.max_epochs=null seed=x")
     said.refused("trainer.max_steps: got 'abc'", "seed: got 'x'")
     assert said.text.count("\n") == 2
@@ -394,7 +394,7 @@ los: {temperature: 1}
 """
 
 
-def test_a_typo_in_an_experiment_of_ones_own_is_found_where_it_stands(answer, tmp_path):
+def test_a_typo_in_the_users_own_experiment_is_found(answer, tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(OWN)
     answer("--config-dir mine experiment=own").refused(
@@ -413,13 +413,13 @@ ROLES = {
         "_target_: torch.nn.ReLU",
         "loss._target_: torch.nn.ReLU makes a ReLU, expected a Loss (ssl_runner.losses",
     ),
-    "algorithm": ("_target_: torch.nn.ReLU", "algorithm._target_: torch.nn.ReLU is no algorithm"),
+    "algorithm": ("_target_: torch.nn.ReLU", "algorithm._target_: torch.nn.ReLU is not an algorithm"),
     "batching": (
         "_target_: ssl_runner.optim.schedules.Constant",
         "batching._target_: ssl_runner.optim.schedules.Constant takes no augmentation",
     ),
     "scheduler": ("_target_: ssl_runner.data.batching.batching.on_device", "scheduler.images: on_device() needs it"),
-    "optimizer": ("{_target_: torch.optim.LBFGS, _partial_: true}", "optimizer: LBFGS cannot step here"),
+    "optimizer": ("{_target_: torch.optim.LBFGS, _partial_: true}", "optimizer: LBFGS cannot be used here"),
     "model/encoder": (
         "{_target_: torch.nn.ReLU, _partial_: true}",
         "model.encoder._target_: torch.nn.ReLU cannot be called with (in_channels, image_size)",
@@ -448,7 +448,7 @@ def test_a_class_that_cannot_play_its_part_is_refused(answer, tmp_path):
         answer(f"--config-dir mine ~experiment {choice}").refused(words)
 
 
-def test_a_left_over_value_is_dropped_and_said_and_one_that_was_typed_is_refused(answer):
+def test_a_leftover_value_is_dropped_with_a_message_and_a_typed_one_is_refused(answer):
     answer("optimizer=sgd optimizer.betas=[0.9,0.9]").refused("optimizer.betas: there is no such key", "momentum")
     said = answer("optimizer=sgd optimizer.lr=0")
     said.refused("optimizer.lr=0")
@@ -477,14 +477,14 @@ def test_missing_data_is_one_message_and_leaves_nothing(monkeypatch, capsys, tmp
 
 
 def numbers(value) -> bool:
-    """Whether a knob of a YAML file holds numbers."""
+    """Whether a value in a YAML file consists of numbers."""
     if isinstance(value, list):
         return bool(value) and all(map(numbers, value))
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def knobs(content, path=()):
-    """Paths of all knobs with numbers, and -7 in their shape."""
+    """Paths of all keys with numbers, and -7 in the shape of their values."""
     for key, value in content.items():
         if isinstance(value, dict):
             yield from knobs(value, (*path, key))
@@ -507,7 +507,7 @@ FORWARD_LEARNERS = (
     "snail",
     "mann",
 )
-# what belongs with an option for a run to make sense; the data is tiny or not there
+# what an option needs beside it to make a valid run; the data is tiny or absent
 WITH = {
     **{
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
@@ -541,7 +541,7 @@ WITH = {
     "dataset/clustered": ["eval=[few_shot]"],
     "loss/cross_entropy": ["algorithm=supervised", "batching=labelled", "model/head=linear"],
 }
-# of a split that is not used, these are ignored
+# these are ignored unless this split is used
 UNUSED = {"class_counts": "classes", "validation": "images", "test": "images"}
 
 
@@ -551,7 +551,7 @@ def default():
 
 
 @pytest.mark.parametrize("option", [option for option, found in OPTIONS.items() if found])
-def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch, tmp_path):
+def test_no_key_accepts_a_number_that_makes_no_sense(option, default, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path / "data"))
     for number in range(4 if option == "dataset/image_folder" else 0):
@@ -562,7 +562,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
     *parents, place = [*group.split("/"), *([name] if group == "eval" else [])]
     if option in WITH:
         plain, _ = validate.checked_config(Composer(CONF), [f"{group}={name}", *WITH[option]])
-    else:  # composing takes as long as all the rest
+    else:  # composing would take as long as everything else
         plain = copy.deepcopy(default)
         content = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"), resolve=True)
         functools.reduce(dict.__getitem__, parents, plain)[place] = content
@@ -578,7 +578,7 @@ def test_no_knob_takes_a_number_that_makes_no_sense(option, default, monkeypatch
     assert files(tmp_path) == before
 
 
-# speed: what needs no torch does not import it
+# speed: commands that do not need torch do not import it
 
 PROGRAM = """
 import os, sys

@@ -54,8 +54,8 @@ def test_a_key_has_its_value_its_type_its_docstring_and_its_comment():
     found = key("loss=hard_negative", "loss.tau_plus")
     assert found.value == "0.1"
     assert found.kind == "number"
-    assert found.text.startswith("In [0, 1): the probability that two images are of one class")
-    assert key("model/head=projector", "model.head.out_features").comment == "arXiv:2002.05709, likewise the layers"
+    assert found.text.startswith("In [0, 1): the probability that two images belong to one class")
+    assert key("model/head=projector", "model.head.out_features").comment == "arXiv:2002.05709, like the layers"
 
 
 def test_arguments_that_a_class_leaves_to_another_are_explained():

@@ -1,4 +1,4 @@
-"""A package of somebody's own, installed from its wheel: losses, options, recipes, help and completion."""
+"""A plugin installed from its wheel: losses, options, recipes, help and completion."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.progress=fal
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> dict[str, str]:
-    """The environment of a process that has the template's wheel."""
+    """The environment of a process in which the template's wheel is installed."""
     pytest.importorskip("hatchling", reason="hatchling, which builds the template's wheel, is not installed")
     base = tmp_path_factory.mktemp("plugin")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
@@ -37,7 +37,7 @@ def typed(environment: dict[str, str], *words: str, **more: str) -> subprocess.C
     return subprocess.run(command, env=environment | more, capture_output=True, text=True)
 
 
-def test_its_recipe_runs_and_its_loss_is_in_the_config(installed):
+def test_a_plugins_recipe_runs_and_its_loss_is_in_the_config(installed):
     done = typed(installed, "experiment=margin_nt_xent_digits", *SHORT)
     assert done.returncode == 0, done.stderr
     run = Path(done.stdout.splitlines()[-1])
@@ -47,7 +47,7 @@ def test_its_recipe_runs_and_its_loss_is_in_the_config(installed):
     assert again.returncode == 0, again.stderr
 
 
-def test_help_and_completion_list_it(installed):
+def test_help_and_completion_list_the_plugin(installed):
     listed = typed(installed, "--help").stdout
     assert "margin_nt_xent" in listed
     assert "margin_nt_xent_digits" in listed
@@ -56,7 +56,7 @@ def test_help_and_completion_list_it(installed):
     assert "loss=margin_nt_xent" in typed(installed, "-sc", "query=bash", **query).stdout.split()
 
 
-def test_a_refused_value_and_a_typo_in_it_are_reported_like_ours(installed):
+def test_a_refused_value_and_a_typo_in_a_plugin_are_reported_like_our_own(installed):
     wrong = typed(installed, "loss=margin_nt_xent", "loss.margin=3")
     assert (wrong.returncode, wrong.stderr) == (2, "loss: margin=3; give a number in [0, 2)\n")
     typo = typed(installed, "loss=margin_nt_xnt")
@@ -64,7 +64,7 @@ def test_a_refused_value_and_a_typo_in_it_are_reported_like_ours(installed):
     assert "did you mean 'margin_nt_xent'?" in typo.stderr
 
 
-def test_its_own_tests_pass(installed):
+def test_the_plugins_own_tests_pass(installed):
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEMPLATE / "tests"]
     done = subprocess.run(tests, env=installed, cwd=TEMPLATE, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -78,11 +78,13 @@ def test_a_trusted_package_is_searched_without_being_installed(tmp_path, monkeyp
     assert plugin_folders() == [tmp_path / "margin_losses" / "conf"]
 
 
-def test_an_option_that_is_there_already_is_refused(tmp_path, monkeypatch):
+def test_an_option_that_already_exists_is_refused(tmp_path, monkeypatch):
     (tmp_path / "mine" / "conf" / "loss").mkdir(parents=True)
     (tmp_path / "mine" / "__init__.py").touch()
     shutil.copy(conf_folder() / "loss" / "nt_xent.yaml", tmp_path / "mine" / "conf" / "loss" / "nt_xent.yaml")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SSL_RUNNER_TRUSTED", "mine")
-    with pytest.raises(ConfigError, match=r"nt_xent\.yaml: ssl_runner has an option loss/nt_xent too; give it another"):
+    with pytest.raises(
+        ConfigError, match=r"nt_xent\.yaml: ssl_runner also has an option loss/nt_xent; give it another"
+    ):
         plugin_folders()

@@ -1,4 +1,4 @@
-"""One clear message for what is meant for the user, a traceback for the rest."""
+"""The user's mistakes get one clear message, other errors a traceback."""
 
 import errno
 import threading
@@ -14,14 +14,14 @@ from ssl_runner.errors import ConfigError
 pytestmark = pytest.mark.usefixtures("small_program")
 
 
-def test_a_mistake_found_while_wiring_is_told_without_a_traceback(monkeypatch, capsys):
+def test_a_mistake_found_while_wiring_is_reported_without_a_traceback(monkeypatch, capsys):
     typed = Typed(monkeypatch, "", fail(ConfigError(["loss: does not fit", "batching: nor this"])))
     assert typed.code == 2
     assert capsys.readouterr().err == "loss: does not fit\nbatching: nor this\n"
     assert "Traceback" in (typed.folders[0] / FAILURE).read_text()
 
 
-def test_a_mistake_is_raised_as_one_and_a_plain_value_error_is_a_bug(monkeypatch, capsys):
+def test_an_invalid_value_is_a_mistake_and_a_plain_value_error_is_a_bug(monkeypatch, capsys):
     assert Typed(monkeypatch, "", lambda config, folder: locate("os.system")).code == 2
     err = capsys.readouterr().err
     assert err.startswith("os.system is not trusted")
@@ -39,7 +39,7 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch, capsys):
     assert "in work" in err
 
 
-def test_a_full_disk_is_told_in_one_line_that_says_how_to_go_on(monkeypatch, capsys):
+def test_a_full_disk_is_reported_in_one_line_that_says_how_to_resume(monkeypatch, capsys):
     typed = Typed(monkeypatch, "", fail(OSError(errno.ENOSPC, "No space left on device", "run/last.pt")))
     assert typed.code == 1
     err = capsys.readouterr().err
@@ -48,8 +48,9 @@ def test_a_full_disk_is_told_in_one_line_that_says_how_to_go_on(monkeypatch, cap
     assert err.count("\n") == 1
 
 
-def test_a_thread_says_nothing_of_a_full_disk_and_all_of_anything_else(capsys):
-    for error, told in ((OSError(errno.ENOSPC, "No space left on device"), False), (RuntimeError("unforeseen"), True)):
+def test_a_thread_is_silent_about_a_full_disk_and_reports_any_other_error(capsys):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error, reported in ((full, False), (RuntimeError("unforeseen"), True)):
 
         def fail(error=error):
             raise error
@@ -59,4 +60,4 @@ def test_a_thread_says_nothing_of_a_full_disk_and_all_of_anything_else(capsys):
             thread = threading.Thread(target=fail)
             thread.start()
             thread.join()
-        assert ("unforeseen" in capsys.readouterr().err) is told
+        assert ("unforeseen" in capsys.readouterr().err) is reported

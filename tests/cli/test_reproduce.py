@@ -1,4 +1,4 @@
-"""Running a run again."""
+"""Reproducing a run."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def original(tmp_path, monkeypatch):
     return tmp_path / "original"
 
 
-def test_a_run_again_is_the_run_to_the_last_bit_in_a_folder_of_its_own(original, monkeypatch, capsys):
+def test_a_reproduced_run_is_identical_to_the_last_bit_and_has_its_own_folder(original, monkeypatch, capsys):
     assert ssl_train(monkeypatch, f"reproduce={original}") == 0
     assert "identical to the last bit" in capsys.readouterr().out
     (again,) = (original.parent / "outputs" / "simclr_digits").iterdir()
@@ -48,7 +48,7 @@ def test_a_run_again_is_the_run_to_the_last_bit_in_a_folder_of_its_own(original,
         assert torch.equal(value, states[1]["algorithm"][name]), name
 
 
-def test_another_outcome_is_shown_and_exits_with_1(original, monkeypatch, capsys):
+def test_a_different_outcome_is_shown_and_exits_with_1(original, monkeypatch, capsys):
     result = json.loads((original / "result.json").read_text())
     result["metrics"]["knn/top1"] -= 0.1
     result["versions"]["torch"] = "1.0"
@@ -60,11 +60,11 @@ def test_another_outcome_is_shown_and_exits_with_1(original, monkeypatch, capsys
     assert "version of torch: 1.0 -> " in out
 
 
-def test_what_cannot_be_compared_is_refused_before_a_folder_is_made(original, monkeypatch, capsys):
+def test_a_run_that_cannot_be_compared_is_refused_before_a_folder_is_created(original, monkeypatch, capsys):
     result = json.loads((original / "result.json").read_text()) | {"status": "running"}
     (original / "result.json").write_text(json.dumps(result))
     assert ssl_train(monkeypatch, f"reproduce={original}") == 2
-    assert f"did not finish; go on with: ssl-train resume={original}" in capsys.readouterr().err
+    assert f"did not finish; resume with: ssl-train resume={original}" in capsys.readouterr().err
     (original / "result.json").unlink()
     with pytest.raises(ConfigError, match="nothing to compare"):
         finished(original)
@@ -82,7 +82,7 @@ def test_half_a_point_is_the_same_and_a_missing_metric_is_not(tmp_path):
     assert not compare(tmp_path, result(a=0.5, b=0.1), result(a=0.5))[1]
 
 
-def test_a_metric_that_was_not_computed_then_is_told_and_is_no_difference(tmp_path):
+def test_a_metric_that_is_new_is_reported_and_does_not_count_as_a_difference(tmp_path):
     before, after = (
         {"metrics": metrics, "dataset": {"fingerprint": "f"}} for metrics in ({"a": 0.5}, {"a": 0.5, "b": 0.1})
     )

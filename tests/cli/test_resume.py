@@ -1,4 +1,4 @@
-"""A command line with resume=RUN."""
+"""Command lines with resume=RUN."""
 
 import string
 
@@ -35,7 +35,7 @@ def test_resume_takes_config_and_folder_from_the_run(monkeypatch, stopped_run):
     assert made() == before
 
 
-def test_resume_refuses_what_would_change_the_result_and_shows_it(stopped_run):
+def test_resume_refuses_and_shows_overrides_that_would_change_the_result(stopped_run):
     with pytest.raises(ConfigError) as caught:
         resumed_config(stopped_run, ["optimizer.lr=0.2", "trainer.log_every=1", "seed=5"], "resume", multirun=False)
     (problem,) = caught.value.problems
@@ -54,14 +54,14 @@ def test_resume_refuses_what_would_change_the_result_and_shows_it(stopped_run):
         ("seed=[", "resume="),
     ],
 )
-def test_resume_refuses_what_it_cannot_apply(stopped_run, override, why):
+def test_resume_refuses_overrides_that_it_cannot_apply(stopped_run, override, why):
     with pytest.raises(ConfigError) as caught:
         resumed_config(stopped_run, [override], "resume", multirun=False)
     assert why in str(caught.value)
 
 
 @pytest.mark.parametrize(("folder", "why"), [("nowhere", "does not exist"), (".", "has no config.yaml")])
-def test_resume_of_no_run_is_one_clear_message(monkeypatch, capsys, folder, why):
+def test_resuming_something_that_is_not_a_run_gives_one_clear_message(monkeypatch, capsys, folder, why):
     assert Typed(monkeypatch, f"resume={folder}").code == 2
     err = capsys.readouterr().err
     assert why in err
@@ -69,14 +69,14 @@ def test_resume_of_no_run_is_one_clear_message(monkeypatch, capsys, folder, why)
     assert Typed(monkeypatch, f"-m resume={folder}").code == 2
 
 
-def test_the_traceback_of_an_earlier_attempt_is_gone_after_a_good_one(monkeypatch, stopped_run):
+def test_the_traceback_of_a_failed_attempt_is_removed_by_a_successful_one(monkeypatch, stopped_run):
     Typed(monkeypatch, [f"resume={stopped_run}"], fail(ZeroDivisionError()))
     assert (stopped_run / FAILURE).exists()
     Typed(monkeypatch, [f"resume={stopped_run}"])
     assert not (stopped_run / FAILURE).exists()
 
 
-def test_a_part_of_a_run_is_answered_with_the_run(monkeypatch, capsys, stopped_run):
+def test_a_path_inside_a_run_is_answered_with_the_runs_folder(monkeypatch, capsys, stopped_run):
     (stopped_run / "checkpoints").mkdir()
     (stopped_run / "checkpoints" / "last.pt").write_bytes(b"")
     for part in ("checkpoints/last.pt", "checkpoints", "config.yaml"):
@@ -105,13 +105,13 @@ STRINGS += [
     st.one_of(st.sampled_from(STRINGS), st.text(r"\${}ab:.'?1e", max_size=12), st.text(string.printable, max_size=9))
 )
 @example("12e4")
-def test_every_string_of_a_run_comes_back_as_it_was(tmp_path_factory, text):
+def test_every_string_in_a_config_is_read_back_unchanged(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("run") / "config.yaml"
     path.write_text(yaml.safe_dump({"name": text, "listed": [text]}), encoding="utf-8")
     assert OmegaConf.to_container(read_config(path, "who"), resolve=True) == {"name": text, "listed": [text]}
 
 
-def test_the_environment_of_the_reader_stays_unread(monkeypatch, stopped_run):
+def test_the_readers_environment_is_not_read(monkeypatch, stopped_run):
     monkeypatch.setenv("SECRET", "hunter2")
     path = stopped_run / "config.yaml"
     path.write_text(path.read_text().replace("name: simclr_mnist", "name: ${oc.env:SECRET}"))

@@ -1,4 +1,4 @@
-"""What one types is checked before anything is made; what an experiment set for an option goes with the option."""
+"""A command line is checked before anything is created, and an experiment's values go with the option they set."""
 
 import pytest
 from small_program import Typed, made
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("small_program")
 
 
 @pytest.fixture
-def told(settle):
+def problems_of(settle):
     def problems(line):
         with pytest.raises(ConfigError) as caught:
             settle(line)
@@ -18,7 +18,7 @@ def told(settle):
     return problems
 
 
-# selecting another option over an experiment
+# selecting a different option on top of an experiment
 
 
 def test_an_experiment_keeps_its_values_while_its_options_stay(settle):
@@ -28,7 +28,7 @@ def test_an_experiment_keeps_its_values_while_its_options_stay(settle):
     assert config["eval"]["few_shot"]["inner"] == [1, 2]
 
 
-def test_a_deselected_option_takes_the_experiments_values_along_and_says_so(settle):
+def test_the_experiments_values_for_a_deselected_option_are_dropped_with_a_message(settle):
     config, dropped = settle("experiment=simclr_mnist optimizer=adam")
     assert config["optimizer"] == {"_target_": "parts.Adam", "lr": 0.001}
     assert dropped == ["optimizer=adam: dropped optimizer.lr=0.3, which experiment simclr_mnist set for optimizer=sgd"]
@@ -36,14 +36,14 @@ def test_a_deselected_option_takes_the_experiments_values_along_and_says_so(sett
     assert config["model"]["encoder"]["grid"] is None
 
 
-def test_the_command_lines_own_values_stand(settle):
+def test_values_from_the_command_line_are_kept(settle):
     config, dropped = settle("experiment=simclr_mnist optimizer=adam optimizer.lr=0.3")
     assert config["optimizer"]["lr"] == 0.3
     assert dropped == []
 
 
-def test_a_value_for_the_deselected_option_is_refused_as_if_there_were_no_experiment(told):
-    problems = told("experiment=simclr_mnist model/encoder=resnet model.encoder.grid=3")
+def test_a_value_for_the_deselected_option_is_refused_as_if_there_were_no_experiment(problems_of):
+    problems = problems_of("experiment=simclr_mnist model/encoder=resnet model.encoder.grid=3")
     assert problems == ["model.encoder.grid: there is no such key; model.encoder has depth"]
 
 
@@ -55,7 +55,7 @@ def test_a_nested_group_is_dropped_at_its_own_node(settle):
     assert message.endswith(" set for model/encoder=conv")
 
 
-def test_of_several_options_only_the_deselected_one_vanishes(settle):
+def test_only_the_deselected_one_of_several_options_is_removed(settle):
     config, dropped = settle("experiment=simclr_mnist eval=[knn]")
     assert config["eval"] == {"knn": {"_target_": "parts.Score", "k": 20}}
     who = "which experiment simclr_mnist set for eval=[knn,few_shot]"
@@ -66,7 +66,7 @@ def test_of_several_options_only_the_deselected_one_vanishes(settle):
     assert settle("experiment=simclr_mnist eval=[]")[0]["eval"] == {}
 
 
-def test_an_experiment_upon_another_leaves_neither_ones_values_behind(settle):
+def test_an_experiment_built_on_another_leaves_no_values_of_either_behind(settle):
     config, dropped = settle("experiment=child optimizer=sgd")
     assert config["optimizer"] == {"_target_": "parts.SGD", "lr": 0.1, "momentum": 0.9}
     (message,) = dropped
@@ -101,25 +101,25 @@ def test_leftovers_are_dropped_job_by_job(monkeypatch, capsys):
         ("optimizer.zzz=3", "optimizer.zzz: there is no such key; optimizer has lr, momentum"),
         ("+foo=1", "foo: there is no such key"),
         ("+optimizer.foo=1", "optimizer.foo: SGD() has no such parameter; it has lr, momentum"),
-        ("+optimizer.lr=1", "+optimizer.lr=1: optimizer.lr is there already; leave the + out"),
+        ("+optimizer.lr=1", "+optimizer.lr=1: optimizer.lr exists already; leave out the +"),
         ("seed=abc", "seed: got 'abc' (str), expected int"),
         ("trainer.max_steps=None", "trainer.max_steps: got the string 'None'; null is null in YAML: "),
-        ("seed=1,2", "seed=1,2: several values; add -m to run once for each, or write seed=[...] for a list"),
-        ("optimizer=3", "optimizer=3: optimizer is a group; choose of adam, sgd, or ~optimizer for none"),
+        ("seed=1,2", "seed=1,2: got several values; add -m to run once for each, or write seed=[...] for a list"),
+        ("optimizer=3", "optimizer=3: optimizer is a group; choose one of adam, sgd, or ~optimizer for none"),
         ("seed", "seed: cannot be read; write key=value"),
         ("seed=[1", "seed=[1: cannot be read"),
         ("~optimizer", "optimizer: it is missing; set optimizer=..."),
         ("experiment=misspelled", "optimizer.weight_decya: SGD() has no such parameter; it has lr, momentum"),
     ],
 )
-def test_a_mistake_is_answered_with_the_nearest_valid_spelling(told, line, problem):
-    problems = told(line)
+def test_a_mistake_is_answered_with_the_nearest_valid_spelling(problems_of, line, problem):
+    problems = problems_of(line)
     assert len(problems) == 1
     assert problems[0].startswith(problem)
 
 
-def test_all_mistakes_of_a_line_are_told(told):
-    problems = told("trainer.max_step=3 optimzer=adam eval=[kn] seed=[")
+def test_all_mistakes_of_a_command_line_are_reported(problems_of):
+    problems = problems_of("trainer.max_step=3 optimzer=adam eval=[kn] seed=[")
     option = "no option 'kn' in group eval; did you mean 'knn'? options"
     assert {problem.partition(":")[0] for problem in problems} == {"seed=[", option, "optimzer", "trainer.max_step"}
 

@@ -1,4 +1,4 @@
-"""A config is checked against the constructors it names, all problems at once, and builds nothing untrusted."""
+"""A config is checked against the constructors that it names, reports all problems and builds nothing untrusted."""
 
 import pickle
 import sys
@@ -80,21 +80,21 @@ def model(**changes):
     return {"model": MODEL | changes}
 
 
-def test_a_right_config_comes_out_plain_and_resolved():
+def test_a_valid_config_is_returned_plain_and_resolved():
     config = OmegaConf.create({"seed": 3, "model": MODEL | {"depth": "${seed}"}})
     plain = check_config(config, {"seed": int, "model": Node})
     assert plain == {"seed": 3, "model": MODEL | {"depth": 3}}
     assert [type(plain["model"]), type(plain["model"]["scales"])] == [dict, list]
 
 
-def test_a_misspelled_parameter_is_told_with_the_nearest_valid_one():
+def test_a_misspelled_parameter_is_reported_with_the_nearest_valid_one():
     config = {"optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "weight_decya": 0.1}}
-    told = problems(config)
-    assert told == ["optimizer.weight_decya: SGD() has no such parameter; did you mean 'weight_decay'?"]
+    reported = problems(config)
+    assert reported == ["optimizer.weight_decya: SGD() has no such parameter; did you mean 'weight_decay'?"]
 
 
-def test_all_problems_are_told_at_once_each_with_its_dotted_key():
-    told = problems(
+def test_all_problems_are_reported_at_once_each_with_its_dotted_key():
+    reported = problems(
         {
             "seed": "abc",
             "sead": 1,
@@ -103,7 +103,7 @@ def test_all_problems_are_told_at_once_each_with_its_dotted_key():
         },
         {"seed": int, "model.encoder": Node, "model.missing": Node, "lost": str, "absent": Node},
     )
-    keys = {problem.partition(":")[0] for problem in told}
+    keys = {problem.partition(":")[0] for problem in reported}
     assert keys == {"seed", "sead", "model.encoder.width", "model.encoder.with", "model.missing", "lost", "absent"}
 
 
@@ -114,7 +114,7 @@ def test_str_of_the_error_has_a_line_for_each_problem_and_it_survives_pickling()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ({"width": 2.0}, "model.width: got 2.0 (float), expected int; write 2"),
         ({"width": True}, "model.width: got True (bool), expected int"),
@@ -127,8 +127,8 @@ def test_str_of_the_error_has_a_line_for_each_problem_and_it_survives_pickling()
         ({"scales": "ab"}, "model.scales: got 'ab' (str), expected Sequence[float]"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_told_with_a_remedy(change, told):
-    assert problems(model(**change)) == [told]
+def test_a_value_of_the_wrong_type_is_reported_with_a_remedy(change, reported):
+    assert problems(model(**change)) == [reported]
 
 
 @pytest.mark.parametrize(
@@ -152,24 +152,24 @@ def test_annotations_are_read_as_python_reads_them(annotation, right, wrong):
     assert [accepts(annotation, value) for value in wrong] == [False] * len(wrong)
 
 
-def test_a_number_or_a_tensor_is_no_string():
+def test_a_string_is_not_accepted_as_a_number_or_a_tensor():
     torch = pytest.importorskip("torch")
     assert accepts(float | torch.Tensor, 0.1)
     assert not accepts(float | torch.Tensor, "abc")
 
 
-def test_missing_arguments_are_told_unless_code_supplies_them():
-    told = problems({"model": {"_target_": "parts.Model", "kind": "plain"}}, supplied={"model": {"scales"}})
-    assert told == ["model.width: Model() needs it; set model.width=..."]
+def test_missing_arguments_are_reported_unless_code_supplies_them():
+    reported = problems({"model": {"_target_": "parts.Model", "kind": "plain"}}, supplied={"model": {"scales"}})
+    assert reported == ["model.width: Model() needs it; set model.width=..."]
     check_config(OmegaConf.create({"optimizer": OPTIMIZER}), ["optimizer"])  # _partial_: params come later
 
 
-def test_what_code_supplies_may_not_stand_in_the_config():
-    told = problems(model(), supplied={"mod*": {"width"}})
-    assert told == ["model.width: the runner supplies it to Model(); remove it"]
+def test_an_argument_that_code_supplies_is_refused_in_the_config():
+    reported = problems(model(), supplied={"mod*": {"width"}})
+    assert reported == ["model.width: the runner supplies it to Model(); remove it"]
 
 
-def test_a_target_with_open_keywords_takes_any_key_but_no_special_one():
+def test_a_target_with_keyword_arguments_takes_any_key_except_special_ones():
     check_config(OmegaConf.create({"a": {"_target_": "parts.anything", "b": 1}}), ["a"])
     assert problems({"a": {"_target_": "parts.anything", "_recursive_": False}})[0].startswith("a._recursive_: ")
 
@@ -179,20 +179,20 @@ def test_nodes_within_lists_and_mappings_are_checked():
     assert problems(config) == ["steps[0].inner.widht: Model() has no such parameter; did you mean 'width'?"]
 
 
-def test_a_key_that_was_added_where_only_nodes_stand_is_refused():
-    told = problems({"eval": {"knn": MODEL, "foo": 1}}, {"eval.*": Node | None})
-    assert told == ["eval.foo: got 1 (int), expected a node with a _target_ or null"]
-    told = problems({"model": {"encoder": MODEL, "encodre": MODEL}}, {"model.encoder": Node})
-    assert told == ["model.encodre: there is no such key; did you mean 'model.encoder'?"]
+def test_an_added_key_is_refused_where_only_nodes_are_allowed():
+    reported = problems({"eval": {"knn": MODEL, "foo": 1}}, {"eval.*": Node | None})
+    assert reported == ["eval.foo: got 1 (int), expected a node with a _target_ or null"]
+    reported = problems({"model": {"encoder": MODEL, "encodre": MODEL}}, {"model.encoder": Node})
+    assert reported == ["model.encodre: there is no such key; did you mean 'model.encoder'?"]
 
 
 def test_a_group_without_any_selected_option_is_an_empty_mapping():
     assert check_config(OmegaConf.create({}), {"eval.*": Node | None}) == {"eval": {}}
 
 
-def test_an_interpolation_of_a_whole_node_is_refused_for_it_would_be_built_twice():
-    told = problems({"model": MODEL, "again": "${model}"})
-    assert told == ["again: it points at a node with a _target_, which would be built a second time; copy its keys"]
+def test_an_interpolation_of_a_whole_node_is_refused_because_it_would_be_built_twice():
+    reported = problems({"model": MODEL, "again": "${model}"})
+    assert reported == ["again: it points at a node with a _target_, which would be built a second time; copy its keys"]
 
 
 @pytest.mark.parametrize(
@@ -216,10 +216,10 @@ def test_an_interpolation_of_a_whole_node_is_refused_for_it_would_be_built_twice
         "builtins.eval",
     ],
 )
-def test_a_config_from_a_stranger_reaches_no_foreign_code(target):
+def test_a_config_from_a_stranger_cannot_reach_untrusted_code(target):
     with pytest.raises(ValueError, match=r"_target_|not trusted|not a class|does not exist"):
         locate(target)
-    assert any("_target_" in told for told in problems({"model": {"_target_": target}}))
+    assert any("_target_" in reported for reported in problems({"model": {"_target_": target}}))
     with pytest.raises(ConfigError):
         build({"_target_": target}, "model")
 
@@ -228,11 +228,11 @@ def test_a_config_from_a_stranger_reaches_no_foreign_code(target):
     "target",
     ["torch.nn.Linear", "torch.optim.AdamW", "parts.Model", "ssl_runner.config.schema.check"],
 )
-def test_the_trusted_can_be_named(target):
+def test_trusted_targets_can_be_named(target):
     assert locate(target).__name__ == target.rpartition(".")[2]
 
 
-def test_trust_in_a_package_is_given_by_environment_and_to_whole_names_only(monkeypatch, tmp_path):
+def test_the_environment_variable_trusts_whole_package_names_only(monkeypatch, tmp_path):
     (tmp_path / "parts_evil.py").write_text("def f(): pass")
     with pytest.raises(ValueError, match="not trusted"):
         locate("parts_evil.f")
@@ -241,16 +241,16 @@ def test_trust_in_a_package_is_given_by_environment_and_to_whole_names_only(monk
         locate("parts.Model")
 
 
-def test_a_target_that_does_not_exist_is_told_with_the_nearest_name():
-    told = problems({"optimizer": {"_target_": "parts.Optimzer"}})
-    assert told == ["optimizer._target_: parts.Optimzer does not exist; did you mean 'Optimizer'?"]
+def test_a_target_that_does_not_exist_is_reported_with_the_nearest_name():
+    reported = problems({"optimizer": {"_target_": "parts.Optimzer"}})
+    assert reported == ["optimizer._target_: parts.Optimzer does not exist; did you mean 'Optimizer'?"]
 
 
-def test_build_gives_objects_with_plain_values(parts):
+def test_build_returns_objects_with_plain_values(parts):
     data = parts.Data(3)
     built = build({"_target_": "parts.Pair", "first": [1, {"a": MODEL}], "second": MODEL}, "pair", data=data)
     assert [type(built.second), type(built.first[1]["a"])] == [parts.Model, parts.Model]
-    assert [type(built.first), type(built.second.scales)] == [list, list]  # and no ListConfig
+    assert [type(built.first), type(built.second.scales)] == [list, list]  # not ListConfig
     assert built.data is data  # handed over, not copied or taken for a config
     assert build(None) is None
 
@@ -261,7 +261,7 @@ def test_a_partial_node_is_a_factory(parts):
     assert factory([1], lr=3).lr == 3
 
 
-def test_a_value_that_a_constructor_refuses_is_told_with_its_node():
+def test_a_value_that_a_constructor_refuses_is_reported_with_its_node():
     with pytest.raises(ConfigError) as caught:
         build({"_target_": "parts.anything", "list": [MODEL | {"width": 0}]}, "model")
     assert caught.value.problems == ["model.list[0]: width=0; give at least 1"]
@@ -270,7 +270,7 @@ def test_a_value_that_a_constructor_refuses_is_told_with_its_node():
 
 
 @pytest.mark.parametrize("path", ["dataset", "dataset.datasets.mnist", "eval.few_shot.dataset"])
-def test_a_dataset_names_its_keys_as_they_stand_in_the_config(path, tmp_path):
+def test_a_dataset_reports_its_keys_with_their_path_in_the_config(path, tmp_path):
     node = {"_target_": "ssl_runner.data.sources.mnist.mnist", "root": str(tmp_path / "dataset.old"), "split": "images"}
     node |= {"validation": 0, "class_counts": None, "split_seed": 0, "size": -3, "channels": None}
     with no_download(), pytest.raises(DataError, match=rf"^{path}\.size=-3: expected a number of pixels"):
@@ -313,13 +313,13 @@ NESTED_ROOTS = ["dataset.datasets.a.root", "eval.a.dataset.root", "eval.a.datase
         *NESTED_ROOTS,
     ],
 )
-def test_the_hash_is_blind_to_what_cannot_change_a_result(key):
+def test_the_hash_ignores_keys_that_cannot_change_a_result(key):
     assert config_hash(changed(key, "other")) == config_hash(RUN)
     assert config_difference(RUN, changed(key, "other")) == []
 
 
 @pytest.mark.parametrize("key", ["seed", "optimizer.lr", "trainer.max_steps", "eval.knn.k", "dataset.size", "new"])
-def test_the_hash_and_the_difference_see_all_the_rest(key):
+def test_the_hash_and_the_difference_include_all_other_keys(key):
     assert config_hash(changed(key, 7)) != config_hash(RUN)
     assert [line.partition(":")[0] for line in config_difference(RUN, changed(key, 7))] == [key]
 

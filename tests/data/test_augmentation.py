@@ -25,7 +25,7 @@ from ssl_runner.models.network import Encoder
 
 
 def every_transform(probability=0.5):
-    # solarize stands first: a rounding error at its threshold would turn a value over
+    # solarize comes first: a rounding error at its threshold would invert a value
     return {
         "solarize": Solarize(threshold=0.5, probability=probability),
         "crop": RandomResizedCrop(size=None, scale=[0.2, 1.0], ratio=[0.75, 1.3333]),
@@ -73,7 +73,7 @@ def test_images_stay_images_of_their_shape_in_zero_to_one(seed, images, channels
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 16), start=st.integers(0, 15))
-def test_a_view_depends_on_its_own_row_only(seed, size, start):
+def test_a_view_depends_only_on_its_own_row(seed, size, start):
     augmentation = Augmentation(every_transform())
     pixels, draws = batch(16, seed=seed), draws_for(augmentation, 16, seed)
     rows = (torch.arange(size) + start) % 16
@@ -145,7 +145,7 @@ def test_the_share_of_changed_images_is_the_probability(name):
     assert abs(changed.float().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 4000)
 
 
-def test_transforms_are_applied_in_the_order_given_each_on_its_own_columns():
+def test_transforms_are_applied_in_the_given_order_each_with_its_own_columns():
     erasing = RandomErasing(1.0, scale=[0.3, 0.3], ratio=[1.0, 1.0], value=1.0)
     solarize = Solarize(threshold=0.5, probability=1.0)
     images = batch(5) / 255
@@ -159,7 +159,7 @@ def test_transforms_are_applied_in_the_order_given_each_on_its_own_columns():
     assert torch.equal(backwards(images, draws), erasing(solarize(images, first), last))
 
 
-def test_bytes_and_their_fractions_give_the_same_views():
+def test_bytes_and_floats_give_the_same_views():
     augmentation = Augmentation(every_transform())
     pixels, draws = batch(8), draws_for(augmentation, 8)
     assert torch.equal(augmentation(pixels, draws), augmentation(pixels / 255, draws))
@@ -169,7 +169,7 @@ def test_a_transform_that_is_null_is_left_out():
     assert Augmentation({"flip": HorizontalFlip(0.5), "blur": None}).columns == 1
 
 
-def test_without_transforms_the_images_are_scaled_only():
+def test_without_transforms_images_are_only_scaled():
     pixels = batch(4)
     assert torch.equal(Augmentation({})(pixels, torch.empty(4, 0)), pixels / 255)
 
@@ -180,7 +180,7 @@ def test_draws_of_the_wrong_shape_are_refused(shape):
         Augmentation({"flip": HorizontalFlip(0.5)})(batch(4), torch.rand(shape))
 
 
-def test_an_entry_that_is_no_transform_is_refused_by_name():
+def test_an_entry_that_is_not_a_transform_is_refused_by_name():
     with pytest.raises(ValueError, match=r"augmentation\.transforms\.flip is a dict"):
         Augmentation({"flip": {"probability": 0.5}})  # type: ignore[dict-item]
 
@@ -211,7 +211,7 @@ def test_an_entry_that_is_no_transform_is_refused_by_name():
         (lambda: RandomErasing(0.5, [0.02, 0.33], [0.3, 3.3], 255), r"RandomErasing\.value=255"),
     ],
 )
-def test_an_argument_that_cannot_be_meant_is_refused_with_what_was_expected(make, message):
+def test_an_impossible_argument_is_refused_with_what_was_expected(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -241,7 +241,7 @@ def conf(request):
     return str(request.config.rootpath / "conf")
 
 
-def test_an_encoder_normalises_as_torchvision_does():
+def test_an_encoder_normalises_like_torchvision():
     mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.1]
     encoder = Encoder(nn.Identity(), (3, 12, 15), mean, std)
     pixels = batch(4)

@@ -25,26 +25,26 @@ FACTORS = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.4, 2.5])
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["adjust_brightness", "adjust_contrast", "adjust_saturation"])
-def test_a_blend_is_torchvisions(name, channels):
+def test_a_blend_equals_torchvisions(name, channels):
     images = images_of(6, channels)
     close(getattr(color, name)(images, FACTORS), one_by_one(getattr(TF, name), images, FACTORS))
 
 
 @settings(max_examples=30, deadline=None)
 @given(shifts=st.lists(st.floats(-0.5, 0.5, width=32), min_size=1, max_size=4), seed=st.integers(0, 2**31))
-def test_a_turn_of_hue_is_torchvisions(shifts, seed):
+def test_a_shift_of_hue_equals_torchvisions(shifts, seed):
     images, shifts = images_of(len(shifts), seed=seed), torch.tensor(shifts)
     close(color.adjust_hue(images, shifts), one_by_one(TF.adjust_hue, images, shifts))
 
 
 def corners():
-    """Colors where the hexagon's sectors meet: (1, 3, 5, 25), every triple of five levels."""
+    """Colors where the hexagon's sectors meet, (1, 3, 5, 25): every triple of five levels."""
     levels = torch.linspace(0, 1, 5)
     return torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 5, 25)
 
 
 @pytest.mark.parametrize("shift", [-0.5, -1 / 3, -1 / 6, -0.1, 0.0, 0.1, 1 / 6, 1 / 3, 0.5])
-def test_a_turn_of_hue_is_torchvisions_where_channels_tie(shift):
+def test_a_shift_of_hue_equals_torchvisions_if_channels_are_equal(shift):
     close(color.adjust_hue(corners(), torch.tensor([shift])), TF.adjust_hue(corners(), shift))
 
 
@@ -63,7 +63,7 @@ def test_no_turn_and_factors_of_one_change_nothing():
         close(adjust(images, one), images, atol=1e-6)
 
 
-def test_gray_is_torchvisions_with_as_many_channels_as_before():
+def test_gray_equals_torchvisions_with_as_many_channels_as_before():
     images = images_of(3)
     gray = RandomGrayscale(1.0)(images, torch.rand(3, 1))
     close(gray, TF.rgb_to_grayscale(images, num_output_channels=3), atol=1e-6)
@@ -80,7 +80,7 @@ def test_images_with_two_channels_are_refused():
         RandomGrayscale(1.0)(images_of(2, channels=2), torch.zeros(2, 1))
 
 
-def test_jitter_is_brightness_contrast_saturation_hue_of_the_chosen():
+def test_jitter_changes_brightness_contrast_saturation_and_hue_of_the_chosen():
     jitter = ColorJitter(brightness=0.4, contrast=0.5, saturation=0.6, hue=0.2, probability=0.5)
     images, draws = images_of(12), torch.rand(12, 5, generator=torch.Generator().manual_seed(3))
     chosen, factors = jitter.parameters(draws, 24, 20)
@@ -95,7 +95,7 @@ def test_jitter_is_brightness_contrast_saturation_hue_of_the_chosen():
     close(jitter(images, draws), torch.cat(expected))
 
 
-def test_jitter_factors_span_their_ranges_and_center_on_none():
+def test_jitter_factors_span_their_ranges_around_no_change():
     jitter = ColorJitter(brightness=0.4, contrast=1.5, saturation=0.0, hue=0.1, probability=1.0)
     low, middle, high = (jitter.parameters(torch.full((1, 5), value), 8, 8)[1][0] for value in (0.0, 0.5, 1.0))
     close(low, torch.tensor([0.6, 0.0, 1.0, -0.1]))
@@ -111,14 +111,14 @@ def test_each_factor_of_jitter_has_its_own_draw():
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
-def test_solarize_is_torchvisions(threshold):
+def test_solarize_equals_torchvisions(threshold):
     images = torch.cat([images_of(2), torch.full((1, 3, 24, 20), threshold)])
     got = Solarize(threshold, 1.0)(images, torch.rand(3, 1))
     assert torch.equal(got, TF.solarize(images, threshold))
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 9, 23])
-def test_blur_is_torchvisions_up_to_the_borders(kernel_size):
+def test_blur_equals_torchvisions_up_to_the_borders(kernel_size):
     images, sigma = images_of(5), torch.tensor([0.1, 0.5, 1.0, 2.0, 6.0])
     expected = one_by_one(lambda image, width: TF.gaussian_blur(image, [kernel_size] * 2, [width] * 2), images, sigma)
     close(gaussian_blur(images, sigma, kernel_size), expected)

@@ -24,10 +24,10 @@ def close(got, expected, atol=1e-5):
     torch.testing.assert_close(got, expected, atol=atol, rtol=0)
 
 
-# one column is left out: there torch 2.15 takes the first row for every row
+# no single column: there torch 2.15 uses the first row for every row
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), out=st.tuples(st.integers(1, 40), st.integers(2, 40)), channels=st.sampled_from([1, 3]))
-def test_a_resized_crop_is_torchvisions_growing_and_shrinking(data, out, channels):
+def test_a_resized_crop_equals_torchvisions_when_growing_and_shrinking(data, out, channels):
     images = images_of(4, channels)
     boxes = []
     for _ in images:
@@ -42,7 +42,7 @@ def test_a_resized_crop_is_torchvisions_growing_and_shrinking(data, out, channel
     close(got, torch.cat(expected))
 
 
-def test_the_whole_image_at_its_own_size_is_itself():
+def test_a_crop_of_the_whole_image_at_its_own_size_is_the_image():
     images = images_of(3)
     zero = torch.zeros(3)
     close(resized_crop(images, zero, zero, zero + 24, zero + 20, size=(24, 20)), images, atol=1e-6)
@@ -51,12 +51,12 @@ def test_the_whole_image_at_its_own_size_is_itself():
 def test_one_column_and_one_row_are_means_weighted_by_triangles():
     images, zero = images_of(2, height=2, width=4), torch.zeros(2)
     got = resized_crop(images, zero, zero, zero + 2, zero + 4, size=(3, 1))
-    # four pixels into one: distances .5 and 1.5 of a reach of 4; two into three: the first, both, the second
+    # four pixels to one: distances .5 and 1.5 with a reach of 4; two pixels to three: the first, both, the second
     column = images @ torch.tensor([2.5, 3.5, 3.5, 2.5]) / 12
     close(got[..., 0], torch.stack([column[..., 0], column.mean(dim=2), column[..., 1]], dim=2), atol=1e-6)
 
 
-def test_resampling_weights_sum_to_one_and_leave_out_what_lies_outside():
+def test_resampling_weights_sum_to_one_and_are_0_outside_the_interval():
     weights = resampling_weights(torch.tensor([3, 0]), torch.tensor([5, 12]), size=12, out=7)
     close(weights.sum(dim=2), torch.ones(2, 7), atol=1e-6)
     assert (weights[0, :, :3] == 0).all()
@@ -72,7 +72,7 @@ def test_resampling_weights_sum_to_one_and_leave_out_what_lies_outside():
     ratio=st.tuples(st.floats(0.05, 20), st.floats(0.05, 20)).map(sorted),
     extreme=st.sampled_from([None, 0.0, 1 - 2**-24]),
 )
-def test_boxes_lie_inside_the_image_whatever_scale_and_ratio(seed, height, width, scale, ratio, extreme):
+def test_boxes_are_inside_the_image_for_any_scale_and_ratio(seed, height, width, scale, ratio, extreme):
     draws = torch.rand(32, COLUMNS, generator=torch.Generator().manual_seed(seed))
     if extreme is not None:
         draws.fill_(extreme)
@@ -93,7 +93,7 @@ def quantiles(values):
 
 
 @pytest.mark.parametrize(("scale", "ratio"), [((0.2, 1.0), (0.75, 4 / 3)), ((0.08, 0.5), (0.4, 1.6))])
-def test_crop_boxes_are_distributed_as_torchvisions(scale, ratio):
+def test_crop_boxes_are_distributed_like_torchvisions(scale, ratio):
     torch.manual_seed(0)
     image = torch.empty(1, 60, 80)
     theirs = [RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(6000)]
@@ -121,14 +121,14 @@ def test_the_logarithm_of_the_ratio_is_uniform():
 
 
 @pytest.mark.parametrize(("height", "width", "ratio"), [(10, 60, (0.75, 4 / 3)), (60, 10, (0.75, 4 / 3))])
-def test_where_no_box_fits_the_crop_is_torchvisions_center(height, width, ratio):
+def test_if_no_box_fits_the_crop_is_torchvisions_center(height, width, ratio):
     # at this scale every box of a permitted ratio is longer than the short side
     expected = RandomResizedCrop.get_params(torch.empty(1, height, width), [1.0, 1.0], list(ratio))
     got = augmentation.RandomResizedCrop(None, (1.0, 1.0), ratio).parameters(torch.rand(3, COLUMNS), height, width)
     assert got.tolist() == [list(expected)] * 3
 
 
-def test_where_no_box_fits_nothing_is_erased():
+def test_if_no_box_fits_nothing_is_erased():
     erasing = augmentation.RandomErasing(1.0, (1.0, 1.0), (1.0, 1.0), 0.0)
     images = images_of(3, height=6, width=30)
     assert torch.equal(erasing(images, torch.rand(3, erasing.columns)), images)
@@ -149,8 +149,8 @@ AFFINE = st.tuples(st.floats(-180, 180), st.floats(-8, 8), st.floats(-8, 8), st.
 
 @settings(max_examples=30, deadline=None)
 @given(parameters=st.lists(AFFINE, min_size=1, max_size=4), fill=st.sampled_from([0.0, 0.7, 1.0]))
-def test_an_affine_map_is_torchvisions_of_the_image_in_a_wide_frame(parameters, fill):
-    # not torchvision's own fill: it weights pixels at the border by their share twice
+def test_an_affine_map_equals_torchvisions_of_the_image_in_a_wide_frame(parameters, fill):
+    # without torchvision's own fill, which weights pixels at the border twice
     images, frame = images_of(len(parameters)), 80
     got = affine(images, *torch.tensor(parameters).unbind(1), fill=fill)
     expected = [
@@ -161,7 +161,7 @@ def test_an_affine_map_is_torchvisions_of_the_image_in_a_wide_frame(parameters, 
     close(got, torch.cat(expected)[:, :, frame:-frame, frame:-frame], atol=1e-4)
 
 
-def test_an_affine_map_is_torchvisions_with_black_around():
+def test_an_affine_map_equals_torchvisions_with_a_black_background():
     parameters = [(30.0, 3.0, -2.0, 1.2, 10.0), (-90.0, 0.0, 0.0, 1.0, 0.0), (0.0, 0.5, 0.0, 0.8, -20.0)]
     images = images_of(3)
     expected = [
@@ -178,7 +178,7 @@ def test_an_affine_map_repeats_the_border_if_asked():
     close(shifted[..., :5], images[..., :1].expand(-1, -1, -1, 5))
 
 
-def test_affine_parameters_span_their_ranges_and_center_on_none():
+def test_affine_parameters_span_their_ranges_around_no_change():
     transform = augmentation.Affine(degrees=15, translate=0.1, scale=[0.8, 1.2], shear=10, fill=0)
     low, middle, high = (transform.parameters(torch.full((1, 5), value), 20, 40)[0] for value in (0.0, 0.5, 1.0))
     close(low, torch.tensor([-15, -4, -2, 0.8, -10]))
@@ -192,7 +192,7 @@ def test_each_affine_parameter_has_its_own_draw():
     close(got, torch.tensor([[-8, -3, -2, 1.4, 2]]))
 
 
-def test_a_pad_crop_is_torchvisions():
+def test_a_pad_crop_equals_torchvisions():
     images = images_of(5)
     corners = torch.tensor([(0, 0), (8, 8), (4, 4), (1, 7), (5, 2)])
     expected = [
@@ -209,12 +209,12 @@ def test_every_shift_of_a_pad_crop_is_equally_likely():
     assert (counts - 1000).abs().max() < 4 * math.sqrt(1000)
 
 
-def test_a_flip_is_torchvisions():
+def test_a_flip_equals_torchvisions():
     images = images_of(3)
     assert torch.equal(augmentation.HorizontalFlip(1.0)(images, torch.rand(3, 1)), TF.horizontal_flip(images))
 
 
-def test_an_erased_box_is_torchvisions():
+def test_an_erased_box_equals_torchvisions():
     images = images_of(4)
     boxes = torch.tensor([(0, 0, 1, 1), (3, 5, 7, 9), (23, 19, 1, 1), (0, 2, 24, 3)])
     expected = [
@@ -223,7 +223,7 @@ def test_an_erased_box_is_torchvisions():
     assert torch.equal(erase(images, *boxes.unbind(1), value=0.4), torch.cat(expected))
 
 
-def test_erased_areas_are_distributed_as_torchvisions():
+def test_erased_areas_are_distributed_like_torchvisions():
     torch.manual_seed(0)
     image, scale, ratio = torch.empty(1, 64, 64), (0.02, 0.33), (0.3, 3.3)
     theirs = torch.tensor([RandomErasing.get_params(image, scale, ratio, [0.0])[2:4] for _ in range(4000)])

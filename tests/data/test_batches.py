@@ -8,7 +8,7 @@ sizes = st.integers(min_value=1, max_value=9)
 
 
 @given(size=sizes, pieces=sizes)
-def test_pieces_of_views_are_the_batch(size, pieces):
+def test_pieces_of_views_make_up_the_batch(size, pieces):
     crops = (torch.rand(2, size, 1, 4, 4), torch.rand(3, size, 1, 2, 2))
     batch = Views(crops, torch.arange(size), torch.arange(size))
     parts = batch.chunk(pieces)
@@ -21,7 +21,7 @@ def test_pieces_of_views_are_the_batch(size, pieces):
 
 
 @given(size=sizes, pieces=sizes)
-def test_pieces_of_episodes_are_the_batch(size, pieces):
+def test_pieces_of_episodes_make_up_the_batch(size, pieces):
     images, labels = torch.rand(size, 4, 1, 2, 2), torch.arange(4).expand(size, 4)
     batch = Episodes(images, labels, images + 1, labels, n_way=4)
     parts = batch.chunk(pieces)

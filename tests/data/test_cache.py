@@ -69,9 +69,9 @@ def test_a_second_load_decodes_nothing_and_equals_the_first(folder, store, monke
     assert images.shape == (6, 1, 4, 4)
 
 
-def test_loaded_images_are_as_good_as_any_tensor(folder, store):
+def test_loaded_images_can_be_used_like_any_tensor(folder, store):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of memory that cannot be written
+        warnings.simplefilter("error")  # torch warns about memory that cannot be written
         images = load(folder).images
     images[0] = 99  # private to this process
     assert shades(folder) == [0, 1, 2, 3, 4, 5]
@@ -109,7 +109,7 @@ def test_a_rewrite_that_keeps_its_time_is_noticed_by_its_length(folder, store):
     assert shades(folder) == [0, 1, 2, 77, 4, 5]
 
 
-def test_other_decodings_and_other_folders_have_entries_of_their_own(folder, store, tmp_path):
+def test_other_decodings_and_other_folders_have_their_own_entries(folder, store, tmp_path):
     load(folder)
     load(folder, size=2)
     load(folder, channels=3)
@@ -131,7 +131,7 @@ def test_other_decodings_and_other_folders_have_entries_of_their_own(folder, sto
         ("digests.npy", "cut"),
     ],
 )
-def test_a_broken_entry_is_made_anew(folder, store, file, damage):
+def test_a_broken_entry_is_replaced(folder, store, file, damage):
     load(folder)
     path = entries(store)[0] / file
     content = path.read_bytes()
@@ -142,9 +142,9 @@ def test_a_broken_entry_is_made_anew(folder, store, file, damage):
     assert path.read_bytes() == content
 
 
-def test_a_cache_that_is_no_folder_costs_a_warning_not_the_run(folder, store):
+def test_a_cache_that_is_not_a_folder_causes_a_warning_not_a_failure(folder, store):
     store.write_text("in the way")
-    with pytest.warns(RuntimeWarning, match=r"toy are not kept.*SSL_RUNNER_CACHE"):
+    with pytest.warns(RuntimeWarning, match=r"toy are not cached.*SSL_RUNNER_CACHE"):
         images, content = pixels(folder)
     store.unlink()
     kept, kept_content = pixels(folder)
@@ -152,7 +152,7 @@ def test_a_cache_that_is_no_folder_costs_a_warning_not_the_run(folder, store):
     assert content == kept_content
 
 
-def test_a_full_disk_costs_a_warning_and_leaves_nothing_behind(folder, store, monkeypatch):
+def test_a_full_disk_causes_a_warning_and_leaves_nothing_behind(folder, store, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
@@ -162,7 +162,7 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_behind(folder, store, mo
     assert entries(store) == []
 
 
-def test_a_folder_that_may_only_be_read_still_serves_what_is_in_it(folder, store, monkeypatch):
+def test_a_read_only_cache_still_serves_its_entries(folder, store, monkeypatch):
     load(folder)
 
     def read_only(*arguments):
@@ -174,7 +174,7 @@ def test_a_folder_that_may_only_be_read_still_serves_what_is_in_it(folder, store
         assert shades(folder) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_damaged_image_is_told_again_without_decoding(folder, store, monkeypatch):
+def test_a_damaged_image_is_reported_again_without_decoding(folder, store, monkeypatch):
     (folder / "3.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"3\.png cannot be decoded"):
         load(folder)
@@ -186,14 +186,14 @@ def test_a_damaged_image_is_told_again_without_decoding(folder, store, monkeypat
     assert [file.path for file in skipping.files] == [(f"{shade}.png",) for shade in (0, 1, 2, 4, 5)]
 
 
-def test_what_was_skipped_stands_in_the_content(folder, store):
+def test_skipped_files_change_the_content_hash(folder, store):
     (folder / "3.png").write_bytes(b"broken")
     skipping = load(folder, "skip").content
     (folder / "3.png").unlink()
     assert load(folder).content != skipping
 
 
-def test_all_damaged_files_are_named_at_once_twenty_and_then_counted(folder, store):
+def test_twenty_damaged_files_are_named_at_once_and_the_others_counted(folder, store):
     for number in range(30):
         (folder / f"broken{number:02}.png").write_bytes(b"")
     with pytest.raises(DataError) as raised:
@@ -206,14 +206,14 @@ def test_all_damaged_files_are_named_at_once_twenty_and_then_counted(folder, sto
 
 
 @pytest.mark.parametrize("damaged", ["refuse", "skip"])
-def test_a_folder_of_damaged_files_alone_is_refused(folder, store, damaged):
+def test_a_folder_of_only_damaged_files_is_refused(folder, store, damaged):
     for path in folder.iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="6 of 6 image files cannot be decoded"):
         load(folder, damaged)
 
 
-def test_sixteen_bit_files_are_read_by_the_bits_that_all_of_them_need(folder, store):
+def test_sixteen_bit_files_are_read_with_the_bits_that_all_of_them_need(folder, store):
     for path, greatest in zip(sorted(folder.iterdir()), (255, 4095, 255, 255, 255, 255), strict=True):
         Image.fromarray(np.full((4, 4), greatest, np.uint16)).save(path)
     loaded = load(folder)
@@ -222,7 +222,7 @@ def test_sixteen_bit_files_are_read_by_the_bits_that_all_of_them_need(folder, st
     assert load(folder, value_range=[0, 255]).images[:, 0, 0, 0].tolist() == [255] * 6
 
 
-def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(folder, store, tmp_path, monkeypatch):
+def test_if_processes_start_at_once_one_decodes_and_all_get_the_images(folder, store, tmp_path, monkeypatch):
     decode_all, log, barrier, results = decode_folder.decode_all, tmp_path / "log", FORK.Barrier(4), FORK.SimpleQueue()
 
     def logged(files, how, findings):
@@ -245,7 +245,7 @@ def test_of_processes_that_start_at_once_one_decodes_and_all_have_the_images(fol
     assert log.read_text() == "decoding\n"
 
 
-def test_a_killed_writer_blocks_nobody_and_leaves_nothing_broken(folder, store, monkeypatch):
+def test_a_killed_writer_blocks_no_one_and_leaves_nothing_broken(folder, store, monkeypatch):
     decode_all, begun = decode_folder.decode_all, FORK.Event()
 
     def endless(files, how, findings):
@@ -259,13 +259,13 @@ def test_a_killed_writer_blocks_nobody_and_leaves_nothing_broken(folder, store, 
     assert begun.wait(30)
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
-    assert len(entries(store)) == 1  # what it left
+    assert len(entries(store)) == 1  # the one that it left
     monkeypatch.setattr(decode_folder, "decode_all", decode_all)
     assert shades(folder) == [0, 1, 2, 3, 4, 5]
     assert len(entries(store)) == 1
 
 
-def test_the_folder_is_the_named_one_else_the_users_cache(monkeypatch, tmp_path):
+def test_the_folder_is_the_given_one_or_else_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_RUNNER_CACHE", str(tmp_path / "a"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
     monkeypatch.setenv("HOME", str(tmp_path / "c"))

@@ -30,7 +30,7 @@ def jpegs(data_root, tmp_path):
 
 
 def write_pickles(root, monkeypatch):
-    """Ten images in each of the six batches; image i of all is of one shade, i."""
+    """Ten images in each of the six batches; all pixels of image i have shade i."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     for number, name in enumerate([*(f"data_batch_{batch}" for batch in range(1, 6)), "test_batch"]):
@@ -42,7 +42,7 @@ def write_pickles(root, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *arguments: True)
 
 
-def test_a_folder_of_jpegs_keeps_its_test_part_and_is_decoded_as_pillow_does(jpegs):
+def test_a_folder_of_jpegs_keeps_its_test_part_and_is_decoded_like_pillow(jpegs):
     splits = load(jpegs)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [30, 10, 20]
     assert splits.test.class_names == CLASSES
@@ -60,7 +60,7 @@ def test_pickles_keep_planes_and_order(tmp_path, monkeypatch):
     assert splits.test.labels.tolist() == list(range(10))
 
 
-def test_pickles_are_preferred_and_the_fingerprint_tells_which_form_was_read(jpegs, monkeypatch):
+def test_pickles_are_preferred_and_the_fingerprint_shows_which_form_was_read(jpegs, monkeypatch):
     before = load(jpegs)
     write_pickles(jpegs, monkeypatch)
     after = load(jpegs)
@@ -75,9 +75,9 @@ def test_gray_and_small_are_in_the_fingerprint(jpegs):
     assert torch.equal(plain.train.labels, changed.train.labels)
 
 
-def test_a_class_that_is_missing_from_the_folder_is_named(jpegs):
+def test_a_class_missing_from_the_folder_is_named(jpegs):
     (jpegs / "cifar10-jpg" / "test" / "frog").rename(jpegs / "frog")
-    with pytest.raises(DataError, match=f"{jpegs}/cifar10-jpg is not whole: test/frog"):
+    with pytest.raises(DataError, match=f"{jpegs}/cifar10-jpg is not complete: test/frog"):
         load(jpegs)
 
 

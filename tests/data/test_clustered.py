@@ -1,4 +1,4 @@
-"""Clusters as classes: k-means' own, label-free, each of one partition; and the encoder whose features they are of."""
+"""Clusters as classes: those of k-means, without labels, each from one partition; and the encoder of the features."""
 
 import inspect
 import shutil
@@ -48,7 +48,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """Of a small encoder of 16 x 16 digits."""
+    """The run of a small encoder of 16 x 16 digits."""
     folder = tmp_path_factory.mktemp("run")
     words = [
         "dataset=digits",
@@ -67,7 +67,7 @@ def made(splits: Splits, encoder: Path | None = None, n: int = 2, clusters: int 
 
 
 def blobs() -> tuple[np.ndarray, np.ndarray]:
-    """Points around twelve corners far apart, and the corner of each."""
+    """Points around twelve distant corners, and the corner of each point."""
     generator = np.random.default_rng(0)
     corners = 10 * np.eye(12)
     which = generator.permutation(np.arange(12).repeat(30))
@@ -78,14 +78,14 @@ def same_grouping(one: torch.Tensor, other: torch.Tensor) -> bool:
     return len({(a, b) for a, b in zip(one.tolist(), other.tolist(), strict=True)}) == len(one.unique())
 
 
-def test_far_groups_are_found_in_every_metric():
+def test_distant_groups_are_found_in_every_metric():
     points, which = blobs()
     found = partition(points, 3, 12, seed=1)
     assert found.shape == (3, 360) and found.dtype == torch.int64
     assert same_grouping(found[0], torch.from_numpy(which))
 
 
-def test_partitions_are_those_of_k_means_on_features_scaled_by_their_own_numbers(splits):
+def test_partitions_equal_k_means_on_features_scaled_by_their_own_numbers(splits):
     from sklearn.cluster import MiniBatchKMeans
 
     features = splits.train.images.flatten(1).numpy().astype(np.float32)
@@ -98,7 +98,7 @@ def test_partitions_are_those_of_k_means_on_features_scaled_by_their_own_numbers
     assert not same_grouping(found[0], found[1]) and not same_grouping(found[1], found[2])
 
 
-def test_clusters_are_a_function_of_the_seed_and_draw_nothing_of_numpy_or_torch():
+def test_clusters_depend_on_the_seed_and_draw_nothing_from_numpy_or_torch():
     points, _ = blobs()
     before, state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     one, again, other = (partition(points, 2, 9, seed) for seed in (0, 0, 1))
@@ -128,7 +128,7 @@ def test_classes_are_the_clusters_that_are_large_enough_with_their_images():
     assert len(found) == sum(map(len, expected.values()))
 
 
-def test_training_labels_are_never_looked_at_and_the_others_are_left_alone(splits):
+def test_training_labels_are_never_used_and_the_others_are_unchanged(splits):
     expected = made(splits)
     labels = splits.train.labels
     for other in (labels.roll(7), None):
@@ -139,13 +139,13 @@ def test_training_labels_are_never_looked_at_and_the_others_are_left_alone(split
         assert (found.class_names, found.fingerprint) == (expected.train.class_names, expected.train.fingerprint)
     assert expected.test is splits.test and expected.validation is splits.validation
     assert expected.train.name == "digits clustered by pixels/train"
-    assert "digits" in sources(expected.train)  # whose images nothing may then be judged on as unseen
+    assert "digits" in sources(expected.train)  # so these images do not count as unseen
 
 
-def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_its_weights(splits, run, tmp_path):
+def test_clusters_depend_on_the_encoders_features_and_the_fingerprint_on_its_weights(splits, run, tmp_path):
     pixels, found = made(splits), made(splits, run)
     assert found.train.name == "digits clustered by features/train"
-    assert "digits" in sources(found.train)  # whose images nothing may then be judged on as unseen
+    assert "digits" in sources(found.train)  # so these images do not count as unseen
     assert found.train.fingerprint != pixels.train.fingerprint
     encoder, _, seen = read_encoder(str(run), splits.train)
     assert seen == found.train.seen == pixels.train.seen == ("digits",)
@@ -165,20 +165,20 @@ def test_clusters_are_of_the_features_of_the_encoder_and_the_fingerprint_is_of_i
     save_file(changed, file, metadata | {"sources": '["mnist"]'})
     another = made(splits, tmp_path / "moved").train
     assert another.fingerprint != found.train.fingerprint
-    assert another.seen == ("digits", "mnist")  # which nothing may be judged on as unseen either
+    assert another.seen == ("digits", "mnist")  # which do not count as unseen either
     del metadata["sources"]
     save_file(changed, file, metadata)
     with pytest.raises(DataError, match="does not say what it was trained on"):
         made(splits, tmp_path / "moved")
 
 
-def test_where_the_encoder_lies_is_outside_the_hash_and_a_resumed_run_may_say_it_anew():
+def test_the_encoders_path_is_outside_the_hash_and_may_change_on_resume():
     before, after = ({"dataset": {"encoder": path, "clusters": 500}} for path in ("here", "there"))
     assert config_hash(before) == config_hash(after) and config_difference(before, after) == []
     assert config_hash(before) != config_hash({"dataset": {"encoder": "here", "clusters": 100}})
 
 
-def test_a_run_that_is_missing_unfinished_or_of_other_images_is_told(splits, run, tmp_path):
+def test_a_run_that_is_missing_unfinished_or_of_other_images_is_reported(splits, run, tmp_path):
     with pytest.raises(
         DataError, match=r"^dataset.encoder=\S+/no: \S+ does not exist; give the folder of a finished run"
     ):
@@ -187,7 +187,7 @@ def test_a_run_that_is_missing_unfinished_or_of_other_images_is_told(splits, run
     with pytest.raises(DataError, match="does not exist; give the folder of a finished run"):
         made(splits, tmp_path / "begun")
     (tmp_path / "begun" / "config.yaml").write_text("seed: 0\n")
-    with pytest.raises(DataError, match=r"its training is not finished; go on with: .*resume=\S+/begun$"):
+    with pytest.raises(DataError, match=r"it is not finished; resume with: .*resume=\S+/begun$"):
         made(splits, tmp_path / "begun")
     larger = digits("classes", 0.0, 0.0, [5, 0, 5], split_seed=0, size=20, channels=None)
     with pytest.raises(DataError, match=r"takes images of 1x16x16, but those of digits/train are 1x20x20; set dataset"):
@@ -197,7 +197,7 @@ def test_a_run_that_is_missing_unfinished_or_of_other_images_is_told(splits, run
         made(splits, tmp_path / "begun")
 
 
-def test_clusters_are_made_once_and_again_where_what_was_kept_is_damaged(splits, cache, monkeypatch):
+def test_clusters_are_made_once_and_again_if_the_cached_ones_are_damaged(splits, cache, monkeypatch):
     expected = made(splits).train
     with monkeypatch.context() as patch:
         patch.setattr(partitions, "partition", lambda *_: pytest.fail("made again"))
@@ -211,15 +211,15 @@ def test_clusters_are_made_once_and_again_where_what_was_kept_is_damaged(splits,
     assert len(list(cache.iterdir())) == 4
 
 
-def test_a_cache_that_cannot_be_written_costs_time_and_not_the_run(splits, cache):
+def test_a_cache_that_cannot_be_written_causes_a_warning_not_a_failure(splits, cache):
     expected = made(splits).train
     shutil.rmtree(cache)
     cache.write_text("a file in the place of the folder")
-    with pytest.warns(RuntimeWarning, match=r"clusters are not kept: .* Set SSL_RUNNER_CACHE"):
+    with pytest.warns(RuntimeWarning, match=r"clusters are not cached: .* Set SSL_RUNNER_CACHE"):
         assert torch.equal(made(splits).train.labels, expected.labels)
 
 
-def test_before_they_are_made_even_clusters_of_nothing_stand_in_for_them(splits):
+def test_before_they_are_made_even_blank_clusters_replace_them(splits):
     with no_download() as absent:
         found = made(splits).train
         with pytest.raises(NotDownloaded):
@@ -233,7 +233,7 @@ def test_before_they_are_made_even_clusters_of_nothing_stand_in_for_them(splits)
     assert absent == []
 
 
-def test_too_few_clusters_are_told_and_so_are_impossible_numbers(splits):
+def test_too_few_clusters_and_impossible_numbers_are_reported(splits):
     with pytest.raises(
         DataError, match=r"of 8 clusters of digits/train have dataset.min_images=500 images.*; lower it"
     ):
@@ -247,7 +247,7 @@ def test_too_few_clusters_are_told_and_so_are_impossible_numbers(splits):
         made(splits, seed=-1)
 
 
-def test_clusters_teach_no_probe_the_classes_of_the_same_images():
+def test_a_probe_cannot_be_trained_on_clusters_and_tested_on_classes():
     splits = digits("images", 0.1, 0.25, None, split_seed=0, size=None, channels=None)
     with pytest.raises(ValueError, match=r"has other classes than digits/test.*choose eval=\[few_shot\]"):
         gallery_indices(made(splits))
@@ -255,7 +255,7 @@ def test_clusters_teach_no_probe_the_classes_of_the_same_images():
 
 
 @needs_domains
-def test_a_task_is_of_one_partition(splits):
+def test_a_task_stays_within_one_partition(splits):
     found = made(splits, n=3).train
     sampler = TaskSampler(found, 4, 1, 3)
     drawn = sampler(randomness.uniforms(0, "tasks", 0, 300, sampler.columns))

@@ -1,4 +1,4 @@
-"""Images that stand in two parts."""
+"""Images that occur in two parts."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from ssl_runner.errors import DataError
 
 
 def source(train, validation, test, **keys):
-    """Of shades, one an image; labels are shades modulo 2."""
+    """A source of shades, one per image; labels are shades modulo 2."""
     shades = [*train, *validation, *test]
     bounds = torch.tensor([len(train), len(validation), len(test)]).cumsum(0).tolist()
     official = {
@@ -41,12 +41,12 @@ def test_they_are_counted_and_one_is_named():
     (note,) = splits.notes
     assert (note.key, note.warning) == ("duplicates", True)
     assert note.value == {"test in validation": 1, "test in train": 2, "validation in train": 1}
-    assert "1 of 5 test images stand in validation too (validation[0] is test[3])" in note.text
-    assert "2 of 5 test images stand in train too (train[2] is test[1])" in note.text
-    assert "1 of 3 validation images stand in train too (train[1] is validation[1])" in note.text
+    assert "1 of 5 test images occur in validation too (validation[0] is test[3])" in note.text
+    assert "2 of 5 test images occur in train too (train[2] is test[1])" in note.text
+    assert "1 of 3 validation images occur in train too (train[1] is validation[1])" in note.text
 
 
-def test_dropping_takes_them_from_what_learns_and_leaves_test_as_it_was():
+def test_dropping_removes_them_from_the_part_that_is_learned_from_and_keeps_test():
     before, splits = split(source(*TWICE), "warn"), split(source(*TWICE), "drop")
     assert [shades(part) for part in (splits.train, splits.validation, splits.test)] == [
         [1, 4],
@@ -60,7 +60,7 @@ def test_dropping_takes_them_from_what_learns_and_leaves_test_as_it_was():
     assert (note.key, note.value) == ("dropped_duplicates", {"validation": 1, "train": 3})
 
 
-def test_they_are_refused_by_name_of_the_file():
+def test_they_are_refused_with_the_name_of_the_file():
     names = [f"file{place}.png" for place in range(13)]
     with pytest.raises(DataError, match=r"file2\.png is file9\.png.*dataset\.duplicates=drop"):
         split(source(*TWICE, file_names=names), "refuse")
@@ -72,7 +72,7 @@ def test_parts_without_any_have_no_note_and_are_never_refused():
     assert split(found, "drop").train.fingerprint == split(found, "warn").train.fingerprint
 
 
-def test_other_images_of_the_same_sum_are_no_copies():
+def test_other_images_with_the_same_sum_are_not_copies():
     found = source([1, 2], [3, 4], [5, 6])
     found.images[0, 0, 0, 0], found.images[0, 0, 0, 1] = 9, 3
     found.images[4] = found.images[0].flip(2)
@@ -91,7 +91,7 @@ def test_an_unknown_word_is_refused():
         split(source([1], [2], [3]), "none")
 
 
-def test_a_set_of_equal_images_is_told():
+def test_a_set_of_equal_images_is_reported():
     splits = split(source([1, 1, 1], [2, 3], [4, 5]), "warn")
     assert splits.notes[0].key == "all_alike"
     assert "all 3 images of toy/train are the same" in splits.notes[0].text
@@ -100,7 +100,7 @@ def test_a_set_of_equal_images_is_told():
     assert not all_alike(torch.tensor([1, 1, 2]).view(3, 1, 1, 1))
 
 
-def test_mnist_has_none_and_says_where_it_trains_on_all(data_root):
+def test_mnist_has_none_and_says_if_it_trains_on_all_images(data_root):
     assert mnist(str(data_root), "images", 5000, None, 0, None, None).notes == ()
     (note,) = mnist(str(data_root), "images", 0, None, 0, None, None).notes
     assert (note.key, note.value) == ("validation", "none")

@@ -14,7 +14,7 @@ def load(**keys):
     return digits(**{"split": "images", **KEYS, **keys})
 
 
-def test_sixteen_shades_of_ink_span_the_bytes_and_no_image_is_lost():
+def test_sixteen_shades_span_the_bytes_and_no_image_is_lost():
     splits = load(size=None)
     images = torch.cat([splits.train.images, splits.validation.images, splits.test.images])
     expected = np.round(load_digits().images * 255 / 16).astype(np.uint8)
@@ -30,7 +30,7 @@ def test_labels_belong_to_their_images():
         assert known[original.tobytes()] == label
 
 
-def test_by_images_ten_percent_validate_and_a_quarter_tests_in_every_class():
+def test_by_images_ten_percent_of_every_class_are_validation_and_a_quarter_test():
     splits = load()
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1168, 180, 449]
     assert splits.validation.labels.bincount().tolist() == [18] * 10
@@ -59,7 +59,7 @@ def test_a_second_load_is_the_same():
     assert torch.equal(first.train.images, second.train.images)
 
 
-def test_the_file_that_is_read_is_what_scikit_learn_loads(monkeypatch):
+def test_the_file_that_is_read_equals_what_scikit_learn_loads(monkeypatch):
     directly = load(size=None)
     monkeypatch.setattr("ssl_runner.data.sources.digits.find_spec", lambda name: None)
     assert load(size=None).train.fingerprint == directly.train.fingerprint

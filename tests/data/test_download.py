@@ -1,4 +1,4 @@
-"""Downloads, and what is said when there are none."""
+"""Downloads, and the message when they fail."""
 
 import socket
 from pathlib import Path
@@ -24,7 +24,7 @@ def visible(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.name.startswith("."))
 
 
-def test_what_is_fetched_is_moved_to_its_place_and_the_rest_thrown_away(tmp_path):
+def test_wanted_files_are_moved_to_their_place_and_the_rest_is_discarded(tmp_path):
     download(
         "toy", tmp_path, [tmp_path / "toy" / "raw", tmp_path / "b"], bring("toy/raw/1", "toy/raw/2", "b", "toy.zip")
     )
@@ -32,14 +32,14 @@ def test_what_is_fetched_is_moved_to_its_place_and_the_rest_thrown_away(tmp_path
     assert not (tmp_path / ".ssl_runner.unfinished").exists()
 
 
-def test_what_is_there_already_is_left_alone(tmp_path):
+def test_existing_files_are_left_alone(tmp_path):
     (tmp_path / "a").write_text("mine")
     download("toy", tmp_path, [tmp_path / "a", tmp_path / "b"], bring("a", "b"))
     assert (tmp_path / "a").read_text() == "mine"
     assert (tmp_path / "b").read_text() == "fetched"
 
 
-def test_nothing_is_fetched_when_another_process_has_brought_it_meanwhile(tmp_path):
+def test_nothing_is_fetched_if_another_process_has_done_it_meanwhile(tmp_path):
     (tmp_path / "a").write_text("by another")
 
     def fetch(root):
@@ -49,7 +49,7 @@ def test_nothing_is_fetched_when_another_process_has_brought_it_meanwhile(tmp_pa
     assert (tmp_path / "a").read_text() == "by another"
 
 
-def test_a_failed_download_is_one_error_that_says_what_where_and_how_and_leaves_nothing(tmp_path):
+def test_a_failed_download_is_one_error_with_places_and_remedy_and_leaves_nothing(tmp_path):
     def fetch(root):
         bring("half")(root)
         raise URLError("no route to host")
@@ -57,7 +57,7 @@ def test_a_failed_download_is_one_error_that_says_what_where_and_how_and_leaves_
     with pytest.raises(DataError) as caught:
         download("toy", tmp_path, [tmp_path / "a", tmp_path / "b"], fetch)
     message = str(caught.value)
-    for said in (
+    for part in (
         "toy is missing",
         str(tmp_path / "a"),
         str(tmp_path / "b"),
@@ -65,7 +65,7 @@ def test_a_failed_download_is_one_error_that_says_what_where_and_how_and_leaves_
         "SSL_RUNNER_DATA",
         "dataset.root",
     ):
-        assert said in message
+        assert part in message
     assert caught.value.__suppress_context__  # one error, no chain
     assert visible(tmp_path) == []
 

@@ -1,4 +1,4 @@
-"""Folders of one's own images."""
+"""Folders of a user's own images."""
 
 import json
 
@@ -19,7 +19,7 @@ KEYS = {
     "size": 4,
     "channels": 3,
 }
-CLASSES = {"ant": 10, "bee": 20, "cat": 30, "dog": 40}  # and the shade of their images
+CLASSES = {"ant": 10, "bee": 20, "cat": 30, "dog": 40}  # with the shade of their images
 
 
 def load(root, **keys):
@@ -57,7 +57,7 @@ def parts(tmp_path):
     return tmp_path / "zoo"
 
 
-def test_folders_of_classes_are_shared_out_evenly(classes):
+def test_folders_of_classes_are_split_evenly(classes):
     splits = load(classes)
     assert [part.labels.bincount().tolist() for part in parts_of(splits)] == [[7] * 4, [1] * 4, [2] * 4]
     assert splits.train.class_names == tuple(CLASSES)
@@ -84,7 +84,7 @@ def test_without_a_test_folder_val_is_the_test_part_and_validation_is_drawn(part
     assert splits.test.labels.bincount().tolist() == [2] * 4
 
 
-def test_images_straight_in_the_folder_have_no_labels(tmp_path):
+def test_images_directly_in_the_folder_have_no_labels(tmp_path):
     paint(tmp_path / "flat", 50, 10)
     splits = load(tmp_path / "flat")
     assert [len(part) for part in parts_of(splits)] == [7, 1, 2]
@@ -116,7 +116,7 @@ def test_by_classes_they_are_drawn_and_disjoint(classes):
     assert_shades_fit_labels(splits)
 
 
-def test_by_classes_the_images_of_all_parts_are_pooled(parts):
+def test_by_classes_images_of_all_parts_are_pooled(parts):
     splits = load(parts, split="classes", class_counts=[2, 1, 1])
     assert [len(part) for part in parts_of(splits)] == [26, 13, 13]
 
@@ -142,18 +142,18 @@ def test_a_file_of_lists_says_which_class_goes_where(classes, tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{train: [ant], test: [bird]}", "names 1 classes that the folder does not have, 'bird'"),
-        ("{train: [ant, bee], test: [ant]}", "'ant' of zoo stands twice"),
+        ("{train: [ant, bee], test: [ant]}", "'ant' of zoo occurs twice"),
         ("{train: [ant]}", "expected the keys train"),
         ("{train: [ant], test: [bee], val: [cat]}", "expected the keys train"),
         ("[ant", "cannot be read"),
     ],
 )
-def test_a_file_of_lists_that_does_not_fit_is_refused(classes, tmp_path, content, said):
+def test_a_file_of_lists_that_does_not_fit_is_refused(classes, tmp_path, content, message):
     (tmp_path / "split.yaml").write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(classes, split="classes", class_split=str(tmp_path / "split.yaml"))
 
 
@@ -165,11 +165,11 @@ def write_tables(folder, tables):
     return str(folder)
 
 
-def test_tables_label_a_flat_folder_as_miniimagenets_do(tmp_path):
+def test_tables_label_a_flat_folder_like_miniimagenets(tmp_path):
     for name, shade in CLASSES.items():
         paint(tmp_path / "mini" / "images", shade, 3, stem=name)
     rows = {name: [(f"{name}{number:02d}.png", name) for number in range(3)] for name in CLASSES}
-    rows["dog"] = rows["dog"][:2]  # what no table names is left out
+    rows["dog"] = rows["dog"][:2]  # files that no table names are left out
     tables = {"train": rows["cat"] + rows["ant"], "val": rows["dog"], "test": rows["bee"]}
     splits = load(tmp_path / "mini", split="classes", class_split=write_tables(tmp_path / "tables", tables))
     assert [part.class_names for part in parts_of(splits)] == [("ant", "cat"), ("dog",), ("bee",)]
@@ -185,18 +185,18 @@ def test_tables_find_files_by_path_and_in_the_folder_of_their_class(classes, tmp
 
 
 @pytest.mark.parametrize(
-    ("tables", "said"),
+    ("tables", "message"),
     [
         ({"train": [("ant/00.png", "ant")]}, r"test\.csv cannot be read"),
         ({"train": [("ant/99.png", "ant")], "test": []}, "'ant/99.png' of 'ant', which is not among the 40"),
         ({"train": [("00.png", "insect")], "test": []}, "'00.png' of 'insect', which is not among the 40"),
         ({"train": [("ant/00.png", "ant")], "test": []}, r"test\.csv is empty"),
-        ({"train": [("ant/00.png", "ant")], "test": [("ant/00.png", "bee")]}, "already stands in a table"),
-        ({"train": [("ant/00.png", "ant")], "test": [("ant/01.png", "ant")]}, "'ant' of zoo stands twice"),
+        ({"train": [("ant/00.png", "ant")], "test": [("ant/00.png", "bee")]}, "is already in a table"),
+        ({"train": [("ant/00.png", "ant")], "test": [("ant/01.png", "ant")]}, "'ant' of zoo occurs twice"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(classes, tmp_path, tables, said):
-    with pytest.raises(DataError, match=said):
+def test_tables_that_do_not_fit_are_refused(classes, tmp_path, tables, message):
+    with pytest.raises(DataError, match=message):
         load(classes, split="classes", class_split=write_tables(tmp_path / "tables", tables))
 
 
@@ -205,9 +205,9 @@ def test_a_split_of_classes_by_images_is_refused(classes):
         load(classes, class_split="x")
 
 
-def test_an_image_beside_folders_of_classes_is_refused_by_name(classes):
+def test_an_image_next_to_folders_of_classes_is_refused_by_name(classes):
     paint(classes, 50, 1, stem="stray")
-    with pytest.raises(DataError, match=r"stray00\.png lies beside folders"):
+    with pytest.raises(DataError, match=r"stray00\.png is next to folders"):
         load(classes)
 
 
@@ -215,7 +215,7 @@ def test_a_missing_an_empty_and_a_damaged_folder_are_named(classes, tmp_path):
     with pytest.raises(DataError, match=f"{tmp_path}/nowhere is missing"):
         load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=f"{tmp_path}/empty holds no images"):
+    with pytest.raises(DataError, match=f"{tmp_path}/empty contains no images"):
         load(tmp_path / "empty")
     (classes / "bee" / "03.png").write_bytes(b"")
     with pytest.raises(DataError, match=f"{classes}/bee/03.png cannot be decoded"):
@@ -230,7 +230,7 @@ def test_a_second_load_is_the_same_and_a_changed_image_changes_the_fingerprint(c
     assert load(classes).train.fingerprint != first.train.fingerprint
 
 
-def test_a_file_that_is_no_image_changes_nothing(classes):
+def test_a_file_that_is_not_an_image_changes_nothing(classes):
     before = load(classes).train.fingerprint
     (classes / "ant" / "notes.txt").write_text("hello")
     (classes / ".hidden.png").write_text("hello")
@@ -247,7 +247,7 @@ def test_a_file_that_is_no_image_changes_nothing(classes):
         (("train", "evaluation", "testing"), (8, 8, 8)),
     ],
 )
-def test_parts_are_known_by_all_their_names(tmp_path, names, expected):
+def test_parts_are_recognised_by_all_their_names(tmp_path, names, expected):
     for number, part in enumerate(names):
         for name, shade in CLASSES.items():
             paint(tmp_path / part / name, shade + number, 2)
@@ -265,7 +265,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert sum(map(len, parts_of(splits))) == 30
 
 
-def test_what_lies_beside_the_parts_is_left_out_and_told_with_its_number(parts):
+def test_folders_next_to_the_parts_are_left_out_and_counted(parts):
     paint(parts / "extra", 5, 7)
     paint(parts, 5, 1, stem="logo")
     splits = load(parts)
@@ -277,21 +277,21 @@ def test_what_lies_beside_the_parts_is_left_out_and_told_with_its_number(parts):
 
 
 @pytest.mark.parametrize(
-    ("folders", "said"),
+    ("folders", "message"),
     [
-        (("train/a", "train/b", "bus"), "has train with folders of classes in it, beside bus .*part or a class"),
-        (("train", "test", "bus"), "has the folders test, train, which look like parts .* beside bus"),
-        (("val/a", "test/a"), "has the parts test, val, but none of training images"),
+        (("train/a", "train/b", "bus"), "has train with folders of classes in it, next to bus .*part or a class"),
+        (("train", "test", "bus"), "has the folders test, train, which look like parts .* next to bus"),
+        (("val/a", "test/a"), "has the parts test, val, but no training part"),
         (("train/a", "Training/a", "test/a"), "folders Training and train, which are both the train part"),
         (("train/a", "val/a", "dev/a", "test/a"), "folders dev and val, which are both the validation part"),
         (("train/a", "val/a", "dev/a", "extra"), "folders dev and val, which are both the validation part"),
-        (("inner/train/a", "inner/test/a"), r"holds the one folder inner.*set dataset\.root=.*/inner"),
+        (("inner/train/a", "inner/test/a"), r"only contains the folder inner.*set dataset\.root=.*/inner"),
     ],
 )
-def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path, folders, said):
+def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path, folders, message):
     for folder in folders:
         paint(tmp_path / folder, 50, 3)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(tmp_path)
 
 
@@ -301,23 +301,23 @@ def test_each_class_keeps_an_image_to_learn_from(tmp_path):
     splits = load(tmp_path, test=0.3, validation=0.1)
     assert splits.train.labels.bincount(minlength=20).min() == 1
     assert (len(splits.test), len(splits.validation)) == (12, 4)
-    assert min(splits.test.labels.tolist()) >= 10  # of classes with an image to spare
+    assert min(splits.test.labels.tolist()) >= 10  # classes with more than one image
     for number in range(10, 20):
         for path in sorted((tmp_path / f"class{number:02}").iterdir())[1:]:
             path.unlink()
-    with pytest.raises(DataError, match="of 20 images, one image a class, each class keeps one in train"):
+    with pytest.raises(DataError, match="it has 20 images, one per class, and each class keeps one in train"):
         load(tmp_path)
 
 
 def test_parts_that_share_a_class_are_refused_by_classes(tmp_path):
     for folder in ("train/a", "train/b", "train/c", "test/c", "test/d"):
         paint(tmp_path / "zoo" / folder, 50, 3)
-    with pytest.raises(DataError, match="class 'c' of zoo stands in train and in test"):
+    with pytest.raises(DataError, match="class 'c' of zoo occurs in train and in test"):
         load(tmp_path / "zoo", split="classes")
 
 
 @pytest.mark.parametrize("damaged", ["refuse", "skip"])
-def test_links_and_damaged_files_are_refused_or_skipped_and_told(classes, damaged):
+def test_links_and_damaged_files_are_refused_or_skipped_and_reported(classes, damaged):
     (classes / "bee" / "03.png").write_bytes(b"")
     (classes / "eel").symlink_to(classes / "nowhere")
     if damaged == "refuse":
@@ -335,15 +335,15 @@ def test_links_and_damaged_files_are_refused_or_skipped_and_told(classes, damage
     assert load(classes).train.fingerprint != splits.train.fingerprint
 
 
-def test_files_that_are_no_images_are_counted(classes):
+def test_files_that_are_not_images_are_counted(classes):
     for name in ("a.svg", "b.svg", "c.txt"):
         (classes / "ant" / name).write_text("hello")
     (note,) = [note for note in load(classes).notes if note.key == "no_images"]
     assert note.value == {".svg": 2, ".txt": 1}
-    assert "left out, no images that Pillow reads: 2 .svg, 1 .txt" in note.text
+    assert "left out, not images that Pillow reads: 2 .svg, 1 .txt" in note.text
 
 
-def test_nearly_black_sets_and_several_frames_are_told(tmp_path):
+def test_nearly_black_sets_and_several_frames_are_reported(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for number in range(8):
@@ -358,7 +358,7 @@ def test_nearly_black_sets_and_several_frames_are_told(tmp_path):
     assert "greatest_value" not in {note.key for note in scaled.notes}
 
 
-def test_names_that_are_no_utf8_are_escaped(tmp_path):
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
     paint(tmp_path / "plain", 50, 8)
     (tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")).mkdir()
     paint(tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape"), 60, 8)
@@ -388,7 +388,7 @@ def test_tables_are_read_as_spreadsheets_write_them(classes, tmp_path, kind):
     assert [part.class_names for part in parts_of(splits)] == [("ant",), ("bee",)]
 
 
-def test_a_backslash_may_be_a_letter_of_a_name(tmp_path):
+def test_a_backslash_may_be_part_of_a_name(tmp_path):
     paint(tmp_path / "root" / "a\\b", 10, 1)
     paint(tmp_path / "root" / "c", 20, 1)
     (tmp_path / "tables").mkdir()
@@ -399,17 +399,17 @@ def test_a_backslash_may_be_a_letter_of_a_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"name,class\nant/00.png,ant\n", "begins with 'name,class'; expected lines of filename,label"),
-        ("filename,label\nant/00.png,\u00e4nt\n".encode("latin-1"), "another encoding than UTF-8 .*save it as UTF-8"),
+        ("filename,label\nant/00.png,\u00e4nt\n".encode("latin-1"), "is not encoded in UTF-8 .*save it as UTF-8"),
         (b"", "begins with ''"),
     ],
 )
-def test_tables_of_another_kind_are_refused_with_what_is_expected(classes, tmp_path, content, said):
+def test_tables_of_another_kind_are_refused_with_what_is_expected(classes, tmp_path, content, message):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "train.csv").write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(classes, split="classes", class_split=str(tmp_path / "tables"))
 
 

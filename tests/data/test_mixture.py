@@ -1,4 +1,4 @@
-"""Several datasets as one: whose images are where, under which labels, and what is never trained on."""
+"""Several datasets as one: which images are where, under which labels, and what is never trained on."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ NAMES = {"a": tuple("0123"), "b": ("x", "y", "z")}
 
 
 def part(name: str, seed: int, n: int = 60, side: int = 4) -> Dataset:
-    """Random images of all classes of a source."""
+    """Random images of every class of a source."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randperm(n, generator=generator) % len(NAMES[name])
     images = torch.randint(256, (n, 1, side, side), generator=generator, dtype=torch.uint8)
@@ -52,7 +52,7 @@ def by_name(dataset: Dataset) -> dict[str, set[bytes]]:
 
 
 @pytest.mark.parametrize("held_out", [0, 1, 2])
-def test_train_and_test_have_the_sources_images_of_their_classes_and_no_others(sources, held_out):
+def test_train_and_test_have_exactly_the_sources_images_of_their_classes(sources, held_out):
     found = mixed(sources, held_out)
     train, test = by_name(found.train), by_name(found.test)
     for name, splits in sources.items():
@@ -74,7 +74,7 @@ def test_each_class_has_the_domain_of_its_source(sources):
         assert dataset.labels.unique().tolist() == list(range(dataset.n_classes))
 
 
-def test_it_tells_what_it_was_made_of_by_whatever_name(sources):
+def test_it_names_the_datasets_it_was_made_from(sources):
     clusters = replace(sources["b"].train, name="c clustered by features/train", seen=("d",))
     found = mixed({"one": sources["a"], "two": replace(sources["b"], train=clusters)}, held_out=0)
     assert found.train.domains == ("one", "two")
@@ -84,7 +84,7 @@ def test_it_tells_what_it_was_made_of_by_whatever_name(sources):
     assert not shares_images(sources["b"].test, mixed({"b": sources["a"]}, held_out=0).train)  # b by name, a by images
 
 
-def test_no_task_mixes_sources_unless_it_is_asked_to(sources):
+def test_no_task_mixes_sources_unless_mix_is_set(sources):
     def drawn(mix: bool) -> torch.Tensor:
         train = mixed(sources, 1, mix).train
         of_a = torch.tensor([name.startswith("a/") for name in train.class_names])
@@ -97,7 +97,7 @@ def test_no_task_mixes_sources_unless_it_is_asked_to(sources):
     assert 0.4 < (together != together[:, :1]).any(dim=1).float().mean() < 0.8  # 3 * 2 of 10 pairs
 
 
-def test_what_is_held_out_of_a_source_depends_on_the_seed_and_on_no_other_source(sources):
+def test_the_held_out_classes_of_a_source_depend_on_the_seed_and_on_no_other_source(sources):
     both, alone = mixed(sources).test, mixed(sources | {"a": None}).test
     assert alone.class_names == tuple(name for name in both.class_names if name.startswith("b/"))
     assert alone.name == "b/test" and both.name == "a+b/test"
@@ -105,7 +105,7 @@ def test_what_is_held_out_of_a_source_depends_on_the_seed_and_on_no_other_source
     assert len(held) > 5
 
 
-def test_the_fingerprint_tells_sources_and_choices_apart(sources):
+def test_the_fingerprint_distinguishes_sources_and_choices(sources):
     choices = [{}, {"held_out": 1}, {"split_seed": 2}, {"mix": True}]
     found = [mixed(sources, **choice) for choice in choices] + [mixed({"b": sources["b"], "a": sources["a"]})]
     prints = {part.fingerprint for splits in found for part in (splits.train, splits.test)}
@@ -118,25 +118,25 @@ def test_the_fingerprint_tells_sources_and_choices_apart(sources):
     [
         (
             {"held_out": 3},
-            r"held_out=3: b has 3 classes, of which at least one is trained on; give a number in \[0, 2\]",
+            r"held_out=3: b has 3 classes, and at least one must be trained on; give a number in \[0, 2\]",
         ),
         ({"held_out": -1}, r"dataset\.held_out=-1: a has 4 classes"),
-        ({"split_seed": -1}, r"dataset\.split_seed=-1: expected a number in"),
+        ({"split_seed": -1}, r"dataset\.split_seed=-1; give a number in"),
         (
             {"channels": 3},
-            r"datasets\.a makes images of 1 x 4 x 4, expected 3 x 4 x 4 .*set dataset\.datasets\.a\.size=4",
+            r"datasets\.a has images of 1 x 4 x 4, expected 3 x 4 x 4 .*set dataset\.datasets\.a\.size=4",
         ),
         ({"size": 8}, r"expected 1 x 8 x 8 .*datasets\.a\.size=8 dataset\.datasets\.a\.channels=1"),
     ],
 )
-def test_an_impossible_choice_is_told_with_its_remedy(sources, change, message):
+def test_an_impossible_choice_is_reported_with_its_remedy(sources, change, message):
     with pytest.raises(DataError, match=message):
         mixed(sources, **change)
 
 
-def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
+def test_a_source_that_does_not_fit_is_reported_with_its_remedy(sources):
     other = Splits(part("b", 2, side=5), None, part("b", 3, side=5), "images")
-    with pytest.raises(DataError, match=r"datasets\.b makes images of 1 x 5 x 5, expected 1 x 4 x 4 of every dataset"):
+    with pytest.raises(DataError, match=r"datasets\.b has images of 1 x 5 x 5, expected 1 x 4 x 4 in every dataset"):
         mixed(sources | {"b": other})
     by_classes = Splits(part("b", 2), None, part("b", 3), "classes")
     with pytest.raises(DataError, match=r"datasets\.b is split by classes, expected by images; set .*\.split=images"):
@@ -144,7 +144,7 @@ def test_a_source_that_does_not_fit_is_told_with_its_remedy(sources):
     unlabelled = Dataset("b/train", part("b", 2).images, None, (), None, "b")
     with pytest.raises(DataError, match=r"datasets\.b has no labels.*datasets\.b=null"):
         mixed(sources | {"b": Splits(unlabelled, None, unlabelled, "images")})
-    with pytest.raises(DataError, match="names no dataset"):
+    with pytest.raises(DataError, match="is empty, expected at least one dataset"):
         mixed({"a": None})
 
 

@@ -23,7 +23,7 @@ def real(data_root):
     return load(data_root)
 
 
-def test_idx_is_read_as_it_is_written(tmp_path):
+def test_idx_is_read_as_written(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     (tmp_path / "idx").write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 3, 4) + array.tobytes())
     assert np.array_equal(read_idx(tmp_path / "idx"), array)
@@ -46,19 +46,19 @@ def test_validation_is_5000_stratified_images_of_the_official_train_part(real):
     assert real.train.class_names == tuple("0123456789")
 
 
-def test_the_official_test_part_is_torchvisions(real, data_root):
+def test_the_official_test_part_equals_torchvisions(real, data_root):
     expected = torchvision.datasets.MNIST(str(data_root), train=False)
     assert torch.equal(real.test.images[:, 0], expected.data)
     assert torch.equal(real.test.labels, expected.targets)
 
 
-def test_by_classes_all_70000_images_are_shared_out(data_root):
+def test_by_classes_all_70000_images_are_used(data_root):
     splits = load(data_root, split="classes")
     assert len(splits.train) + len(splits.test) == 70000
     assert not set(splits.train.class_names) & set(splits.test.class_names)
 
 
-def test_clothes_carry_torchvisions_names(data_root):
+def test_clothes_have_torchvisions_names(data_root):
     assert load(data_root, fashion_mnist).train.class_names == tuple(torchvision.datasets.FashionMNIST.classes)
 
 
@@ -69,23 +69,23 @@ def test_missing_offline_is_one_error_with_the_places_and_the_remedy(tmp_path, m
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
     with pytest.raises(DataError) as caught:
         load(tmp_path)
-    for said in (
+    for part in (
         "mnist is missing",
         f"{tmp_path}/MNIST/raw/train-images-idx3-ubyte",
         "SSL_RUNNER_DATA",
         "Name or service",
     ):
-        assert said in str(caught.value)
+        assert part in str(caught.value)
 
 
-def test_a_relative_root_is_told_as_an_absolute_path(tmp_path, monkeypatch):
+def test_a_relative_root_is_reported_as_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.datasets, "MNIST", lambda root, download: os.fspath(None))
     with pytest.raises(DataError, match=f"{tmp_path}/data/MNIST"):
         load("data")
 
 
-def test_what_torchvision_brings_is_read(tmp_path, monkeypatch):
+def test_files_fetched_by_torchvision_are_read(tmp_path, monkeypatch):
     def fetch(root, download):
         raw = f"{root}/MNIST/raw"
         os.makedirs(raw)

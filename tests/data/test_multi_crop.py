@@ -26,7 +26,7 @@ def bound(batching, dataset):
     return batching
 
 
-def test_local_views_are_half_as_large_and_the_global_ones_as_without_them(dataset):
+def test_local_views_are_half_as_large_and_global_ones_are_unchanged(dataset):
     several = bound(MultiCropBatching(crop(0.3, 1), 8, crop(0.05, 0.3), 3, None), dataset)
     plain = bound(ViewBatching(crop(0.3, 1), 8, 2), dataset)
     batch, two = several.batch(4), plain.batch(4)
@@ -40,7 +40,7 @@ def test_local_views_are_half_as_large_and_the_global_ones_as_without_them(datas
     assert len({view.sum().item() for view in batch.crops[1].flatten(0, 1)}) == 24
 
 
-def test_a_local_view_is_of_its_own_image(dataset):
+def test_a_local_view_shows_its_own_image(dataset):
     several = bound(MultiCropBatching(crop(0.3, 1), 8, Augmentation({}), 2, None), dataset)
     batch = several.batch(0)
     expected = torch.nn.functional.avg_pool2d(dataset.images[batch.indices].float() / 255, 2)
@@ -48,7 +48,7 @@ def test_a_local_view_is_of_its_own_image(dataset):
         assert torch.allclose(view, expected, atol=1e-6)
 
 
-def test_the_second_augmentation_is_of_the_views_after_the_first(dataset):
+def test_the_second_augmentation_applies_to_the_views_after_the_first(dataset):
     inverted = Augmentation({"solarize": Solarize(threshold=0.0, probability=1.0)})
     batch = bound(ViewBatching(Augmentation({}), 8, 3, inverted), dataset).batch(0)
     first, second, third = batch.crops[0]
@@ -59,7 +59,7 @@ def test_the_second_augmentation_is_of_the_views_after_the_first(dataset):
     assert torch.equal(same.crops[0], alike.crops[0])
 
 
-def test_no_local_view_and_a_second_augmentation_of_no_view_are_refused():
+def test_zero_local_views_and_an_unused_second_augmentation_are_refused():
     with pytest.raises(ValueError, match="local_views=0"):
         MultiCropBatching(crop(0.3, 1), 8, crop(0.1, 0.3), 0, None)
     with pytest.raises(ValueError, match="views=1"):

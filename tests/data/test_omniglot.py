@@ -43,7 +43,7 @@ def characters_of(dataset):
 
 
 def write_tree(root, alphabets=(("Greek", 3), ("Latin", 3)), drawings=20):
-    """A small Omniglot: black strokes at places of their own on white paper."""
+    """A small Omniglot: black strokes at different positions on white paper."""
     for part, (alphabet, n) in zip(("images_background", "images_evaluation"), alphabets, strict=True):
         for character in range(n):
             folder = root / "omniglot-py" / part / alphabet / f"character{character + 1:02d}"
@@ -65,7 +65,7 @@ def vinyals(data_root):
     return load(data_root, class_split="vinyals")
 
 
-def test_vinyals_classes_count_as_published_with_20_drawings_each(vinyals):
+def test_vinyals_has_the_published_numbers_of_classes_with_20_drawings_each(vinyals):
     assert [part.n_classes for part in parts_of(vinyals)] == [4112, 688, 1692]
     for part in parts_of(vinyals):
         assert set(part.labels.bincount().tolist()) == {20}
@@ -108,7 +108,7 @@ def test_an_image_is_its_file_inverted_and_shrunk(vinyals, data_root):
     assert np.array_equal(vinyals.test.images[vinyals.test.labels == label, 0], expected)
 
 
-def test_the_four_turns_of_a_character_are_four_classes_of_one_part(vinyals):
+def test_the_four_rotations_of_a_character_are_four_classes_of_one_part(vinyals):
     for part in parts_of(vinyals):
         turns = [
             {name.rpartition("/rot")[0] for name in part.class_names if name.endswith(f"/rot{angle}")}
@@ -122,7 +122,7 @@ def test_the_four_turns_of_a_character_are_four_classes_of_one_part(vinyals):
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
-def test_turned_images_are_those_of_numpy_under_labels_of_their_own(n, n_classes, seed):
+def test_rotated_images_equal_numpys_and_have_their_own_labels(n, n_classes, seed):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (n, 1, 5, 5), dtype=np.uint8)
     labels = rng.integers(0, n_classes, n)
@@ -142,7 +142,7 @@ def test_turned_images_are_those_of_numpy_under_labels_of_their_own(n, n_classes
     assert joined.class_domains == tuple(f"domain of {name.rpartition('/')[0]}" for name in joined.class_names)
 
 
-def test_by_images_the_drawings_of_every_character_are_shared_out(tree):
+def test_by_images_the_drawings_of_every_character_are_split(tree):
     splits = load(tree, split="images", rotations=False)
     assert [set(part.labels.bincount().tolist()) for part in parts_of(splits)] == [{13}, {2}, {5}]
     turned = load(tree, split="images")
@@ -151,13 +151,13 @@ def test_by_images_the_drawings_of_every_character_are_shared_out(tree):
     assert splits.test.fingerprint != turned.test.fingerprint
 
 
-def test_size_and_channels_are_as_asked(tree):
+def test_size_and_channels_are_as_configured(tree):
     assert load(tree, class_counts=[3, 0, 3], size=None).train.images.shape == (240, 1, 21, 21)
     assert load(tree, class_counts=[3, 0, 3], channels=3).train.images.shape == (240, 3, 28, 28)
 
 
 def test_vinyals_needs_the_whole_of_omniglot(tree):
-    with pytest.raises(DataError, match="needs all 1623 characters, and there are 6"):
+    with pytest.raises(DataError, match="needs all 1623 characters, but there are 6"):
         load(tree, class_split="vinyals")
     with pytest.raises(DataError, match="there are 0"):
         vinyals_classes(())

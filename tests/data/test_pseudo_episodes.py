@@ -1,4 +1,4 @@
-"""Tasks without labels: one image a class, none under two labels, and views of it alone."""
+"""Tasks without labels: one image per class, no image with two labels, and only views of that image."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def same(one: Episodes, other: Episodes) -> bool:
 
 
 def shuffled_places(numbers, population: int) -> list[int]:
-    """The beginning of a whole Fisher-Yates shuffle."""
+    """The beginning of a complete Fisher-Yates shuffle."""
     places = list(range(population))
     for step, number in enumerate(numbers):
         other = step + int(float(number) * (population - step))
@@ -44,7 +44,7 @@ def shuffled_places(numbers, population: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("k_shot", "support"), [(1, None), (2, ERASE)])
-def test_a_batch_is_that_of_a_loop_over_tasks_classes_and_views(train, k_shot, support):
+def test_a_batch_equals_that_of_a_loop_over_tasks_classes_and_views(train, k_shot, support):
     made, step = batching(train, k_shot=k_shot, support=support, seed=5), 7
     batch = made.batch(step)
     table = randomness.uniforms(5, "pseudo-tasks", step, 6, 4)
@@ -68,7 +68,7 @@ def test_a_batch_is_that_of_a_loop_over_tasks_classes_and_views(train, k_shot, s
     assert (batch.n_way, made.n_outputs, made.images_per_step) == (4, 4, 6 * 4 * (k_shot + 3))
 
 
-def test_no_image_stands_under_two_labels_of_a_task_and_all_are_drawn_alike(train):
+def test_no_image_has_two_labels_in_a_task_and_all_are_drawn_equally_often(train):
     few = replace(train, images=train.images[:12])
     made = batching(few, n_way=5, tasks=4000)
     sources = made.sources(0)
@@ -77,14 +77,14 @@ def test_no_image_stands_under_two_labels_of_a_task_and_all_are_drawn_alike(trai
     assert batching(few, n_way=12, tasks=8).sources(1).sort().values.tolist() == [list(range(12))] * 8
 
 
-def test_a_memoriser_of_images_scores_chance(train):
+def test_memorising_images_only_scores_chance(train):
     sources = batching(replace(train, images=train.images[:8]), n_way=5, tasks=20_000).sources(0)
     table = torch.zeros(8, 5)
-    table.index_put_((sources.flatten(), torch.arange(5).repeat(20_000)), torch.ones(1), accumulate_grad_batches=True)
+    table.index_put_((sources.flatten(), torch.arange(5).repeat(20_000)), torch.ones(1), accumulate=True)
     assert (table.amax(dim=1).sum() / table.sum()).item() == pytest.approx(0.2, abs=0.01)
 
 
-def test_without_an_augmentation_the_support_is_the_image_itself_and_queries_are_views_of_it(train):
+def test_without_support_augmentation_the_support_is_the_image_itself(train):
     made = batching(train, query=Augmentation({"flip": HorizontalFlip(0.5)}))
     batch, sources = made.batch(3), made.sources(3)
     originals = train.images[sources].float() / 255
@@ -96,14 +96,14 @@ def test_without_an_augmentation_the_support_is_the_image_itself_and_queries_are
     assert (as_it_is | flipped).all() and as_it_is.any() and flipped.any()
 
 
-def test_every_view_has_draws_of_its_own(train):
+def test_every_view_has_its_own_draws(train):
     batch = batching(train, k_shot=2, support=ERASE).batch(0)
     for images in (batch.support_images, batch.query_images):
         flat = images.flatten(0, 1).flatten(1)
         assert len(flat.unique(dim=0)) == len(flat)
 
 
-def test_labels_are_never_looked_at(train):
+def test_labels_are_never_used(train):
     expected = batching(train, seed=3).batch(2)
     assert train.labels is not None
     permuted = replace(train, labels=train.labels.roll(5))
@@ -112,7 +112,7 @@ def test_labels_are_never_looked_at(train):
     assert same(batching(unlabelled, seed=3).batch(2), expected)
 
 
-def test_a_step_is_the_same_whatever_was_drawn_before_and_another_than_the_next(train):
+def test_a_step_does_not_depend_on_earlier_draws_and_differs_from_the_next(train):
     whole, resumed = batching(train), batching(train)
     drawn = [whole.batch(step) for step in range(3)]
     assert same(resumed.batch(2), drawn[2])
@@ -120,7 +120,7 @@ def test_a_step_is_the_same_whatever_was_drawn_before_and_another_than_the_next(
     assert not torch.equal(batching(train, seed=1).batch(2).support_images, drawn[2].support_images)
 
 
-def test_two_processes_draw_the_tasks_and_views_that_one_does(train, monkeypatch):
+def test_two_processes_draw_the_same_tasks_and_views_as_one(train, monkeypatch):
     made = batching(train, k_shot=2, support=ERASE)
     whole = made.batch(4)
     monkeypatch.setattr(process_group, "size", lambda: 2)
@@ -132,9 +132,9 @@ def test_two_processes_draw_the_tasks_and_views_that_one_does(train, monkeypatch
         assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name)), name
 
 
-def test_fewer_images_than_ways_are_told_with_the_remedy(train):
+def test_fewer_images_than_ways_are_reported_with_the_remedy(train):
     few = replace(train, images=train.images[:3])
-    with pytest.raises(ValueError, match=r"^n_way=4, but .* is an image and digits/train has 3; lower batching.n_way$"):
+    with pytest.raises(ValueError, match=r"^n_way=4, but .* digits/train has only 3; lower batching.n_way$"):
         batching(few)
 
 
@@ -145,7 +145,7 @@ def test_a_number_below_one_is_refused(name):
         PseudoEpisodeBatching(TURN, **numbers, support_augmentation=None)
 
 
-def test_queries_that_nothing_changes_and_equal_support_images_are_refused():
+def test_unchanged_queries_and_equal_support_images_are_refused():
     with pytest.raises(ValueError, match="choose augmentation=glyph"):
         PseudoEpisodeBatching(Augmentation({}), 5, 1, 1, 1, None)
     with pytest.raises(ValueError, match="k_shot=2, but without a support_augmentation"):

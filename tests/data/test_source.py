@@ -18,7 +18,7 @@ def test_gray_is_the_luma_that_pillow_computes():
         assert np.abs(image[0].numpy().astype(int) - pillow).max() <= 1
 
 
-def test_gray_becomes_three_equal_channels_and_goes_back_unchanged():
+def test_gray_becomes_three_equal_channels_and_back_unchanged():
     gray = NOISE[:, :1]
     rgb = convert(gray, 3)
     assert all(torch.equal(rgb[:, channel], gray[:, 0]) for channel in range(3))
@@ -27,25 +27,25 @@ def test_gray_becomes_three_equal_channels_and_goes_back_unchanged():
 
 
 @pytest.mark.parametrize("size", [7, 13, 41])
-def test_resizing_is_pillows_bicubic_within_rounding(size):
+def test_resizing_equals_pillows_bicubic_within_rounding(size):
     resized = resize(NOISE, size)
     for image, original in zip(resized, NOISE, strict=True):
         pillow = Image.fromarray(original.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
         assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - np.asarray(pillow)).max() <= 1
 
 
-def test_the_longer_side_is_cut_evenly():
+def test_the_longer_side_is_cropped_evenly():
     wide = torch.zeros(1, 1, 10, 30, dtype=torch.uint8)
     wide[..., 10:20] = 200  # the middle third
     assert torch.equal(resize(wide, 10), torch.full((1, 1, 10, 10), 200, dtype=torch.uint8))
 
 
-def test_a_size_that_fits_already_changes_nothing():
+def test_the_current_size_changes_nothing():
     assert resize(NOISE, 20) is NOISE
     assert resize(NOISE, None) is NOISE
 
 
-def test_the_hash_tells_pixels_shapes_and_treatment_apart():
+def test_the_hash_distinguishes_pixels_shapes_and_treatment():
     pixels = NOISE.numpy()
     changed = pixels.copy()
     changed[0, 0, 0, 0] ^= 1

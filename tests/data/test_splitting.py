@@ -14,7 +14,7 @@ from ssl_runner.errors import DataError
 
 
 def numbered(labels, official=None, groups=None) -> Source:
-    """A source whose image i says i in its first two pixels."""
+    """A source whose image i encodes i in its first two pixels."""
     numbers = torch.arange(len(labels))
     images = torch.stack([numbers // 256, numbers % 256], dim=1).byte().view(-1, 1, 1, 2)
     names = tuple(f"class {label}" for label in range(max(labels) + 1))
@@ -42,7 +42,7 @@ LABELS = st.lists(st.integers(0, 5), min_size=20, max_size=200)
 
 @given(LABELS, st.floats(0.1, 0.4), st.floats(0, 0.4), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_by_images_every_image_stands_in_exactly_one_part_under_its_own_label(labels, test, validation, seed):
+def test_by_images_every_image_is_in_exactly_one_part_with_its_own_label(labels, test, validation, seed):
     splits = images_of(numbered(labels), validation, test, seed)
     numbers = [number for part in parts_of(splits) for number in numbers_of(part)]
     assert sorted(numbers) == list(range(len(labels)))
@@ -63,7 +63,7 @@ def test_a_drawn_part_has_its_size_and_every_class_its_share_within_one_image(la
 
 @given(LABELS, st.floats(0.1, 0.4), st.floats(0.1, 0.4), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_every_class_keeps_an_image_in_train_and_the_parts_their_sizes_where_that_is_possible(labels, a, b, seed):
+def test_every_class_keeps_a_train_image_and_parts_have_their_sizes_if_possible(labels, a, b, seed):
     labels = [*labels, *range(6, 12)]  # classes of one image
     splits = images_of(numbered(labels), a, b, seed)
     assert set(splits.train.labels.tolist()) == set(labels)
@@ -75,15 +75,15 @@ def test_every_class_keeps_an_image_in_train_and_the_parts_their_sizes_where_tha
 
 @given(LABELS, st.integers(0, 9), st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
-def test_by_classes_no_class_stands_in_two_parts_and_labels_count_from_0_within_each(labels, seed, n_validation):
+def test_by_classes_no_class_is_in_two_parts_and_labels_count_from_0_in_each(labels, seed, n_validation):
     source = numbered([*labels, *range(6)])
     splits = classes_of(source, [3, n_validation, 6 - 3 - n_validation], seed)
     names = [name for part in parts_of(splits) for name in part.class_names]
     assert sorted(names) == sorted(source.class_names)
     for part in parts_of(splits):
         assert set(part.labels.tolist()) == set(range(part.n_classes))
-        told = [part.class_names[label] for label in part.labels.tolist()]
-        assert told == [source.class_names[source.labels[number]] for number in numbers_of(part)]
+        names = [part.class_names[label] for label in part.labels.tolist()]
+        assert names == [source.class_names[source.labels[number]] for number in numbers_of(part)]
     assert sum(map(len, parts_of(splits))) == len(source.images)
 
 
@@ -118,7 +118,7 @@ def test_without_labels_images_are_split_and_classes_refused():
         split_by_classes(source, {part: [] for part in PARTS})
 
 
-def test_a_split_is_a_function_of_its_seed_alone():
+def test_a_split_depends_only_on_its_seed():
     source = numbered([0, 1, 2, 3] * 10)
     for split in (images_of, lambda source, seed=0: classes_of(source, [2, 0, 2], seed)):
         torch.manual_seed(1)
@@ -130,7 +130,7 @@ def test_a_split_is_a_function_of_its_seed_alone():
         assert not torch.equal(first.test.images, other.test.images)
 
 
-def test_what_is_test_does_not_depend_on_how_much_is_validation():
+def test_the_test_part_does_not_depend_on_the_size_of_validation():
     source = numbered([0, 1, 2, 3] * 10)
     assert numbers_of(images_of(source, 0).test) == numbers_of(images_of(source, 0.5).test)
     assert classes_of(source, [2, 0, 2]).test.class_names == classes_of(source, [1, 1, 2]).test.class_names
@@ -175,13 +175,13 @@ def test_no_counts_mean_64_16_and_20_percent_of_the_classes():
 
 
 @pytest.mark.parametrize("counts", [[5, 5, 5], [0, 5, 5], [5, 5, 0], [5, 5], [-1, 5, 5]])
-def test_counts_of_classes_that_cannot_be_are_refused(counts):
+def test_impossible_counts_of_classes_are_refused(counts):
     with pytest.raises(DataError, match=r"dataset\.class_counts=.* of toy.*its 10 classes"):
         classes_of(numbered(list(range(10)) * 2), counts)
 
 
 @pytest.mark.parametrize("amount", [20, 21, -1, -0.1, 1.5])
-def test_amounts_of_images_that_cannot_be_are_refused(amount):
+def test_impossible_numbers_of_images_are_refused(amount):
     with pytest.raises(DataError, match=r"dataset\.validation=.* of toy.*its 20 images"):
         images_of(numbered([0, 1] * 10), validation=amount, test=0.2)
 
@@ -197,5 +197,5 @@ def test_a_test_part_without_images_an_unknown_split_and_a_negative_seed_are_ref
 
 
 def test_a_class_in_two_parts_is_refused_by_name():
-    with pytest.raises(DataError, match="'class 1' of toy stands twice"):
+    with pytest.raises(DataError, match="'class 1' of toy occurs twice"):
         split_by_classes(numbered([0, 1, 2] * 3), {"train": [0, 1], "validation": [], "test": [1, 2]})

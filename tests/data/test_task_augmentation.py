@@ -1,4 +1,4 @@
-"""Changes of whole tasks, each beside a loop over tasks and classes."""
+"""Changes of whole tasks, each compared with a loop over tasks and classes."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def only(*kinds: str, probability: float = 1.0) -> TaskAugmentation:
 
 
 def tasks(n: int, channels: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images in [0, 1] and labels of support and queries, class-major."""
+    """Images in [0, 1] and labels of support and queries, sorted by class."""
     images = torch.rand(n, WAYS * (SHOTS + QUERIES), channels, 5, 5, generator=torch.Generator().manual_seed(seed))
     labels = torch.cat([torch.arange(WAYS).repeat_interleave(each) for each in (SHOTS, QUERIES)])
     return images, labels.expand(n, -1)
@@ -34,7 +34,7 @@ def uniforms(augmentation: TaskAugmentation, n: int, seed: int = 0) -> torch.Ten
     return torch.rand(n, augmentation.columns(WAYS, 5, 5), generator=torch.Generator().manual_seed(seed))
 
 
-def test_each_class_is_turned_by_its_own_right_angles_and_support_and_query_alike():
+def test_each_class_is_rotated_by_its_own_right_angles_in_support_and_query():
     augmentation, (images, labels) = only("rotation"), tasks(200)
     found = augmentation(images, labels, WAYS, uniforms(augmentation, 200))
     counts = np.zeros((4, 4))
@@ -50,7 +50,7 @@ def test_each_class_is_turned_by_its_own_right_angles_and_support_and_query_alik
             assert len(fitting) == 1 and len(members) == SHOTS + QUERIES
             turns += fitting
         counts[turns[0], turns[1]] += 1
-    assert chisquare(counts.flatten()).pvalue > 0.001  # uniform, and classes turn apart
+    assert chisquare(counts.flatten()).pvalue > 0.001  # uniform, and classes turn independently
 
 
 def test_an_inverted_task_is_one_minus_itself():
@@ -58,7 +58,7 @@ def test_an_inverted_task_is_one_minus_itself():
     assert torch.equal(augmentation(images, labels, WAYS, uniforms(augmentation, 3)), 1 - images)
 
 
-def test_a_colored_task_maps_gray_values_to_a_line_between_two_colors_of_its_own():
+def test_a_colored_task_maps_gray_values_to_a_line_between_its_own_two_colors():
     augmentation, (images, labels) = only("colorization"), tasks(20, channels=3)
     draws = uniforms(augmentation, 20)
     found = augmentation(images, labels, WAYS, draws)
@@ -86,11 +86,11 @@ def test_a_projected_task_is_a_squashed_orthogonal_map_of_the_pixels_of_all_its_
     assert not torch.allclose(*(orthogonal(draws[task, -50:-25].view(1, 5, 5)) for task in (0, 1)))
 
 
-def test_orthogonal_matrices_are_uniform_over_all_of_them():
+def test_orthogonal_matrices_are_uniformly_distributed():
     found = orthogonal(torch.rand(20_000, 3, 3, generator=torch.Generator().manual_seed(0))).double()
     identity = torch.eye(3, dtype=torch.float64).expand(20_000, 3, 3)
     torch.testing.assert_close(found @ found.mT, identity, rtol=0, atol=1e-5)
-    # a coordinate of a point on the sphere is uniform in [-1, 1] (Archimedes), and both orientations are as likely
+    # a coordinate of a point on the sphere is uniform in [-1, 1] (Archimedes), and both orientations are equally likely
     for row in range(3):
         for column in range(3):
             assert kstest(found[:, row, column].numpy(), "uniform", (-1, 2)).pvalue > 0.0005
@@ -98,13 +98,13 @@ def test_orthogonal_matrices_are_uniform_over_all_of_them():
 
 
 @pytest.mark.parametrize("extreme", [0.0, float(np.nextafter(np.float32(1), np.float32(0)))])
-def test_extreme_numbers_change_a_task_into_one_in_range(extreme):
+def test_extreme_numbers_keep_a_task_in_range(extreme):
     augmentation, (images, labels) = only(*KINDS), tasks(2, channels=3)
     found = augmentation(images, labels, WAYS, torch.full((2, augmentation.columns(WAYS, 5, 5)), extreme))
     assert found.isfinite().all() and found.min() >= 0 and found.max() <= 1
 
 
-def test_each_kind_befalls_a_task_with_its_own_probability_whatever_befalls_it_else():
+def test_each_kind_is_applied_with_its_own_probability_independently_of_the_others():
     augmentation, (images, labels) = TaskAugmentation(0.0, 0.3, 0.0, 0.6), tasks(3_000)
     found = augmentation(images, labels, WAYS, uniforms(augmentation, 3_000))
     inverted = (found == 1 - images).flatten(1).all(dim=1)
@@ -113,7 +113,7 @@ def test_each_kind_befalls_a_task_with_its_own_probability_whatever_befalls_it_e
     assert abs(untouched.double().mean() - 0.7 * 0.4) < 0.025
 
 
-def test_a_task_depends_on_its_row_alone_and_the_images_given_stay_as_they_were():
+def test_a_task_depends_only_on_its_row_and_its_input_is_not_changed():
     augmentation, (images, labels) = only(*KINDS, probability=0.5), tasks(40, channels=3)
     draws, before = uniforms(augmentation, 40), images.clone()
     whole = augmentation(images, labels, WAYS, draws)
@@ -134,7 +134,7 @@ def episodes(train: Dataset, task_augmentation, n_way=5, augmentation=None, n: i
     return made
 
 
-def test_the_tasks_of_a_run_are_the_same_images_and_labels_changed_and_a_step_is_what_it_was_on_resume(train):
+def test_tasks_have_the_same_images_and_labels_but_augmented_and_a_step_is_the_same_on_resume(train):
     plain, changed = episodes(train, None), episodes(train, only("inversion"))
     for step in (0, 7):
         before, after = plain.batch(step), changed.batch(step)
@@ -149,7 +149,7 @@ def test_the_tasks_of_a_run_are_the_same_images_and_labels_changed_and_a_step_is
 
 
 @pytest.mark.parametrize("n_way", [3, [2, 5]])
-def test_two_processes_change_tasks_as_one_does(train, n_way, monkeypatch):
+def test_two_processes_augment_tasks_like_one(train, n_way, monkeypatch):
     jitter = Augmentation({"affine": Affine(degrees=10.0, translate=0.1, scale=[0.9, 1.1], shear=0.0, fill=0.0)})
     batching = episodes(train, only("rotation", "inversion", "projection", probability=0.5), n_way, jitter)
     whole = [batching.batch(step) for step in range(4)]
@@ -163,8 +163,8 @@ def test_two_processes_change_tasks_as_one_does(train, n_way, monkeypatch):
             assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(expected, name)), name
 
 
-def test_a_memoriser_of_classes_and_of_turned_classes_scores_chance(train):
-    """The best that anyone can do who knows what an image shows, and how it is turned, but not the support."""
+def test_memorising_classes_or_rotated_classes_only_scores_chance(train):
+    """The best accuracy of a predictor that knows what an image shows and how it is turned, but not the support."""
     batching = episodes(train, only("rotation", "inversion", probability=0.5), n=100)
     plain = episodes(train, None, n=100)
     place = {image.numpy().tobytes(): number for number, image in enumerate(train.images)}
@@ -177,7 +177,7 @@ def test_a_memoriser_of_classes_and_of_turned_classes_scores_chance(train):
         fitting = (views == after).flatten(3).all(dim=3)
         assert fitting.any(dim=0).all()
         look, labels = fitting.double().argmax(dim=0).flatten(), plain.batch(step).query_labels.flatten()
-        (learned if step < 6 else asked).index_put_((known, look, labels), torch.ones(1), accumulate_grad_batches=True)
+        (learned if step < 6 else asked).index_put_((known, look, labels), torch.ones(1), accumulate=True)
     assert (learned.sum(dim=2) > 0).all()
     right = asked.gather(2, learned.argmax(dim=2, keepdim=True)).sum() / asked.sum()
     assert right.item() == pytest.approx(0.2, abs=0.04)
@@ -195,7 +195,7 @@ def test_a_memoriser_of_classes_and_of_turned_classes_scores_chance(train):
         ("rotation", (1, 4, 5), r"rotation=0\.5, but images of digits/train are not square; set .*=0 or dataset\.size"),
     ],
 )
-def test_images_that_cannot_be_changed_so_are_told_with_the_remedy(train, kind, shape, message):
+def test_images_that_cannot_be_augmented_are_reported_with_the_remedy(train, kind, shape, message):
     images = torch.zeros(len(train), *shape, dtype=torch.uint8)
     with pytest.raises(ValueError, match=message):
         episodes(replace(train, images=images), only(kind, probability=0.5))
@@ -203,6 +203,6 @@ def test_images_that_cannot_be_changed_so_are_told_with_the_remedy(train, kind, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_probability_is_refused(kind):
+def test_a_number_that_is_not_a_probability_is_refused(kind):
     with pytest.raises(ValueError, match=rf"{kind}=1\.5, expected a probability in \[0, 1\]"):
         only(kind, probability=1.5)

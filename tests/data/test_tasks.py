@@ -1,4 +1,4 @@
-"""Episodes as places: distinct, disjoint, of the right classes, and uniform."""
+"""Episodes as indices: distinct, disjoint, of the right classes, and uniform."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def test_images_are_distinct_disjoint_and_of_one_class_per_label(n_way, k_shot, 
 
 @given(k=st.integers(1, 7), extra=st.integers(0, 6), seed=st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
-def test_a_sample_equals_that_of_a_whole_fisher_yates_shuffle(k, extra, seed):
+def test_a_sample_equals_that_of_a_complete_fisher_yates_shuffle(k, extra, seed):
     n = k + extra
     numbers = np.random.default_rng(seed).random(k, dtype=np.float32)
     places = list(range(n))
@@ -87,21 +87,21 @@ def test_classes_images_and_their_part_are_uniform():
             assert chisquare(counts.numpy()).pvalue > 0.001
 
 
-def test_labels_are_permuted_anew_so_that_a_memoriser_scores_chance():
+def test_labels_are_permuted_in_each_task_so_that_memorising_only_scores_chance():
     source = dataset([6] * 5)
     tasks = draw(TaskSampler(source, 5, 1, 3), 8_000)
-    # The best that the true class alone can tell about the label.
+    # The best prediction of the label from the true class alone.
     table = torch.zeros(5, 5)
     table.index_put_(
         (source.labels[tasks.query].flatten(), tasks.query_labels.flatten()),
         torch.ones(1),
-        accumulate_grad_batches=True,
+        accumulate=True,
     )
     best = table.amax(dim=1).sum() / table.sum()
     assert best.item() == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_task_depends_on_its_row_alone():
+def test_a_task_depends_only_on_its_row():
     sampler = TaskSampler(dataset([9] * 7), 3, 2, 4)
     table = randomness.uniforms(3, "tasks", 0, 20, sampler.columns)
     whole, part = sampler(table), sampler(table[5:9])
@@ -110,14 +110,14 @@ def test_a_task_depends_on_its_row_alone():
 
 
 def joined(*sizes: int, each: int = 6) -> Dataset:
-    """Domains of so many classes, which take turns in the numbering as far as they go."""
+    """Domains with these numbers of classes, numbered in turn as long as they have any left."""
     turns = [[f"domain {number}"] * size for number, size in enumerate(sizes)]
     domains = [names[turn] for turn in range(max(sizes)) for names in turns if turn < len(names)]
     return replace(dataset([each] * sum(sizes)), class_domains=tuple(domains))
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (4, 9, 3), (5,)])
-def test_a_task_never_mixes_domains_and_every_domain_and_class_comes_equally_often(sizes):
+def test_a_task_never_mixes_domains_and_all_domains_and_classes_are_equally_frequent(sizes):
     source = joined(*sizes)
     sampler = TaskSampler(source, 3, 1, 2)
     table = randomness.uniforms(0, "tasks", 0, 30_000, sampler.columns)
@@ -135,7 +135,7 @@ def test_a_task_never_mixes_domains_and_every_domain_and_class_comes_equally_oft
             assert chisquare(counts.numpy()).pvalue > 0.001
 
 
-def test_tasks_within_a_domain_are_those_of_a_dataset_of_its_classes_alone():
+def test_tasks_within_a_domain_equal_those_of_a_dataset_with_only_its_classes():
     source = joined(4, 6)
     members = [label for label, name in enumerate(source.class_domains) if name == "domain 1"]
     rows = torch.isin(source.labels, torch.tensor(members))
@@ -156,10 +156,10 @@ def test_the_extreme_numbers_stay_within_the_domains(extreme):
     assert sampler(table).support.shape == (1, 3)
 
 
-def test_a_domain_of_too_few_classes_is_named():
-    with pytest.raises(ConfigError) as told:
+def test_a_domain_with_too_few_classes_is_named():
+    with pytest.raises(ConfigError) as caught:
         TaskSampler(joined(5, 2, 3), 4, 1, 1)
-    assert told.value.problems == [
+    assert caught.value.problems == [
         f"n_way=4, but domain 'domain {number}' of split 'train' of toys has {has} classes; lower batching.n_way"
         for number, has in ((1, 2), (2, 3))
     ]
@@ -172,7 +172,7 @@ def test_a_domain_of_too_few_classes_is_named():
         ("images", (3, 2, 4), "4ee4456cecdb737cca539dc865c8c8b20d35238e3808c1bf3dc2921c2fa20dec"),
     ],
 )
-def test_tasks_of_a_dataset_without_domains_are_what_they_were_before_there_were_any(split, shape, expected):
+def test_tasks_of_a_dataset_without_domains_have_not_changed(split, shape, expected):
     test = digits(split, 0.1, 0.25, [5, 0, 5], split_seed=0, size=None, channels=None).test
     sampler = TaskSampler(test, *shape)
     assert manifest(sampler(randomness.uniforms(0, "pinned", 0, 200, sampler.columns)), test) == expected
@@ -192,14 +192,14 @@ def test_too_many_ways_name_the_split_and_the_remedy():
 
 
 def test_a_class_with_too_few_images_is_named_with_its_count():
-    with pytest.raises(ValueError, match=r"need 6 images a class.*'class 1' with 5; lower few.k_shot or few.n_query"):
+    with pytest.raises(ValueError, match=r"need 6 images per class.*'class 1' with 5; lower few.k_shot or few.n_query"):
         TaskSampler(dataset([9, 5, 9]), 2, 1, 5, "few.{}")
 
 
-def test_too_many_ways_and_too_few_images_are_told_together():
-    with pytest.raises(ConfigError) as told:
+def test_too_many_ways_and_too_few_images_are_reported_together():
+    with pytest.raises(ConfigError) as caught:
         TaskSampler(dataset([9, 5, 9]), 4, 1, 5)
-    ways, images = told.value.problems
+    ways, images = caught.value.problems
     assert ways.startswith("n_way=4") and images.startswith("k_shot=1 and n_query=5 need 6 images")
 
 
@@ -237,21 +237,21 @@ def episodes(splits: Splits, n_way, k_shot, tasks: int = 4, seed: int = 0, grow:
     return made
 
 
-def test_ways_grow_one_by_one_to_the_most_while_shots_are_drawn_as_ever(by_classes):
+def test_ways_grow_one_by_one_to_the_most_while_shots_are_drawn_as_before(by_classes):
     growing, drawn = episodes(by_classes, [2, 5], [1, 3], grow=40), episodes(by_classes, [2, 5], [1, 3])
     shapes = [growing.shape(step) for step in range(400)]
     assert [ways for ways, _ in shapes] == [2] * 40 + [3] * 40 + [4] * 40 + [5] * 280
     assert [shots for _, shots in shapes] == [drawn.shape(step)[1] for step in range(400)]
     assert growing.batch(79).support_labels.max() == 2
     assert growing.batch(80).support_labels.max() == 3
-    assert growing.images_per_step == 4 * 5 * (2 + 3)  # of the most ways, in the mean of the shots
+    assert growing.images_per_step == 4 * 5 * (2 + 3)  # the most ways, and the mean of the shots
 
 
 def test_one_number_of_ways_has_nowhere_to_grow(by_classes):
     assert {episodes(by_classes, 4, 1, grow=10).shape(step) for step in range(50)} == {(4, 1)}
 
 
-def test_a_range_draws_every_number_of_ways_and_shots_equally_often_and_apart(by_classes):
+def test_a_range_draws_ways_and_shots_uniformly_and_independently(by_classes):
     batching = episodes(by_classes, [2, 5], [1, 3])
     counts = np.zeros((4, 3))
     for step in range(3_000):
@@ -260,7 +260,7 @@ def test_a_range_draws_every_number_of_ways_and_shots_equally_often_and_apart(by
     assert chisquare(counts.flatten()).pvalue > 0.001
 
 
-def test_all_tasks_of_a_batch_have_the_steps_ways_and_shots_and_their_own_images(by_classes):
+def test_all_tasks_of_a_batch_have_the_steps_ways_and_shots_but_their_own_images(by_classes):
     batching, source = episodes(by_classes, [2, 5], [1, 3]), by_classes.train
     place = {image.numpy().tobytes(): number for number, image in enumerate(source.images)}
     assert len(place) == len(source)
@@ -291,19 +291,19 @@ def test_a_range_of_ways_has_no_number_of_outputs_and_one_of_shots_has(by_classe
     assert episodes(by_classes, 5, [1, 3]).n_outputs == 5
 
 
-def test_the_images_of_a_step_are_the_mean_over_all_shapes(by_classes):
+def test_images_per_step_is_the_mean_over_all_shapes(by_classes):
     batching = episodes(by_classes, [2, 5], [1, 3])
     sizes = [4 * ways * (shots + 3) for ways in range(2, 6) for shots in range(1, 4)]
     assert batching.images_per_step == np.mean(sizes) == 70
 
 
-def test_the_largest_batch_is_one_of_the_most_ways_and_shots(by_classes):
+def test_the_largest_batch_has_the_most_ways_and_shots(by_classes):
     largest = episodes(by_classes, [2, 5], [1, 3]).largest()
     assert (largest.n_way, largest.support_labels.shape) == (5, (4, 15))
     assert torch.equal(largest.query_images, episodes(by_classes, 5, 3).batch(0).query_images)
 
 
-def test_two_processes_draw_the_ways_and_shots_and_the_tasks_that_one_does(by_classes, monkeypatch):
+def test_two_processes_draw_the_same_ways_shots_and_tasks_as_one(by_classes, monkeypatch):
     batching = episodes(by_classes, [2, 5], [1, 3], seed=7)
     whole = [batching.batch(step) for step in range(6)]
     assert len({batch.n_way for batch in whole}) > 1
@@ -321,7 +321,7 @@ def test_two_processes_draw_the_ways_and_shots_and_the_tasks_that_one_does(by_cl
 @pytest.mark.parametrize(
     ("n_way", "k_shot", "message"),
     [
-        ([5, 2], 1, r"n_way=\[5, 2\] is a range from more to less; write \[2, 5\]"),
+        ([5, 2], 1, r"n_way=\[5, 2\] is a reversed range; write \[2, 5\]"),
         ([0, 2], 1, r"n_way=\[0, 2\]; it must be at least 1"),
         (2, [1, 2, 3], r"k_shot=\[1, 2, 3\] has 3 numbers; give one, or a range as \[least, most\]"),
         (2, [], r"k_shot=\[\] has 0 numbers"),
@@ -329,6 +329,6 @@ def test_two_processes_draw_the_ways_and_shots_and_the_tasks_that_one_does(by_cl
         (2, [1, 900], r"k_shot=900.*lower batching\.k_shot"),
     ],
 )
-def test_an_impossible_range_is_told_with_its_remedy(by_classes, n_way, k_shot, message):
+def test_an_impossible_range_is_reported_with_its_remedy(by_classes, n_way, k_shot, message):
     with pytest.raises(ValueError, match=message):
         episodes(by_classes, n_way, k_shot)

@@ -54,7 +54,7 @@ def test_kmnist(tmp_path):
     assert splits.train.name == "kmnist/train"
 
 
-def test_emnist_stands_upright(tmp_path):
+def test_emnist_is_upright(tmp_path):
     train, test, labels = pictures(94, 28, 28), pictures(47, 28, 28), np.arange(47, dtype=np.uint8)
     lying = [np.ascontiguousarray(images.transpose(0, 2, 1)) for images in (train, test)]  # as it is published
     write_idx(tmp_path / "EMNIST" / "raw", "emnist-balanced-train", lying[0], np.tile(labels, 2))
@@ -79,7 +79,7 @@ def test_cifar100(tmp_path):
     assert [part.n_classes for part in (by_classes.train, by_classes.validation, by_classes.test)] == [64, 16, 20]
 
 
-def test_svhn_has_zero_under_label_0(tmp_path):
+def test_svhn_has_label_0_for_zero(tmp_path):
     train, test = pictures(20, 3, 32, 32), pictures(10, 3, 32, 32)
     for name, images in (("train", train), ("test", test)):
         digits = np.arange(len(images)) % 10
@@ -90,7 +90,7 @@ def test_svhn_has_zero_under_label_0(tmp_path):
     assert splits.train.class_names == tuple("0123456789")
 
 
-def test_stl10_lies_in_columns(tmp_path):
+def test_stl10_is_read_column_by_column(tmp_path):
     folder = tmp_path / "stl10_binary"
     folder.mkdir()
     train, test = pictures(20, 3, 96, 96), pictures(10, 3, 96, 96)
@@ -135,8 +135,8 @@ def test_missing_offline_names_the_places(tmp_path, monkeypatch, name):
         load(tmp_path, name)
 
 
-def test_torchvisions_own_mirrors_are_asked_once(tmp_path, monkeypatch):
-    """The files of KMNIST come packed from torchvision's code and end where it would leave them."""
+def test_torchvisions_own_mirrors_are_used_once(tmp_path, monkeypatch):
+    """Torchvision's code downloads KMNIST's packed files, and they end up where it would put them."""
     images, labels = pictures(10, 28, 28), np.arange(10, dtype=np.uint8)
     asked = []
 

@@ -19,21 +19,21 @@ def plain(size: int):
     return digits("images", **KEYS, size=size, channels=None)
 
 
-def test_each_image_is_its_digit_moved_and_black_elsewhere():
+def test_each_image_is_its_digit_shifted_and_black_elsewhere():
     for moved, still in zip(load().test.images, plain(14).test.images, strict=True):
-        windows = moved[0].unfold(0, 14, 1).unfold(1, 14, 1)  # all places, (7, 7, 14, 14)
+        windows = moved[0].unfold(0, 14, 1).unfold(1, 14, 1)  # all positions, (7, 7, 14, 14)
         assert (windows == still[0]).all(dim=(2, 3)).any()
         assert moved.long().sum() == still.long().sum()
 
 
-def test_labels_and_parts_are_those_of_the_digits():
+def test_labels_and_parts_equal_those_of_the_digits():
     for part in ("train", "validation", "test"):
         assert torch.equal(getattr(load(), part).labels, getattr(plain(14), part).labels)
     assert load().train.class_names == plain(14).train.class_names
 
 
-def test_every_place_on_the_canvas_is_about_as_likely():
-    splits = load(size=9, digit_size=8)  # four places
+def test_every_position_on_the_canvas_is_about_equally_likely():
+    splits = load(size=9, digit_size=8)  # four positions
     still = plain(8).train.images[:, 0]
     counts = torch.zeros(2, 2)
     for moved, digit in zip(splits.train.images[:, 0], still, strict=True):
@@ -49,7 +49,7 @@ def test_a_canvas_as_large_as_the_digit_gives_the_digits_themselves():
     assert torch.equal(load(size=14).train.images, plain(14).train.images)
 
 
-def test_the_places_do_not_depend_on_the_split():
+def test_the_positions_do_not_depend_on_the_split():
     def images(seed):
         splits = load(split_seed=seed)
         return sorted(i.numpy().tobytes() for p in (splits.train, splits.validation, splits.test) for i in p.images)
@@ -57,7 +57,7 @@ def test_the_places_do_not_depend_on_the_split():
     assert images(0) == images(1)
 
 
-def test_three_channels_are_the_same_gray_thrice():
+def test_three_channels_repeat_the_same_gray():
     assert torch.equal(load(channels=3).test.images, load().test.images.expand(-1, 3, -1, -1))
 
 

@@ -37,7 +37,7 @@ def by_images(digits: Dataset) -> Splits:
 
 @pytest.fixture(scope="session")
 def by_classes(digits: Dataset) -> Splits:
-    """Train on 0 to 4, test on 5 to 9, which count from 0."""
+    """Train on 0 to 4, test on 5 to 9, whose labels start from 0."""
 
     def part(name: str, first: int) -> Dataset:
         rows = (digits.labels >= first) & (digits.labels < first + 5)
@@ -48,7 +48,7 @@ def by_classes(digits: Dataset) -> Splits:
 
 
 class Backbone(nn.Sequential):
-    """Conv, batch normalisation, dropout: all that evaluation mode changes."""
+    """Convolution, batch normalisation and dropout: everything that evaluation mode changes."""
 
     out_features = 8 * 4 * 4
 
@@ -59,13 +59,13 @@ class Backbone(nn.Sequential):
 
 
 class Untrained(Algorithm):
-    """The default classify and encoder."""
+    """An algorithm with the default classify and encoder."""
 
     batch_type = Views
 
 
 class LongWay(Untrained):
-    """The default classify under another name: every episode's images pass through the encoder."""
+    """The default classify, overridden, so that every episode's images pass through the encoder."""
 
     def classify(self, *arguments):
         return super().classify(*arguments)
@@ -73,7 +73,7 @@ class LongWay(Untrained):
 
 @pytest.fixture
 def small() -> Callable[[type[Algorithm]], Algorithm]:
-    """Makes an algorithm of a kind: the same weights each time, in train mode but for a frozen dropout."""
+    """Makes an algorithm of the given class, with the same weights each time, in train mode except for dropout."""
 
     def make(kind: type[Algorithm] = Untrained) -> Algorithm:
         with torch.random.fork_rng():

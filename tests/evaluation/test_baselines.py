@@ -1,4 +1,4 @@
-"""Rules that classify from a few images, against one query at a time."""
+"""Rules that classify from a few images, compared with a loop over queries."""
 
 import numpy as np
 import pytest
@@ -83,11 +83,11 @@ def test_with_one_shot_the_nearest_image_is_the_nearest_mean(by_images):
 def test_scores_of_the_wrong_shape_are_refused(by_images):
     tasks = tasks_of(by_images.test, 3, 1, 2)
     wrong = Contender.of_rule("wrong", by_images.test.images, lambda *task: torch.zeros(2, 3, 12))
-    with pytest.raises(ValueError, match=r"wrong gave \(2, 3, 12\); expected \(T, Q, n_way\) = \(2, 12, 3\)"):
+    with pytest.raises(ValueError, match=r"wrong returned \(2, 3, 12\); expected \(T, Q, n_way\) = \(2, 12, 3\)"):
         wrong.accuracies(tasks, 8, CPU)
 
 
-def test_an_algorithm_that_looks_at_one_image_at_a_time_encodes_each_once(small, long_way, by_images):
+def test_an_algorithm_that_sees_one_image_at_a_time_encodes_each_image_once(small, long_way, by_images):
     algorithm, test, seen = small().eval(), by_images.test, []
     algorithm.eval_encoder().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     tasks = tasks_of(test, 5, 1, 60)

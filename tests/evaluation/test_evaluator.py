@@ -1,4 +1,4 @@
-"""What holds of every evaluator: it leaves no trace, and its protocol is plain data."""
+"""Properties of every evaluator: it has no side effects, and its protocol is plain data."""
 
 import hashlib
 import json
@@ -87,21 +87,21 @@ def test_scores_are_merged_and_are_fractions(small, by_images):
     assert all(type(score) is float and 0 <= score <= 1 for score in scores.values())
 
 
-def test_together_they_score_as_they_do_alone_in_any_order(small, by_images):
+def test_evaluators_score_the_same_together_as_alone_in_any_order(small, by_images):
     algorithm = small()
     alone = {key: score for each in evaluators().values() for key, score in each(algorithm, by_images, CPU).items()}
     assert evaluate(evaluators(), algorithm, by_images, CPU) == alone
     assert evaluate(dict(reversed(evaluators().items())), algorithm, by_images, CPU) == alone
 
 
-def test_those_that_judge_frozen_features_encode_each_image_once(small, by_images):
+def test_evaluators_of_frozen_features_encode_each_image_once(small, by_images):
     algorithm, seen = small(), []
     algorithm.eval_encoder().register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     evaluate(of_frozen_features(), algorithm, by_images, CPU)
     assert sum(seen) == 1797
 
 
-def test_new_weights_are_evaluated_anew(small, by_images):
+def test_new_weights_are_evaluated_again(small, by_images):
     algorithm = small()
     before = evaluate({"knn": KNN(20, 0.1)}, algorithm, by_images, CPU)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_new_weights_are_evaluated_anew(small, by_images):
 
 
 def test_a_key_given_twice_is_refused(small, by_images):
-    with pytest.raises(ValueError, match=r"eval\.other gives \['knn/top1'\] a second time"):
+    with pytest.raises(ValueError, match=r"eval\.other returns \['knn/top1'\] a second time"):
         evaluate({"knn": KNN(20, 0.1), "other": KNN(200, 0.1)}, small(), by_images, CPU)
 
 
@@ -131,7 +131,7 @@ def test_a_protocol_is_plain_json_data(name, splits, request):
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in OF_A_DATASET])
-def test_each_option_holds_every_argument_and_its_scores_go_by_its_name(name):
+def test_each_option_sets_every_argument_and_its_scores_have_its_name(name):
     text = (CONF / f"{name}.yaml").read_text()
     assert text.startswith(f"# @package eval.{name}\n")
     with no_download():

@@ -1,4 +1,4 @@
-"""Features and the sets that kNN and linear probe learn from and are judged on."""
+"""Features, and the sets that kNN and linear probe learn from and are scored on."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def test_memory_mapped_images_are_read(pixels, digits, tmp_path):
     assert torch.equal(features(pixels, mapped, CPU), features(pixels, digits.images, CPU))
 
 
-def test_modes_come_back_after_an_error(small):
+def test_modes_are_restored_after_an_error(small):
     algorithm = small()
     before = [part.training for part in algorithm.modules()]
 
@@ -54,7 +54,7 @@ def test_modes_come_back_after_an_error(small):
     assert torch.is_grad_enabled()
 
 
-def test_by_images_the_bank_is_train_and_validation(pixels, by_images):
+def test_for_a_split_by_images_the_gallery_is_train_and_validation(pixels, by_images):
     sets = gallery_and_queries(pixels, by_images, CPU)
     learned = torch.cat([by_images.train.images, by_images.validation.images])
     assert torch.equal(sets.gallery, features(pixels, learned, CPU))
@@ -64,14 +64,14 @@ def test_by_images_the_bank_is_train_and_validation(pixels, by_images):
     assert torch.equal(sets.query_labels, by_images.test.labels)
 
 
-def test_without_validation_a_share_of_each_class_of_the_bank_plays_it(pixels, by_images):
+def test_without_a_validation_split_a_share_of_each_class_of_the_gallery_replaces_it(pixels, by_images):
     sets = gallery_and_queries(pixels, replace(by_images, validation=None), CPU)
     assert len(sets.gallery) == 1000
     part, whole = sets.gallery_labels[sets.validation].bincount(), sets.gallery_labels.bincount()
     assert torch.equal(part, (whole * 0.2).round().long())
 
 
-def test_by_classes_the_held_out_classes_are_halved(pixels, by_classes):
+def test_for_a_split_by_classes_the_held_out_classes_are_halved(pixels, by_classes):
     sets = gallery_and_queries(pixels, by_classes, CPU)
     test = by_classes.test
     assert len(sets.gallery) + len(sets.queries) == len(test)
@@ -83,7 +83,7 @@ def test_by_classes_the_held_out_classes_are_halved(pixels, by_classes):
     assert (found["gallery_size"], found["query_size"]) == (len(sets.gallery), len(sets.queries))
 
 
-def test_a_selection_is_judged_on_validation_and_never_sees_test(pixels, by_images):
+def test_selection_uses_validation_and_never_sees_test(pixels, by_images):
     sets = gallery_and_queries(pixels, by_images.for_selection(), CPU)
     assert len(sets.gallery) == 1000
     assert torch.equal(sets.query_labels, by_images.validation.labels)
@@ -99,7 +99,7 @@ def test_a_share_is_the_same_each_time_and_leaves_some_of_each_class():
         assert not chosen[3]  # the only one of its class
 
 
-def test_within_remembered_a_dataset_is_encoded_once_for_each_encoder(small, by_images):
+def test_inside_remembered_a_dataset_is_encoded_once_per_encoder(small, by_images):
     first, second = small().eval_encoder(), small().eval_encoder()
     passes = []
     first.register_forward_hook(lambda *_: passes.append("first"))

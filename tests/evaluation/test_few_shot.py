@@ -1,4 +1,4 @@
-"""Few-shot evaluation: fixed tasks, honest intervals, one answer by every way."""
+"""Few-shot evaluation: fixed tasks, correct intervals, the same answer however it is computed."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def few_shot(settings=("3w2s",), n_query=4, episodes=40, seed=0, tasks_per_batch
 
 
 class Recorder(RawPixels):
-    """Keeps what it is asked; answers as it is told."""
+    """Records the tasks that it gets, and returns the given answers."""
 
     def __init__(self, answer=None):
         super().__init__((1, 8, 8))
@@ -53,7 +53,7 @@ class Recorder(RawPixels):
 
 
 class TwoWays(Recorder):
-    """Beside its own way, under the name of "own", knows one that always answers label 0."""
+    """Has two ways to classify: its own, named "own", and one that always answers label 0."""
 
     @property
     def classifiers(self):
@@ -71,7 +71,7 @@ class TwoWays(Recorder):
     ("name", "expected"),
     [("5w1s", (5, 1, 15)), ("20w5s", (20, 5, 15)), ("5w1s1q", (5, 1, 1)), ("10w3s20q", (10, 3, 20))],
 )
-def test_a_setting_is_read(name, expected):
+def test_a_setting_is_parsed(name, expected):
     setting = Setting.parse(name, 15)
     assert (setting.n_way, setting.k_shot, setting.n_query) == expected
 
@@ -161,7 +161,7 @@ def test_scores_of_the_wrong_shape_are_refused(by_images):
     def transposed(_support, _labels, query, n_way):
         return torch.zeros(len(query), n_way, query.shape[1])
 
-    with pytest.raises(ValueError, match=r"Recorder\.classify gave \(7, 3, 12\); expected .* \(7, 12, 3\)"):
+    with pytest.raises(ValueError, match=r"Recorder\.classify returned \(7, 3, 12\); expected .* \(7, 12, 3\)"):
         few_shot()(Recorder(transposed), by_images, CPU)
 
 
@@ -177,13 +177,13 @@ def test_the_interval_of_many_episodes_is_normal():
     assert interval(values) == pytest.approx(1.96 * np.sqrt(0.25 * 100 / 99) / 10)
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
+def test_the_interval_covers_the_mean_as_often_as_it_claims():
     values = torch.rand(2000, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     covered = [abs(row.mean().item() - 0.5) < interval(row) for row in values]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
-def test_the_manifest_is_of_the_tasks_and_the_data_alone(by_images):
+def test_the_manifest_depends_only_on_the_tasks_and_the_data(by_images):
     def tasks(evaluator, splits=by_images):
         return evaluator.protocol(splits)["settings"]["3w2s"]["tasks"]
 
@@ -218,13 +218,13 @@ def test_too_many_ways_name_the_setting(by_classes):
         (["5w5s"], 5, ["5w1s"]),
     ],
 )
-def test_settings_that_fit_a_small_split_are_told_and_do_fit(settings, each, fitting, by_classes):
+def test_settings_that_fit_a_small_split_are_suggested_and_do_fit(settings, each, fitting, by_classes):
     test = by_classes.test
     rows = torch.cat([(test.labels == label).nonzero()[:each, 0] for label in range(5)])
     small = replace(by_classes, test=replace(test, images=test.images[rows], labels=test.labels[rows]))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         few_shot(settings, n_query=15).check(None, small, CPU)
-    line = told.value.problems[-1]
+    line = caught.value.problems[-1]
     found = re.search(r"5 classes of at least (\d+) images; .*settings=\[(.*)\] eval\.few_shot\.n_query=(\d+)$", line)
     assert found is not None
     assert (int(found[1]), found[2].split(",")) == (each, fitting)
@@ -247,7 +247,7 @@ def test_one_episode_has_no_interval():
 
 
 def test_a_setting_named_twice_is_refused():
-    with pytest.raises(ValueError, match="names one twice"):
+    with pytest.raises(ValueError, match="repeats a setting"):
         few_shot(["5w1s", "5w1s"])
 
 
@@ -265,26 +265,26 @@ def test_further_ways_to_classify_are_reported_and_the_configured_one_is_compute
     assert len(several.asked) == len(plain.asked)
 
 
-def test_a_further_way_that_does_not_work_is_told_before_training(by_images):
+def test_a_further_way_that_does_not_work_is_reported_before_training(by_images):
     several = TwoWays()
     several.constant = lambda query, n_way: torch.zeros(query.shape[:2])
     with pytest.raises(
-        ValueError, match=r"TwoWays.classify, constant, gave \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"
+        ValueError, match=r"TwoWays.classify, constant, returned \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"
     ):
         few_shot().check(several, by_images, CPU)
 
 
-def test_a_model_may_be_selected_by_a_way_that_its_algorithm_has_and_by_no_other(by_images):
+def test_a_model_may_be_selected_only_by_a_way_that_its_algorithm_has(by_images):
     node = yaml.safe_load((conf_folder() / "trainer" / "default.yaml").read_text())
     trainer = build(node | {"device": "cpu", "evaluate_every": 1, "select": "few_shot/3w2s/constant/top1"})
     check_selection(trainer, {"few_shot": few_shot()}, TwoWays(), by_images)
-    with pytest.raises(ConfigError, match="evaluation gives no such figure"):
+    with pytest.raises(ConfigError, match="evaluation has no such metric"):
         check_selection(trainer, {"few_shot": few_shot()}, Recorder(), by_images)
 
 
 @pytest.fixture(scope="module")
 def elsewhere(by_images) -> Splits:
-    """Digits from 5 on, turned upside down, under another name: a dataset that is not the run's."""
+    """Digits from 5 on, upside down and under another name: a dataset other than the run's."""
     test = by_images.test
     rows = test.labels >= 5
     images, labels, names = test.images[rows].flip(2, 3), test.labels[rows] - 5, tuple("abcde")
@@ -294,13 +294,13 @@ def elsewhere(by_images) -> Splits:
 
 @pytest.fixture(scope="module")
 def two_domains(by_images) -> Splits:
-    """Digits as two domains, the even and the odd ones."""
+    """Digits in two domains, even and odd."""
     domains = ("even", "odd") * 5
     parts = (replace(part, class_domains=domains) for part in (by_images.train, by_images.test))
     return Splits(next(parts), None, next(parts), "classes")
 
 
-def test_another_dataset_is_judged_as_it_would_be_if_it_were_the_runs_and_under_its_name(by_images, elsewhere):
+def test_another_dataset_is_scored_like_the_runs_own_and_under_its_name(by_images, elsewhere):
     own, other = few_shot(["5w1s", "3w2s"]), few_shot(["5w1s", "3w2s"], dataset=elsewhere)
     expected = own(RawPixels((1, 8, 8)), elsewhere, CPU)
     found = other(RawPixels((1, 8, 8)), by_images, CPU)
@@ -311,7 +311,7 @@ def test_another_dataset_is_judged_as_it_would_be_if_it_were_the_runs_and_under_
     assert own.tasks(elsewhere.test)(setting).query.equal(other.tasks(elsewhere.test)(setting).query)
 
 
-def test_a_run_may_be_judged_on_its_own_and_on_another_dataset_at_once(by_images, elsewhere, tmp_path):
+def test_a_run_may_be_scored_on_its_own_and_on_another_dataset_at_once(by_images, elsewhere, tmp_path):
     own, other = few_shot(["5w1s"]), few_shot(["5w1s"], dataset=elsewhere)
     scores = evaluate({"few_shot": own, "few_shot_turned": other}, RawPixels((1, 8, 8)), by_images, CPU)
     assert {key.removesuffix("/top1") for key in scores} > {"few_shot/5w1s", "turned/few_shot/5w1s"}
@@ -322,7 +322,7 @@ def test_a_run_may_be_judged_on_its_own_and_on_another_dataset_at_once(by_images
     assert load_file(tmp_path / "tasks_turned.safetensors")["5w1s/query"].equal(tasks.query.int())
 
 
-def test_what_was_never_trained_on_is_unseen_and_a_source_of_the_run_is_seen(by_images, elsewhere):
+def test_a_dataset_never_trained_on_is_unseen_and_a_source_of_the_run_is_seen(by_images, elsewhere):
     protocol = few_shot(dataset=elsewhere).protocol(by_images)
     assert (protocol["source"], protocol["classes"], protocol["fingerprint"]) == ("turned/test", "unseen", "turned")
     assert few_shot().protocol(elsewhere)["settings"] == protocol["settings"]
@@ -332,7 +332,7 @@ def test_what_was_never_trained_on_is_unseen_and_a_source_of_the_run_is_seen(by_
     assert few_shot(dataset=elsewhere).protocol(joined)["classes"] == "seen"
 
 
-def test_images_of_another_shape_than_the_encoder_takes_are_told_with_the_remedy(by_images, elsewhere):
+def test_images_of_a_shape_that_the_encoder_does_not_take_are_reported_with_the_remedy(by_images, elsewhere):
     wide = replace(elsewhere, test=replace(elsewhere.test, images=elsewhere.test.images.repeat(1, 3, 2, 2)))
     message = (
         r"^eval\.few_shot_turned\.dataset makes images of 3 x 16 x 16, but the encoder takes 1 x 8 x 8; "
@@ -351,15 +351,15 @@ def test_images_of_another_shape_than_the_encoder_takes_are_told_with_the_remedy
         ({"settings": []}, "leave few_shot_turned out of eval"),
     ],
 )
-def test_a_wrong_value_beside_another_dataset_is_told_with_its_key(elsewhere, change, message):
+def test_a_wrong_value_with_another_dataset_is_reported_with_its_key(elsewhere, change, message):
     with pytest.raises(ValueError, match=message):
         few_shot(dataset=elsewhere, **change)
 
 
-def test_settings_that_do_not_fit_another_dataset_are_told_with_its_keys(by_images, elsewhere):
-    with pytest.raises(ConfigError) as told:
+def test_settings_that_do_not_fit_another_dataset_are_reported_with_its_keys(by_images, elsewhere):
+    with pytest.raises(ConfigError) as caught:
         few_shot(["10w1s", "5w1s"], dataset=elsewhere).check(None, by_images, CPU)
-    lower, remedy = told.value.problems
+    lower, remedy = caught.value.problems
     assert lower.endswith("turned has 5 classes; lower n_way of '10w1s' in eval.few_shot_turned")
     assert remedy.endswith("eval.few_shot_turned.settings=[5w1s] eval.few_shot_turned.n_query=4")
 
@@ -370,12 +370,12 @@ def test_no_model_is_selected_by_the_test_images_of_another_dataset(by_images, e
     by_own = build(node | {"device": "cpu", "evaluate_every": 1, "select": "few_shot/3w2s/top1"})
     check_selection(by_own, evaluators, RawPixels((1, 8, 8)), by_images)
     by_other = build(node | {"device": "cpu", "evaluate_every": 1, "select": "turned/few_shot/3w2s/top1"})
-    with pytest.raises(ConfigError, match=r"select=turned/few_shot/3w2s/top1: evaluation gives no such figure"):
+    with pytest.raises(ConfigError, match=r"select=turned/few_shot/3w2s/top1: evaluation has no such metric"):
         check_selection(by_other, evaluators, RawPixels((1, 8, 8)), by_images)
     assert list(selecting(evaluators)) == ["few_shot"]
 
 
-def test_each_domain_is_judged_by_itself_on_tasks_of_its_classes_alone(two_domains, tmp_path):
+def test_each_domain_is_scored_separately_on_tasks_of_its_own_classes(two_domains, tmp_path):
     evaluator, recorder, test = few_shot(["5w1s", "2w3s"]), Recorder(), two_domains.test
     scores = evaluator(recorder, two_domains, CPU)
     ways = [f"{domain}/few_shot/{setting}" for domain in ("even", "odd") for setting in ("5w1s", "2w3s")]
@@ -396,22 +396,22 @@ def test_each_domain_is_judged_by_itself_on_tasks_of_its_classes_alone(two_domai
     assert json.loads(json.dumps(settings)) == settings
 
 
-def test_a_domain_of_too_few_classes_is_told_and_what_fits_it(two_domains):
-    with pytest.raises(ConfigError) as told:
+def test_a_domain_with_too_few_classes_is_reported_with_settings_that_fit(two_domains):
+    with pytest.raises(ConfigError) as caught:
         few_shot(["6w1s", "5w1s"]).check(None, two_domains, CPU)
-    assert "n_way=6, but domain 'odd' of split 'test' of digits has 5 classes; lower" in told.value.problems[1]
-    assert "digits/test has 5 classes in even of at least" in told.value.problems[-1]
-    assert "eval.few_shot.settings=[5w1s]" in told.value.problems[-1]
+    assert "n_way=6, but domain 'odd' of split 'test' of digits has 5 classes; lower" in caught.value.problems[1]
+    assert "digits/test has 5 classes in even of at least" in caught.value.problems[-1]
+    assert "eval.few_shot.settings=[5w1s]" in caught.value.problems[-1]
 
 
-def test_domains_of_another_dataset_stand_before_its_keys(by_images, two_domains):
+def test_keys_of_another_dataset_with_domains_begin_with_the_domain(by_images, two_domains):
     other = few_shot(["5w1s"], dataset=two_domains)
     found = other(RawPixels((1, 8, 8)), by_images, CPU)
     assert list(found) == other.keys()
     assert found == few_shot(["5w1s"])(RawPixels((1, 8, 8)), two_domains, CPU)
 
 
-def test_a_folder_that_is_yet_to_be_decoded_may_be_judged_and_is_decoded_when_nothing_else_is_wrong(tmp_path):
+def test_a_folder_to_evaluate_on_is_decoded_only_if_nothing_else_is_wrong(tmp_path):
     folder = tmp_path / "mine"
     for number in range(12):
         (folder / f"class{number % 3}").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a finished run has learned, taken up again without its data: `load_algorithm` and `few_shot_classifier`."""
+"""A finished run, used again without its data: `load_algorithm` and `few_shot_classifier`."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ SIZES = [3, 1, 2, 1, 4]  # support images of each class
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> dict[str, tuple[Path, Run]]:
-    """Folder of each run, and its objects as training left them in memory."""
+    """The folder of each run, and its objects in memory after training."""
     found = {}
     for name, overrides in RUNS.items():
         folder, config = tmp_path_factory.mktemp(name), short(overrides)
@@ -59,7 +59,7 @@ def trained(tmp_path_factory) -> dict[str, tuple[Path, Run]]:
 
 @pytest.fixture(scope="session")
 def digits(trained) -> tuple[Tensor, Tensor]:
-    """Images of the size that the runs take, and labels."""
+    """Images of the size that the runs take, and their labels."""
     test = trained["simclr"][1].splits.test
     return test.images, test.labels
 
@@ -81,7 +81,7 @@ def queries(tmp_path_factory, digits) -> list[Path]:
 
 @pytest.fixture
 def copied(trained, tmp_path) -> Path:
-    """A run to be damaged."""
+    """A copy of a run, to be damaged."""
     return Path(shutil.copytree(trained["protonet"][0], tmp_path / "copied"))
 
 
@@ -108,7 +108,7 @@ def edit(path: Path, change) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_loaded_algorithm_is_the_trained_one_whole_and_in_evaluation_mode(name, trained):
+def test_a_loaded_algorithm_is_the_complete_trained_one_in_evaluation_mode(name, trained):
     folder, run = trained[name]
     before = torch.random.get_rng_state()
     algorithm = ssl_runner.load_algorithm(folder)
@@ -140,7 +140,7 @@ def test_its_scores_are_those_of_classify_on_the_same_images(name, trained, supp
 
 @pytest.mark.parametrize("name", ["simclr", "protonet"])
 def test_classes_of_any_size_have_their_own_mean(name, trained, support, queries):
-    """A loop in float64: minus the squared distance to the mean of each class, of one image too."""
+    """Compared with a loop in float64: minus the squared distance to the mean of each class, even of one image."""
     folder, run = trained[name]
     network = copy.deepcopy(run.algorithm.network).double().eval()
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_classes_of_any_size_have_their_own_mean(name, trained, support, queries
     assert torch.allclose(got.double(), torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_the_product_is_the_checkpoint_that_the_result_names(copied):
+def test_the_checkpoint_that_the_result_names_is_loaded(copied):
     state = torch.load(copied / "checkpoints" / "last.pt", weights_only=True)["algorithm"]
     best = {key: value + 1 for key, value in state.items()}
     torch.save(best, copied / "checkpoints" / "best.pt")
@@ -165,7 +165,7 @@ def test_the_product_is_the_checkpoint_that_the_result_names(copied):
 
 
 def test_neither_the_data_nor_its_folder_is_needed(tmp_path, digits, support, queries, monkeypatch):
-    """Trained on RGB images of a folder that is gone; gray files of another size are brought to what it takes."""
+    """Trained on RGB images in a folder that was deleted; gray files of another size are converted."""
     images, labels = digits
     for label in range(10):
         write(images[labels == label][:8], tmp_path / "data" / f"{label}")
@@ -183,7 +183,7 @@ def test_neither_the_data_nor_its_folder_is_needed(tmp_path, digits, support, qu
     assert not list((tmp_path / "empty").iterdir())
 
 
-def test_many_images_go_in_batches_of_equal_size(trained, support, queries, monkeypatch):
+def test_many_images_are_classified_in_batches_of_equal_size(trained, support, queries, monkeypatch):
     whole = ssl_runner.few_shot_classifier(trained["simclr"][0], support)
     pieces = ssl_runner.few_shot_classifier(trained["simclr"][0], support, batch_size=7)
     sizes, classify = [], pieces.algorithm.classify
@@ -197,7 +197,7 @@ def test_many_images_go_in_batches_of_equal_size(trained, support, queries, monk
 
 
 @pytest.mark.parametrize(("statistics", "together"), [("batch", True), ("support", False), ("running", False)])
-def test_only_batch_statistics_let_a_prediction_hang_on_the_other_images(
+def test_only_batch_statistics_make_a_prediction_depend_on_the_other_images(
     statistics, together, trained, support, queries, tmp_path
 ):
     folder = Path(shutil.copytree(trained["maml"][0], tmp_path / "maml"))
@@ -252,13 +252,13 @@ DAMAGES = {
     "an unfinished run": (
         lambda run: edit(run / "result.json", lambda content: content.update(status="running")),
         ValueError,
-        r"has the status 'killed', expected 'finished'; go on with: ssl-train resume=",
+        r"has the status 'killed', expected 'finished'; resume with: ssl-train resume=",
     ),
     "half a result": (lambda run: cut(run / "result.json"), ValueError, r"result\.json is damaged"),
     "no result": (
         lambda run: (run / "result.json").unlink(),
         FileNotFoundError,
-        r"has no result\.json, so it is no run",
+        r"has no result\.json, so it is not a run",
     ),
     "no encoder": (lambda run: (run / "encoder.safetensors").unlink(), FileNotFoundError, r"encoder\.safetensors does"),
     "half an encoder": (lambda run: cut(run / "encoder.safetensors"), ValueError, r"encoder\.safetensors is damaged"),
@@ -306,26 +306,26 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_no_whole_finished_run_is_refused_with_the_reason(damage, copied):
+def test_a_damaged_or_unfinished_run_is_refused_with_the_reason(damage, copied):
     act, kind, message = DAMAGES[damage]
     act(copied)
     with pytest.raises(kind, match=message):
         ssl_runner.load_algorithm(copied)
 
 
-def test_a_run_that_is_not_there_is_told(tmp_path, support):
+def test_a_missing_run_is_reported(tmp_path, support):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; give the folder of a finished run"):
         ssl_runner.few_shot_classifier(tmp_path / "nowhere", support)
 
 
-def test_a_support_that_cannot_be_learned_from_is_refused_with_the_reason(trained, support, tmp_path):
+def test_an_unusable_support_is_refused_with_the_reason(trained, support, tmp_path):
     def refused(folder: Path, message: str, kind=DataError, run="simclr") -> None:
         with pytest.raises(kind, match=message):
             ssl_runner.few_shot_classifier(trained[run][0], folder)
 
     (image, *_) = support.rglob("*.png")
     refused(tmp_path / "nowhere", "nowhere does not exist; give a folder", FileNotFoundError)
-    refused(image, r"\.png is no folder; give a folder", FileNotFoundError)
+    refused(image, r"\.png is not a folder; give a folder", FileNotFoundError)
     three = tmp_path / "three"
     three.mkdir()
     refused(three, r"has 0 class folders \(none\), expected at least 2")
@@ -335,21 +335,26 @@ def test_a_support_that_cannot_be_learned_from_is_refused_with_the_reason(traine
     shutil.copytree(support / "class 1", three / "train")
     refused(three, r"'test', 'train', which are parts of a dataset, expected classes; give .*train")
     (three / "cat").mkdir()
-    refused(three, "cat holds no images; expected files ending in")
+    refused(three, "cat contains no images; expected files ending in")
     shutil.copy(image, three / "loose.PNG")
-    refused(three, r"loose\.PNG lies beside the folders")
+    refused(three, r"loose\.PNG is outside the class folders")
     (three / "loose.PNG").rename(three / "cat" / "1.PNG")
     six = tmp_path / "six"
     for number in range(6):
         shutil.copytree(three / "cat", six / str(number))
-    refused(six, r"MAML of .* cannot tell the 6 classes of .*the head has 5 outputs.*a run trained", ValueError, "maml")
+    refused(
+        six,
+        r"MAML of .* cannot distinguish the 6 classes of .*the head has 5 outputs.*a run trained",
+        ValueError,
+        "maml",
+    )
     for run in ("simclr", "maml"):
         assert ssl_runner.few_shot_classifier(trained[run][0], three).class_names == ("cat", "test", "train")
     cut(three / "cat" / "1.PNG")
     refused(three, r"cat/1\.PNG cannot be decoded .*; replace or delete it")
 
 
-def test_images_that_cannot_be_meant_are_refused(trained, support, queries, tmp_path):
+def test_invalid_images_are_refused(trained, support, queries, tmp_path):
     classify = ssl_runner.few_shot_classifier(trained["simclr"][0], support)
     new = pixels(queries, classify.algorithm)
     for images, message in {
@@ -369,7 +374,7 @@ def test_images_that_cannot_be_meant_are_refused(trained, support, queries, tmp_
         ssl_runner.few_shot_classifier(trained["simclr"][0], support, batch_size=0)
 
 
-def test_a_classifier_of_tensors_is_the_one_of_their_files(trained, support, queries):
+def test_a_classifier_of_tensors_equals_the_one_of_their_files(trained, support, queries):
     algorithm = ssl_runner.load_algorithm(trained["protonet"][0])
     files = sorted(support.rglob("*.png"))
     labels = torch.tensor([int(path.parent.name[-1]) for path in files])

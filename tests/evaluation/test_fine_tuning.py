@@ -1,4 +1,4 @@
-"""Fine-tuning against SGD by hand, and that only the labels it names steer it."""
+"""Fine-tuning compared with handwritten SGD; only the labels in its share affect it."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ def fine_tuning(labels=0.1, epochs=2, batch_size=32, lr=0.05, factor=1.0, decay=
 
 
 def trained(evaluator: FineTuning, algorithm: Algorithm, splits: Splits) -> list[torch.Tensor]:
-    """All numbers of encoder and classifier after training."""
+    """All parameters and buffers of encoder and classifier after training."""
     sets = gallery_indices(splits, evaluator.labels)
     encoder, head = evaluator.train(algorithm.eval_encoder(), sets, splits.test.n_classes, CPU)
     return [value.detach() for value in (*encoder.state_dict().values(), *head.state_dict().values())]
@@ -92,7 +92,7 @@ def by_hand(algorithm, splits, evaluator, epochs) -> tuple[nn.Module, torch.Tens
 
 
 @pytest.mark.parametrize(("epochs", "batch_size"), [(1, 1000), (3, 50)])
-def test_it_is_sgd_written_out(smooth, by_images, epochs, batch_size):
+def test_it_equals_sgd_written_out(smooth, by_images, epochs, batch_size):
     evaluator = fine_tuning(0.1, epochs, batch_size, 0.05, 3.0, 0.01, {"crop": PadCrop(2)})
     encoder, weight, bias = by_hand(smooth, by_images, evaluator, epochs)
     found = trained(evaluator, smooth, by_images)
@@ -119,7 +119,7 @@ def test_without_an_encoder_it_reaches_the_known_optimum():
     assert evaluator(RawPixels((1, 1, 2)), splits, CPU) == {"fine_tuning/top1": 0.75}
 
 
-def test_fine_tuned_it_beats_a_linear_probe_of_the_untrained_encoder(small, by_images):
+def test_fine_tuning_beats_a_linear_probe_of_the_untrained_encoder(small, by_images):
     probe = LinearProbe([0.1, 0.01, 0.001], 500, 0.1)(small(), by_images, CPU)["linear_probe_10pct/top1"]
     tuned = fine_tuning(0.1, 40, 32, 0.05)(small(), by_images, CPU)["fine_tuning_10pct/top1"]
     assert tuned > probe + 0.02
@@ -140,7 +140,7 @@ def test_nothing_depends_on_the_global_generators_or_on_what_ran_before(small, b
         assert same(trained(evaluator, algorithm, by_images), first)
 
 
-def test_dropout_is_at_work_and_is_drawn_anew_each_step(small, by_images):
+def test_dropout_is_active_and_drawn_again_in_each_step(small, by_images):
     algorithm, without = small(), small()
     without.network.encoder.backbone[3] = nn.Identity()
     seen = []
@@ -189,7 +189,7 @@ def test_images_and_labels_outside_the_share_change_nothing(small, by_images):
     assert not same(trained(evaluator, algorithm, inside), first)
 
 
-def test_test_data_steers_nothing_but_the_score(small, by_images):
+def test_test_data_affects_nothing_but_the_score(small, by_images):
     evaluator, algorithm = fine_tuning(1.0, 3, 64), small()
     other = replace(by_images, test=replace(by_images.test, labels=by_images.test.labels.flip(0)))
     assert same(trained(evaluator, algorithm, other), trained(evaluator, algorithm, by_images))
@@ -197,14 +197,14 @@ def test_test_data_steers_nothing_but_the_score(small, by_images):
     assert evaluator(algorithm, by_images, CPU)["fine_tuning/top1"] > 0.7
 
 
-def test_held_out_classes_are_learned_from_one_half_and_judged_on_the_other(small, by_classes):
+def test_held_out_classes_are_learned_from_one_half_and_scored_on_the_other(small, by_classes):
     assert fine_tuning(1.0, 10)(small(), by_classes, CPU)["fine_tuning/top1"] > 0.9
     said = fine_tuning(0.1).protocol(by_classes)
     assert said["classes"] == "unseen"
     assert said["labelled_images"] == len(gallery_indices(by_classes, 0.1).gallery)
 
 
-def test_every_image_is_seen_once_an_epoch_in_batches_of_almost_one_size(small, by_images):
+def test_every_image_is_seen_once_per_epoch_in_batches_of_almost_equal_size(small, by_images):
     seen, algorithm = [], small()
     algorithm.eval_encoder().register_forward_pre_hook(lambda module, inputs: seen.append((module.training, inputs[0])))
     trained(fine_tuning(0.1, 2, 50), algorithm, by_images)
@@ -235,30 +235,30 @@ def test_weights_keep_their_memory_format(small, by_images):
     assert encoder.backbone[0].weight.stride() == before
 
 
-def test_divergence_is_told_with_its_remedy(smooth, by_images):
+def test_divergence_is_reported_with_a_remedy(smooth, by_images):
     with pytest.raises(ValueError, match=r"diverged.*not finite.*lower eval\.fine_tuning_10pct\.lr=1e\+30"):
         fine_tuning(lr=1e30)(smooth, by_images, CPU)
 
 
-def test_pixels_are_scored_by_their_classifier_alone(by_images):
+def test_for_raw_pixels_only_the_classifier_is_trained(by_images):
     pixels = RawPixels((1, 8, 8))
     assert len(trained(fine_tuning(1.0), pixels, by_images)) == 4  # mean and std, weight and bias
     assert 0.85 < fine_tuning(1.0, 10, 100, 0.1)(pixels, by_images, CPU)["fine_tuning/top1"] < 0.97
 
 
-def test_an_encoder_without_weights_is_refused_as_the_one_to_be_trained(by_images, small):
+def test_an_encoder_without_weights_is_refused(by_images, small):
     with pytest.raises(ValueError, match="this one has no weights; leave it out"):
         fine_tuning().check(RawPixels((1, 8, 8)), by_images, CPU)
     fine_tuning().check(small(), by_images, CPU)
     fine_tuning().check(None, by_images, CPU)
 
 
-def test_what_would_fail_after_training_is_refused_before(by_images, small):
+def test_problems_that_would_appear_after_training_are_refused_before(by_images, small):
     unlabelled = replace(by_images, validation=replace(by_images.validation, labels=None))
     with pytest.raises(ValueError, match="digits/validation has no labels"):
         fine_tuning().check(small(), unlabelled, CPU)
     crop = {"crop": RandomResizedCrop(6, [0.5, 1.0], [0.8, 1.2])}
-    with pytest.raises(ValueError, match=r"makes 1x6x6 of images of 1x8x8.*set the crop's size to null"):
+    with pytest.raises(ValueError, match=r"turns images of 1x8x8 into 1x6x6.*set the crop's size to null"):
         fine_tuning(transforms=crop).check(small(), by_images, CPU)
     one = Dataset("toy/train", torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), ("a",), None, "toy")
     with pytest.raises(ValueError, match=r"toy/train has one class \('a'\)"):
@@ -282,7 +282,7 @@ def test_senseless_settings_are_refused(wrong, words):
         fine_tuning(**wrong)
 
 
-def test_an_augmentation_of_another_kind_is_refused():
+def test_an_object_that_is_not_an_augmentation_is_refused():
     with pytest.raises(ValueError, match="augmentation is a PadCrop, expected an Augmentation"):
         FineTuning(0.1, 1, 32, 0.1, 1.0, 0.0, PadCrop(2))
 
@@ -292,7 +292,7 @@ def test_the_protocol_names_everything(by_images):
     assert json.loads(json.dumps(said)) == said
     assert (said["labels"], said["labelled_images"], said["gallery_size"], said["seed"]) == (0.01, 10, 1200, 0)
     assert (said["epochs"], said["batch_size"], said["steps"]) == (60, 10, 60)
-    assert said["drawn"].startswith("at random within each class, at least one image a class")
+    assert said["drawn"].startswith("at random within each class, at least one image per class")
     assert said["augmentation"] == ["PadCrop(padding=2)"]
     assert "learning rate 0.02 (classifier 10 times that), cosine to 0, weight decay 0.0001" in said["solver"]
     assert said["validation"].startswith("none")

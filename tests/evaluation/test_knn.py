@@ -1,4 +1,4 @@
-"""kNN against a naive loop, scikit-learn and known figures."""
+"""kNN compared with a naive loop, scikit-learn and known accuracies."""
 
 import math
 
@@ -56,25 +56,25 @@ def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
     assert torch.equal(KNN(5, 0.1).predict(gallery, labels, queries, 4), whole)
 
 
-def test_k_beyond_the_bank_is_the_bank():
+def test_with_k_above_the_gallery_size_the_whole_gallery_votes():
     gallery, labels, queries = random_case()
     capped = KNN(1000, 0.1).predict(gallery, labels, queries, 4)
     assert torch.equal(capped, KNN(60, 0.1).predict(gallery, labels, queries, 4))
 
 
-def test_of_equally_near_neighbours_the_first_of_the_bank_count():
+def test_ties_between_neighbours_go_to_the_first_in_the_gallery():
     similarity = torch.tensor([[1.0, 2.0, 1.0, 1.0, 0.0], [3.0, 3.0, 3.0, 3.0, 3.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
     found = [sorted(row) for row in nearest(similarity, 3).tolist()]
     assert found == [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
 
 
-def test_of_equal_votes_the_lowest_class_wins():
+def test_ties_between_classes_go_to_the_lowest_class():
     gallery = torch.eye(4)
     found = KNN(4, 0.1).predict(gallery, torch.tensor([3, 2, 3, 2]), torch.ones(1, 4), 4)
     assert found.tolist() == [2]
 
 
-def test_collapsed_features_vote_by_the_bank_alone():
+def test_collapsed_features_vote_by_gallery_order():
     found = KNN(3, 0.1).predict(torch.ones(9, 2), torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 0]), torch.ones(5, 2), 2)
     assert found.tolist() == [1] * 5
 
@@ -92,7 +92,7 @@ def test_raw_pixels_give_the_known_figures_on_digits(by_images):
     assert many == pytest.approx(0.944, abs=0.02)
 
 
-def test_the_protocol_names_k_and_the_bank(by_images, by_classes):
+def test_the_protocol_names_k_and_the_gallery(by_images, by_classes):
     found = KNN(20, 0.1).protocol(by_images)
     assert (found["k"], found["gallery_size"]) == (20, 1200)
     assert found["gallery"] == "digits/train and digits/validation"

@@ -1,4 +1,4 @@
-"""What kNN, linear probe and fine-tuning share: a dataset of their own, and what they refuse before training."""
+"""The common part of kNN, linear probe and fine-tuning: their own dataset, and what they refuse before training."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ MAKE = {
 
 @pytest.fixture
 def unlabelled(by_images) -> Splits:
-    """What the run learns from: noise without labels."""
+    """The training data of the run: noise without labels."""
 
     def part(name: str, seed: int) -> Dataset:
         noise = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
@@ -38,9 +38,7 @@ def unlabelled(by_images) -> Splits:
 
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("own", ["by_images", "by_classes"])
-def test_with_a_dataset_of_its_own_it_scores_that_as_if_it_were_the_runs_and_names_it(
-    name, own, small, unlabelled, request
-):
+def test_its_own_dataset_is_scored_like_the_runs_own_and_is_named(name, own, small, unlabelled, request):
     dataset = request.getfixturevalue(own)
     algorithm, evaluator, plain = small(), MAKE[name](dataset), MAKE[name](None)
     evaluator.check(algorithm, unlabelled, CPU)
@@ -57,7 +55,7 @@ def test_with_a_dataset_of_its_own_it_scores_that_as_if_it_were_the_runs_and_nam
     assert evaluator.protocol(dataset)["classes"] == "seen"
 
 
-def test_beside_the_runs_own_scores_they_stand_under_other_keys_and_select_nothing(small, by_images):
+def test_scores_of_another_dataset_have_other_keys_and_select_nothing(small, by_images):
     made = {name: make(None) for name, make in MAKE.items()}
     made |= {f"{name}_digits": make(by_images) for name, make in MAKE.items()}
     scores = evaluate(made, small(), by_images, CPU)
@@ -69,38 +67,38 @@ def test_beside_the_runs_own_scores_they_stand_under_other_keys_and_select_nothi
 def test_images_of_another_size_are_refused_with_the_key_to_set(name, small, by_images, unlabelled):
     larger = replace(by_images.test, images=torch.zeros(len(by_images.test), 3, 12, 12, dtype=torch.uint8))
     evaluator = MAKE[name](replace(by_images, test=larger))
-    told = rf"eval\.{name}_digits\.dataset makes images of 3 x 12 x 12, but the encoder takes 1 x 8 x 8; set"
+    message = rf"eval\.{name}_digits\.dataset makes images of 3 x 12 x 12, but the encoder takes 1 x 8 x 8; set"
     for algorithm in (small(), None):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             evaluator.check(algorithm, unlabelled, CPU)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_run_without_labels_is_told_of_datasets_that_have_some(name, small, unlabelled):
+def test_a_run_without_labels_gets_a_hint_about_labelled_datasets(name, small, unlabelled):
     with pytest.raises(ValueError, match=r"noise/test has no labels.*eval=\[knn_cifar10\], or run with eval=\[\]"):
         MAKE[name](None).check(small(), unlabelled, CPU)
 
 
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_of_one_class_there_is_nothing_to_tell(name, part, small, by_images):
+def test_a_dataset_with_one_class_is_refused(name, part, small, by_images):
     without = replace(by_images, validation=None)
     labels = torch.full_like(getattr(by_images, part).labels, 3)
     one = replace(without, **{part: replace(getattr(by_images, part), labels=labels)})
-    with pytest.raises(ValueError, match=rf"digits/{part} has one class \('3'\): there is nothing to tell apart"):
+    with pytest.raises(ValueError, match=rf"digits/{part} has one class \('3'\), expected at least two"):
         MAKE[name](None).check(small(), one, CPU)
 
 
-def test_more_neighbours_than_images_to_learn_from_are_refused(small, by_images, by_classes):
+def test_more_neighbours_than_gallery_images_are_refused(small, by_images, by_classes):
     KNN(1200, 0.1).check(small(), by_images, CPU)
-    with pytest.raises(ValueError, match=r"eval\.knn\.k=1201, but there are 1,200 images for neighbours in"):
+    with pytest.raises(ValueError, match=r"eval\.knn\.k=1201, but there are only 1,200 images in"):
         KNN(1201, 0.1).check(small(), by_images, CPU)
     rows = torch.arange(30)
     few = replace(by_images.train, images=by_images.train.images[rows], labels=by_images.train.labels[rows])
     tiny = replace(by_images, train=few, validation=None)
     with pytest.raises(
         ValueError,
-        match=r"eval\.knn\.k=200, but there are 30 images for neighbours in digits/train; set eval\.knn\.k=5",
+        match=r"eval\.knn\.k=200, but there are only 30 images in digits/train; set eval\.knn\.k=5",
     ):
         KNN(200, 0.1).check(None, tiny, CPU)
     with pytest.raises(ValueError, match=r"eval\.knn_digits\.k=200"):
@@ -108,7 +106,7 @@ def test_more_neighbours_than_images_to_learn_from_are_refused(small, by_images,
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_refused(value):
+def test_values_that_are_not_numbers_are_refused(value):
     crop = Augmentation({"crop": PadCrop(1)})
     for make in (
         lambda: LinearProbe([0.1, value], 100, 1.0),

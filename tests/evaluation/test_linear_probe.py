@@ -1,4 +1,4 @@
-"""Linear probe against scikit-learn, and that test data steers nothing."""
+"""The linear probe compared with scikit-learn; test data affects nothing."""
 
 import warnings
 from dataclasses import replace
@@ -23,7 +23,7 @@ def probe() -> LinearProbe:
 
 
 @pytest.mark.parametrize("regularisation", [0.1, 0.01, 0.001])
-def test_the_solution_is_that_of_scikit_learn(digits, regularisation, monkeypatch):
+def test_the_solution_equals_scikit_learns(digits, regularisation, monkeypatch):
     monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-7)
     train, test = standardise(digits.images[:600].flatten(1).double(), digits.images[600:].flatten(1).double())
     labels = digits.labels[:600]
@@ -61,7 +61,7 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
     return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
 
-def test_a_warm_start_changes_the_way_and_not_the_solution(digits, monkeypatch):
+def test_a_warm_start_does_not_change_the_solution(digits, monkeypatch):
     monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-7)
     train, _ = standardise(digits.images[:300].flatten(1).double(), digits.images[:1].flatten(1).double())
     regression = Regression(train, digits.labels[:300], 10, 500)
@@ -69,7 +69,7 @@ def test_a_warm_start_changes_the_way_and_not_the_solution(digits, monkeypatch):
     torch.testing.assert_close(warm, cold, atol=1e-4, rtol=0)
 
 
-def test_the_gradient_is_that_of_autograd():
+def test_the_gradient_equals_autograds():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(30, 4, dtype=torch.float64, generator=generator)
     labels = torch.randint(0, 3, (30,), generator=generator)
@@ -83,7 +83,7 @@ def test_the_gradient_is_that_of_autograd():
     torch.testing.assert_close(found, expected)
 
 
-def test_test_data_does_not_steer_the_choice(small, by_images, probe):
+def test_test_data_does_not_affect_the_choice(small, by_images, probe):
     algorithm = small()
     chosen = probe(algorithm, by_images, CPU)["linear_probe/regularisation"]
     seen = []
@@ -98,7 +98,7 @@ def test_test_data_does_not_steer_the_choice(small, by_images, probe):
     assert seen[0] < 0.3, "the labels were shuffled, so they are used for the score"
 
 
-def test_validation_does_steer_the_choice(by_images):
+def test_validation_data_affects_the_choice(by_images):
     # Noise for labels on validation: whatever predicts its majority best is chosen, not what suits test.
     generator = torch.Generator().manual_seed(0)
     chosen = set()
@@ -113,7 +113,7 @@ def test_validation_does_steer_the_choice(by_images):
     assert len(chosen) > 1
 
 
-def test_of_equal_accuracies_the_strongest_regularisation_is_chosen():
+def test_ties_are_decided_for_the_strongest_regularisation():
     # Two separable points a class: every strength is right.
     gallery = torch.tensor([[1.0], [-1.0]]).repeat(4, 1)
     labels = torch.tensor([0, 1]).repeat(4)
@@ -121,7 +121,7 @@ def test_of_equal_accuracies_the_strongest_regularisation_is_chosen():
     assert LinearProbe([0.001, 0.1, 0.01], 100, 1.0).choose(gallery, labels, validation, 2)[0] == 0.1
 
 
-def test_what_is_scored_was_fitted_on_train_and_validation_together(by_images):
+def test_the_scored_classifier_was_fitted_on_train_and_validation_together(by_images):
     scores = LinearProbe([0.01], 500, 1.0)(RawPixels((1, 8, 8)), by_images, CPU)
     gallery = torch.cat([by_images.train.images, by_images.validation.images]).flatten(1).double()
     train, test = standardise(gallery, by_images.test.images.flatten(1).double())
@@ -135,7 +135,7 @@ def test_held_out_classes_are_probed_on_their_own_halves(by_classes, probe):
     assert probe.protocol(by_classes)["classes"] == "unseen"
 
 
-def test_constant_features_are_taken_out():
+def test_constant_features_are_removed():
     gallery = torch.full((50, 2), 0.1)
     gallery[:, 1] = torch.randn(50, generator=torch.Generator().manual_seed(0))
     standard, queries = standardise(gallery, torch.full((3, 2), 7.0))
@@ -144,7 +144,7 @@ def test_constant_features_are_taken_out():
     assert standard[:, 1].std(correction=0).item() == pytest.approx(1, rel=1e-5)
 
 
-def test_collapsed_features_give_the_largest_class_and_no_warning():
+def test_collapsed_features_predict_the_largest_class_without_a_warning():
     gallery, labels = torch.ones(40, 3), torch.tensor([0, 1, 1, 1]).repeat(10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -163,7 +163,7 @@ def test_senseless_regularisations_are_refused(values):
         LinearProbe(values, 100, 1.0)
 
 
-def test_a_share_of_the_labels_is_all_that_is_learned_from(small, by_images):
+def test_only_a_share_of_the_labels_is_learned_from(small, by_images):
     # Noise in place of every other image, of train and of validation: nothing of it is seen.
     algorithm, found = small(), gallery.gallery_indices(by_images, 0.1)
     unseen = torch.ones(1200, dtype=torch.bool)
@@ -181,7 +181,7 @@ def test_a_share_of_the_labels_is_all_that_is_learned_from(small, by_images):
     assert LinearProbe(GRID, 500, 1.0)(algorithm, other, CPU) != LinearProbe(GRID, 500, 1.0)(algorithm, by_images, CPU)
 
 
-def test_what_is_scored_with_a_share_was_fitted_on_the_whole_share(by_images):
+def test_with_a_share_the_scored_classifier_was_fitted_on_the_whole_share(by_images):
     scores = LinearProbe([0.01], 500, 0.1)(RawPixels((1, 8, 8)), by_images, CPU)
     sets = gallery.gallery_indices(by_images, 0.1)
     images = torch.cat([by_images.train.images, by_images.validation.images])[sets.gallery]
@@ -192,13 +192,13 @@ def test_what_is_scored_with_a_share_was_fitted_on_the_whole_share(by_images):
     assert scores["linear_probe_10pct/regularisation"] == 0.01
 
 
-def test_with_one_image_a_class_nothing_is_chosen_and_the_strongest_regularisation_stands(by_images):
+def test_with_one_image_per_class_the_strongest_regularisation_is_used(by_images):
     scores = LinearProbe([0.001, 0.1], 500, 0.001)(RawPixels((1, 8, 8)), by_images, CPU)
     assert scores["linear_probe_0.1pct/regularisation"] == 0.1
     assert 0.3 < scores["linear_probe_0.1pct/top1"] < 0.8
 
 
-def test_fewer_labels_are_named_in_keys_and_protocol_and_score_less(by_images):
+def test_a_share_of_the_labels_is_named_in_keys_and_protocol_and_scores_less(by_images):
     few, all_labels = LinearProbe(GRID, 500, 0.01), LinearProbe(GRID, 500, 1.0)
     assert few.keys() == ["linear_probe_1pct/top1", "linear_probe_1pct/regularisation"]
     said = few.protocol(by_images)
@@ -216,7 +216,7 @@ def test_a_share_outside_0_to_1_is_refused(labels):
         LinearProbe(GRID, 500, labels)
 
 
-def test_thousands_of_classes_take_tens_of_evaluations_and_the_loss_is_the_least(monkeypatch):
+def test_thousands_of_classes_take_tens_of_evaluations_to_reach_the_minimum(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     centers = torch.randn(500, 24, generator=generator)
     rows = (centers.repeat(3, 1) + 0.7 * torch.randn(1500, 24, generator=generator)) @ torch.randn(
@@ -240,7 +240,7 @@ def test_thousands_of_classes_take_tens_of_evaluations_and_the_loss_is_the_least
     assert best <= found <= best * (1 + 1e-5)
 
 
-def test_a_minimum_is_found_where_the_first_step_is_far_too_long():
+def test_a_minimum_is_found_even_if_the_first_step_is_far_too_long():
     matrix = torch.diag(torch.tensor([1.0, 30.0, 300.0], dtype=torch.float64))
     target = torch.tensor([3.0, -2.0, 1.0], dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Figures of negatives: closed forms, a naive loop, and what diagnostics ask of which algorithm."""
+"""Metrics of negatives: closed forms, a naive loop, and the diagnostics of each algorithm."""
 
 import copy
 import math
@@ -67,7 +67,7 @@ def test_one_hard_negative_is_the_only_one_that_counts():
 
 @pytest.mark.parametrize("sharpness", [0.0, 2.0, 50.0])
 @pytest.mark.parametrize("lost", [(), (0, 7)])
-def test_every_figure_equals_a_loop_over_anchors_that_something_repels(sharpness, lost):
+def test_every_metric_equals_a_loop_over_the_anchors_with_negatives(sharpness, lost):
     shown = softmax_negatives(online(), sharpness)
     weight = shown.weight.clone()
     weight[list(lost)] = 0
@@ -95,7 +95,7 @@ def test_every_figure_equals_a_loop_over_anchors_that_something_repels(sharpness
         assert value == pytest.approx(sum(row[name] for row in rows) / len(rows)), name
 
 
-def test_a_loss_that_prefers_its_own_class_has_more_than_the_base_rate_and_one_of_labels_has_none():
+def test_a_loss_without_labels_has_false_negatives_above_the_base_rate_and_a_loss_with_labels_has_none():
     class_points = F.one_hot(LABELS, 3).double() + 0.1 * online()[..., :3]
     found = of(softmax_negatives(class_points, 40.0))
     # 5 of 6 images have kin; by chance it would be 2 of 5 images for three of them, and 1 of 5 for two
@@ -106,7 +106,7 @@ def test_a_loss_that_prefers_its_own_class_has_more_than_the_base_rate_and_one_o
     assert of(mined)["false_negative_rate"] == 0 < of(mined)["false_negative_base_rate"]
 
 
-def test_where_nothing_repels_any_anchor_there_is_no_hardest_negative():
+def test_without_any_negatives_there_is_no_hardest_one():
     shown = softmax_negatives(online(), 1.0)
     found = of(replace(shown, weight=torch.zeros_like(shown.weight)))
     assert found == {"effective_negatives": 0, "positive_similarity": pytest.approx(shown.positive.mean().item())}
@@ -117,7 +117,7 @@ def test_without_labels_there_are_no_rates():
     assert set(found) == {name for name in MINED if "false" not in name}
 
 
-def test_views_of_one_image_are_no_kin_of_each_other():
+def test_views_of_one_image_do_not_count_as_pairs():
     found = InfoNCE(0.2).negatives(Embeddings(online()[:1], target=online()), CLOCK)
     assert found is not None
     own, other = kinship(found, LABELS)
@@ -128,7 +128,7 @@ def test_views_of_one_image_are_no_kin_of_each_other():
             assert bool(own[i, k]) == (k % N != i and bool(LABELS[k % N] == LABELS[i]))
 
 
-def test_negatives_that_show_no_image_have_every_figure_but_those_of_classes():
+def test_negatives_without_images_have_all_metrics_except_those_of_classes():
     shown = softmax_negatives(online(), 2.0)
     expected = {name: value for name, value in of(shown).items() if "false" not in name}
     for remembered in (1, 2 * N):
@@ -159,7 +159,7 @@ def momentum(network, queue_size: int) -> Momentum:
     return Momentum(network, InfoNCE(0.2), identity, 0.9, 0.9, queue_size, 1, 0.0, 1, "teacher")
 
 
-def test_the_panel_gives_them_for_a_loss_that_tells_its_negatives_and_for_no_other(diagnostics, network):
+def test_diagnostics_include_negatives_only_if_the_loss_returns_them(diagnostics, network):
     common = set(diagnostics.names)
     assert set(diagnostics(Contrastive(network, HardNegative(0.5, 0.1, 1.0), 1))) == common | MINED
     assert set(diagnostics(momentum(network, 0))) == common | MINED
@@ -171,7 +171,7 @@ def test_the_panel_gives_them_for_a_loss_that_tells_its_negatives_and_for_no_oth
     assert set(unlabelled(Contrastive(network, Triplet(0.2, "batch_hard"), 1))) == common
 
 
-def test_of_a_queue_the_panel_tells_what_needs_no_image_and_of_nnclr_everything(diagnostics, network):
+def test_diagnostics_of_a_queue_need_no_image_and_those_of_nnclr_are_complete(diagnostics, network):
     common = set(diagnostics.names)
     queued = momentum(network, 16)
     assert set(diagnostics(queued)) == common | {name for name in MINED if "false" not in name}
@@ -187,7 +187,7 @@ def test_of_a_queue_the_panel_tells_what_needs_no_image_and_of_nnclr_everything(
     assert found is not None and found.remembered == 0 and found.weight.shape == (2 * len(diagnostics.first),) * 2
 
 
-def test_the_panel_shows_the_loss_what_training_would_but_in_evaluation_mode(diagnostics, network):
+def test_diagnostics_give_the_loss_the_same_input_as_training_in_evaluation_mode(diagnostics, network):
     algorithm = momentum(network, 0)
     with torch.no_grad():
         algorithm.teacher.head.weight.add_(torch.randn(10, 128))
@@ -224,7 +224,7 @@ def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(diag
     assert all(torch.equal(value, algorithm.state_dict()[name]) for name, value in before.items())
 
 
-def test_labels_steer_nothing(diagnostics, network):
+def test_labels_do_not_affect_the_negatives(diagnostics, network):
     algorithm = Contrastive(network, NTXent(0.5), 1)
     shuffled = replace(diagnostics, labels=diagnostics.labels.flip(0))
     one, other = diagnostics.negatives(algorithm), shuffled.negatives(algorithm)

@@ -1,4 +1,4 @@
-"""The comparison episode by episode."""
+"""The paired comparison, episode by episode."""
 
 import pytest
 import torch
@@ -52,15 +52,15 @@ OWN = torch.full((1000,), 0.5, dtype=torch.float64)
         ({"whole": spread(0.53, 0.005), "few": spread(0.55, 0.015, 100)}, "few"),
     ],
 )
-def test_the_strongest_baseline_is_the_one_that_speaks_most_against_the_algorithm(baselines, strongest):
+def test_the_strongest_baseline_is_the_strongest_evidence_against_the_algorithm(baselines, strongest):
     assert strongest_baseline(OWN, baselines) == strongest
-    told = {name: difference(OWN, values) for name, values in baselines.items()}
-    ends = {name: one["difference"] + one["ci95"] for name, one in told.items()}
-    begins = {name: one["difference"] - one["ci95"] for name, one in told.items()}
+    paired = {name: difference(OWN, values) for name, values in baselines.items()}
+    ends = {name: one["difference"] + one["ci95"] for name, one in paired.items()}
+    begins = {name: one["difference"] - one["ci95"] for name, one in paired.items()}
     assert (begins[strongest] > 0) == all(value > 0 for value in begins.values())
     assert (ends[strongest] < 0) == any(value < 0 for value in ends.values())
 
 
-def test_the_difference_to_one_that_was_asked_less_is_of_the_episodes_that_it_was_asked():
+def test_the_difference_to_a_baseline_with_fewer_episodes_uses_only_these():
     own, baseline = accuracies(0.5, 0.7, 0.0), accuracies(0.3, 0.4)
     assert difference(own, baseline)["difference"] == pytest.approx(0.25)

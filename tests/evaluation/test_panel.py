@@ -1,4 +1,4 @@
-"""Diagnostics: closed forms, what it looks at, and that it disturbs nothing."""
+"""Diagnostics: closed forms, the images they use, and no side effects."""
 
 import copy
 import math
@@ -37,7 +37,7 @@ def test_uniformity_equals_a_loop_over_pairs_and_is_zero_for_one_point():
     assert uniformity(x[:1].expand(20, -1)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_rankme_counts_directions_that_are_used_alike():
+def test_rankme_counts_directions_that_are_used_equally():
     for rank in (1, 3, 7):
         axes = torch.eye(7)[:rank].repeat(4, 1)  # equal singular values
         assert rankme(axes).item() == pytest.approx(rank, rel=1e-4)
@@ -47,7 +47,7 @@ def test_rankme_counts_directions_that_are_used_alike():
     assert rankme(sphere(30, 6)).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_spread_is_near_one_for_directions_at_random_and_zero_for_one():
+def test_spread_is_near_one_for_random_directions_and_zero_for_a_single_one():
     assert spread(sphere(2000, 64)).item() == pytest.approx(1, abs=0.02)
     assert spread(sphere(1, 64).expand(100, -1)).item() == pytest.approx(0, abs=1e-12)
     nearly = F.normalize(torch.ones(100, 64) + 0.02 * sphere(100, 64), dim=1)
@@ -106,7 +106,7 @@ def test_pairs_of_episodes_are_two_images_of_a_class(by_classes, episodes):
     assert "online_knn" not in diagnostics.names  # no validation
 
 
-def test_pairs_of_pseudo_tasks_without_labels_are_an_image_and_a_view_of_it(by_classes):
+def test_pairs_of_pseudo_tasks_without_labels_are_an_image_and_its_view(by_classes):
     train = replace(by_classes.train, labels=None, class_names=())
     batching = PseudoEpisodeBatching(Augmentation({"flip": HorizontalFlip(1.0)}), 5, 1, 2, 3, None)
     batching.bind(train, seed=0, device=CPU)
@@ -116,12 +116,12 @@ def test_pairs_of_pseudo_tasks_without_labels_are_an_image_and_a_view_of_it(by_c
     assert diagnostics.labels is None
 
 
-def test_where_train_has_other_classes_than_validation_there_is_no_online_knn(by_images, views):
+def test_there_is_no_online_knn_if_train_has_other_classes_than_validation(by_images, views):
     clusters = replace(by_images.train, class_names=tuple(f"cluster {n}" for n in by_images.train.class_names))
     assert Diagnostics.of(replace(by_images, train=clusters), views, CPU).queries is None
 
 
-def test_online_knn_is_high_where_the_queries_are_in_the_bank_and_low_where_labels_are_wrong(small, by_images, views):
+def test_online_knn_is_high_for_queries_from_the_gallery_and_low_for_wrong_labels(small, by_images, views):
     diagnostics, algorithm = Diagnostics.of(by_images, views, CPU), small()
     alike = Diagnostics(
         diagnostics.first,

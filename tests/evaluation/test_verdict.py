@@ -1,4 +1,4 @@
-"""The verdict: the very tasks of FewShot, baselines as they are described, nothing touched, misfits refused."""
+"""The verdict: the same tasks as FewShot, baselines as described, no side effects, misfits refused."""
 
 import copy
 import hashlib
@@ -70,9 +70,7 @@ def trace(algorithm) -> tuple:
 
 
 @pytest.mark.parametrize("way", ["short", "long"])
-def test_it_leaves_algorithm_and_generators_as_they_were_and_scores_the_same_twice(
-    way, small, long_way, by_classes, unseen
-):
+def test_it_leaves_algorithm_and_generators_unchanged_and_is_repeatable(way, small, long_way, by_classes, unseen):
     algorithm = small() if way == "short" else small(long_way)
     before, torch_state, numpy_state = trace(algorithm), torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     first, second = (verdict(unseen)(algorithm, by_classes, CPU) for _ in range(2))
@@ -88,7 +86,7 @@ def timeless(scores: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in scores.items() if not key.startswith("time/")}
 
 
-def test_its_tasks_and_the_algorithms_scores_are_those_of_few_shot(small, by_classes, unseen):
+def test_its_tasks_and_the_algorithms_scores_equal_those_of_few_shot(small, by_classes, unseen):
     evaluator, few_shot = verdict(unseen), FewShot(SMALL["settings"], 4, 40, 0, 7)
     ours, theirs = evaluator.protocol(by_classes), few_shot.protocol(unseen)
     for setting in SMALL["settings"]:
@@ -107,7 +105,7 @@ def test_its_manifest_holds_these_tasks(tmp_path, by_classes, unseen):
     assert all(torch.equal(files[0].get_tensor(key), files[1].get_tensor(key)) for key in files[0].keys())  # noqa: SIM118
 
 
-def test_differences_are_paired_and_the_headline_is_that_of_the_strongest_baseline(small, by_classes, unseen):
+def test_differences_are_paired_and_the_main_one_is_to_the_strongest_baseline(small, by_classes, unseen):
     evaluator = verdict(unseen)
     own, found = {}, {}
 
@@ -133,14 +131,14 @@ def test_differences_are_paired_and_the_headline_is_that_of_the_strongest_baseli
 
 
 def by_task(unseen: Splits, setting: str):
-    """Places of support and query, labels of both."""
+    """Indices of support and query, and the labels of both."""
     evaluator = verdict(unseen)
     tasks = evaluator.tasks(next(one for one in evaluator.tasks.settings if one.name == setting))
     return zip(tasks.support, tasks.query, tasks.support_labels, tasks.query_labels, strict=True)
 
 
 @pytest.mark.parametrize("setting", SMALL["settings"])
-def test_the_untrained_encoder_is_the_architecture_anew_and_compares_class_means(setting, small, by_classes, unseen):
+def test_the_untrained_encoder_has_new_weights_and_compares_class_means(setting, small, by_classes, unseen):
     algorithm = small()
     with torch.no_grad(), torch.random.fork_rng():
         fresh = initialised_anew(algorithm.eval_encoder(), randomness.number(0, "verdict/untrained", 0))
@@ -255,7 +253,7 @@ def test_chance_is_one_over_the_ways(small, by_classes, unseen):
     assert scores["fashion_mnist/paired/3w1s/chance/ci95"] == pytest.approx(own)
 
 
-def test_what_the_clock_says_is_told_apart(small, by_classes, unseen):
+def test_durations_are_kept_apart_from_scores(small, by_classes, unseen):
     scores = verdict(unseen)(small(), by_classes, CPU)
     times = {key: value for key, value in scores.items() if key.startswith("time/")}
     ways = [f"{setting}{way}" for setting in SMALL["settings"] for way in ("", "/from_scratch")]
@@ -263,7 +261,7 @@ def test_what_the_clock_says_is_told_apart(small, by_classes, unseen):
     assert all(value > 0 for value in times.values())
 
 
-def test_further_ways_to_classify_are_scored_and_the_configured_one_is_asked_once(small, long_way, by_classes, unseen):
+def test_further_ways_to_classify_are_scored_and_the_configured_one_runs_once(small, long_way, by_classes, unseen):
     asked = []
 
     class Ways(long_way):
@@ -305,7 +303,7 @@ def test_the_protocol_is_plain_and_names_source_tasks_and_recipes(by_classes, un
 
 def test_images_that_may_have_been_trained_on_are_refused(by_classes, unseen):
     for splits in (unseen, replace(by_classes, validation=unseen.test)):
-        with pytest.raises(ConfigError, match="this run trains on fashion_mnist, so its images are not unseen"):
+        with pytest.raises(ConfigError, match="this run trains on fashion_mnist, so the images are not unseen"):
             verdict(unseen).check(None, splits, CPU)
     torchvisions = replace(by_classes.train, name="FashionMNIST/train")
     with pytest.raises(ConfigError, match="this run trains on FashionMNIST"):
@@ -319,7 +317,7 @@ def test_a_source_of_a_mixture_is_refused_too(by_classes, unseen):
         verdict(unseen).check(None, splits, CPU)
 
 
-def test_so_is_what_was_clustered_and_episodes_of_it_say_so(by_classes, unseen):
+def test_a_clustered_dataset_is_refused_and_its_episodes_say_seen(by_classes, unseen):
     clusters = replace(by_classes.train, name="fashion_mnist clustered by features/train", seen=("fashion_mnist",))
     splits = replace(by_classes, train=clusters)
     with pytest.raises(ConfigError, match="this run trains on fashion_mnist"):
@@ -328,7 +326,7 @@ def test_so_is_what_was_clustered_and_episodes_of_it_say_so(by_classes, unseen):
     assert few_shot_protocol(unseen, by_classes)["classes"] == "unseen"
 
 
-def test_so_is_what_the_encoder_behind_the_clusters_was_trained_on(by_classes, unseen):
+def test_the_training_data_of_the_encoder_behind_the_clusters_is_refused(by_classes, unseen):
     clusters = replace(by_classes.train, name="digits clustered by features/train", seen=("mnist", "fashion_mnist"))
     splits = replace(by_classes, train=clusters)
     with pytest.raises(ConfigError, match="this run trains on fashion_mnist"):
@@ -352,7 +350,7 @@ def test_images_of_another_shape_are_refused_with_the_remedy(small, by_classes, 
             verdict(color).check(algorithm, by_classes, CPU)
 
 
-def test_what_cannot_be_drawn_classified_or_made_anew_is_told_before_training(small, long_way, by_classes, unseen):
+def test_tasks_or_encoders_that_cannot_be_used_are_reported_before_training(small, long_way, by_classes, unseen):
     with pytest.raises(
         ConfigError, match=r"n_way=11, but split 'test' of fashion_mnist has 10 classes; .*eval\.verdict"
     ):
@@ -364,7 +362,7 @@ def test_what_cannot_be_drawn_classified_or_made_anew_is_told_before_training(sm
         def classify(self, support, labels, query, n_way):
             return torch.zeros(*query.shape[:2], 5)
 
-    with pytest.raises(ValueError, match=r"FiveOutputs.classify gave \(1, 12, 5\); expected"):
+    with pytest.raises(ValueError, match=r"FiveOutputs.classify returned \(1, 12, 5\); expected"):
         verdict(unseen).check(small(FiveOutputs), by_classes, CPU)
     algorithm = small()
     algorithm.eval_encoder().backbone.scale = nn.Parameter(torch.ones(()))
@@ -381,12 +379,12 @@ def test_a_check_changes_nothing(small, by_classes, unseen):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"episodes": 1}, "at least 2"),
         ({"scratch_episodes": 1}, "at least 2"),
-        ({"settings": []}, "asks for nothing"),
-        ({"settings": ["3w1s", "3w1s"]}, "each once"),
+        ({"settings": []}, "is empty"),
+        ({"settings": ["3w1s", "3w1s"]}, "repeats a setting"),
         ({"settings": ["3w"]}, "ways and shots"),
         ({"n_query": 0}, "at least 1"),
         ({"ridge": 0.0}, "above 0"),
@@ -395,32 +393,32 @@ def test_a_check_changes_nothing(small, by_classes, unseen):
         ({"seed": -1}, "give a number in"),
     ],
 )
-def test_nonsense_is_refused(change, told, unseen):
-    with pytest.raises(ValueError, match=told):
+def test_senseless_settings_are_refused(change, message, unseen):
+    with pytest.raises(ValueError, match=message):
         verdict(unseen, **change)
 
 
-def test_fewer_episodes_than_are_learned_from_scratch_are_all_learned(by_classes, unseen):
+def test_with_fewer_episodes_than_scratch_episodes_all_are_learned_from_scratch(by_classes, unseen):
     found = verdict(unseen, episodes=3).protocol(by_classes)
     assert found["baselines"]["from_scratch"]["episodes"] == 3
 
 
-def test_it_is_asked_once_and_two_that_give_the_same_scores_are_told_before_training(by_classes, unseen):
+def test_it_runs_once_and_two_with_the_same_scores_are_reported_before_training(by_classes, unseen):
     evaluators = {"few_shot": FewShot(["5w1s"], 3, 10, 0, 8), "verdict": verdict(unseen)}
     assert list(asked_again(evaluators)) == ["few_shot"]
     check_evaluators(evaluators, None, by_classes, CPU)
-    told = "eval.other and eval.verdict both give fashion_mnist/few_shot/3w1s/top1"
-    with pytest.raises(ConfigError, match=told):
+    message = "eval.other and eval.verdict both return fashion_mnist/few_shot/3w1s/top1"
+    with pytest.raises(ConfigError, match=message):
         check_evaluators(evaluators | {"other": copy.copy(evaluators["verdict"])}, None, by_classes, CPU)
 
 
-def test_beside_another_evaluator_it_scores_as_it_does_alone(small, by_classes, unseen):
+def test_it_scores_the_same_alone_and_with_another_evaluator(small, by_classes, unseen):
     algorithm, evaluators = small(), {"few_shot": FewShot(["5w1s"], 3, 10, 0, 8), "verdict": verdict(unseen)}
     together = evaluate(evaluators, algorithm, by_classes, CPU)
     assert timeless(together).items() >= timeless(verdict(unseen)(algorithm, by_classes, CPU)).items()
 
 
-def test_the_option_holds_every_argument():
+def test_the_option_sets_every_argument():
     node = yaml.safe_load((conf_folder() / "eval" / "verdict.yaml").read_text())
     assert node.keys() == {"_target_", "dataset", *SMALL}
     dataset = yaml.safe_load((conf_folder() / "dataset" / "cifar10.yaml").read_text())

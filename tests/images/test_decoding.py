@@ -18,7 +18,7 @@ def picture(tmp_path):
     return path
 
 
-def test_a_lossless_file_gives_back_its_pixels(picture):
+def test_a_lossless_file_returns_its_pixels(picture):
     decoded = decode(picture, Decoding(None, 3))
     assert np.array_equal(decoded, PIXELS.transpose(2, 0, 1))
     assert decoded.flags.c_contiguous
@@ -30,14 +30,14 @@ def test_gray_has_one_channel_and_invert_turns_paper_into_black(picture):
     assert np.array_equal(decode(picture, Decoding(None, 1, invert=True)), 255 - gray)
 
 
-def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
+def test_the_shorter_side_is_resized_and_the_center_cropped(tmp_path):
     tall = np.zeros((30, 10, 3), np.uint8)
     tall[10:20] = 200
     Image.fromarray(tall).save(tmp_path / "tall.png")
     assert np.array_equal(decode(tmp_path / "tall.png", Decoding(10, 3)), np.full((3, 10, 10), 200))
 
 
-def test_shrinking_looks_at_every_pixel(tmp_path):
+def test_shrinking_uses_every_pixel(tmp_path):
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
@@ -50,11 +50,11 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert decode(tmp_path / "deep.png", Decoding(None, 1)).ravel().tolist() == list(range(0, 256, 16))
 
 
-def test_photographs_stand_upright(tmp_path):
+def test_photographs_are_upright(tmp_path):
     smooth = np.zeros((16, 32, 3), np.uint8)
     smooth[:, :16] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    exif[0x0112] = 6  # the camera was rotated by 90 degrees
     Image.fromarray(smooth).save(tmp_path / "turned.png", exif=exif)
     upright = decode(tmp_path / "turned.png", Decoding(None, 3))
     assert upright.shape == (3, 32, 16)
@@ -73,13 +73,13 @@ def test_a_damaged_image_is_named(tmp_path, suffix, keep):
         decode(path, Decoding(8, 3))
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path):
+def test_a_file_that_is_not_an_image_is_named(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(DataError, match=r"text\.png cannot be decoded"):
         decode(tmp_path / "text.png", Decoding(8, 3))
 
 
-def test_all_files_come_in_their_order_over_chunks(tmp_path):
+def test_files_stay_in_order_across_chunks(tmp_path):
     paths = []
     for shade in range(7):
         Image.new("L", (2, 2), shade).save(tmp_path / f"{shade}.png")
@@ -92,7 +92,7 @@ def test_all_files_come_in_their_order_over_chunks(tmp_path):
 
 def test_different_sizes_without_a_size_name_the_file(tmp_path, picture):
     Image.new("RGB", (5, 4)).save(tmp_path / "other.png")
-    with pytest.raises(DataError, match=r"other\.png is 5 x 4 pixels, and .*picture\.png 8 x 12; set dataset\.size"):
+    with pytest.raises(DataError, match=r"other\.png has 5 x 4 pixels, but .*picture\.png has 8 x 12; set"):
         list(decode_all([picture, tmp_path / "other.png"], Decoding(None, 3), Findings()))
 
 

@@ -28,7 +28,7 @@ def test_hidden_and_other_files_are_left_out(tmp_path):
     assert [file.path for file in scan(tmp_path).files] == [("a.png",)]
 
 
-def test_linked_folders_are_read_and_a_link_upwards_ends(tmp_path):
+def test_linked_folders_are_read_and_a_link_upwards_is_not_followed(tmp_path):
     put(tmp_path / "store" / "1.png")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "class").symlink_to(tmp_path / "store")
@@ -40,26 +40,26 @@ def test_a_missing_and_an_empty_folder_are_named(tmp_path):
     with pytest.raises(DataError, match=f"{tmp_path}/nowhere is missing"):
         scan(tmp_path / "nowhere")
     put(tmp_path / "empty" / "notes.txt")
-    with pytest.raises(DataError, match=f"{tmp_path}/empty holds no images"):
+    with pytest.raises(DataError, match=f"{tmp_path}/empty contains no images"):
         scan(tmp_path / "empty")
 
 
-def test_links_that_lead_nowhere_are_told_files_and_folders_alike(tmp_path):
+def test_broken_links_to_files_and_folders_are_reported(tmp_path):
     put(tmp_path / "a" / "1.png")
     (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "class").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     found = scan(tmp_path)
     assert [file.path for file in found.files] == [("a", "1.png")]
-    told = {"/".join(path): reason for path, reason in found.broken}
-    assert told == {
-        "a/gone.png": f"a link to {tmp_path}/nowhere.png, which is not there",
-        "class": f"a link to {tmp_path}/nowhere, which is not there",
+    reasons = {"/".join(path): reason for path, reason in found.broken}
+    assert reasons == {
+        "a/gone.png": f"a link to {tmp_path}/nowhere.png, which does not exist",
+        "class": f"a link to {tmp_path}/nowhere, which does not exist",
         "loop": "a link that leads back to itself",
     }
 
 
-def test_what_pillow_reads_is_an_image_and_the_rest_is_counted(tmp_path):
+def test_files_that_pillow_reads_are_images_and_the_rest_is_counted(tmp_path):
     for name in (
         "1.jfif",
         "2.AVIF",
@@ -80,7 +80,7 @@ def test_what_pillow_reads_is_an_image_and_the_rest_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize("litter", LITTER)
-def test_thumbnails_and_bins_of_file_servers_are_passed_over(tmp_path, litter):
+def test_thumbnails_and_recycle_bins_of_file_servers_are_skipped(tmp_path, litter):
     put(tmp_path / "class" / "1.png")
     put(tmp_path / "class" / litter / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
     found = scan(tmp_path)
@@ -88,7 +88,7 @@ def test_thumbnails_and_bins_of_file_servers_are_passed_over(tmp_path, litter):
     assert not found.others
 
 
-def test_a_name_is_shown_as_utf8_whatever_the_locale_made_of_it():
+def test_a_name_is_shown_as_utf8_in_any_locale():
     assert printable("caf\u00e9") == "caf\u00e9"
     assert printable("two\nlines \x1b[31mred \u202eleft") == r"two\nlines \x1b[31mred \u202eleft"
     assert printable(b"caf\xe9".decode("utf-8", "surrogateescape")) == "caf\\xe9"

@@ -1,4 +1,4 @@
-"""Every mode of Pillow's as 8 bits."""
+"""Every mode of Pillow as 8 bits."""
 
 import numpy as np
 import pytest
@@ -34,23 +34,23 @@ def test_other_floats_need_a_range_which_the_message_offers(tmp_path, values):
     assert np.array_equal(read(path, 1, value_range=span)[..., 0], np.round(RAMP * 255))
 
 
-def test_a_float_that_is_no_number_is_refused(tmp_path):
+def test_a_float_that_is_not_a_number_is_refused(tmp_path):
     values = RAMP.copy()
     values[0, 0], values[1, 1] = np.nan, np.inf
-    with pytest.raises(DataError, match=r"2 of its 16 values are no finite numbers"):
+    with pytest.raises(DataError, match=r"2 of its 16 values are not finite numbers"):
         read(saved(tmp_path, Image.fromarray(values), "ramp.tif"))
 
 
 @pytest.mark.parametrize(("bits", "shift"), [(8, 0), (10, 2), (12, 4), (14, 6), (16, 8)])
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
-def test_sixteen_bit_files_are_read_by_the_bits_that_they_use(tmp_path, name, bits, shift):
+def test_sixteen_bit_files_are_read_with_the_bits_that_they_use(tmp_path, name, bits, shift):
     values = np.round(RAMP.astype(np.float64) * (2**bits - 1)).astype(np.uint16)
     path = saved(tmp_path, Image.fromarray(values), name)
     assert np.array_equal(read(path, 1)[..., 0], values >> shift)
     assert np.array_equal(read(path, 1, bits=16)[..., 0], values >> 8)
 
 
-def test_big_endian_files_are_read_as_others(tmp_path):
+def test_big_endian_files_are_read_like_others(tmp_path):
     values = np.round(RAMP.astype(np.float64) * 65535).astype(np.uint16)
     image = Image.frombytes("I;16B", (4, 4), values.astype(">u2").tobytes())
     assert np.array_equal(read(saved(tmp_path, image, "deep.tif"), 1)[..., 0], values >> 8)
@@ -66,7 +66,7 @@ def test_integers_of_32_bits_beyond_65535_need_a_range(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("name", ["glyph.png", "glyph.webp", "glyph.tif"])
-def test_a_shape_of_transparency_alone_is_seen(tmp_path, mode, name):
+def test_a_shape_made_only_of_transparency_is_visible(tmp_path, mode, name):
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[2:6, 2:6, 3] = 255
     keys = {"lossless": True} if name.endswith("webp") else {}
@@ -77,7 +77,7 @@ def test_a_shape_of_transparency_alone_is_seen(tmp_path, mode, name):
     assert read(path, background=[255, 10, 20])[0, 0].tolist() == [255, 10, 20]
 
 
-def test_what_lies_beneath_full_transparency_does_not_matter(tmp_path):
+def test_colors_under_full_transparency_do_not_matter(tmp_path):
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[..., :3] = COLORS
     assert (
@@ -86,7 +86,7 @@ def test_what_lies_beneath_full_transparency_does_not_matter(tmp_path):
     )
 
 
-def test_transparent_colors_of_palettes_and_of_pngs_are_laid_on_the_background(tmp_path):
+def test_transparent_colors_of_palettes_and_pngs_show_the_background(tmp_path):
     palette = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
     palette.putpalette([200, 0, 0])
     assert read(saved(tmp_path, palette, "palette.png", transparency=0), background=9)[0, 0].tolist() == [9, 9, 9]
@@ -99,14 +99,14 @@ def test_transparent_colors_of_palettes_and_of_pngs_are_laid_on_the_background(t
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("mode", "name"), [("LAB", "a.tif"), ("YCbCr", "a.tif"), ("CMYK", "a.tif"), ("HSV", "a.png")])
-def test_other_spaces_of_color_are_converted_for_gray_and_for_color(tmp_path, mode, name, channels):
+def test_other_color_spaces_are_converted_for_gray_and_for_color(tmp_path, mode, name, channels):
     smooth = Image.fromarray(np.kron(COLORS[:2, :2], np.ones((4, 4, 1), np.uint8)))
     image = smooth.convert(mode)
-    if mode == "HSV":  # which no file format holds
+    if mode == "HSV":  # no file format has this mode
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - np.asarray(smooth)).max() <= 3
         return
     expected = np.asarray(smooth.convert("L" if channels == 1 else "RGB")).reshape(8, 8, channels).astype(int)
-    # LAB of 8 bits is coarse, and some of the colors are at the edge of sRGB
+    # 8-bit LAB is coarse, and some of the colors are at the edge of sRGB
     assert np.abs(read(saved(tmp_path, image, name), channels) - expected).max() <= (16 if mode == "LAB" else 4)
 
 
@@ -115,7 +115,7 @@ def test_one_bit_is_black_and_white(tmp_path):
     assert np.array_equal(read(saved(tmp_path, image, "bits.png"), 1)[..., 0], np.eye(8) * 255)
 
 
-def test_inks_of_a_jpeg_are_inverted_as_its_writer_says(tmp_path):
+def test_inks_of_a_jpeg_are_inverted_if_its_writer_says_so(tmp_path):
     inks = Image.new("CMYK", (16, 16), (200, 30, 30, 10))
     path = saved(tmp_path, inks, "adobe.jpg", quality=95)
     expected = np.asarray(inks.convert("RGB"))[0, 0].astype(int)
@@ -127,7 +127,7 @@ def test_inks_of_a_jpeg_are_inverted_as_its_writer_says(tmp_path):
     assert np.abs(read(tmp_path / "plain.jpg")[0, 0] - opposite).max() <= 4
 
 
-def test_a_range_holds_for_8_bits_too(tmp_path):
+def test_a_value_range_also_applies_to_8_bits(tmp_path):
     path = saved(tmp_path, Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)), "mask.png")
     assert read(path, 1, value_range=[0, 15])[..., 0].ravel().tolist() == [17 * number for number in range(16)]
     assert read(path, 1, value_range=[5, 10])[..., 0].ravel().tolist()[:6] == [0] * 6
@@ -141,7 +141,7 @@ def test_values_out_of_range_are_refused(keys):
         Decoding(8, 3, **keys)
 
 
-def test_an_image_of_too_many_pixels_is_refused_and_may_be_allowed(tmp_path):
+def test_an_image_with_too_many_pixels_is_refused_and_can_be_allowed(tmp_path):
     path = saved(tmp_path, Image.new("1", (2000, 1000)), "large.png")
     with pytest.raises(DataError, match=r"2,000 x 1,000 pixels, more than 1 million\); .*dataset\.max_megapixels=3"):
         decode(path, Decoding(8, 1, max_megapixels=1))

@@ -45,13 +45,13 @@ def white(n: int, width: int) -> torch.Tensor:
     return torch.linalg.qr(points - points.mean(0))[0] * n**0.5
 
 
-def test_equal_white_views_cost_nothing_and_opposite_ones_4_a_dimension():
-    points = 100 * white(16, 5)  # so that 1e-5 beside the variance counts for nothing
+def test_equal_white_views_cost_nothing_and_opposite_ones_4_per_dimension():
+    points = 100 * white(16, 5)  # so that 1e-5 is negligible compared with the variance
     assert value(torch.stack([points, points]), 0.5).item() == pytest.approx(0, abs=1e-12)
     assert value(torch.stack([points, -points]), 0.5).item() == pytest.approx(4 * 5, abs=1e-6)
 
 
-def test_equal_views_with_all_dimensions_alike_pay_for_redundancy_alone():
+def test_equal_views_with_identical_dimensions_only_pay_for_redundancy():
     points = (100 * white(16, 1)).expand(16, 6)
     loss, metrics = BarlowTwins(0.1)(Embeddings(torch.stack([points, points])), CLOCK)
     assert loss.item() == pytest.approx(0.1 * 6 * 5, rel=1e-6)
@@ -59,7 +59,7 @@ def test_equal_views_with_all_dimensions_alike_pay_for_redundancy_alone():
     assert metrics["mean_correlation"].item() == pytest.approx(1, rel=1e-6)
 
 
-def test_collapsed_embeddings_cost_1_a_dimension_with_a_finite_gradient():
+def test_collapsed_embeddings_cost_1_per_dimension_with_a_finite_gradient():
     online = torch.ones(2, 8, 5, requires_grad=True)
     loss, metrics = BarlowTwins(0.005)(Embeddings(online), CLOCK)
     assert loss.item() == 5
@@ -96,7 +96,7 @@ def test_a_weight_below_0_is_refused(weight):
         BarlowTwins(weight)
 
 
-@pytest.mark.parametrize(("shape", "message"), [((3, 4, 4), "2 views, got 3"), ((2, 1, 4), "2 images at least, got 1")])
+@pytest.mark.parametrize(("shape", "message"), [((3, 4, 4), "2 views, got 3"), ((2, 1, 4), "at least 2 images, got 1")])
 def test_other_shapes_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):
         value(torch.randn(shape), 0.005)

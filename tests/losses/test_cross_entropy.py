@@ -32,6 +32,6 @@ def test_accuracy_counts_every_view():
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
-def test_a_smoothing_that_is_no_share_is_refused(smoothing):
+def test_a_smoothing_outside_0_to_1_is_refused(smoothing):
     with pytest.raises(ValueError, match="label_smoothing"):
         CrossEntropy(smoothing)

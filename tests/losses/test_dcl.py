@@ -63,7 +63,7 @@ def test_equal_embeddings_give_the_log_of_the_negatives(sigma):
     assert value(online, 0.1, sigma).item() == pytest.approx(math.log(8), abs=1e-12)
 
 
-def test_with_the_positive_back_in_the_denominator_it_is_nt_xent():
+def test_with_the_positive_added_to_the_denominator_it_is_nt_xent():
     online, temperature = batch(), 0.3
     z = torch.nn.functional.normalize(online, dim=-1)
     positive = (z[0] * z[1]).sum(-1).repeat(2) / temperature

@@ -16,7 +16,7 @@ def value(online: torch.Tensor, temperature: float, tau_plus: float) -> torch.Te
 
 
 def naive(online: torch.Tensor, temperature: float, tau_plus: float) -> torch.Tensor:
-    """Equations 7 and 8, one anchor and one negative at a time, in the open."""
+    """Equations 7 and 8, one anchor and one negative at a time, not in log space."""
     b = online.shape[1]
     z = [row / row.norm() for row in online.reshape(2 * b, -1)]
     n = 2 * b - 2
@@ -31,7 +31,7 @@ def naive(online: torch.Tensor, temperature: float, tau_plus: float) -> torch.Te
 
 
 def related(spread: float, n: int = 7, d: int = 5) -> torch.Tensor:
-    """Pairs of views as far apart as `spread` says."""
+    """Pairs of views whose distance grows with `spread`."""
     torch.manual_seed(0)
     first = torch.randn(n, d, dtype=torch.float64)
     return torch.stack([first, first + spread * torch.randn(n, d, dtype=torch.float64)])
@@ -65,7 +65,7 @@ def test_equal_embeddings_give_the_log_of_all_others(tau_plus):
     assert value(online, 0.5, tau_plus).item() == pytest.approx(math.log(7), abs=1e-12)
 
 
-def test_orthonormal_pairs_stand_at_the_floor():
+def test_orthonormal_pairs_are_at_the_floor():
     n, temperature = 6, 0.1  # the positive's share, 0.1 e^10, exceeds the mean over negatives, 1
     loss, metrics = Debiased(temperature, 0.1)(Embeddings(torch.eye(n).double().expand(2, n, n)), CLOCK)
     positive, floor = math.exp(1 / temperature), math.exp(-1 / temperature)

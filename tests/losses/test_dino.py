@@ -58,13 +58,13 @@ def test_equals_a_loop_over_views_and_images_with_its_gradient(views, global_vie
     torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_a_student_that_is_uniform_costs_the_log_of_the_dimensions():
+def test_a_uniform_student_costs_the_log_of_the_dimensions():
     torch.manual_seed(0)
     loss, _ = dino()(Embeddings(torch.zeros(3, 4, 8), target=torch.randn(2, 4, 8)), context())
     assert loss.item() == pytest.approx(math.log(8), rel=1e-6)
 
 
-def test_a_teacher_at_its_center_is_uniform_and_what_it_says_is_logged():
+def test_a_teacher_at_its_center_is_uniform_and_its_metrics_are_logged():
     loss, target = dino(), torch.randn(8).expand(2, 4, 8)
     loss.center = target[0, 0]
     _, metrics = loss(Embeddings(torch.zeros(2, 4, 8), target=target), context(5))
@@ -73,7 +73,7 @@ def test_a_teacher_at_its_center_is_uniform_and_what_it_says_is_logged():
     assert metrics["teacher_temperature"].item() == pytest.approx(0.055)
 
 
-def test_a_teacher_that_always_says_the_same_is_seen_in_the_metrics():
+def test_the_metrics_show_a_teacher_with_constant_output():
     target = torch.tensor([9.0, 0.0, 0.0, 0.0]).expand(2, 4, 4)
     _, metrics = dino()(Embeddings(torch.zeros(2, 4, 4), target=target), context())
     assert metrics["dimensions_in_use"].item() == pytest.approx(1, abs=1e-6)
@@ -83,13 +83,13 @@ def test_a_teacher_that_always_says_the_same_is_seen_in_the_metrics():
     ("share", "expected"),
     [(0.1, [0.04, 0.04 + 0.03 / 10, 0.07, 0.07]), (0.0, [0.07] * 4), (1.0, [0.04, 0.0403, 0.043, 0.0697])],
 )
-def test_the_teachers_temperature_rises_linearly_and_stays(share, expected):
+def test_the_teachers_temperature_rises_linearly_and_then_stays_constant(share, expected):
     loss = dino(warmup_share=share)
     temperatures = [loss.teacher_temperature(context(step)) for step in (0, 1, 10, 99)]
     assert temperatures == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_center_is_a_moving_average_that_moves_after_the_step_only():
+def test_the_center_is_a_moving_average_that_only_moves_after_the_step():
     torch.manual_seed(0)
     loss, expected = dino(), torch.zeros(6)
     for step in range(4):
@@ -101,7 +101,7 @@ def test_the_center_is_a_moving_average_that_moves_after_the_step_only():
     torch.testing.assert_close(loss.center, expected)
 
 
-def test_a_fresh_loss_takes_the_center_of_a_checkpoint():
+def test_a_new_loss_takes_the_center_of_a_checkpoint():
     trained, fresh = dino(), dino()
     trained.after_step(context(), torch.randn(2, 5, 6))
     state = trained.state_dict()
@@ -144,7 +144,7 @@ def test_the_global_views_may_be_swapped_and_the_images_permuted():
 
 def test_half_precision_is_computed_in_float32():
     torch.manual_seed(0)
-    online, target = (20 * torch.randn(2, 2, 16, 8)).half()  # over 0.04 they overflow half precision's exponential
+    online, target = (20 * torch.randn(2, 2, 16, 8)).half()  # their exponentials over 0.04 overflow half precision
     low, _ = dino()(Embeddings(online, target=target), context())
     assert low.dtype == torch.float32
     assert torch.isfinite(low)

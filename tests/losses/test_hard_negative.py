@@ -55,7 +55,7 @@ def test_equals_the_reweighted_sum_with_its_gradient(temperature, tau_plus, beta
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_without_hardness_and_false_negatives_it_is_nt_xent(temperature):
+def test_with_beta_and_tau_plus_0_it_is_nt_xent(temperature):
     ours, mine = value_and_gradient(HardNegative(temperature, 0.0, 0.0), related(1.0))
     reference, theirs = value_and_gradient(NTXent(temperature), related(1.0))
     assert ours.item() == pytest.approx(reference.item(), abs=1e-12)
@@ -64,7 +64,7 @@ def test_without_hardness_and_false_negatives_it_is_nt_xent(temperature):
 
 @pytest.mark.parametrize("tau_plus", [0.05, 0.3])
 @pytest.mark.parametrize("spread", [0.3, 3.0])
-def test_without_hardness_it_is_the_debiased_loss(tau_plus, spread):
+def test_with_beta_0_it_is_the_debiased_loss(tau_plus, spread):
     ours, mine = value_and_gradient(HardNegative(0.5, tau_plus, 0.0), related(spread))
     reference, theirs = value_and_gradient(Debiased(0.5, tau_plus), related(spread))
     assert ours.item() == pytest.approx(reference.item(), abs=1e-12)
@@ -77,7 +77,7 @@ def test_equal_embeddings_give_the_log_of_all_others(beta):
     assert loss.item() == pytest.approx(math.log(7), abs=1e-12)
 
 
-def test_much_hardness_leaves_the_nearest_negative_alone():
+def test_with_a_large_beta_only_the_nearest_negative_counts():
     online = related(1.0)
     z = torch.nn.functional.normalize(online, dim=-1).flatten(0, 1)
     image = torch.arange(7).repeat(2)
@@ -98,7 +98,7 @@ def test_neither_the_order_of_images_nor_that_of_views_matters():
 
 @pytest.mark.parametrize("tau_plus", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_a_hardness_that_would_overflow_float32_stays_exact(dtype, tau_plus):
+def test_a_beta_that_would_overflow_float32_stays_exact(dtype, tau_plus):
     online = related(1.0).to(dtype)
     loss = HardNegative(0.07, tau_plus, 10.0)  # e^(11 / 0.07) is about 1e68
     low, gradient = value_and_gradient(loss, online)

@@ -51,7 +51,7 @@ def test_equals_a_loop_over_queries_and_keys_with_its_gradient(temperature, entr
 
 
 @pytest.mark.parametrize("entries", [0, 1, 31])
-def test_equal_embeddings_give_the_log_of_1_and_the_memory(entries):
+def test_equal_embeddings_give_the_log_of_1_plus_the_memory(entries):
     ones = torch.ones(2, 4, 3, dtype=torch.float64)
     assert value(ones, ones, ones[0, :1].expand(entries, 3)).item() == pytest.approx(math.log(1 + entries), abs=1e-12)
 
@@ -68,7 +68,7 @@ def test_orthogonal_negatives_have_the_closed_form():
     assert value(online, online, None, 0.2).item() == pytest.approx(math.log1p(2 * math.exp(-5)), abs=1e-12)
 
 
-def test_an_empty_memory_costs_nothing_and_pulls_nowhere():
+def test_with_an_empty_memory_loss_and_gradient_are_0():
     online = draw(2, 4, 3).requires_grad_()
     loss, metrics = InfoNCE(0.2)(
         Embeddings(online, target=draw(2, 4, 3), memory_bank=torch.zeros(0, 3).double()), CLOCK
@@ -79,7 +79,7 @@ def test_an_empty_memory_costs_nothing_and_pulls_nowhere():
     assert metrics["contrastive_accuracy"] == 1
 
 
-def test_one_online_view_is_compared_with_the_target_of_the_other_only():
+def test_one_online_view_is_only_compared_with_the_target_of_the_other():
     online, target = draw(1, 4, 3), draw(2, 4, 3)
     moved = target.clone()
     moved[0] += 1
@@ -120,7 +120,7 @@ def test_low_precision_and_low_temperature_stay_finite(dtype):
     assert torch.isfinite(low)
 
 
-def test_metrics_tell_solved_from_unsolved():
+def test_metrics_distinguish_solved_from_unsolved():
     online = torch.eye(4).expand(2, 4, 4)
     solved = InfoNCE(0.2)(Embeddings(online, target=online), CLOCK)[1]
     wrong = InfoNCE(0.2)(Embeddings(online, target=online.roll(1, dims=1)), CLOCK)[1]

@@ -30,7 +30,7 @@ def value_and_gradient(loss, embeddings: Embeddings, step: int = 0) -> tuple[tor
 
 
 def naive(embeddings: Embeddings, hardest: int, pairs: int, with_query: int) -> torch.Tensor:
-    """One query and one mixture at a time, each made; the draws are the loss's, table after table."""
+    """One query and one mixture at a time, with every mixture computed; the draws are those of the loss."""
     generator = context().generator("mochi")
     memory_bank = [entry / entry.norm() for entry in embeddings.memory_bank]
     online, target, terms = embeddings.online, embeddings.target, []
@@ -63,8 +63,8 @@ def naive(embeddings: Embeddings, hardest: int, pairs: int, with_query: int) -> 
     ("hardest", "pairs", "with_query"), [(4, 6, 0), (4, 0, 6), (3, 5, 2), (1, 2, 2), (100, 40, 20)]
 )
 @pytest.mark.parametrize("views", [1, 2])
-def test_equals_a_loop_that_makes_every_mixture_with_its_gradient(hardest, pairs, with_query, views):
-    embeddings = given(views, n=20)  # more queries than are held at a time
+def test_equals_a_loop_that_computes_every_mixture_with_its_gradient(hardest, pairs, with_query, views):
+    embeddings = given(views, n=20)  # more queries than are processed at a time
     ours, mine = value_and_gradient(MoCHi(T, hardest, pairs, with_query), embeddings)
     embeddings.online.requires_grad_()
     reference = naive(embeddings, hardest, pairs, with_query)
@@ -83,14 +83,14 @@ def test_without_mixtures_it_is_info_nce(entries, views):
 
 
 @pytest.mark.parametrize(("pairs", "with_query"), [(5, 0), (0, 7), (5, 7)])
-def test_equal_embeddings_give_the_log_of_1_and_all_negatives(pairs, with_query):
+def test_equal_embeddings_give_the_log_of_1_plus_all_negatives(pairs, with_query):
     ones = torch.ones(2, 4, 3, dtype=torch.float64)
     loss, metrics = MoCHi(T, 2, pairs, with_query)(Embeddings(ones, target=ones, memory_bank=ones[0]), context())
     assert loss.item() == pytest.approx(math.log(1 + 4 + pairs + with_query), abs=1e-10)
     assert metrics["mixed_similarity"].item() == pytest.approx(1)
 
 
-def test_mixtures_are_harder_than_what_they_are_mixed_from():
+def test_mixtures_are_harder_than_the_entries_they_are_mixed_from():
     embeddings = given(entries=200)
     plain = InfoNCE(T)(embeddings, context())[0]
     hard, metrics = MoCHi(T, 10, 50, 0)(embeddings, context())
@@ -99,7 +99,7 @@ def test_mixtures_are_harder_than_what_they_are_mixed_from():
     assert metrics["mixed_similarity"] < more["mixed_similarity"]
 
 
-def test_a_share_of_all_or_nothing_is_the_point_itself():
+def test_a_share_of_1_or_0_gives_the_point_itself():
     generator = torch.Generator().manual_seed(0)
     q, x, y = torch.nn.functional.normalize(torch.randn(3, 6, dtype=torch.float64, generator=generator), dim=1)
     ones = torch.ones((), dtype=torch.float64)
@@ -109,12 +109,12 @@ def test_a_share_of_all_or_nothing_is_the_point_itself():
     assert mixture(q @ x, q @ y, x @ y, ones / 2).item() == pytest.approx((q @ middle).item())
 
 
-def test_an_empty_memory_costs_nothing():
+def test_with_an_empty_memory_the_loss_is_0():
     loss, metrics = MoCHi(T, 4, 5, 5)(given(entries=0), context())
     assert loss == 0 and "mixed_similarity" not in metrics
 
 
-def test_draws_are_the_steps_own_and_never_the_global_generators():
+def test_draws_depend_on_the_step_and_never_use_the_global_generator():
     embeddings, loss, state = given(), MoCHi(T, 4, 6, 6), torch.get_rng_state()
     values = [value_and_gradient(loss, embeddings, step)[0].item() for step in (0, 0, 1)]
     assert values[0] == values[1] != values[2]

@@ -50,7 +50,7 @@ def test_equal_embeddings_have_the_closed_form():
     assert value(points, [0, 0, 0, 1, 1, 1], 2.0, 10.0, 0.5, 0.1).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_classes_that_lie_apart_are_left_alone():
+def test_separated_classes_cost_nothing():
     points = torch.eye(3).repeat(2, 1)
     loss, metrics = MultiSimilarity(2.0, 50.0, 1.0, 0.1)(
         Embeddings(points[None], labels=torch.tensor([0, 1, 2] * 2)), CLOCK
@@ -66,7 +66,7 @@ def test_the_kept_pairs_are_counted():
         Embeddings(points[None], labels=torch.tensor([0, 0, 1, 1])), CLOCK
     )
     assert metrics["kept_positives"] == 1
-    # each of 0 and 1 keeps 2 and not 3; 2 keeps both; 3 keeps none with s > -0.8 - 0.1 but 1 (-0.6)
+    # 0 and 1 each keep 2 but not 3; 2 keeps both; of those with s > -0.8 - 0.1, 3 only keeps 1 (-0.6)
     assert metrics["kept_negatives"] == 5 / 8
 
 

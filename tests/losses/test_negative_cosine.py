@@ -45,7 +45,7 @@ def test_equal_opposite_and_orthogonal_views_give_minus_1_plus_1_and_0():
     assert value(axes, axes.roll(1, dims=1)).item() == 0
 
 
-def test_the_loss_of_byol_is_4_and_4_times_it():
+def test_the_loss_of_byol_is_4_plus_4_times_it():
     online, target = draw(2, 5, 4), draw(2, 5, 4, seed=1)
     p, z = (torch.nn.functional.normalize(x, dim=-1) for x in (online, target))
     byol = ((p[0] - z[1]).square().sum(-1) + (p[1] - z[0]).square().sum(-1)).mean()
@@ -66,7 +66,7 @@ def test_no_gradient_reaches_the_target():
     assert target.grad is None
 
 
-def test_spread_tells_collapse_from_an_even_sphere():
+def test_spread_distinguishes_collapse_from_an_even_sphere():
     def spread(target: torch.Tensor) -> float:
         return NegativeCosine()(Embeddings(draw(2, *target.shape), target=target.expand(2, -1, -1)), CLOCK)[1][
             "target_spread"

@@ -1,4 +1,6 @@
-"""What losses say of their negatives: the shares of their gradients, by naive losses of similarities and distances."""
+"""The negatives that losses report: their shares of the gradient, compared with naive losses of similarities and
+distances.
+"""
 
 import pytest
 import torch
@@ -46,13 +48,13 @@ LOSSES = {
 
 
 def embedded(spread: float = 0.7) -> Tensor:
-    """(2, N, 5): two views of images that are related."""
+    """Two views of each image, (2, N, 5), which are related."""
     generator = torch.Generator().manual_seed(4)
     first, other = torch.randn(2, N, 5, dtype=torch.float64, generator=generator)
     return torch.stack([first, first + spread * other]) + 0.5
 
 
-def told(name: str, online: Tensor) -> Negatives:
+def reported(name: str, online: Tensor) -> Negatives:
     found = LOSSES[name].negatives(Embeddings(online, target=online.roll(1, 2), labels=LABELS), CLOCK)
     assert found is not None
     return found
@@ -63,7 +65,7 @@ def unit(online: Tensor) -> Tensor:
 
 
 def of_softmax(similarity: Tensor, tau_plus: float = 0.0, beta: float = 0.0, kept=None, dcl: bool = False) -> Tensor:
-    """The sum over anchors of NT-Xent, DCL, debiased loss or HCL, whose importance weights are held."""
+    """The sum over anchors of NT-Xent, DCL, the debiased loss or HCL with constant importance weights."""
     total = similarity.new_zeros(())
     for i in range(2 * N):
         s = similarity[i] / T
@@ -88,7 +90,7 @@ def of_supcon(similarity: Tensor) -> Tensor:
 
 
 def of_triplets(distance: Tensor, mining: str) -> Tensor:
-    """The sum of what triplets cost; distance_weighted's are those that the loss drew."""
+    """The sum of the triplets' losses; for distance_weighted, of the triplets that the loss drew."""
     labels, total = LABELS.repeat(2), distance.new_zeros(())
     same = labels[:, None] == labels[None, :]
     itself = torch.eye(2 * N, dtype=torch.bool)
@@ -141,7 +143,7 @@ def of_multi_similarity(similarity: Tensor) -> Tensor:
 
 
 def kept_by_ring(similarity: Tensor) -> list[set[int]]:
-    """Of ten negatives, in the order of similarity, all but the first three and the last two."""
+    """All of ten negatives, sorted by similarity, except the first three and the last two."""
     kept = []
     for i, row in enumerate(similarity.tolist()):
         others = [k for k in range(2 * N) if k % N != i % N]
@@ -172,7 +174,7 @@ def shares_of_gradient(naive, matrix: Tensor, negative: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", LOSSES)
 def test_weights_are_the_shares_of_the_gradient_that_repels_an_anchor(name):
     online = embedded()
-    found, z = told(name, online), unit(online)
+    found, z = reported(name, online), unit(online)
     similarity, labels = z @ z.T, LABELS.repeat(2)
     loss = LOSSES[name]
     negative = labels[:, None] != labels[None, :]
@@ -205,7 +207,7 @@ def of_info_nce(similarity: Tensor) -> Tensor:
     return total
 
 
-def test_several_targets_of_an_anchor_share_its_weight_as_the_gradient_does():
+def test_several_targets_of_an_anchor_share_its_weight_like_its_gradient():
     generator = torch.Generator().manual_seed(0)
     online, target = (torch.randn(v, 4, 3, dtype=torch.float64, generator=generator) for v in (3, 2))
     found = InfoNCE(T).negatives(Embeddings(online, target=target), CLOCK)
@@ -225,34 +227,34 @@ def test_several_targets_of_an_anchor_share_its_weight_as_the_gradient_does():
     assert found.positive[0].item() == pytest.approx(pair[0, 4].item())
 
 
-def test_positives_are_the_other_view_or_the_mean_over_the_class():
+def test_the_positive_is_the_other_view_or_the_mean_over_the_class():
     online = embedded()
     z = unit(online)
     pairs = (z[:N] * z[N:]).sum(dim=1).repeat(2)
     for name in ("nt_xent", "dcl", "debiased", "hcl", "ring"):
-        torch.testing.assert_close(told(name, online).positive, pairs)
+        torch.testing.assert_close(reported(name, online).positive, pairs)
     labels, similarity = LABELS.repeat(2).tolist(), z @ z.T
     mates = [[k for k in range(2 * N) if k != i and labels[k] == labels[i]] for i in range(2 * N)]
     means = torch.stack([similarity[i, indices].mean() for i, indices in enumerate(mates)])
     for name in ("supcon", "multi_similarity", "pairwise, all", "triplet, batch_hard"):
-        torch.testing.assert_close(told(name, online).positive, means)
+        torch.testing.assert_close(reported(name, online).positive, means)
 
 
-def test_an_anchor_at_the_floor_is_repelled_by_nothing():
+def test_nothing_repels_an_anchor_at_the_floor():
     online = embedded()
     for name, loss in (("debiased", LOSSES["debiased"]), ("hcl", LOSSES["hcl"])):
         clamped = loss(Embeddings(online), CLOCK)[1]["clamped_anchors"].item()
-        at_floor = (told(name, online).weight.sum(dim=1) == 0).double().mean().item()
+        at_floor = (reported(name, online).weight.sum(dim=1) == 0).double().mean().item()
         assert at_floor == pytest.approx(clamped) and 0 < at_floor < 1, name
     everything = Debiased(0.1, 0.1).negatives(Embeddings(torch.eye(6).expand(2, 6, 6)), CLOCK)
     assert everything is not None and everything.weight.sum() == 0
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_rows_add_up_to_1_or_0_and_nothing_is_differentiable_changed_or_drawn(name):
+def test_rows_sum_to_1_or_0_without_gradients_changes_or_draws(name):
     online = embedded().float().requires_grad_()
     before, state = online.detach().clone(), torch.get_rng_state()
-    found = told(name, online)
+    found = reported(name, online)
     total = found.weight.sum(dim=1)
     assert ((total - 1).abs().lt(1e-5) | (total == 0)).all()
     assert (found.weight >= 0).all() and not found.weight.diagonal().any()
@@ -260,7 +262,7 @@ def test_rows_add_up_to_1_or_0_and_nothing_is_differentiable_changed_or_drawn(na
     assert torch.equal(online.detach(), before) and torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_loss_without_negatives_tells_nothing():
+def test_a_loss_without_negatives_reports_none():
     assert BarlowTwins(0.005).negatives(Embeddings(embedded()), CLOCK) is None
 
 
@@ -272,7 +274,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 def of_rows(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """The sum over anchors of InfoNCE, one at a time, from cosines of which some are negatives."""
+    """The sum of InfoNCE over anchors, one at a time, from cosines, some of which are negatives."""
     total = similarity.new_zeros(())
     for row, pair, counted in zip(similarity, positive, negative, strict=True):
         terms = torch.exp(pair / T) + sum(torch.exp(s / T) for s in row[counted])
@@ -281,7 +283,7 @@ def of_rows(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", [*REMEMBERING, "nnclr"])
-def test_against_a_queue_the_loss_and_its_gradient_are_those_of_what_is_told(name):
+def test_with_a_queue_the_reported_negatives_reproduce_the_loss_and_its_gradient(name):
     loss = NNCLR(T) if name == "nnclr" else REMEMBERING[name]
     seen = Embeddings(drawn(2, N, 5), target=drawn(2, N, 5) + drawn(N, 5), memory_bank=drawn(9, 5))
     found = loss.negatives(seen, CLOCK)
@@ -313,14 +315,14 @@ def test_entries_of_a_queue_are_columns_and_mixtures_of_each_pair_follow():
 
 
 @pytest.mark.parametrize("name", REMEMBERING)
-def test_several_targets_of_an_anchor_share_the_weight_of_a_queue_as_the_gradient_does(name):
+def test_several_targets_of_an_anchor_share_the_weight_of_a_queue_like_its_gradient(name):
     loss, memory_bank = REMEMBERING[name], drawn(9, 5)
     online, target = drawn(3, 4, 5), drawn(2, 4, 5)
     found = loss.negatives(Embeddings(online, target=target, memory_bank=memory_bank), CLOCK)
     assert found is not None
     similarity = found.similarity.clone().requires_grad_()
     positive = (unit(online) @ unit(target).T).view(3, 4, 2, 4)
-    mixtures = (similarity.shape[1] - 9) // 4  # of the four pairs of different views
+    mixtures = (similarity.shape[1] - 9) // 4  # for the four pairs of different views
     total = torch.zeros((), dtype=torch.float64)
     for number, (i, j) in enumerate([(0, 1), (1, 0), (2, 0), (2, 1)]):
         columns = [*range(9), *range(9 + number * mixtures, 9 + (number + 1) * mixtures)]
@@ -332,7 +334,7 @@ def test_several_targets_of_an_anchor_share_the_weight_of_a_queue_as_the_gradien
     assert found.positive[9].item() == pytest.approx(float(positive[2, 1, 0, 1] + positive[2, 1, 1, 1]) / 2)
 
 
-def test_an_empty_queue_repels_nothing_and_leaves_nnclr_the_images_of_the_batch():
+def test_an_empty_queue_repels_nothing_and_nnclr_still_has_the_images_of_the_batch():
     online, target = drawn(2, N, 5), drawn(2, N, 5)
     seen = Embeddings(online, target=target, memory_bank=drawn(0, 5))
     for loss in REMEMBERING.values():
@@ -344,7 +346,7 @@ def test_an_empty_queue_repels_nothing_and_leaves_nnclr_the_images_of_the_batch(
     assert torch.equal(found.weight, exchanged.weight)
 
 
-def test_what_is_told_of_a_queue_is_not_differentiable_and_draws_nothing_of_torch():
+def test_the_negatives_of_a_queue_have_no_gradient_and_draw_nothing_from_torch():
     seen = Embeddings(drawn(2, N, 5).requires_grad_(), target=drawn(2, N, 5), memory_bank=drawn(9, 5))
     state = torch.get_rng_state()
     for loss in (*REMEMBERING.values(), NNCLR(T)):

@@ -20,7 +20,7 @@ def draw(*shape: int) -> torch.Tensor:
 
 
 def naive(online, target, memory_bank, temperature) -> torch.Tensor:
-    """One neighbour at a time; neighbours by Euclidean distance of normalised vectors, as the paper has it."""
+    """One neighbour at a time, found by the Euclidean distance of normalised vectors, as in the paper."""
     support = [row / row.norm() for row in memory_bank]
 
     def neighbour(z: torch.Tensor) -> torch.Tensor:
@@ -49,15 +49,15 @@ def test_equals_a_loop_over_predictions_with_its_gradient(temperature, views, en
 
 
 @pytest.mark.parametrize("others", [0, 3])
-def test_a_memory_of_the_projections_themselves_gives_info_nce_with_the_roles_exchanged(others):
+def test_a_memory_of_the_projections_themselves_gives_info_nce_with_roles_exchanged(others):
     online, target = draw(2, 6, 4).requires_grad_(), draw(3, 6, 4)[:2]
-    memory_bank = torch.cat([3 * target.flatten(0, 1), -target[0, :others]])  # as long as they like
+    memory_bank = torch.cat([3 * target.flatten(0, 1), -target[0, :others]])  # of any length
     ours = value(online, target, memory_bank)
     reference, _ = InfoNCE(0.1)(Embeddings(target, target=online), CLOCK)
     assert ours.item() == pytest.approx(reference.item(), abs=1e-12)
 
 
-def test_while_the_memory_is_empty_a_projection_is_its_own_neighbour():
+def test_with_an_empty_memory_a_projection_is_its_own_neighbour():
     online, target = draw(2, 6, 4), draw(2, 6, 4)
     loss, metrics = NNCLR(0.1)(Embeddings(online, target=target, memory_bank=torch.zeros(0, 4).double()), CLOCK)
     reference, _ = InfoNCE(0.1)(Embeddings(target, target=online), CLOCK)
@@ -65,8 +65,8 @@ def test_while_the_memory_is_empty_a_projection_is_its_own_neighbour():
     assert metrics["neighbour_similarity"].item() == pytest.approx(1)
 
 
-def test_one_prediction_for_all_gives_the_log_of_the_batch():
-    """All predictions equal, whatever the neighbours: nothing tells them apart."""
+def test_equal_predictions_give_the_log_of_the_batch():
+    """All predictions are equal, so nothing distinguishes them, whatever the neighbours."""
     one = draw(1, 1, 4).expand(2, 6, 4)
     assert value(one, draw(2, 6, 4), draw(9, 4)).item() == pytest.approx(math.log(6), abs=1e-12)
 
@@ -89,7 +89,7 @@ def test_neither_order_of_images_nor_of_memory_nor_of_views_matters():
     assert value(online.flip(0), target.flip(0), memory_bank).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_neighbours_are_watched_and_labels_do_not_steer():
+def test_neighbours_are_logged_and_labels_do_not_change_the_loss():
     target = torch.eye(4, dtype=torch.float64).expand(2, 4, 4)
     memory_bank = torch.tensor([[2.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 5]], dtype=torch.float64)
     online = draw(2, 4, 4)

@@ -67,7 +67,7 @@ def test_low_precision_and_low_temperature_stay_finite(dtype):
     torch.testing.assert_close(low, value(online.to(dtype).float(), 0.01))
 
 
-def test_metrics_tell_solved_from_unsolved():
+def test_metrics_distinguish_solved_from_unsolved():
     solved = NTXent(0.5)(Embeddings(torch.eye(4).expand(2, 4, 4)), CLOCK)[1]
     assert solved["contrastive_accuracy"] == 1
     assert solved["positive_similarity"] == pytest.approx(1)

@@ -25,7 +25,7 @@ def value(online, target, memory_bank, **settings) -> torch.Tensor:
 
 
 def shots_of(target: torch.Tensor, memory_bank: list[torch.Tensor], k: int) -> list[list[int]]:
-    """Places in the memory, image by image; Sinkhorn on the matrix itself, entry by entry."""
+    """Indices in the memory, image by image, by Sinkhorn on the matrix itself, entry by entry."""
     q = [[math.exp((z / z.norm() @ m).item() / 0.05) for m in memory_bank] for z in target]
     images, entries = len(q), len(memory_bank)
     for _ in range(3):
@@ -36,14 +36,14 @@ def shots_of(target: torch.Tensor, memory_bank: list[torch.Tensor], k: int) -> l
 
 
 def naive(online, target, memory_bank, k: int) -> torch.Tensor:
-    """One query at a time: MoCo against the whole memory bank, then a task of as many classes as images."""
+    """One query at a time: MoCo against the whole memory bank, then a task with as many classes as images."""
     entries, terms = [m / m.norm() for m in memory_bank], []
     for i in range(len(online)):
         for j in range(len(target)):
             if i == j:
                 continue
             shots = shots_of(target[j], entries, k)
-            support = [entries[m] for own in shots for m in own]  # an entry of two images stands there twice
+            support = [entries[m] for own in shots for m in own]  # an entry that two images share occurs twice
             for n, query in enumerate(online[i]):
                 q, z = query / query.norm(), target[j, n] / target[j, n].norm()
                 moco = torch.exp(q @ z / T)
@@ -74,7 +74,7 @@ def test_equal_embeddings_give_the_logs_of_the_memory_and_of_the_shots():
 def test_images_that_find_themselves_among_orthogonal_entries_have_the_closed_form():
     online = torch.eye(8, dtype=torch.float64)[:4].expand(2, 4, 8)
     memory_bank = torch.eye(8, dtype=torch.float64)
-    moco = math.log(2 * math.exp(1 / T) + 7) - 1 / T  # the entry that is the image itself is a negative as well
+    moco = math.log(2 * math.exp(1 / T) + 7) - 1 / T  # the image's own entry is a negative as well
     task = math.log(math.exp(1 / SHOT_T) + 3) - 1 / SHOT_T
     term, metrics = loss(shots=1)(Embeddings(online, target=online, memory_bank=memory_bank), CLOCK)
     assert term.item() == pytest.approx(moco + task, abs=1e-12)
@@ -82,18 +82,18 @@ def test_images_that_find_themselves_among_orthogonal_entries_have_the_closed_fo
     assert metrics["distinct_shots"] == 1
 
 
-def test_an_entry_that_all_prefer_is_shared_out_and_else_counted_as_often_as_it_is_chosen():
+def test_a_popular_entry_is_shared_among_images_and_counts_as_often_as_it_is_chosen():
     target = torch.nn.functional.normalize(draw(2, 4, 6) / 4 + torch.ones(6, dtype=torch.float64), dim=-1)
     near = torch.nn.functional.normalize(target[0] + draw(4, 6) / 2, dim=-1)
     memory_bank = torch.cat([torch.ones(1, 6, dtype=torch.float64) / math.sqrt(6), near])
-    assert (target @ memory_bank.T).argmax(dim=-1).eq(0).all()  # without Sinkhorn all would have that one
+    assert (target @ memory_bank.T).argmax(dim=-1).eq(0).all()  # without Sinkhorn all images would choose that one
     assert len(loss(shots=1).assign(target, memory_bank).unique()) > 1
     found = loss(shots=3)(Embeddings(draw(2, 4, 6), target=target, memory_bank=memory_bank[:3]), CLOCK)[1]
     assert found["distinct_shots"].item() == pytest.approx(3 / (4 * 3))
 
 
 @pytest.mark.parametrize("views", [1, 2, 4])
-def test_an_empty_memory_costs_nothing_and_pulls_nowhere(views):
+def test_with_an_empty_memory_loss_and_gradient_are_0(views):
     online = draw(views, 4, 3).requires_grad_()
     seen = Embeddings(online, target=draw(2, 4, 3), memory_bank=torch.zeros(0, 3, dtype=torch.float64))
     term, metrics = loss()(seen, CLOCK)
@@ -103,7 +103,7 @@ def test_an_empty_memory_costs_nothing_and_pulls_nowhere(views):
     assert "shot_similarity" not in metrics
 
 
-def test_of_one_shot_for_one_image_moco_alone_is_left():
+def test_with_one_shot_and_one_image_only_the_moco_term_is_left():
     online, target, memory_bank = draw(2, 1, 3), draw(2, 1, 3), draw(7, 3)
     expected = InfoNCE(T)(Embeddings(online, target=target, memory_bank=memory_bank), CLOCK)[0]
     torch.testing.assert_close(value(online, target, memory_bank, shots=1), expected)
@@ -126,7 +126,7 @@ def test_neither_order_of_images_nor_of_the_queue_nor_of_views_matters():
     assert value(online.flip(0), target.flip(0), memory_bank).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_labels_do_not_steer():
+def test_labels_do_not_change_the_loss():
     online, target, memory_bank = draw(2, 5, 4), draw(2, 5, 4), draw(9, 4)
     labelled = Embeddings(
         online, target=target, memory_bank=memory_bank, labels=torch.arange(5), memory_bank_labels=torch.arange(9)
@@ -134,7 +134,7 @@ def test_labels_do_not_steer():
     assert loss()(labelled, CLOCK)[0] == value(online, target, memory_bank)
 
 
-def test_what_is_told_of_the_queue_is_the_share_of_the_gradient_that_repels():
+def test_the_reported_negatives_are_the_share_of_the_gradient_that_repels():
     online, target, memory_bank = draw(3, 5, 4), draw(2, 5, 4), draw(12, 4)
     found = loss().negatives(Embeddings(online, target=target, memory_bank=memory_bank), CLOCK)
     assert found is not None

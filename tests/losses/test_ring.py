@@ -59,7 +59,7 @@ def test_the_whole_range_is_nt_xent(temperature):
 
 
 @pytest.mark.parametrize(("lower", "upper", "kept"), [(0.0, 1.0, 14), (0.5, 1.0, 7), (0.0, 1e-9, 1), (0.999, 1.0, 1)])
-def test_equal_embeddings_give_the_log_of_1_and_those_kept(lower, upper, kept):
+def test_equal_embeddings_give_the_log_of_1_plus_the_kept_negatives(lower, upper, kept):
     loss, _ = Ring(0.5, lower, upper)(Embeddings(torch.ones(2, 8, 3, dtype=torch.float64)), CLOCK)
     assert loss.item() == pytest.approx(math.log(1 + kept), abs=1e-12)
 
@@ -69,9 +69,9 @@ def test_two_images_keep_at_least_one_negative_each():
     assert loss.item() == pytest.approx(math.log1p(math.exp(-2)), abs=1e-12)
 
 
-def test_leaving_out_the_nearest_frees_a_copy_of_an_image():
+def test_without_the_nearest_negatives_a_copy_of_an_image_is_not_repelled():
     online = torch.eye(8, dtype=torch.float64).repeat(2, 1, 1)
-    online[:, 1] = online[:, 0]  # images 0 and 1 are one: two false negatives to each of four anchors
+    online[:, 1] = online[:, 0]  # images 0 and 1 are equal: two false negatives for each of four anchors
     assert Ring(0.1, 0.0, 12 / 14)(Embeddings(online), CLOCK)[0].item() == pytest.approx(math.log1p(12 * math.exp(-10)))
     assert Ring(0.1, 0.0, 1.0)(Embeddings(online), CLOCK)[0].item() > 0.25 * math.log(3)
 

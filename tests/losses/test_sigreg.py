@@ -19,7 +19,7 @@ def statistic(points: torch.Tensor, slices: int = 16, knots: int = 17, t_max: fl
 
 
 def naive(points: torch.Tensor, slices: int, knots: int, t_max: float, step: int) -> float:
-    """One view, direction and knot at a time, in complex numbers, over the whole of [-t_max, t_max]."""
+    """One view, direction and knot at a time, in complex numbers, over all of [-t_max, t_max]."""
     _, images, width = points.shape
     drawn = torch.randn(width, slices, generator=context(step).generator("sigreg")).double()
     total = 0.0
@@ -63,7 +63,7 @@ def test_the_loss_mixes_prediction_and_statistic_and_its_gradient_is_right(views
     assert torch.autograd.gradcheck(lambda x: loss(Embeddings(x, global_views=global_views), context(2))[0], online)
 
 
-def test_float32_is_as_exact_as_sines_of_every_multiple_would_be():
+def test_float32_is_as_exact_as_with_sines_of_every_multiple():
     torch.manual_seed(0)
     angles = 3 * torch.randn(1, 64, 32)
     real, imaginary = CharacteristicFunction.apply(angles, 65)
@@ -79,7 +79,8 @@ def test_a_collapse_to_0_has_the_closed_form():
 
 
 def test_a_single_gaussian_embedding_has_its_expectation():
-    # the mean over samples of |empirical - phi|^2 is (1 - phi^2) / B, so the statistic's is sqrt(2 pi) (1 - 3^-1/2)
+    # the mean over samples of |empirical - phi|^2 is (1 - phi^2) / B, so the statistic has mean
+    # sqrt(2 pi) (1 - 3^-1/2)
     torch.manual_seed(0)
     expected = math.sqrt(2 * math.pi) * (1 - 1 / math.sqrt(3))
     assert expected == pytest.approx(1.06, abs=0.01)

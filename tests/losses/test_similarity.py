@@ -14,7 +14,7 @@ from ssl_runner.losses.similarity import (
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_unit_vectors_have_length_1_in_float32_at_least(dtype):
+def test_unit_vectors_have_length_1_in_at_least_float32(dtype):
     torch.manual_seed(0)
     z = unit(torch.randn(3, 5, 7).to(dtype))
     assert z.dtype == torch.float32
@@ -28,7 +28,7 @@ def pairs() -> tuple[torch.Tensor, torch.Tensor]:
     return online, torch.nn.functional.normalize(online, dim=-1).flatten(0, 1)
 
 
-def test_two_views_meet_their_partners():
+def test_two_views_are_compared_with_their_partners():
     online, flat = pairs()
     positive, rows = two_views(online)
     torch.testing.assert_close(rows, flat)
@@ -53,13 +53,13 @@ def test_each_row_sums_over_all_others_but_its_partner(apart):
         assert found.weighted[i].item() == pytest.approx(((weight * cosines).sum() / weight.sum()).item())
 
 
-@pytest.mark.parametrize(("shape", "reason"), [((3, 4, 2), "2 views, got 3"), ((2, 1, 2), "batch_size at least 2")])
+@pytest.mark.parametrize(("shape", "reason"), [((3, 4, 2), "2 views, got 3"), ((2, 1, 2), "batch_size to at least 2")])
 def test_batches_that_cannot_be_compared_are_refused(shape, reason):
     with pytest.raises(ValueError, match=reason):
         two_views(torch.ones(shape))
 
 
-def test_each_view_meets_the_targets_of_the_others():
+def test_each_view_is_compared_with_the_targets_of_the_others():
     assert different_views(1, 2) == [(0, 1)]
     assert different_views(2, 1) == [(1, 0)]
     assert different_views(2, 2) == [(0, 1), (1, 0)]

@@ -46,7 +46,7 @@ def test_equals_equation_2_with_its_gradient(views, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_a_class_to_each_image_gives_nt_xent(temperature):
+def test_one_class_per_image_gives_nt_xent(temperature):
     online = batch(2).requires_grad_()
     ours, reference = value(online, torch.arange(6), temperature), NTXent(temperature)(Embeddings(online), CLOCK)[0]
     assert ours.item() == pytest.approx(reference.item(), abs=1e-12)

@@ -72,13 +72,13 @@ def test_equal_scores_cost_the_log_of_the_prototypes(prototypes):
     assert metrics["code_entropy"].item() == pytest.approx(math.log(prototypes), abs=1e-12)
 
 
-def test_every_prototype_gets_the_same_share_of_the_images():
+def test_every_prototype_gets_an_equal_share_of_the_images():
     codes = SwAV(0.1, 0.2, 200).codes(cosines(2, 12, 4), None)
     torch.testing.assert_close(codes.sum(dim=2), torch.ones(2, 12, dtype=torch.float64))
     torch.testing.assert_close(codes.sum(dim=1), torch.full((2, 4), 3.0, dtype=torch.float64))
 
 
-def test_a_prototype_that_all_prefer_is_shared_out_all_the_same():
+def test_a_popular_prototype_still_gets_an_equal_share():
     scores = cosines(1, 12, 4) / 10
     scores[..., 0] += 0.9
     codes = SwAV(0.1, 0.05, 50).codes(scores, None)
@@ -86,7 +86,7 @@ def test_a_prototype_that_all_prefer_is_shared_out_all_the_same():
     assert scores.argmax(dim=2).unique().tolist() == [0]
 
 
-def test_views_that_agree_on_evenly_used_prototypes_cost_next_to_nothing():
+def test_views_that_agree_on_evenly_used_prototypes_cost_almost_nothing():
     online = torch.eye(4).repeat(2, 3, 1)
     loss, metrics = SwAV(0.05, 0.05, 3)(Embeddings(online), CLOCK)
     assert loss < 1e-6
@@ -94,7 +94,7 @@ def test_views_that_agree_on_evenly_used_prototypes_cost_next_to_nothing():
     assert metrics["code_entropy"] < 1e-6
 
 
-def test_memory_moves_the_codes_and_gets_no_gradient():
+def test_memory_changes_the_codes_and_gets_no_gradient():
     online, memory_bank = cosines(2, 6, 4).requires_grad_(), cosines(40, 4).requires_grad_()
     with_memory = value(online, memory_bank=memory_bank)
     assert with_memory.item() != pytest.approx(value(online).item(), abs=1e-3)

@@ -1,4 +1,4 @@
-"""The tiled form against the plain one, whose closed forms and naive references stand in the tests of each loss."""
+"""The tiled form compared with the plain one, whose closed forms and naive references are in the tests of each loss."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ LOSSES: dict[str, Callable[[float], Loss]] = {
     "dclw": lambda temperature: DCL(temperature, 0.5),
     "supcon": SupCon,
 }
-# 1 / 0.04 and 1 / 0.02 lie on either side of STEEP; of HCL's pair at 0.04 one does
+# 1 / 0.04 and 1 / 0.02 are on different sides of STEEP, and so are HCL's two scales at 0.04
 TEMPERATURES = [1.0, 0.2, 0.04, 0.02]
 
 
@@ -56,7 +56,7 @@ def results(loss: Loss, online: Tensor, labels: Tensor | None = None) -> tuple[T
 
 
 class Largest(TorchDispatchMode):
-    """Numbers in the largest tensor that was made."""
+    """Records the size of the largest tensor created."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("n", [2, 3, 5, 13])  # partners in one tile, in two, and tiles that are not full
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("name", LOSSES)
-def test_value_gradient_and_metrics_are_those_of_the_plain_form(form, name, temperature, n):
+def test_value_gradient_and_metrics_equal_those_of_the_plain_form(form, name, temperature, n):
     found = {}
     for kind in ("plain", "tiled"):
         form(kind)
@@ -86,7 +86,7 @@ def test_value_gradient_and_metrics_are_those_of_the_plain_form(form, name, temp
 
 @pytest.mark.parametrize("temperature", [*TEMPERATURES, 0.002])
 @pytest.mark.parametrize("name", LOSSES)
-def test_float32_stays_near_float64_where_e_to_the_scale_would_overflow_too(form, name, temperature):
+def test_float32_stays_close_to_float64_even_if_e_to_the_scale_would_overflow(form, name, temperature):
     form("tiled")
     exact, exact_gradient, _ = results(LOSSES[name](temperature), batch())
     value, gradient, metrics = results(LOSSES[name](temperature), batch().float())
@@ -98,7 +98,7 @@ def test_float32_stays_near_float64_where_e_to_the_scale_would_overflow_too(form
 
 
 @pytest.mark.parametrize("views", [1, 3])
-def test_labels_of_which_some_stand_alone_are_as_in_the_plain_form(form, views):
+def test_labels_that_occur_once_are_treated_as_in_the_plain_form(form, views):
     torch.manual_seed(0)
     online, labels = torch.randn(views, 9, 4, dtype=torch.float64), torch.tensor([7, -1, 7, 2, 5, 2, 2, 9, 0])
     found = {}
@@ -121,7 +121,7 @@ def test_the_gradient_is_the_limit_of_differences(form, scales, apart):
 
 
 @pytest.mark.parametrize("scale", [2.0, 50.0])
-def test_rows_need_not_lie_next_to_each_other_in_memory(form, scale):
+def test_rows_need_not_be_contiguous_in_memory(form, scale):
     form("tiled")
     rows = unit(batch(8, 4)).flatten(0, 1).T.contiguous().T
     assert not rows.is_contiguous()
@@ -152,7 +152,7 @@ def test_no_tensor_grows_with_the_square_of_the_batch(form, monkeypatch, name):
 
 
 @pytest.mark.parametrize(("rows", "largest"), [(63, 63 * 63), (64, 64 * 4)])
-def test_few_rows_take_the_plain_form_and_many_the_tiled_one(form, monkeypatch, rows, largest):
+def test_few_rows_use_the_plain_form_and_many_rows_the_tiled_one(form, monkeypatch, rows, largest):
     monkeypatch.setattr(similarity, "TILED_FROM", 64)
     with Largest() as seen:
         similarity.compare_all(unit(torch.ones(rows, 4)), (1.0,))
@@ -179,7 +179,7 @@ def test_a_backward_pass_under_autocast_keeps_its_precision(form):
     assert torch.equal(*gradients)
 
 
-def test_a_second_derivative_is_refused_in_tiles_and_there_in_the_plain_form(form):
+def test_a_second_derivative_is_refused_in_tiles_but_exists_in_the_plain_form(form):
     leaf = batch(4).requires_grad_()
     form("plain")
     (gradient,) = torch.autograd.grad(NTXent(0.5)(Embeddings(leaf), CLOCK)[0], leaf, create_graph=True)
@@ -190,7 +190,7 @@ def test_a_second_derivative_is_refused_in_tiles_and_there_in_the_plain_form(for
         gradient.square().sum().backward()
 
 
-def test_only_sums_carry_a_gradient():
+def test_only_sums_have_a_gradient():
     for compare in (plain_comparison, tiled_comparison):
         found = compare(unit(torch.randn(6, 3)).requires_grad_(), (1.0,), 3, torch.arange(6) % 2, True)
         assert [value.requires_grad for value in found] == [True, False, False, False]

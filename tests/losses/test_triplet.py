@@ -18,7 +18,7 @@ def value(points: torch.Tensor, labels: list[int], margin: float, mining) -> tor
 
 
 def naive(points: torch.Tensor, labels: list[int], margin: float, mining: str) -> torch.Tensor:
-    """One triplet at a time; what distance_weighted drew is taken from it."""
+    """One triplet at a time; the draws of distance_weighted are taken from the loss."""
     z = points / points.norm(dim=1, keepdim=True)
     n = len(z)
     d = [[(z[i] - z[j]).norm() for j in range(n)] for i in range(n)]
@@ -65,7 +65,7 @@ def test_equals_a_loop_over_triplets_with_its_gradient(mining, labels, margin):
 @pytest.mark.parametrize("mining", MININGS)
 def test_two_points_of_one_class_and_one_of_another_have_the_closed_form(mining):
     points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
-    # anchor (1, 0): 1 + sqrt 2 - 2; anchor (0, 1): 1, for its negative is as near as its positive
+    # anchor (1, 0): 1 + sqrt 2 - 2; anchor (0, 1): 1, because its negative is as near as its positive
     expected = {"semi_hard": 2**0.5 - 1}.get(mining, 2**0.5 / 2)
     assert value(points, [0, 0, 1], 1.0, mining).item() == pytest.approx(expected, abs=1e-9)
 
@@ -81,7 +81,7 @@ def test_equal_embeddings_cost_the_margin_and_have_a_finite_gradient(mining, exp
 
 
 @pytest.mark.parametrize("mining", MININGS)
-def test_classes_that_lie_apart_cost_nothing(mining):
+def test_separated_classes_cost_nothing(mining):
     points = torch.eye(3, 5).repeat(2, 1)
     loss, metrics = Triplet(1.0, mining)(Embeddings(points[None], labels=torch.tensor([0, 1, 2] * 2)), context())
     assert loss == 0
@@ -134,10 +134,10 @@ def test_distance_weighted_draws_by_the_inverse_density():
     assert share[:2].sum() == 0
 
 
-def test_a_wide_embedding_draws_the_near_negatives_without_overflow():
+def test_wide_embeddings_draw_near_negatives_without_overflow():
     near = torch.zeros(4, 2048)
     near[0, 0] = near[1, 1] = near[3, 2] = 1.0
-    near[2, :2] = torch.tensor([1.0, 0.3])  # of the other class, beside the first
+    near[2, :2] = torch.tensor([1.0, 0.3])  # of the other class, close to the first point
     assert drawn(near, [0, 0, 1, 1])[0] == [2, 2, 2, 2]
 
 

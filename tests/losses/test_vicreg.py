@@ -56,7 +56,7 @@ def test_equal_white_views_cost_nothing_and_opposite_ones_their_distance():
     assert value(torch.stack([points, -points]), *PAPER).item() == pytest.approx(25 * 4 * 15 / 16, abs=1e-9)
 
 
-def test_collapsed_embeddings_pay_the_whole_hinge_with_a_finite_gradient():
+def test_collapsed_embeddings_cost_the_whole_hinge_with_a_finite_gradient():
     online = torch.ones(2, 8, 5, requires_grad=True)
     loss, metrics = VICReg(*PAPER)(Embeddings(online), CLOCK)
     assert loss.item() == pytest.approx(25 * (1 - 0.01))
@@ -65,7 +65,7 @@ def test_collapsed_embeddings_pay_the_whole_hinge_with_a_finite_gradient():
     assert torch.isfinite(online.grad).all()
 
 
-def test_dimensions_that_are_alike_pay_their_covariance():
+def test_equal_dimensions_cost_their_covariance():
     points = white(16, 1).expand(16, 6)
     loss, metrics = VICReg(*PAPER)(Embeddings(torch.stack([points, points])), CLOCK)
     assert loss.item() == pytest.approx(2 * 6 * 5 / 6, rel=1e-9)  # both views, 6 x 5 pairs, over 6 dimensions
@@ -96,7 +96,7 @@ def test_impossible_settings_are_refused(place):
         VICReg(*settings)
 
 
-@pytest.mark.parametrize(("shape", "message"), [((3, 4, 4), "2 views, got 3"), ((2, 1, 4), "2 images at least, got 1")])
+@pytest.mark.parametrize(("shape", "message"), [((3, 4, 4), "2 views, got 3"), ((2, 1, 4), "at least 2 images, got 1")])
 def test_other_shapes_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):
         value(torch.randn(shape), *PAPER)

@@ -82,7 +82,7 @@ def test_the_views_may_be_swapped():
     assert value(online, 8).item() == pytest.approx(value(online.flip(0), 8).item(), abs=1e-12)
 
 
-def test_the_cut_changes_with_the_step_and_repeats_with_it():
+def test_the_split_changes_between_steps_and_repeats_for_a_step():
     torch.manual_seed(0)
     online = torch.randn(2, 16, 4, dtype=torch.float64)
     assert value(online, 8, step=1) == value(online, 8, step=1)
@@ -124,7 +124,7 @@ def test_impossible_settings_are_refused(settings, name):
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((3, 16, 4), "2 views, got 3"), ((2, 12, 4), "12 images does not divide"), ((2, 16, 8), "loss.size=16 and a")],
+    [((3, 16, 4), "2 views, got 3"), ((2, 12, 4), "12 images cannot be split"), ((2, 16, 8), "loss.size=16 and a")],
 )
 def test_other_shapes_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):

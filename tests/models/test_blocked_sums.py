@@ -1,4 +1,6 @@
-"""Batch normalisation with sums in blocks is torch's own, only exact: values, gradients, state, and all other cases."""
+"""Batch normalisation with sums in blocks equals torch's own but is exact: values, gradients, state, and all other
+cases.
+"""
 
 import copy
 
@@ -14,7 +16,7 @@ SHAPES = [(64, 8, 28, 28), (31, 64, 7, 7), (16, 512, 4, 4), (129, 3, 5, 3), (300
 
 
 def layer(shape: tuple[int, ...], **arguments) -> nn.Module:
-    """With weights that are not the initial ones, and sums in blocks."""
+    """A layer with weights other than the initial ones, and sums in blocks."""
     made = (nn.BatchNorm1d if len(shape) == 2 else BatchNorm2d)(shape[1], **arguments)
     if made.affine:
         generator = torch.Generator().manual_seed(1)
@@ -26,7 +28,7 @@ def layer(shape: tuple[int, ...], **arguments) -> nn.Module:
 
 
 def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Values with a mean of two standard deviations, and gradients that hang on them."""
+    """Values with a mean of two standard deviations, and gradients that depend on them."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(shape, generator=generator) * 0.5 + 1
     gradient = 0.1 * torch.randn(shape, generator=generator) + 0.02 * values + 0.03
@@ -36,7 +38,7 @@ def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def taken(module: nn.Module, values: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-    """Everything that a step in training gives."""
+    """Everything that a step in training returns."""
     values = values.detach().clone().requires_grad_()
     result = module.train()(values)
     result.backward(gradient)
@@ -45,7 +47,7 @@ def taken(module: nn.Module, values: Tensor, gradient: Tensor) -> dict[str, Tens
 
 
 def naive(module: nn.BatchNorm2d, values: Tensor, gradient: Tensor, before: nn.Module) -> dict[str, Tensor]:
-    """The same in float64, a loop over channels, from the definition."""
+    """The same in float64, with a loop over channels, from the definition."""
     values, gradient = values.double(), gradient.double()
     found: dict[str, list[Tensor]] = {}
     for channel in range(values.shape[1]):
@@ -70,14 +72,14 @@ def naive(module: nn.BatchNorm2d, values: Tensor, gradient: Tensor, before: nn.M
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_values_gradients_and_running_statistics_are_those_of_a_loop_in_float64(shape, affine):
+def test_values_gradients_and_running_statistics_equal_those_of_a_loop_in_float64(shape, affine):
     module, (values, gradient) = layer(shape, affine=affine, momentum=0.3), inputs(shape)
     before = copy.deepcopy(module)
     found, expected = taken(module, values, gradient), naive(module, values, gradient, before)
     assert found.pop("num_batches_tracked") == 1
     assert found.keys() == expected.keys()
     size = {name: value.abs().max() for name, value in expected.items()}
-    if affine:  # sums that almost cancel: rounding is of what is added up
+    if affine:  # the sums almost cancel, so the rounding error is that of the summands
         rows = values.numel() / shape[1]
         size |= {"weight": 0.1 * rows, "bias": 0.1 * rows}
     errors = {name: float((found[name] - value).abs().max() / size[name]) for name, value in expected.items()}
@@ -85,7 +87,7 @@ def test_values_gradients_and_running_statistics_are_those_of_a_loop_in_float64(
 
 
 def test_many_rows_are_as_exact_in_channels_last_as_channel_by_channel():
-    """Torch's own sums are off by a hundred times that."""
+    """Torch's own sums are a hundred times less exact."""
     shape = (128, 8, 28, 28)
     (values, gradient), module = inputs(shape), layer(shape)
     last = taken(copy.deepcopy(module), values, gradient)
@@ -94,7 +96,7 @@ def test_many_rows_are_as_exact_in_channels_last_as_channel_by_channel():
         torch.testing.assert_close(last[name], first[name], rtol=0, atol=5e-7 * float(first[name].abs().max()))
 
 
-def test_the_order_of_images_changes_nothing_but_the_last_digit():
+def test_the_order_of_images_only_changes_the_last_digit():
     shape = (64, 8, 28, 28)
     (values, gradient), module = inputs(shape), layer(shape)
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(3))
@@ -103,17 +105,17 @@ def test_the_order_of_images_changes_nothing_but_the_last_digit():
     torch.testing.assert_close(other["bias"], one["bias"], rtol=1e-6, atol=0)
 
 
-def test_a_gradient_that_comes_in_another_memory_format_is_understood():
+def test_a_gradient_in_another_memory_format_is_accepted():
     shape = (64, 8, 12, 12)
     (values, gradient), module = inputs(shape), layer(shape)
     one = taken(copy.deepcopy(module), values, gradient)
     other = taken(copy.deepcopy(module), values, gradient.contiguous())
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     flat = taken(copy.deepcopy(module), values, torch.ones(()).expand(shape))
-    assert float(flat["input"].abs().max()) < 1e-5  # a shift of all values is taken out again
+    assert float(flat["input"].abs().max()) < 1e-5  # a shift of all values is removed again
 
 
-def test_second_derivatives_are_those_of_float64():
+def test_second_derivatives_equal_those_in_float64():
     shape = (16, 4, 6, 6)
     values, gradient = inputs(shape)
     found = []
@@ -134,7 +136,7 @@ def test_an_average_without_momentum_counts_batches():
     torch.testing.assert_close(module.running_mean, 3 * values.mean(dim=(0, 2, 3)))
 
 
-def test_work_in_place_on_the_result_is_allowed_and_right():
+def test_the_result_may_be_changed_in_place():
     shape = (16, 4, 6, 6)
     module, (values, gradient) = layer(shape), inputs(shape)
     one = taken(nn.Sequential(copy.deepcopy(module), nn.ReLU(inplace=True)), values, gradient)
@@ -153,7 +155,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_everything_else_is_left_to_torch_bit_by_bit(case):
+def test_everything_else_equals_torch_bitwise(case):
     shape = (16, 4, 6, 6)
     module, values = OTHERS[case](layer(shape), inputs(shape)[0])
     plain = copy.deepcopy(module)
@@ -162,7 +164,7 @@ def test_everything_else_is_left_to_torch_bit_by_bit(case):
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in module.state_dict().items())
 
 
-def test_shapes_without_content_pass_and_inner_loops_keep_their_own_formula():
+def test_meta_tensors_pass_and_inner_loops_keep_their_own_formula():
     shape = (16, 4, 6, 6)
     assert layer(shape).to("meta")(torch.empty(shape, device="meta")).shape == shape
     module, values = layer(shape), inputs(shape)[0]
@@ -176,7 +178,7 @@ def test_shapes_without_content_pass_and_inner_loops_keep_their_own_formula():
     assert module.num_batches_tracked == 0
 
 
-def test_kinds_names_and_state_stay_and_what_does_more_is_left_alone():
+def test_names_and_state_stay_and_layers_that_do_more_are_left_alone():
     class Special(nn.BatchNorm2d):
         pass
 

@@ -1,4 +1,4 @@
-"""The same architecture with weights of its own."""
+"""The same architecture with newly drawn weights."""
 
 import copy
 
@@ -19,7 +19,7 @@ def encoder(backbone: nn.Module) -> Encoder:
 
 
 def trained(made: Encoder) -> Encoder:
-    """As after some training: no weight and no average is what it began with."""
+    """Changes every weight and average, as training would."""
     for tensor in [*made.backbone.parameters(), *made.backbone.buffers()]:
         if tensor.is_floating_point():
             tensor.data.fill_(3.25)
@@ -27,7 +27,7 @@ def trained(made: Encoder) -> Encoder:
 
 
 @pytest.mark.parametrize("make", [lambda: Conv4(1, 8, 4, "max_pool", 2), lambda: ViT(1, 8, "tiny", 4)])
-def test_nothing_of_the_training_is_left_and_the_original_is_untouched(make):
+def test_nothing_remains_of_the_training_and_the_original_is_unchanged(make):
     original = trained(encoder(make()))
     before = copy.deepcopy(original.state_dict())
     with torch.random.fork_rng():
@@ -39,13 +39,13 @@ def test_nothing_of_the_training_is_left_and_the_original_is_untouched(make):
     assert torch.equal(fresh.mean, original.mean) and torch.equal(fresh.std, original.std)
 
 
-def test_batch_normalisation_begins_anew():
+def test_batch_normalisation_is_reset():
     fresh = initialised_anew(trained(encoder(Conv4(1, 8, 4, "max_pool", 2))), 0)
     for name, value in fresh.backbone.blocks[0][1].state_dict().items():
         assert (value == STATE_OF_BATCH_NORM.get(name, 0)).all(), name
 
 
-def test_weights_are_the_seeds_and_of_the_size_that_the_class_draws():
+def test_weights_depend_on_the_seed_and_have_the_scale_of_their_class():
     original = trained(encoder(Conv4(1, 8, 64, "max_pool", 2)))
     first, again, other = (initialised_anew(original, seed).backbone.blocks[1][0].weight for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -54,6 +54,6 @@ def test_weights_are_the_seeds_and_of_the_size_that_the_class_draws():
     assert first.std().item() == pytest.approx(own.std().item(), rel=0.02)
 
 
-def test_weights_that_no_class_draws_anew_are_refused():
+def test_weights_that_no_class_can_draw_are_refused():
     with pytest.raises(ValueError, match=r"gamma of the encoder belongs to a class without reset_parameters"):
         initialised_anew(encoder(Timm(1, 32, "convnext_atto", False, {})), 0)

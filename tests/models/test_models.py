@@ -11,7 +11,7 @@ from ssl_runner.models.resnet import ResNet
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("downsample", ["max_pool", "stride"])
 @pytest.mark.parametrize("grid", [None, 1, 2])
-def test_conv4_declares_the_width_it_gives_at_every_size(size, channels, downsample, grid):
+def test_conv4_declares_its_width_at_every_size(size, channels, downsample, grid):
     model = Conv4(channels, size, width=4, downsample=downsample, grid=grid)
     assert model(torch.rand(2, channels, size, size)).shape == (2, model.out_features)
 
@@ -29,7 +29,7 @@ def test_resnet_keeps_small_images_large(size, channels, side):
     assert model(images).shape == (1, model.out_features) == (1, 512)
 
 
-def test_encoder_treats_bytes_and_fractions_alike():
+def test_encoder_treats_bytes_and_floats_equally():
     torch.manual_seed(0)
     encoder = Encoder(Conv4(3, 16, 4, "max_pool", 1), (3, 16, 16), [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]).eval()
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
@@ -37,7 +37,7 @@ def test_encoder_treats_bytes_and_fractions_alike():
     assert encoder.feature_map(images).shape[1] == 4
 
 
-def test_heads_take_their_widths_from_what_they_stand_on():
+def test_heads_take_their_widths_from_the_encoder():
     features = torch.rand(3, 10)
     two = Projector(10, None, hidden_features=6, out_features=5, layers=2, last_norm=False)
     assert two(features).shape == (3, 5)

@@ -1,4 +1,4 @@
-"""An encoder in its file: blocks that share weights, and what could not be saved is told before training."""
+"""An encoder in its file: blocks that share weights, and encoders that cannot be saved, reported before training."""
 
 import json
 
@@ -42,7 +42,7 @@ def encoder_of(backbone: nn.Module) -> Encoder:
     return Encoder(backbone, (1, 2, 2), [0.5], [0.5])
 
 
-def test_weights_that_blocks_share_are_written_for_each_of_them(tmp_path):
+def test_weights_that_blocks_share_are_written_for_each_block(tmp_path):
     encoder = encoder_of(Shared())
     saving.rehearse_saving(encoder, NODE, None, None, {})
     saving.save_encoder(encoder, NODE, None, None, tmp_path, {"dataset": "here"})
@@ -55,7 +55,7 @@ def test_weights_that_blocks_share_are_written_for_each_of_them(tmp_path):
     assert json.loads(metadata["encoder"]) == NODE
 
 
-def test_a_model_of_timm_whose_blocks_share_weights_comes_back_as_it_was(tmp_path):
+def test_a_timm_model_whose_blocks_share_weights_is_loaded_unchanged(tmp_path):
     node = NODE | {"arguments": {}}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -68,7 +68,7 @@ def test_a_model_of_timm_whose_blocks_share_weights_comes_back_as_it_was(tmp_pat
 
 
 @pytest.mark.parametrize("limit", [saving.REHEARSED, 0])
-def test_what_the_file_cannot_hold_is_told_in_the_rehearsal(limit, monkeypatch):
+def test_the_rehearsal_reports_what_the_file_cannot_hold(limit, monkeypatch):
     monkeypatch.setattr(saving, "REHEARSED", limit)
     saving.rehearse_saving(encoder_of(nn.Linear(4, 4)), NODE, 10, None, {"dataset": "here"})
     for backbone, metadata in ((Stateful(4, 4), {}), (nn.Linear(4, 4), {"dataset": "\udce9t\udce9"})):
@@ -76,7 +76,7 @@ def test_what_the_file_cannot_hold_is_told_in_the_rehearsal(limit, monkeypatch):
             saving.rehearse_saving(encoder_of(backbone), NODE, 10, None, metadata)
 
 
-def test_a_checkpoint_that_could_not_be_read_again_is_told_in_the_rehearsal():
+def test_the_rehearsal_reports_a_checkpoint_that_could_not_be_read_again():
     identity = checkpoint.Identity("hash", "fingerprint", 1)
     for model in (Shared(), nn.BatchNorm2d(3)):
         checkpoint.rehearse(model, torch.optim.Adam(model.parameters()), identity)
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_could_not_be_read_again_is_told_in_the_rehearsal():
         checkpoint.rehearse(model, torch.optim.SGD(model.parameters(), lr=0.1), identity)
 
 
-def test_a_run_rehearses_its_end_before_it_begins(monkeypatch):
+def test_a_run_rehearses_saving_before_training(monkeypatch):
     config, _ = validate.checked_config(Composer(conf_folder()), ["trainer.device=cpu"])
     assert wire.prepare(config).evaluators
     monkeypatch.setattr(Conv4, "get_extra_state", lambda self: object(), raising=False)
@@ -93,7 +93,7 @@ def test_a_run_rehearses_its_end_before_it_begins(monkeypatch):
         wire.prepare(config)
 
 
-def test_an_encoder_with_pretrained_weights_is_loaded_without_fetching_them_again(tmp_path, monkeypatch):
+def test_loading_an_encoder_does_not_fetch_its_pretrained_weights_again(tmp_path, monkeypatch):
     import huggingface_hub.constants
 
     node = NODE | {"name": "resnet18", "arguments": {}}

@@ -1,4 +1,4 @@
-"""timm's encoders on the images of this house."""
+"""timm's encoders on this project's images."""
 
 import warnings
 from typing import Any
@@ -35,20 +35,20 @@ SMALL = """
     vision_transformer_relpos=test_vit_relpos vitamin=vitamin_small_224 volo=volo_d1_224 vovnet=ese_vovnet19b_slim_dw
     xception=legacy_xception xception_aligned=xception41p xcit=xcit_nano_12_p8_224
 """
-# Of these even the smallest has 40 to 400 million weights: shapes are all that is asked of them, on the meta device.
+# Even the smallest of these have 40 to 400 million weights, so only shapes are tested, on the meta device.
 LARGE = """
     beit=beit_base_patch16_224 deepseek_vit=deepseek_vit_412m gemma4_vit=gemma4_vit_167m
     inception_resnet_v2=inception_resnet_v2 inception_v4=inception_v4 mobilenetv5=mobilenetv5_base
     naflexvit=naflexvit_base_patch16_parfac_gap nasnet=nasnetalarge pnasnet=pnasnet5large qwen3_vit=qwen3_vit_88m
     vgg=vgg11 vision_transformer_sam=samvit_base_patch16_224
 """
-# of windows or patches that images of 32 pixels, of the large ones 64, are not made of
+# models whose windows or patches do not fit images of 32 pixels (64 for the large models)
 TOO_LARGE = {"halonet_h1", "crossvit_tiny_240", "csatv2", "efficientformer_l1", "inception_v3"}
 TOO_LARGE |= {"deepseek_vit_412m", "inception_resnet_v2", "inception_v4"}
 
 
 def members(table: str) -> dict[str, str]:
-    """Names by family, of those that the installed timm has."""
+    """Names by family, for the families of the installed timm."""
     pairs = dict(word.split("=") for word in table.split())
     return {family: name for family, name in pairs.items() if timm.is_model(name)}
 
@@ -62,7 +62,7 @@ def test_a_transformer_takes_small_images_gray_or_rgb_and_smaller_crops(channels
     assert encoder.feature_map(torch.rand(2, channels, 32, 32)).shape == (2, 65, 192)
 
 
-def test_patches_that_do_not_fit_are_refused_with_those_that_do():
+def test_patch_sizes_that_do_not_fit_are_refused_with_a_list_of_those_that_do():
     with pytest.raises(ValueError, match="does not divide images of 28 pixels; give one of 2, 4, 7, 14"):
         ViT(1, 28, "tiny", 16)
 
@@ -76,7 +76,7 @@ def test_any_model_of_timm_by_name():
         Timm(1, 32, "resnet18", False, {"no_such_argument": 1})
 
 
-def test_the_tables_have_every_family_of_timm():
+def test_the_tables_contain_every_family_of_timm():
     tables = members(SMALL) | members(LARGE)
     assert set(timm.list_modules()) <= set(tables), "a newer timm has more: add their smallest members"
     for family, name in tables.items():
@@ -84,7 +84,7 @@ def test_the_tables_have_every_family_of_timm():
 
 
 @pytest.mark.parametrize("name", members(SMALL).values())
-def test_one_of_each_family_gives_features_of_its_width_or_is_refused_in_a_sentence(name):
+def test_one_of_each_family_returns_features_of_its_width_or_is_refused_in_one_sentence(name):
     encoder = made_or_refused(name, 32)
     if encoder is not None:
         assert encoder.training
@@ -93,7 +93,7 @@ def test_one_of_each_family_gives_features_of_its_width_or_is_refused_in_a_sente
 
 
 @pytest.mark.parametrize("name", members(LARGE).values())
-def test_one_of_each_family_of_large_models_has_a_width_or_is_refused_in_a_sentence(name):
+def test_one_of_each_family_of_large_models_has_a_width_or_is_refused_in_one_sentence(name):
     with torch.device("meta"):
         encoder = made_or_refused(name, 64)
         if encoder is not None:
@@ -102,36 +102,36 @@ def test_one_of_each_family_of_large_models_has_a_width_or_is_refused_in_a_sente
 
 def made_or_refused(name: str, size: int) -> Timm | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of timm's own code
+        warnings.simplefilter("ignore")  # from timm's own code
         if name not in TOO_LARGE:
             return Timm(3, size, name, False, {})
-        with pytest.raises(ValueError, match=f"cannot take images of {size} pixels, timm made it for ...") as caught:
+        with pytest.raises(ValueError, match=f"cannot take images of {size} pixels, timm built it for ...") as caught:
             Timm(3, size, name, False, {})
     assert "\n" not in str(caught.value)
     return None
 
 
 @pytest.mark.parametrize("size", [16, 32, 48])
-def test_a_model_of_one_fixed_size_is_built_for_the_images(size):
+def test_a_model_of_a_fixed_size_is_built_for_the_images(size):
     encoder = Timm(1, size, "test_vit", False, {})
     assert encoder.body.patch_embed.img_size == (size, size)
     assert encoder(torch.rand(2, 1, size, size)).shape == (2, 64)
 
 
-def test_a_size_that_is_asked_for_stands_and_where_it_is_not_the_images_it_is_refused():
-    with pytest.raises(ValueError, match=r"cannot take images of 32 pixels, timm made it for 224 \(.*64"):
+def test_an_explicit_size_is_kept_and_refused_if_it_is_not_that_of_the_images():
+    with pytest.raises(ValueError, match=r"cannot take images of 32 pixels, timm built it for 224 \(.*64"):
         Timm(3, 32, "deit_tiny_patch16_224", False, {"img_size": 64})
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050", "lcnet_035", "test_mambaout"])
-def test_the_width_is_what_the_model_gives_where_timm_names_another(name):
+def test_the_width_is_the_models_even_if_timm_states_another(name):
     encoder = Timm(3, 32, name, False, {})
     assert encoder.out_features != encoder.body.num_features
     assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, encoder.out_features)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_weights_hang_on_the_seed_alone_and_the_look_at_the_width_leaves_no_trace(name):
+def test_weights_depend_only_on_the_seed_and_measuring_the_width_changes_nothing(name):
     torch.manual_seed(0)
     sized: dict[str, Any] = {"img_size": 32} if name == "test_vit" else {}
     expected = timm.create_model(name, in_chans=3, num_classes=0, **sized)
@@ -145,27 +145,27 @@ def test_weights_hang_on_the_seed_alone_and_the_look_at_the_width_leaves_no_trac
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "told"),
+    ("name", "arguments", "message"),
     [
         ("test_resnet", {"features_only": True}, "features_only=true gives a list of maps, expected one vector"),
         ("test_resnet", {"global_pool": ""}, "gives 96 x 1 x 1 for an image, expected one vector"),
         ("test_resnet", {"global_pool": "nonsense"}, "timm refuses them for images of 32 pixels"),
         ("test_resnet", {"act_layer": "nonsense"}, "timm refuses them"),
-        ("test_resnet", {"num_classes": 10}, "num_classes is given already; take it out"),
+        ("test_resnet", {"num_classes": 10}, "num_classes is set already; remove it"),
         ("test_vit", {"patch_size": 0}, "timm refuses them"),
         ("test_vit", {"depth": "deep"}, "timm refuses them"),
         ("resnet18.no_such_tag", {}, "timm refuses them"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(name, arguments, told):
-    with pytest.raises(ValueError, match=told) as caught:
+def test_impossible_arguments_are_refused_in_one_sentence(name, arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
         Timm(3, 32, name, False, arguments)
     assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
-    """The hub's client in its offline mode, with an empty cache; gives the cache."""
+    """The hub's client in its offline mode, with an empty cache, which it returns."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -173,26 +173,26 @@ def no_network(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_weights_that_cannot_be_fetched_are_told_with_where_and_how(no_network):
+def test_weights_that_cannot_be_fetched_are_reported_with_source_and_remedy(no_network):
     node = {"_target_": "ssl_runner.models.timm_encoder.Timm", "_partial_": True, "name": "resnet18.a1_in1k"}
     with pytest.raises(ConfigError) as caught:
         build(node | {"pretrained": True, "arguments": {}}, "model.encoder")(3, 32)
-    told = str(caught.value)
-    assert "timm/resnet18.a1_in1k" in told
-    assert str(no_network) in told
-    assert "run once where there is network" in told
-    assert "model.encoder.pretrained=false" in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert "timm/resnet18.a1_in1k" in message
+    assert str(no_network) in message
+    assert "run once with a network" in message
+    assert "model.encoder.pretrained=false" in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_a_model_of_the_hub_is_asked_for_there(no_network, pretrained):
-    with pytest.raises(ValueError, match="the model nobody/nothing cannot be had") as caught:
+def test_a_model_of_the_hub_is_looked_for_there(no_network, pretrained):
+    with pytest.raises(ValueError, match="the model nobody/nothing cannot be fetched") as caught:
         Timm(3, 32, "hf-hub:nobody/nothing", pretrained, {})
     assert str(no_network) in str(caught.value)
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"name='local-dir:.*: timm cannot read that folder"):
         Timm(3, 32, f"local-dir:{tmp_path}", True, {})
     with pytest.raises(ValueError, match="Unknown model source"):

@@ -1,4 +1,4 @@
-"""LARS against its formula, step by step."""
+"""LARS compared with its formula, step by step."""
 
 import pytest
 import torch
@@ -38,8 +38,8 @@ def test_three_steps_equal_the_formula(decay):
             assert torch.allclose(value, parameter, rtol=1e-12, atol=1e-14)
 
 
-def test_without_decay_the_adaptation_stays_on():
-    """A gradient a thousand times as large moves a matrix as far, and a bias a thousand times as far."""
+def test_the_adaptation_also_applies_without_decay():
+    """A gradient a thousand times larger moves a matrix equally far, and a bias a thousand times farther."""
     moved = []
     for factor in (1.0, 1000.0):
         model = network()
@@ -53,7 +53,7 @@ def test_without_decay_the_adaptation_stays_on():
         assert large.item() == pytest.approx(small.item() * (1 if parameter.ndim > 1 else 1000), rel=1e-6)
 
 
-def test_a_weight_of_zeros_can_leave_them():
+def test_a_weight_of_zeros_can_be_trained():
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.ones(2, 2)
     LARS([weight], lr=0.1, momentum=0.9, weight_decay=0.0).step()

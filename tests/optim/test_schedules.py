@@ -16,7 +16,7 @@ def test_without_warm_up_the_first_step_has_the_full_rate():
     assert WarmupCosine(warmup_steps=0, final=0.0)(0, 5) == 1.0
 
 
-def test_a_run_shorter_than_its_warm_up_stays_on_the_ramp():
+def test_a_run_shorter_than_its_warm_up_ends_during_it():
     schedule = WarmupCosine(warmup_steps=100, final=0.0)
     assert [schedule(step, 2) for step in range(2)] == [0.01, 0.02]
 

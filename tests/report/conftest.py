@@ -1,4 +1,4 @@
-"""A real TensorBoard, asked as its page asks it."""
+"""A real TensorBoard server, queried like its web page does."""
 
 import importlib.util
 import json
@@ -31,7 +31,7 @@ class Board:
         self.url = url
 
     def raw(self, path: str, body: Any = None, **query: Any) -> bytes:
-        """What /data/``path`` answers; with a body, to a POST."""
+        """The answer to a GET of /data/``path``, or with a body to a POST."""
         address = f"{self.url}/data/{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body).encode()
         asked = urllib.request.Request(address, data, {"Content-Type": "application/json"} if data else {})
@@ -48,7 +48,7 @@ class Board:
 
 
 def wait_for(ask: Callable[[], Any], enough: Callable[[Any], bool]) -> Any:
-    """The first answer that is enough, else the last before the deadline."""
+    """The first sufficient answer, or the last one before the deadline."""
     end, answer = time.monotonic() + DEADLINE, None
     while time.monotonic() < end:
         try:
@@ -85,7 +85,7 @@ def serve(folder: Path, loader: str, log: Path) -> Iterator[Board]:
 
 @pytest.fixture(scope="module", params=LOADERS)
 def board(request, log_folder, tmp_path_factory) -> Iterator[Board]:
-    """One server a loader for the module, on the module's ``log_folder``, when it has read that."""
+    """One server per loader, shared by the module, that has read the module's ``log_folder``."""
     with serve(log_folder, request.param, tmp_path_factory.mktemp("tensorboard") / "log") as board:
         expected = {str(path.parent.relative_to(log_folder)) for path in log_folder.rglob("events.out.tfevents.*")}
         found = wait_for(lambda: set(board.get("runs")), lambda runs: runs >= expected)

@@ -1,4 +1,4 @@
-"""What TensorBoard makes of a run's folder, by its own HTTP interface, with both of its loaders."""
+"""How TensorBoard reads a run's folder, through its HTTP interface, with both of its loaders."""
 
 import html
 import io
@@ -56,7 +56,7 @@ def views() -> Views:
 
 @pytest.fixture(scope="module")
 def log_folder(tmp_path_factory, views) -> Path:
-    """Two runs of different methods; the second was killed after it had logged more than its checkpoint."""
+    """Two runs of different methods; the second was killed after it had logged steps past its checkpoint."""
     folder = tmp_path_factory.mktemp("outputs")
     with resumed_writer(folder / "simclr", 0) as writer:
         log_config(writer, SIMCLR)
@@ -94,23 +94,23 @@ def curve(writer: SummaryWriter, steps, value: float) -> None:
 
 
 def tear(folder: Path) -> None:
-    """What a kill leaves: a record that is not whole. Started long ago, as a run that is resumed was."""
+    """Leave an incomplete record, as a kill does, in a file that was started long ago."""
     (path,) = folder.glob("events.out.tfevents.*")
     path.write_bytes(path.read_bytes()[:-5])
     path.rename(folder / "events.out.tfevents.1700000000.host.1.0")
 
 
-def test_each_run_is_one_run(board):
+def test_each_run_appears_once(board):
     assert sorted(run for run in board.get("runs") if not run.startswith("live")) == ["maml", "simclr"]
 
 
-def test_the_picture_shown_is_the_picture_written(board, views, wait_for):
+def test_the_picture_shown_equals_the_picture_written(board, views, wait_for):
     (picture,) = wait_for(lambda: board.get("plugin/images/images", run="simclr", tag="views", sample=0), len)
     shown = Image.open(io.BytesIO(board.raw(f"plugin/images/individualImage?{picture['query']}")))
     assert np.array_equal(np.array(shown), views_picture(views).permute(1, 2, 0).numpy())
 
 
-def test_the_config_is_shown_as_a_block_of_the_yaml_that_starts_the_run(board, wait_for):
+def test_the_config_is_shown_as_a_block_of_yaml_that_can_start_the_run(board, wait_for):
     for run, config in (("simclr", SIMCLR), ("maml", MAML)):
         (text,) = wait_for(lambda run=run: board.get("plugin/text/text", run=run, tag="config"), len)
         code = re.fullmatch(r"<pre><code[^>]*>(.*)</code></pre>\s*", text["text"], re.DOTALL)
@@ -129,8 +129,8 @@ def test_the_table_has_every_key_of_every_run_with_its_own_values(board, wait_fo
     }
 
 
-def test_the_table_begins_with_keys_that_differ_and_with_final_metrics(board):
-    """The page shows the first five of either until asked for more."""
+def test_the_table_begins_with_keys_that_differ_and_final_metrics(board):
+    """By default, the page shows the first five of each."""
     experiment = board.get("plugin/hparams/experiment", {})
     differs = [bool(info.get("differs")) for info in experiment["hparamInfos"]]
     assert differs == sorted(differs, reverse=True) and differs[0]
@@ -158,11 +158,11 @@ def test_the_table_has_final_metrics_of_every_run(board, wait_for):
     assert {row["sessions"][0]["status"] for row in rows.values()} == {"STATUS_SUCCESS"}
 
 
-def test_a_final_evaluation_done_again_replaces_the_first(board):
+def test_a_repeated_final_evaluation_replaces_the_first(board):
     assert board.points("simclr", "eval/knn/top1") == [(2, pytest.approx(0.8))]
 
 
-def test_a_curve_of_inner_steps_is_there_once_and_takes_no_point_from_the_others(board):
+def test_a_curve_of_inner_steps_appears_once_and_removes_no_point_of_other_curves(board):
     assert board.points("maml", "inner_steps/3w1s") == [
         (0, pytest.approx(0.2)),
         (1, pytest.approx(0.7)),
@@ -173,7 +173,7 @@ def test_a_curve_of_inner_steps_is_there_once_and_takes_no_point_from_the_others
     assert list(found["tag_to_events"]) == ["inner_steps/3w1s"]
 
 
-def test_a_resumed_curve_has_no_point_of_the_time_after_the_checkpoint_but_its_own(board):
+def test_a_resumed_curve_has_only_its_own_points_after_the_checkpoint(board):
     assert board.points("maml", "train/loss") == [(10, 1), (20, 1), (30, 1), (45, 2), (60, 2)]
 
 
@@ -194,7 +194,7 @@ def test_a_resumed_curve_has_each_step_once_on_a_server_that_saw_the_first_part(
     assert seen == [(10, 1), (20, 1), *((step, 3) for step in range(30, 80, 10))]
 
 
-def test_the_layout_has_charts_of_tags_that_are_written_each_once_and_no_others(board, wait_for):
+def test_the_layout_has_one_chart_for_each_written_tag_and_no_others(board, wait_for):
     layout = wait_for(lambda: board.get("plugin/custom_scalars/layout"), lambda found: "gradient" in json.dumps(found))
     charts = {
         category["title"]: [tag for chart in category["chart"] for tag in chart["multiline"]["tag"]]
@@ -209,12 +209,12 @@ def test_the_layout_has_charts_of_tags_that_are_written_each_once_and_no_others(
     }
 
 
-def test_a_chart_shows_its_own_tag_only(board):
+def test_a_chart_shows_only_its_own_tag(board):
     found = board.get("plugin/custom_scalars/scalars", run="simclr", tag="diagnostics/alignment$")
     assert list(found["tag_to_events"]) == ["diagnostics/alignment"]
 
 
-def test_the_projector_has_the_last_features_only_with_classes_and_thumbnails(board):
+def test_the_projector_has_only_the_last_features_with_classes_and_thumbnails(board):
     info = board.get("plugin/projector/info", run="simclr")
     (embedding,) = info["embeddings"]
     assert embedding["tensorShape"] == [5, 3]
@@ -249,7 +249,7 @@ def test_a_run_folder_may_be_moved_with_its_projector(tmp_path):
 
 
 @pytest.mark.parametrize(("n", "size"), [(128 * 128 + 1, (64, 8)), (4, (30, 200))])
-def test_thumbnails_keep_to_tensorboards_limit_and_to_their_shape(tmp_path, n, size):
+def test_thumbnails_stay_within_tensorboards_limit_and_keep_their_shape(tmp_path, n, size):
     images = torch.zeros(1, 1, *size, dtype=torch.uint8).expand(n, -1, -1, -1)
     with SummaryWriter(str(tmp_path)) as writer:
         log_projector(writer, torch.zeros(n, 1), images, None, 1)
@@ -269,7 +269,7 @@ def test_a_projector_of_unequal_lengths_is_refused(tmp_path):
             log_projector(writer, FEATURES, IMAGES, NAMES[:3], 1)
 
 
-def test_hyperparameters_are_plain_and_those_that_can_change_the_result():
+def test_hyperparameters_are_the_plain_values_that_can_change_the_result():
     assert hyperparameters(SIMCLR) == {
         "algorithm": "Contrastive",
         "loss": "NTXent",
@@ -290,7 +290,7 @@ def test_hyperparameters_are_plain_and_those_that_can_change_the_result():
 
 
 def session_groups(board) -> dict:
-    """Rows of the table by name, as the page asks for them."""
+    """Rows of the table by name, queried like the page does."""
     statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
     request = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": statuses}
     answer = board.get("plugin/hparams/session_groups", request)

@@ -1,4 +1,4 @@
-"""What whole runs leave for TensorBoard, and say before they start."""
+"""The TensorBoard files of complete runs, and the summary before they start."""
 
 import io
 import re
@@ -106,7 +106,7 @@ def test_every_scalar_has_each_step_once_and_the_final_metrics_are_the_results(r
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
-def test_the_rate_of_false_negatives_is_a_curve_of_runs_that_mine_images(ran):
+def test_runs_that_mine_images_have_a_curve_of_false_negatives(ran):
     _, _, events, episodic = ran
     tags = {tag for tag in events.Tags()["scalars"] if "false_negative" in tag}
     assert tags == (set() if episodic else {"diagnostics/false_negative_rate", "diagnostics/false_negative_base_rate"})
@@ -115,13 +115,13 @@ def test_the_rate_of_false_negatives_is_a_curve_of_runs_that_mine_images(ran):
         assert all(0 <= point.value <= 1 for point in events.Scalars(tag))
 
 
-def test_config_layout_and_hyperparameters_are_there(ran):
+def test_config_layout_and_hyperparameters_are_logged(ran):
     _, _, events, _ = ran
     tensors = events.Tags()["tensors"]
     assert {"config", "custom_scalars__config__", "_hparams_/session_start_info"} <= set(tensors)
 
 
-def test_the_projector_finds_its_files_beside_it(ran):
+def test_the_projector_finds_its_files(ran):
     folder, _, _, _ = ran
     config = (folder / "projector_config.pbtxt").read_text()
     assert "projector/features.tsv" in config
@@ -130,7 +130,7 @@ def test_the_projector_finds_its_files_beside_it(ran):
     assert rows == len((folder / "projector" / "classes.tsv").read_text().splitlines()) > 100
 
 
-def test_the_tasks_of_the_evaluation_are_written_and_their_hash_is_the_results(ran):
+def test_the_tasks_of_the_evaluation_are_written_and_their_hash_is_in_the_result(ran):
     folder, result, _, episodic = ran
     assert (folder / MANIFEST).exists() == episodic
     if episodic:
@@ -144,7 +144,7 @@ def test_the_tasks_of_the_evaluation_are_written_and_their_hash_is_the_results(r
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
-    """A run of MAML, evaluated anew in the end, as after a crash between its evaluation and its end."""
+    """A run of MAML, evaluated twice, as after a crash between its evaluation and its end."""
     folder = tmp_path_factory.mktemp("maml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adaptation, "N_TASKS", 6)
@@ -155,7 +155,7 @@ def adapted(tmp_path_factory):
     return folder, again
 
 
-def test_accuracy_against_inner_step_is_that_of_each_task_for_each_shot_that_the_split_can_serve(adapted):
+def test_accuracy_per_inner_step_equals_a_loop_over_tasks_for_each_possible_shot(adapted):
     folder, _ = adapted
     events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
     tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("inner_steps/")}
@@ -177,7 +177,7 @@ def test_accuracy_against_inner_step_is_that_of_each_task_for_each_shot_that_the
         assert [point.value for point in points] == pytest.approx((right / 450).tolist(), abs=1.5 / 450)
 
 
-def test_a_split_of_too_few_classes_has_no_tasks_to_show(adapted):
+def test_a_split_with_too_few_classes_has_no_tasks_to_show(adapted):
     test = wire.prepare(config(MAML)).splits.test
     assert [name for name, _ in adaptation.fixed_tasks(test, 6)] == []
     few = replace(test, images=test.images[:0], labels=test.labels[:0])
@@ -189,7 +189,7 @@ def test_a_split_of_too_few_classes_has_no_tasks_to_show(adapted):
 
 
 @pytest.mark.parametrize(("classes", "ways"), [(5, 4), (3, 3), (2, 2)])
-def test_the_task_to_be_shown_is_the_largest_that_there_are_classes_for(classes, ways):
+def test_the_task_shown_has_the_most_ways_for_which_there_are_classes(classes, ways):
     run = wire.prepare(config([*EPISODES, "batching.n_way=[2,4]", "batching.k_shot=[1,3]"]))
     test = run.splits.test
     few = replace(test, labels=test.labels.clamp(max=classes - 1), class_names=test.class_names[:classes])
@@ -198,7 +198,7 @@ def test_the_task_to_be_shown_is_the_largest_that_there_are_classes_for(classes,
     assert episode.support_labels.shape == (1, ways * 3)
 
 
-def test_a_task_of_more_ways_than_there_are_classes_is_not_shown():
+def test_a_task_with_more_ways_than_classes_is_not_shown():
     run = wire.prepare(config([*EPISODES, "batching.n_way=[3,4]"]))
     test = run.splits.test
     two = replace(test, labels=test.labels.clamp(max=1), class_names=test.class_names[:2])
@@ -206,7 +206,7 @@ def test_a_task_of_more_ways_than_there_are_classes_is_not_shown():
 
 
 def unlabelled(part):
-    """As `roles.part`, but a dataset comes without its labels."""
+    """Like `components.part`, but without the labels of datasets."""
 
     def make(node, path, role, **supplied):
         made = part(node, path, role, **supplied)
@@ -221,7 +221,7 @@ def unlabelled(part):
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_pseudo_tasks_are_pictured_and_beside_them_what_labels_allow(labelled, tmp_path, monkeypatch):
+def test_pseudo_tasks_are_shown_and_with_labels_also_real_tasks(labelled, tmp_path, monkeypatch):
     monkeypatch.setattr(adaptation, "N_TASKS", 4)
     if not labelled:
         monkeypatch.setattr(wire.components, "part", unlabelled(wire.components.part))
@@ -236,7 +236,7 @@ def test_pseudo_tasks_are_pictured_and_beside_them_what_labels_allow(labelled, t
     assert all(point.value > 0 for point in events.Scalars("diagnostics/alignment"))  # two views of an image differ
 
 
-def test_both_ways_to_classify_stand_in_the_result_with_what_they_mean(adapted):
+def test_both_ways_to_classify_are_described_in_the_result(adapted):
     _, result = adapted
     metrics = result["metrics"]
     ways = [
@@ -250,7 +250,7 @@ def test_both_ways_to_classify_stand_in_the_result_with_what_they_mean(adapted):
     assert result["protocols"]["algorithm"]["classifiers"] == {"inductive": "support", "transductive": "batch"}
 
 
-def test_the_table_has_further_ways_below_the_encoder_and_fits_a_terminal():
+def test_further_ways_to_classify_are_rows_below_the_encoder_and_the_table_fits_a_terminal():
     metrics = {
         f"{prefix}few_shot/{setting}{way}/{score}": value
         for prefix in ("", "untrained/", "raw_pixels/")
@@ -270,7 +270,7 @@ def test_the_table_has_further_ways_below_the_encoder_and_fits_a_terminal():
     assert [row for row in rows if len(row) > 1] == expected
 
 
-def test_each_dataset_that_was_judged_has_a_table_of_its_own():
+def test_each_evaluated_dataset_has_its_own_table():
     names = ("few_shot/5w1s", "mnist/few_shot/2w1s", "cifar10/few_shot/5w1s", "cifar10/few_shot/5w5s", "cifar10/knn")
     metrics = {
         f"{prefix}{name}/{score}": 0.5 for prefix in ("", "untrained/") for name in names for score in ("top1", "ci95")
@@ -294,12 +294,12 @@ def test_a_range_of_ways_and_shots_is_announced_with_the_memory_of_the_largest()
     some = [*EPISODES, "batching.n_way=[2,5]", "batching.k_shot=[1,3]"]
     ranged, largest = (wire.prepare(config(overrides)) for overrides in (some, [*EPISODES, "batching.k_shot=3"]))
     assert ranged.step_bytes == largest.step_bytes
-    assert lines(ranged, None, 0)["batch"] == "2 tasks of 2 to 5 ways, 1 to 3 shots, 15 queries: 119 images in the mean"
+    assert lines(ranged, None, 0)["batch"] == "2 tasks of 2 to 5 ways, 1 to 3 shots, 15 queries: 119 images on average"
     assert lines(largest, None, 0)["batch"] == "2 tasks of 5 ways, 3 shots, 15 queries: 180 images"
     growing = wire.prepare(config([*some, "batching.ways_grow_every=1000"]))
     assert lines(growing, None, 0)["batch"] == (
         "2 tasks of 2 to 5 ways (one more every 1,000 steps), 1 to 3 shots, 15 queries: "
-        "170 images in the mean of the most ways"
+        "170 images on average at the most ways"
     )
 
 
@@ -309,7 +309,7 @@ def test_pseudo_tasks_are_announced_as_such():
 
 
 @pytest.mark.parametrize("overrides", [CONTRASTIVE, EPISODES], ids=["contrastive", "episodes"])
-def test_a_dozen_lines_say_what_will_be_done(overrides, tmp_path):
+def test_a_dozen_lines_announce_the_run(overrides, tmp_path):
     run = wire.prepare(config(overrides))
     said = lines(run, tmp_path, 0)
     assert len(said) <= 13
@@ -322,7 +322,7 @@ def test_a_dozen_lines_say_what_will_be_done(overrides, tmp_path):
     assert said["memory"].startswith("a step about ")
 
 
-def test_doubts_are_warned_of_the_rest_is_noted_and_all_stands_in_the_result(tmp_path, capsys):
+def test_doubtful_data_is_warned_about_and_all_notes_are_in_the_result(tmp_path, capsys):
     for name, shade in (("ant", 3), ("bee", 3)):
         (tmp_path / "mine" / name).mkdir(parents=True)
         for number in range(12):
@@ -337,15 +337,15 @@ def test_doubts_are_warned_of_the_rest_is_noted_and_all_stands_in_the_result(tmp
     preflight.announce(found, None, 0, console.Console())
     text = capsys.readouterr().out
     assert "warning: all 19 images of mine/train are the same" in text
-    assert "warning: the greatest value of any pixel is 3 of 255" in text
-    assert "warning: 5 of 5 test images stand in train too (ant/" in text
-    told = Result(tmp_path, found.description()).content["dataset"]
-    assert told["no_images"] == {".txt": 2}
-    assert told["duplicates"] == {"test in train": 5}
-    assert (told["all_alike"], told["greatest_value"], told["validation"]) == (19, 3, "none")
+    assert "warning: the largest value of any pixel is 3 of 255" in text
+    assert "warning: 5 of 5 test images occur in train too (ant/" in text
+    dataset = Result(tmp_path, found.description()).content["dataset"]
+    assert dataset["no_images"] == {".txt": 2}
+    assert dataset["duplicates"] == {"test in train": 5}
+    assert (dataset["all_alike"], dataset["greatest_value"], dataset["validation"]) == (19, 3, "none")
 
 
-def test_a_linear_probe_that_takes_long_says_so_beforehand(monkeypatch):
+def test_a_slow_linear_probe_is_announced(monkeypatch):
     found = wire.prepare(config([*CONTRASTIVE, "eval=[linear_probe,knn]", "eval.knn.k=20"]))
     assert lines(found, None, 0)["evaluation"] == "linear probe; knn"
     monkeypatch.setattr(preflight, "SLOW", 0)

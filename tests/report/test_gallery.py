@@ -1,4 +1,4 @@
-"""The gallery of hard negatives: who stands where, who is framed, and that it is logged once."""
+"""The picture of hard negatives: its layout and frames, and that it is logged once."""
 
 import io
 from dataclasses import replace
@@ -23,13 +23,13 @@ SHOWN = [0, 1, 3, 4, 6, 7, 9, 10]  # spread over the first view, which may be so
 
 
 def images() -> torch.Tensor:
-    """(2, N, 1, SIZE, SIZE); view v of image b has the gray level 10 + 2 (N v + b), which nothing else has."""
+    """(2, N, 1, SIZE, SIZE); view v of image b has the gray level 10 + 2 (N v + b), which is unique."""
     levels = (10 + 2 * torch.arange(2 * N).float()) / 255
     return levels.view(2, N, 1, 1, 1).expand(-1, -1, 1, SIZE, SIZE)
 
 
 def mined(seed: int = 0) -> Negatives:
-    """Weights at random; none of an anchor's own image."""
+    """Random weights, 0 for an anchor's own image."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.arange(N).repeat(2)
     other = image[:, None] != image[None, :]
@@ -39,7 +39,7 @@ def mined(seed: int = 0) -> Negatives:
 
 
 def shown(picture: torch.Tensor) -> list[list[int]]:
-    """Row by row, the numbers of the views whose images stand there, from left to right."""
+    """For each row, the numbers of the views in it, from left to right."""
     found: dict[int, list[tuple[int, int]]] = {}
     for number in range(2 * N):
         level = picture[0] == 10 + 2 * number
@@ -49,19 +49,19 @@ def shown(picture: torch.Tensor) -> list[list[int]]:
 
 
 def runs(mask: torch.Tensor, length: int, dim: int) -> torch.Tensor:
-    """Where so many marks on end begin."""
+    """Where runs of ``length`` consecutive marks begin."""
     size = mask.shape[dim]
     total = torch.cat([torch.zeros_like(mask.narrow(dim, 0, 1)).int(), mask.cumsum(dim)], dim=dim)
     return total.narrow(dim, length, size - length + 1) - total.narrow(dim, 0, size - length + 1) == length
 
 
 def frames(picture: torch.Tensor) -> int:
-    """Full frames of the color of false negatives, by their upright sides; letters are lower."""
+    """Number of complete frames in the color of false negatives, counted by their vertical sides; letters are lower."""
     red = (picture == torch.tensor(WRONG)[:, None, None]).all(dim=0)
     return int(runs(red, CELL + 2 * BORDER, 0).sum()) // (2 * BORDER)
 
 
-def test_a_row_is_an_anchor_its_positive_and_the_negatives_of_greatest_weight_in_order():
+def test_a_row_has_an_anchor_its_positive_and_the_heaviest_negatives_in_order():
     found = mined()
     picture = negatives_picture(images(), found, LABELS, NAMES)
     expected = [
@@ -72,7 +72,7 @@ def test_a_row_is_an_anchor_its_positive_and_the_negatives_of_greatest_weight_in
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_frames_stand_around_false_negatives_and_around_nothing_else(seed):
+def test_only_false_negatives_have_frames(seed):
     found = mined(seed)
     places = found.weight[SHOWN].topk(HARDEST).indices % N
     false = int((LABELS[places] == LABELS[SHOWN, None]).sum())
@@ -87,14 +87,14 @@ def test_without_labels_nothing_is_red():
     assert not (picture == torch.tensor(WRONG)[:, None, None]).all(dim=0).any()
 
 
-def test_of_equal_weights_the_most_similar_stands_first():
+def test_for_equal_weights_the_most_similar_negative_comes_first():
     found = mined()
     found.weight.copy_((found.weight > 0) / (2 * N - 2))
     expected = sorted((k for k in range(2 * N) if k % N != 1), key=lambda k: -float(found.similarity[1, k]))
     assert shown(negatives_picture(images(), found, LABELS, NAMES))[1][2:] == expected[:HARDEST]
 
 
-def test_an_anchor_that_nothing_repels_has_a_row_without_negatives():
+def test_an_anchor_without_negatives_has_a_row_without_them():
     found = mined()
     found.weight[3] = 0
     found.weight[4] *= torch.arange(2 * N) == 5
@@ -115,7 +115,7 @@ def test_similarities_are_written_and_few_images_give_few_rows():
 
 
 class Fixed(Diagnostics):
-    """Diagnostics whose algorithm is given."""
+    """Diagnostics that return the given negatives in place of an algorithm's."""
 
     def negatives(self, algorithm):
         return algorithm
@@ -130,7 +130,7 @@ def logged(folder) -> EventAccumulator:
     return EventAccumulator(str(folder), {"images": 0, "histograms": 0}).Reload()
 
 
-def test_a_run_that_goes_on_and_is_evaluated_again_has_each_picture_once(tmp_path):
+def test_a_resumed_run_that_is_evaluated_again_has_each_picture_once(tmp_path):
     algorithm: Algorithm = mined()  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
         assert log_negatives(writer, diagnostics(), algorithm, NAMES, 0) is algorithm
@@ -148,7 +148,7 @@ def test_a_run_that_goes_on_and_is_evaluated_again_has_each_picture_once(tmp_pat
         assert {histogram.histogram_value.num for histogram in histograms} == {count}
 
 
-def test_nothing_is_logged_where_no_negatives_are_told_and_no_histogram_of_none(tmp_path):
+def test_nothing_is_logged_if_the_loss_returns_no_negatives_and_no_histogram_is_empty(tmp_path):
     none: Algorithm = None  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:
         assert log_negatives(writer, diagnostics(), none, NAMES, 0) is None
@@ -160,7 +160,7 @@ def test_nothing_is_logged_where_no_negatives_are_told_and_no_histogram_of_none(
     assert logged(tmp_path).Tags()["histograms"] == ["similarity/positive"]
 
 
-def test_negatives_without_images_have_histograms_and_no_gallery_and_are_left_out_of_one(tmp_path):
+def test_negatives_without_images_have_histograms_but_no_picture(tmp_path):
     found = mined()
     queue: Algorithm = replace(found, remembered=2 * N)  # type: ignore[assignment]
     with resumed_writer(tmp_path, 0) as writer:

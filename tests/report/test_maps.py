@@ -16,6 +16,6 @@ def test_each_value_is_a_square_from_dark_to_bright():
     assert not torch.equal(middles[1][0], middles[1][2])
 
 
-def test_nothing_at_all_is_dark():
+def test_a_map_of_zeros_is_dark():
     picture = map_picture(Map(torch.zeros(2, 2), "rows", "columns"))
     assert picture[:, GAP + 10, GAP + 10].tolist() == list(DARK)

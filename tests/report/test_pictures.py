@@ -11,12 +11,12 @@ PIXELS = CELL // SIZE
 
 
 def is_color(picture, color) -> torch.Tensor:
-    """(H, W): where the picture has this color."""
+    """A mask (H, W) of the pixels with this color."""
     return (picture == torch.tensor(color)[:, None, None]).all(dim=0)
 
 
 def tall_runs(mask, least: int) -> int:
-    """Columns in which the mask holds for at least so many pixels on end, neighbours counted once."""
+    """Number of columns with at least ``least`` consecutive pixels of the mask; adjacent columns count once."""
     found = 0
     padded = np.pad(mask.numpy().astype(int), ((1, 1), (0, 1)))
     changes = np.diff(padded, axis=0)
@@ -30,7 +30,7 @@ def tall_runs(mask, least: int) -> int:
 
 
 def episode(n_way: int = 3, shots: int = 1, queries: int = 2, tasks: int = 2, size: int = SIZE) -> Episodes:
-    """Images of class c are of gray level c / n_way, which no border or paper has."""
+    """Images of class c have gray level c / n_way, which no border or background has."""
     support = torch.arange(n_way).repeat_interleave(shots).expand(tasks, -1)
     query = torch.arange(n_way).repeat(queries).expand(tasks, -1)
 
@@ -41,13 +41,13 @@ def episode(n_way: int = 3, shots: int = 1, queries: int = 2, tasks: int = 2, si
 
 
 def scores_for(task: Episodes, wrong: tuple[int, ...] = ()) -> torch.Tensor:
-    """(1, Q, n_way) that is right but for these queries, which are taken for the next class."""
+    """Scores (1, Q, n_way) that are correct except for these queries, which get the next class."""
     predictions = task.query_labels[:1].clone()
     predictions[:, list(wrong)] = (predictions[:, list(wrong)] + 1) % task.n_way
     return functional.one_hot(predictions, task.n_way).float()
 
 
-def test_views_stand_row_by_row_with_pixels_repeated():
+def test_views_are_rows_with_repeated_pixels():
     crops = torch.rand(2, 3, 3, SIZE, SIZE)
     picture = views_picture(Views((crops,), None, torch.arange(3)))
     assert picture.dtype == torch.uint8
@@ -72,7 +72,7 @@ def test_gray_views_are_gray():
     assert (picture[0] == picture[1]).all() and (picture[1] == picture[2]).all()
 
 
-def test_smaller_crops_stand_in_the_middle_of_equal_cells():
+def test_smaller_crops_are_centered_in_equal_cells():
     large, small = torch.zeros(2, 3, 1, SIZE, SIZE), torch.zeros(3, 3, 1, SIZE // 2, SIZE // 2)
     picture = views_picture(Views((large, small), None, torch.arange(3)))
     assert picture.shape[1:] == (5 * (CELL + GAP) + GAP, 3 * (CELL + GAP) + GAP)
@@ -82,13 +82,13 @@ def test_smaller_crops_stand_in_the_middle_of_equal_cells():
     assert int(cell.sum()) == (CELL // 2) ** 2 and cell[quarter : 3 * quarter, quarter : 3 * quarter].all()
 
 
-def test_only_so_many_images_are_shown():
+def test_the_number_of_images_shown_is_limited():
     batch = Views((torch.zeros(1, 30, 1, SIZE, SIZE),), None, torch.arange(30))
     assert views_picture(batch, most=4).shape[2] == 4 * (CELL + GAP) + GAP
 
 
 @pytest.mark.parametrize(("size", "cell"), [(8, 64), (28, 84), (64, 64), (224, 224)])
-def test_images_are_enlarged_to_a_size_that_can_be_seen_and_never_reduced(size, cell):
+def test_small_images_are_enlarged_and_none_is_reduced(size, cell):
     picture = views_picture(Views((torch.zeros(1, 1, 1, size, size),), None, torch.arange(1)))
     assert picture.shape == (3, cell + 2 * GAP, cell + 2 * GAP)
 
@@ -108,7 +108,7 @@ def test_right_queries_are_framed_green_and_wrong_ones_red(wrong):
     assert tall_runs(is_color(picture, WRONG), frame) == 2 * len(wrong)
 
 
-def test_under_a_wrong_query_and_nowhere_else_stands_what_was_predicted():
+def test_only_wrong_queries_have_their_prediction_below():
     task = episode(n_way=3, queries=1)
     rights, wrongs = (episode_picture(task, scores_for(task, wrong)) for wrong in ((), (2,)))
     frame = 2 * (CELL + 2 * BORDER) * BORDER + 2 * CELL * BORDER
@@ -118,7 +118,7 @@ def test_under_a_wrong_query_and_nowhere_else_stands_what_was_predicted():
     assert (episode_picture(task, other) != wrongs).any()
 
 
-def test_support_and_queries_of_a_class_stand_in_its_row():
+def test_support_and_queries_of_a_class_are_in_its_row():
     task = episode(n_way=4, shots=2, queries=3)
     picture = episode_picture(task, scores_for(task))
     for number in range(4):
@@ -144,7 +144,7 @@ def test_queries_are_limited_but_all_are_counted_in_the_heading():
 
 
 @pytest.mark.parametrize("n_way", [20, 100])
-def test_many_classes_are_set_in_columns_with_none_left_out(n_way):
+def test_many_classes_are_arranged_in_columns_and_none_is_left_out(n_way):
     task = episode(n_way=n_way, queries=1, tasks=1)
     picture = episode_picture(task, scores_for(task, (3, 7)))
     height, width = picture.shape[1:]
@@ -163,12 +163,12 @@ def test_class_names_are_shown_and_long_ones_shortened():
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (3, 6, 3), (1, 5, 3), (1, 6, 4)])
-def test_scores_of_another_shape_are_refused(shape):
+def test_scores_of_the_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"give \(1 or 2, 6, 3\)"):
         episode_picture(episode(), torch.zeros(shape))
 
 
-def test_another_number_of_class_names_is_refused():
+def test_the_wrong_number_of_class_names_is_refused():
     task = episode()
     with pytest.raises(ValueError, match="2 class names for 3 classes"):
         episode_picture(task, scores_for(task), ["cat", "dog"])

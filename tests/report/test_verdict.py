@@ -24,7 +24,7 @@ def protocol(*settings: str) -> dict:
 
 
 def metrics(setting: str, own: float, best: str, difference: float, half: float) -> dict[str, float]:
-    """Figures of one setting; other baselines are at 20%."""
+    """Metrics of one setting; the other baselines have 20%."""
     found = {f"few_shot/{setting}/top1": own, f"few_shot/{setting}/ci95": 0.005}
     for name in BASELINES:
         pair = (difference, half) if name == best else (own - 0.2, 0.006)
@@ -43,19 +43,19 @@ def metrics(setting: str, own: float, best: str, difference: float, half: float)
         (-0.02, 0.004, "adaptation hurt: -2.00 ± 0.40 (paired, 1,000 episodes)"),
     ],
 )
-def test_a_difference_helps_hurts_or_cannot_be_told_from_nothing(difference, half, words):
+def test_a_difference_helps_hurts_or_is_not_distinguishable_from_zero(difference, half, words):
     (said,) = sentences(metrics("5w1s", 0.312, "pixel_centroid", difference, half), {"verdict": protocol("5w1s")})
     has = percent(0.312 - difference)
     assert said == f"cifar10 5w1s: 31.20 ± 0.50; the strongest baseline, pixel centroid, has {has}; {words}"
 
 
-def test_an_interval_that_touches_nothing_does_not_help():
+def test_an_interval_that_touches_zero_does_not_help():
     assert "did not help" in outcome(0.004, 0.004)
     assert "did not help" in outcome(-0.004, 0.004)
     assert "helped" in outcome(0.0041, 0.004)
 
 
-def test_one_that_was_asked_fewer_episodes_is_told_as_such():
+def test_a_baseline_with_fewer_episodes_is_reported_as_such():
     (said,) = sentences(metrics("5w1s", 0.3, "from_scratch", 0.04, 0.016), {"verdict": protocol("5w1s")})
     assert (
         "the strongest baseline, training from scratch, has 26.00 in the first 100 episodes; adaptation helped" in said
@@ -71,23 +71,23 @@ def test_there_is_a_sentence_for_each_setting_and_none_without_a_verdict():
     assert sentences({}, {"verdict": protocol("5w1s")}) == []
 
 
-def test_a_transductive_score_is_said_to_be_one():
+def test_a_transductive_score_is_marked_as_such():
     given = {"verdict": protocol("5w1s"), "algorithm": {"transductive": True}}
     (said,) = sentences(metrics("5w1s", 0.3, "untrained", 0.04, 0.01), given)
     assert said.endswith("; its queries were normalised together (transductive), the baselines' were not")
 
 
-def test_every_baseline_has_its_words():
+def test_every_baseline_has_a_name_in_words():
     assert tuple(WORDS) == BASELINES
 
 
 @pytest.mark.parametrize(("share", "text"), [(-0.00001, "+0.00"), (0.00001, "+0.00"), (-0.1, "-10.00")])
-def test_what_rounds_to_nothing_is_not_below_it(share, text):
+def test_a_value_that_rounds_to_zero_has_no_minus_sign(share, text):
     assert percent(share, "+") == text
 
 
 class Judged:
-    """What a run found."""
+    """The result of a run."""
 
     def __init__(self) -> None:
         self.metrics = {"few_shot/5w1s/top1": 0.8, "few_shot/5w1s/ci95": 0.01, "untrained/few_shot/5w1s/top1": 0.5}
@@ -100,7 +100,7 @@ class Judged:
         self.content["verdict"] = sentences(self.metrics, self.content["protocols"])
 
 
-def test_the_table_of_the_run_stays_as_it_was_and_the_verdict_fits_into_80_columns():
+def test_the_runs_table_is_unchanged_and_the_verdict_fits_into_80_columns():
     console, result = Console(record=True, width=80, file=io.StringIO()), Judged()
     summarise(result, console)
     first = console.export_text()
@@ -113,7 +113,7 @@ def test_the_table_of_the_run_stays_as_it_was_and_the_verdict_fits_into_80_colum
     assert cells["untrained"] == ["24.4 ± 0.4", "+6.8 ± 0.6", "20.0 ± 0.4", "+21.2 ± 0.6"]
 
 
-def test_the_verdict_is_said_below_its_table(capsys):
+def test_the_verdict_is_printed_below_its_table(capsys):
     result = Judged()
     judge(result.content, Console(width=80))
     assert capsys.readouterr().out.splitlines()[-2:] == result.content["verdict"]

@@ -17,7 +17,7 @@ def write(folder, steps, **options):
 
 
 def steps(folder) -> list[int]:
-    """Steps of all points in the folder in order, as TensorBoard's own reader finds them."""
+    """Steps of all points in the folder, in the order in which TensorBoard's own reader returns them."""
     events = [event for path in folder.iterdir() for event in EventFileLoader(str(path)).Load()]
     return sorted(event.step for event in events for _ in event.summary.value)
 
@@ -27,7 +27,7 @@ def only_file(folder):
     return path
 
 
-def test_later_events_are_cut_and_all_others_stay_byte_for_byte(tmp_path):
+def test_later_events_are_removed_and_all_others_stay_byte_for_byte(tmp_path):
     write(tmp_path, [1, 2])
     short = only_file(tmp_path).read_bytes()
     write(tmp_path / "longer", [1, 2, 3, 4])
@@ -47,7 +47,7 @@ def test_a_file_with_nothing_to_cut_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [1, 4, 5, 30])
-def test_a_torn_record_is_cut_and_whole_ones_before_it_stay(tmp_path, lost):
+def test_an_incomplete_record_is_removed_and_complete_ones_before_it_stay(tmp_path, lost):
     write(tmp_path, [1, 2, 3])
     path = only_file(tmp_path)
     path.write_bytes(path.read_bytes()[:-lost])
@@ -58,7 +58,7 @@ def test_a_torn_record_is_cut_and_whole_ones_before_it_stay(tmp_path, lost):
 
 
 @pytest.mark.parametrize("junk", [bytes(40), b"\xff" * 40])
-def test_what_a_lost_disk_block_leaves_is_cut(tmp_path, junk):
+def test_damage_from_a_lost_disk_block_is_removed(tmp_path, junk):
     write(tmp_path, [1, 2])
     path = only_file(tmp_path)
     whole = path.read_bytes()
@@ -67,7 +67,7 @@ def test_what_a_lost_disk_block_leaves_is_cut(tmp_path, junk):
     assert path.read_bytes() == whole
 
 
-def test_a_run_that_begins_anew_keeps_nothing(tmp_path):
+def test_a_run_that_starts_again_keeps_no_events(tmp_path):
     write(tmp_path, [0, 1])
     cut_after(tmp_path, 0)
     assert not list(tmp_path.iterdir())
@@ -80,7 +80,7 @@ def test_other_files_of_the_run_folder_are_left_alone(tmp_path):
     assert only_file(tmp_path).name == "metrics.jsonl"
 
 
-def test_a_run_that_goes_on_twice_has_each_step_once(tmp_path):
+def test_a_run_that_is_resumed_twice_has_each_step_once(tmp_path):
     for start, end in ((0, 5), (3, 8), (2, 6)):
         with resumed_writer(tmp_path, start) as writer:
             for step in range(start + 1, end + 1):
@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_twice_has_each_step_once(tmp_path):
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_goes_on_within_a_second_is_read_after_what_was_there(tmp_path):
+def test_events_of_a_run_resumed_within_a_second_are_read_after_the_earlier_ones(tmp_path):
     write(tmp_path, [1])
     (tmp_path / only_file(tmp_path).name).rename(tmp_path / f"events.out.tfevents.{int(time.time()):010d}.z.1.0")
     with resumed_writer(tmp_path, 1) as writer:
@@ -97,7 +97,7 @@ def test_a_run_that_goes_on_within_a_second_is_read_after_what_was_there(tmp_pat
     assert [{event.step for event in events if event.summary.value} for events in (first, second)] == [{1}, {2}]
 
 
-def test_final_events_are_replaced_and_cut_when_the_run_goes_on(tmp_path):
+def test_final_events_are_replaced_and_removed_when_the_run_is_resumed(tmp_path):
     write(tmp_path, [5])
     for _ in range(2):
         with final_writer(tmp_path) as writer:
@@ -107,7 +107,7 @@ def test_final_events_are_replaced_and_cut_when_the_run_goes_on(tmp_path):
     assert steps(tmp_path) == [5]
 
 
-def test_a_cut_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+def test_a_failed_cut_leaves_the_file_unchanged(tmp_path, monkeypatch):
     write(tmp_path, [1, 2, 3])
     before = only_file(tmp_path).read_bytes()
 
@@ -120,7 +120,7 @@ def test_a_cut_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert only_file(tmp_path).read_bytes() == before
 
 
-def test_thousands_of_logged_steps_take_no_memory_and_as_many_bytes_each(tmp_path):
+def test_thousands_of_logged_steps_take_no_memory_and_equal_bytes_each(tmp_path):
     values = {"train/loss": 0.5, "train/lr": 0.1, "time/images_per_second": 100.0}
     taken = []
 

@@ -1,4 +1,4 @@
-"""Where a number comes from."""
+"""The provenance of a result."""
 
 import shlex
 import subprocess
@@ -12,7 +12,7 @@ def git(folder, *arguments):
     return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def test_the_patch_makes_the_changed_checkout_of_the_commit(tmp_path, monkeypatch):
+def test_the_patch_turns_the_commit_into_the_changed_checkout(tmp_path, monkeypatch):
     checkout, again, run = (tmp_path / name for name in ("checkout", "again", "run"))
     (checkout / "ssl_runner").mkdir(parents=True)
     (checkout / "conf").mkdir()
@@ -41,7 +41,7 @@ def test_the_patch_makes_the_changed_checkout_of_the_commit(tmp_path, monkeypatc
     assert (again / "README").read_text() == "not of the result\n"
 
 
-def test_the_command_can_be_typed_again(monkeypatch):
+def test_the_command_can_be_run_again(monkeypatch):
     line = ["/bin/ssl-train", "dataset.root=a b", "loss={a: 1}"]
     monkeypatch.setattr(sys, "argv", line)
     assert shlex.split(provenance.command()) == ["ssl-train", *line[1:]]

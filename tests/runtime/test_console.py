@@ -1,4 +1,4 @@
-"""A run goes on without its console, and shows names as they are."""
+"""A run continues without its console, and prints names literally."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ def one_thread(monkeypatch):
 
 
 def lost(folder: Path, name: str) -> list[str]:
-    """Lines of the run's log that say that a stream is lost."""
+    """Lines in the run's log that report a failed stream."""
     lines = (folder / "train.log").read_text().splitlines()
     return [line for line in lines if f"{name} cannot be written to" in line]
 
@@ -41,7 +41,7 @@ def assert_finished(folder: Path) -> None:
         (deeds.terminal_goes_away, (1, 2)),
     ],
 )
-def test_a_run_goes_on_without_its_console_and_says_so_once_in_its_log(deed, numbers, tmp_path):
+def test_a_run_continues_without_its_console_and_logs_that_once(deed, numbers, tmp_path):
     folder = tmp_path / "run"
     ended = children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], functools.partial(deed, *numbers))
     assert ended.code == 0, ended.err
@@ -52,11 +52,11 @@ def test_a_run_goes_on_without_its_console_and_says_so_once_in_its_log(deed, num
 
 
 def fresh(*arguments: str, **settings) -> subprocess.CompletedProcess:
-    """A process with an interpreter of its own, for what that does when it begins and ends."""
+    """A process with its own interpreter, to test what happens when that starts and exits."""
     return subprocess.run([sys.executable, "-m", "ssl_runner.train", *arguments], text=True, timeout=300, **settings)
 
 
-def test_an_interpreter_ends_without_a_word_of_a_pipe_that_nobody_reads(tmp_path):
+def test_an_interpreter_exits_silently_if_nobody_reads_its_pipe(tmp_path):
     for arguments in (["--help"], ["--version"], [*RUN, f"hydra.run.dir={tmp_path / 'run'}"]):
         reading, writing = os.pipe()
         os.close(reading)
@@ -67,12 +67,12 @@ def test_an_interpreter_ends_without_a_word_of_a_pipe_that_nobody_reads(tmp_path
     assert_finished(tmp_path / "run")
 
 
-def test_a_failure_that_nobody_reads_has_its_exit_code_all_the_same(tmp_path):
+def test_a_failure_that_nobody_reads_keeps_its_exit_code(tmp_path):
     ended = children.command(tmp_path / "1", ["sead=1"], functools.partial(deeds.console_is_full, 1, 2))
     assert ended.code == 2
 
 
-def test_closed_streams_do_not_mix_what_is_printed_into_the_files_of_a_run(tmp_path):
+def test_with_closed_streams_nothing_printed_ends_up_in_the_runs_files(tmp_path):
     folder = tmp_path / "run"
     line = ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", sys.executable, "-m", "ssl_runner.train", *RUN]
     assert subprocess.run([*line, f"hydra.run.dir={folder}"], timeout=300, check=False).returncode == 0
@@ -82,7 +82,7 @@ def test_closed_streams_do_not_mix_what_is_printed_into_the_files_of_a_run(tmp_p
         json.loads(row)
 
 
-def test_a_run_that_is_resumed_without_its_console_has_the_log_made(tmp_path):
+def test_a_run_resumed_without_its_console_creates_its_log(tmp_path):
     folder = tmp_path / "run"
     deed = functools.partial(deeds.signalled_at_step, 2, 15)
     assert children.command(tmp_path / "1", [*RUN, f"hydra.run.dir={folder}"], deed).code == 130
@@ -92,7 +92,7 @@ def test_a_run_that_is_resumed_without_its_console_has_the_log_made(tmp_path):
     assert len(lost(folder, "stdout")) == 1
 
 
-def test_a_name_with_brackets_or_colons_is_printed_as_it_is(tmp_path):
+def test_a_name_with_brackets_or_colons_is_printed_literally(tmp_path):
     root, folder = tmp_path / "im[b]ages :cat:", tmp_path / "a[b]c [/red] :cat:"
     for number in range(60):
         path = root / f"[{number % 3}]" / f"{number}.png"
@@ -112,4 +112,4 @@ def test_a_name_with_brackets_or_colons_is_printed_as_it_is(tmp_path):
     last = again.out.splitlines()[-1]
     assert last == str(folder) and Path(last).is_dir()
     over = children.command(tmp_path / "3", [f"resume={folder}"])
-    assert over.out.splitlines()[-1] == f"{folder} is finished already: there is nothing to go on with"
+    assert over.out.splitlines()[-1] == f"{folder} is already finished; there is nothing to resume"

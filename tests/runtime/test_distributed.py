@@ -1,4 +1,4 @@
-"""A run on two processes is the run on one."""
+"""A run on two processes equals the run on one."""
 
 import functools
 import json
@@ -52,12 +52,12 @@ def torchrun(*overrides: str, processes: int = 2) -> list[str]:
 
 
 def train(*words: str) -> subprocess.CompletedProcess:
-    """With torchrun, which takes three interpreters."""
+    """Run a command line with torchrun, which starts three interpreters."""
     return subprocess.run(torchrun(*words), capture_output=True, text=True, env=environment(), timeout=300)
 
 
 def pair(logs: Path, work, *arguments, deed=None) -> list[children.Child]:
-    """Two processes that have met, forked from one that has imported torch already."""
+    """Two processes that have joined a group, forked from one that has already imported torch."""
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "LOCAL_WORLD_SIZE": "2"}
     started = []
     for rank in ("0", "1"):
@@ -69,13 +69,13 @@ def pair(logs: Path, work, *arguments, deed=None) -> list[children.Child]:
 
 
 def together(logs: Path, *words: str) -> list[children.Ended]:
-    """``ssl-train WORDS`` on both."""
+    """``ssl-train WORDS`` on both processes."""
     return [child.ended() for child in pair(logs, children.type_in, list(words))]
 
 
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory) -> dict[str, dict[str, float]]:
-    """Of two processes from one, measured by the processes themselves."""
+    """Differences between two processes and one, measured by the processes themselves."""
     out = tmp_path_factory.mktemp("two") / "differences.json"
     ended = [child.ended() for child in pair(out.parent, measure, out)]
     assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
@@ -83,8 +83,8 @@ def differences(tmp_path_factory) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("case", cases())
-def test_gradients_state_and_metrics_of_two_processes_are_those_of_one(case, differences):
-    """Queues, centers, teachers and running statistics are state."""
+def test_gradients_state_and_metrics_of_two_processes_equal_those_of_one(case, differences):
+    """The state includes queues, centers, teachers and running statistics."""
     assert differences[case]["gradient"] < 1e-10
     assert differences[case]["state"] < 1e-10
     assert differences[case]["metric"] < 1e-5  # logged in float32
@@ -102,7 +102,7 @@ METHODS = {
 }
 
 
-# what an optimizer's first step imports; who is left at the very end, when all that was registered later has run
+# imports what an optimizer's first step does; lists the threads left at exit, after all later handlers have run
 PARTING = """
 import atexit, pathlib, torch
 def left():
@@ -118,7 +118,7 @@ distributed.total(torch.ones(2))
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 @pytest.mark.parametrize("end", ["distributed.leave()", "raise SystemExit(0)"])
-def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_its_end(end):
+def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_exit(end):
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
     processes = [
         subprocess.Popen(
@@ -133,7 +133,7 @@ def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_its_end(end):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_after_8_steps_are_those_of_one_process_and_only_one_speaks(method, tmp_path):
+def test_weights_after_8_steps_equal_those_of_one_process_and_only_process_0_prints(method, tmp_path):
     words = [*SMALL, *METHODS[method]]
     one = children.command(tmp_path / "logs", [*words, f"hydra.run.dir={tmp_path / 'one'}"])
     two = together(tmp_path / "logs", *words, f"hydra.run.dir={tmp_path / 'two'}")
@@ -149,7 +149,7 @@ def test_weights_after_8_steps_are_those_of_one_process_and_only_one_speaks(meth
     assert json.loads((tmp_path / "two" / "result.json").read_text())["hardware"]["processes"] == 2
 
 
-def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_go_on_from(tmp_path):
+def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_resume_from(tmp_path):
     folder = tmp_path / "run"
     words = [*SMALL, "trainer.max_steps=100000", f"hydra.run.dir={folder}"]
     running = subprocess.Popen(torchrun(*words), stderr=subprocess.PIPE, text=True, env=environment())
@@ -159,10 +159,10 @@ def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_go_on_fr
         time.sleep(0.1)
     (victim,) = [pid for pid in started_by(running.pid) if rank_of(pid) == "1"]
     os.kill(victim, signal.SIGKILL)
-    _, told = running.communicate(timeout=120)
+    _, printed = running.communicate(timeout=120)
     assert running.returncode == 1
-    assert "another process of this run is gone at step" in told, told
-    assert f"-m ssl_runner.train resume={folder}" in told
+    assert "another process of this run is gone at step" in printed, printed
+    assert f"-m ssl_runner.train resume={folder}" in printed
     step = torch.load(last, weights_only=True)["step"]
     refused = children.command(tmp_path / "logs", [f"resume={folder}"])
     assert refused.code == 2
@@ -183,7 +183,7 @@ def rank_of(pid: int) -> str | None:
     return entries.get("RANK")
 
 
-def test_a_run_of_two_processes_that_is_resumed_is_the_unbroken_one(tmp_path):
+def test_a_resumed_run_of_two_processes_equals_the_uninterrupted_one(tmp_path):
     words = [*SMALL, "algorithm=momentum", "loss=info_nce", "algorithm.queue_size=96"]
     whole = together(tmp_path / "logs", *words, f"hydra.run.dir={tmp_path / 'whole'}")
     folder = tmp_path / "cut"
@@ -199,22 +199,22 @@ def test_a_run_of_two_processes_that_is_resumed_is_the_unbroken_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["batching.batch_size=33"], "batching.batch_size=33, but 2 processes share a batch evenly"),
         (["-m", "seed=1,2"], "start torchrun once for each job"),
     ],
 )
-def test_a_mistake_is_told_once(words, told, tmp_path):
+def test_a_mistake_is_reported_once(words, message, tmp_path):
     done = train(*words, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode != 0
-    mine = [line for line in done.stderr.splitlines() if told in line]
-    assert len(mine) == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if message in line]
+    assert len(lines) == 1, done.stderr
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("silent", [0, 1])
-def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(silent, tmp_path):
+def test_a_process_that_does_not_answer_is_named_and_ends_the_run_after_the_timeout(silent, tmp_path):
     folder = tmp_path / "run"
     words = [*SMALL, "trainer.checkpoint_every=2", "trainer.timeout=8", f"hydra.run.dir={folder}"]
     deed = functools.partial(deeds.one_stops_at_step, 3, silent)
@@ -224,20 +224,20 @@ def test_a_process_that_does_not_answer_is_named_and_then_no_longer_waited_for(s
     finally:
         processes[silent].signal(signal.SIGKILL)
         processes[silent].ended()
-    told = ended.err
-    assert ended.code == 1, told
-    assert "Traceback" not in told
-    warned = f"process {silent} has not answered since step 4, for 4 s now"
-    assert told.count(warned) == 1
+    printed = ended.err
+    assert ended.code == 1, printed
+    assert "Traceback" not in printed
+    warned = f"process {silent} has not answered since step 4, for 4 s"
+    assert printed.count(warned) == 1
     assert (folder / "train.log").read_text().count(warned) == 1
-    assert f"another process of this run is gone at step 4 (process {silent} has not answered for 8 s" in told
-    assert f"torchrun --nproc-per-node=2 -m ssl_runner.train resume={folder}" in told
+    assert f"another process of this run is gone at step 4 (process {silent} has not answered for 8 s" in printed
+    assert f"torchrun --nproc-per-node=2 -m ssl_runner.train resume={folder}" in printed
     if silent == 1:
         result = json.loads((folder / "result.json").read_text())
         assert (result["status"], result["step"]) == ("failed", 3)
         assert "process 1 has not answered" in result["reason"]
 
 
-def test_a_busy_process_is_not_taken_for_one_that_does_not_answer(tmp_path):
+def test_a_busy_process_does_not_count_as_silent(tmp_path):
     ended = [child.ended() for child in pair(tmp_path, deeds.first_is_busy)]
     assert [(one.out, one.err) for one in ended] == [("True\n", "")] * 2

@@ -1,4 +1,4 @@
-"""One process at a time, and nothing left behind where that was asked."""
+"""One process at a time holds a lock, and nothing is left behind if it is not kept."""
 
 import threading
 
@@ -16,7 +16,7 @@ def test_a_second_holder_waits_or_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_lock_that_is_not_kept_takes_the_folders_made_for_it_along_unless_they_hold_something(tmp_path, fails):
+def test_a_lock_that_is_not_kept_is_deleted_with_the_empty_folders_made_for_it(tmp_path, fails):
     def hold(path, content=None):
         with locked(path, keep=False):
             if content is not None:
@@ -39,7 +39,7 @@ def test_a_lock_that_is_not_kept_takes_the_folders_made_for_it_along_unless_they
         assert left() == expected
 
 
-def test_who_waited_for_a_lock_that_is_gone_holds_the_one_that_others_find(tmp_path):
+def test_after_waiting_for_a_deleted_lock_a_process_holds_the_new_one(tmp_path):
     path, taken, done = tmp_path / "made" / "lock", threading.Event(), threading.Event()
 
     def second():

@@ -4,7 +4,7 @@ import torch
 from ssl_runner.runtime import randomness
 
 
-def test_a_draw_depends_on_seed_stream_and_step_alone():
+def test_a_draw_depends_only_on_seed_stream_and_step():
     first = randomness.uniforms(3, "tasks", 5, 4, 6)
     assert np.array_equal(first, randomness.uniforms(3, "tasks", 5, 4, 6))
     for other in ((4, "tasks", 5), (3, "order", 5), (3, "tasks", 6)):
@@ -30,7 +30,7 @@ def test_a_permutation_has_every_number_once():
     assert sorted(randomness.permutation(0, "order", 2, 101)) == list(range(101))
 
 
-def test_generators_are_the_steps_own():
+def test_each_step_has_its_own_generator():
     draw = torch.rand(5, generator=randomness.generator(1, "loss", 2))
     torch.rand(7)  # the global generator has no part in it
     assert torch.equal(draw, torch.rand(5, generator=randomness.generator(1, "loss", 2)))

@@ -1,4 +1,4 @@
-"""A run that is broken at any moment goes on as if it had not been."""
+"""A run that is interrupted at any moment resumes as if it had not been interrupted."""
 
 import functools
 import shlex
@@ -22,7 +22,7 @@ KINDS = {
     "momentum_queue": momentum_queue,
     "unselected": lambda: settled(UNSELECTED),
 }
-# and the step from which the run goes on
+# and the step from which the run resumes
 MOMENTS = {
     deeds.killed_before_the_first_checkpoint: 0,
     deeds.killed_while_the_first_checkpoint_is_written: 0,
@@ -58,7 +58,7 @@ def trusted(session_environment):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The folder of an unbroken run, by kind."""
+    """The folder of an uninterrupted run, by kind."""
 
     @functools.cache
     def run(kind: str) -> Path:
@@ -81,12 +81,12 @@ def killed_at_five(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def broken(killed_at_five, tmp_path) -> Path:
-    """A copy of it."""
+    """A copy of `killed_at_five`."""
     return Path(shutil.copytree(killed_at_five, tmp_path / "a run"))
 
 
 @pytest.mark.parametrize(("kind", "moment", "start"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
-def test_a_run_that_was_killed_goes_on_as_if_unbroken(kind, moment, start, unbroken, tmp_path):
+def test_a_killed_run_resumes_exactly(kind, moment, start, unbroken, tmp_path):
     config, folder = KINDS[kind](), tmp_path / "run"
     died = children.run(config, folder, moment)
     assert died.code == -signal.SIGKILL, died.err
@@ -96,7 +96,7 @@ def test_a_run_that_was_killed_goes_on_as_if_unbroken(kind, moment, start, unbro
     assert_as_unbroken(folder, unbroken(kind))
 
 
-def test_a_run_that_is_killed_again_and_again_goes_on_as_if_unbroken(unbroken, tmp_path):
+def test_a_run_that_is_killed_repeatedly_resumes_exactly(unbroken, tmp_path):
     config, folder = settled(CONTRASTIVE), tmp_path / "run"
     for moment in [
         deeds.killed_before_the_first_checkpoint,
@@ -119,7 +119,7 @@ def empty(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit of the weights: the file still loads."""
+    """Flip one bit of the weights; the file still loads."""
     content = bytearray(path.read_bytes())
     weights = checkpoint(path.parents[1], path.name)["algorithm"]["network.head.0.weight"].numpy().tobytes()
     content[content.index(weights) + 2] ^= 1
@@ -127,16 +127,16 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(damage, broken, unbroken):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_with_a_warning(damage, broken, unbroken):
     damage(broken / "checkpoints" / "last.pt")
     again = children.run(settled(CONTRASTIVE) | AUTO, broken)
     assert again.code == 0, again.err
     assert again.out.count("last.pt is damaged") == 1
-    assert "going on from the one before, step 2" in again.out
+    assert "resuming from the one before, step 2" in again.out
     assert_as_unbroken(broken, unbroken("contrastive"))
 
 
-def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(broken, unbroken):
+def test_a_damaged_checkpoint_never_replaces_an_intact_one(broken, unbroken):
     config = settled(CONTRASTIVE) | AUTO
     truncate(broken / "checkpoints" / "last.pt")
     died = children.run(config, broken, deeds.killed_between_the_two_files_of_a_checkpoint)
@@ -153,19 +153,19 @@ def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(broken):
     for _ in range(2):
         refused = children.command(broken.parent / "logs", [f"resume={broken}"])
         assert refused.code == 2
-        assert "No whole checkpoint is left" in refused.err and "Traceback" not in refused.err
+        assert "No intact checkpoint is left" in refused.err and "Traceback" not in refused.err
         assert refused.err.count("is damaged") == 2
     assert contents(broken) == before
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of all files but the report of the failure."""
+    """The content of all files except the report of the failure."""
     files = (path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts)
     return {str(path): path.read_bytes() for path in files if path.name not in ("failure.txt", "train.log")}
 
 
 @pytest.mark.parametrize("how", ["auto", "named"])
-def test_another_config_is_refused_with_what_differs(how, broken):
+def test_another_config_is_refused_with_the_differences(how, broken):
     before = contents(broken)
     named = [f"resume={broken}"]
     auto = [*CONTRASTIVE, "resume=auto", f"hydra.run.dir='{broken}'"]
@@ -191,21 +191,21 @@ def test_other_data_is_refused(tmp_path):
     before = contents(folder)
     refused = children.command(tmp_path / "logs", [f"resume={folder}"])
     assert refused.code == 2
-    assert "was trained on data" in refused.err and "the dataset now is" in refused.err
+    assert "was trained on data" in refused.err and "the dataset is now" in refused.err
     assert "Traceback" not in refused.err
     assert contents(folder) == before
 
 
-def test_other_threads_and_versions_are_warned_of(tmp_path):
+def test_other_threads_and_versions_give_a_warning(tmp_path):
     config, folder = settled([*CONTRASTIVE, "trainer.threads=null"]), tmp_path / "run"
     assert children.run(config, folder, deeds.killed_while_a_line_is_written).code == -signal.SIGKILL
     again = children.run(config | AUTO, folder, deeds.on_another_machine)
     assert again.code == 0, again.err
     assert "threads was 1, now 2" in again.out
-    assert "now 9.9.9: the run goes on, but perhaps not bitwise as if unbroken" in again.out
+    assert "now 9.9.9: the run continues, but may differ in the last bits" in again.out
 
 
-# where a process waits for a signal, and the step of the checkpoint that it leaves
+# where a process waits for a signal, and the step of the checkpoint that it writes
 WAITING = {
     "training": (["loss._target_=waiting.WaitingNTXent"], 4),
     "evaluation": (["eval.few_shot._target_=waiting.WaitingFewShot"], 6),
@@ -213,11 +213,11 @@ WAITING = {
 
 
 def advice(ended: children.Ended) -> str:
-    """The one command that an interrupted run says to go on with."""
+    """The command with which an interrupted run says it can be resumed."""
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
-    (line,) = [line for line in ended.err.splitlines() if "go on with: " in line]
-    return line.partition("go on with: ")[2]
+    (line,) = [line for line in ended.err.splitlines() if "resume with: " in line]
+    return line.partition("resume with: ")[2]
 
 
 def fresh(arguments: list[str]) -> subprocess.Popen:
@@ -226,7 +226,7 @@ def fresh(arguments: list[str]) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(("number", "place"), [(signal.SIGINT, "training"), (signal.SIGTERM, "evaluation")])
-def test_a_signal_to_a_real_process_ends_it_with_a_command_that_goes_on(number, place, unbroken, tmp_path, monkeypatch):
+def test_a_signal_to_a_real_process_ends_it_with_the_command_to_resume(number, place, unbroken, tmp_path, monkeypatch):
     folder, file = tmp_path / "a run", tmp_path / "waiting"
     overrides, step = WAITING[place]
     arguments = [*UNSELECTED, *overrides, f"hydra.run.dir='{folder}'"]
@@ -253,7 +253,7 @@ def test_a_signal_to_a_real_process_ends_it_with_a_command_that_goes_on(number, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("place", ["training", "last checkpoint"])
-def test_a_signal_ends_a_run_after_the_step_at_hand(number, place, unbroken, tmp_path):
+def test_a_signal_ends_a_run_after_the_present_step(number, place, unbroken, tmp_path):
     folder = tmp_path / "run"
     deed = functools.partial(deeds.signalled_at_step, 2, number)
     if place == "last checkpoint":

@@ -16,7 +16,7 @@ def test_an_embedding_has_collapsed_only_once_settled_and_below_the_threshold():
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-def test_what_is_not_finite_ends_the_run_and_says_whether_a_checkpoint_is_left(tmp_path, value):
+def test_a_value_that_is_not_finite_ends_the_run_with_a_message_about_the_last_checkpoint(tmp_path, value):
     check_finite("loss", torch.tensor(1e38), 3, tmp_path)
     with pytest.raises(RunStopped, match=r"the loss is -?(inf|nan) at step 3; .* There was no checkpoint yet"):
         check_finite("loss", torch.tensor(value), 3, tmp_path)

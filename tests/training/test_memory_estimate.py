@@ -1,4 +1,4 @@
-"""The memory of a step, without taking it."""
+"""The memory of a step, estimated without running it."""
 
 import copy
 

@@ -74,7 +74,7 @@ def network() -> Network:
 
 
 class Classifier(Algorithm):
-    """Logits of labelled views, plainly."""
+    """A plain classifier of labelled views."""
 
     batch_type = Views
 
@@ -133,7 +133,7 @@ def deterministic(rows: list[dict]) -> list[dict]:
 
 
 class StopAt(WarmupCosine):
-    """A schedule that ends the run as a crash would."""
+    """A schedule that ends the run like a crash."""
 
     def __init__(self, step: int) -> None:
         super().__init__(2, 0.0)
@@ -145,7 +145,7 @@ class StopAt(WarmupCosine):
         return super().__call__(step, max_steps)
 
 
-def test_three_and_three_steps_are_six_bit_for_bit(tmp_path):
+def test_three_and_three_steps_equal_six_bit_for_bit(tmp_path):
     whole = fit(Classifier(), tmp_path / "whole", schedule=WarmupCosine(2, 0.0))
     with pytest.raises(KeyboardInterrupt):
         fit(Classifier(), tmp_path / "cut", schedule=StopAt(5), checkpoint_every=3)
@@ -169,7 +169,7 @@ def test_another_seed_is_another_run(tmp_path):
     assert not torch.equal(one.network.head.weight, two.network.head.weight)
 
 
-def test_the_logged_rate_is_the_schedules(tmp_path):
+def test_the_logged_learning_rate_follows_the_schedule(tmp_path):
     schedule = WarmupCosine(2, 0.0)
     fit(Classifier(), tmp_path, schedule=schedule)
     assert [row["train/lr"] for row in log(tmp_path)] == pytest.approx([0.1 * schedule(step, 6) for step in range(6)])
@@ -201,7 +201,7 @@ def test_clipping_bounds_the_update(tmp_path):
 
 
 @pytest.mark.parametrize("function", ["any_of", "average_gradients"])
-def test_another_process_that_is_lost_anywhere_in_a_step_is_told_with_how_to_go_on(function, tmp_path, monkeypatch):
+def test_a_process_lost_anywhere_in_a_step_is_reported_with_the_way_to_resume(function, tmp_path, monkeypatch):
     seen = []
 
     def talk(*_):
@@ -211,8 +211,8 @@ def test_another_process_that_is_lost_anywhere_in_a_step_is_told_with_how_to_go_
         return False
 
     monkeypatch.setattr(process_group if function == "any_of" else collectives, function, talk)
-    told = r"another process of this run is gone at step 4 \(no answer\)\. The last good .*resume="
-    with pytest.raises(ProcessLost, match=told):
+    message = r"another process of this run is gone at step 4 \(no answer\)\. The last good .*resume="
+    with pytest.raises(ProcessLost, match=message):
         fit(Classifier(), tmp_path, checkpoint_every=2)
 
 
@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     assert all(torch.isfinite(value).all() for value in state["algorithm"].values())
 
 
-def test_the_best_on_validation_is_the_product(tmp_path):
+def test_the_weights_with_the_best_validation_score_are_selected(tmp_path):
     algorithm = Classifier()
     weights, scores = [], iter([0.1, 0.9, 0.5])
 
@@ -246,7 +246,7 @@ def test_the_best_on_validation_is_the_product(tmp_path):
     ]
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(tmp_path):
     fit(Classifier(), tmp_path, checkpoint_every=2)
     last = tmp_path / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:100])
@@ -264,7 +264,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, number
             return super().training_step(batch, context)
 
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt, match="after step 3 of 6; go on with: ssl-train resume="):
+    with pytest.raises(KeyboardInterrupt, match="after step 3 of 6; resume with: ssl-train resume="):
         fit(Interrupted(), tmp_path / "cut")
     assert signal.getsignal(number) is before
     resumed, _ = checkpoint.load(tmp_path / "cut" / "checkpoints", IDENTITY)
@@ -275,13 +275,13 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, number
 
 
 @pytest.mark.parametrize(("change", "message"), [({"config_hash": "x"}, "config"), ({"fingerprint": "x"}, "data")])
-def test_another_config_or_other_data_is_refused_on_resume(tmp_path, change, message):
+def test_resuming_with_another_config_or_other_data_is_refused(tmp_path, change, message):
     fit(Classifier(), tmp_path)
     with pytest.raises(errors.ResumeError, match=message):
         checkpoint.load(tmp_path / "checkpoints", checkpoint.Identity(**(vars(IDENTITY) | change)))
 
 
-def test_another_number_of_threads_is_warned_of_on_resume(tmp_path):
+def test_resuming_with_another_number_of_threads_warns(tmp_path):
     fit(Classifier(), tmp_path)
     _, warnings = checkpoint.load(tmp_path / "checkpoints", checkpoint.Identity(**(vars(IDENTITY) | {"threads": 99})))
     assert "threads" in warnings[0]
@@ -300,7 +300,7 @@ def test_checkpoints_hold_tensors_and_plain_data_only(tmp_path):
         ({"max_steps": None}, "exactly one"),
         ({"log_every": 0}, "log_every=0"),
         ({"precision": "float16"}, "float32, bfloat16"),
-        ({"device": "tpu"}, "usable here"),
+        ({"device": "tpu"}, "is not available here"),
         ({"gradient_clip_norm": 0.0}, "gradient_clip_norm"),
         ({"select": "knn/top1"}, "needs both"),
     ],
@@ -331,7 +331,7 @@ def test_a_batch_larger_than_the_dataset_is_refused():
         made.bind(dataset(), 0, torch.device("cpu"))
 
 
-def test_episodes_are_what_their_name_says():
+def test_episodes_have_the_configured_sizes_and_distinct_images():
     made = EpisodeBatching(Augmentation({}), n_way=3, k_shot=2, n_query=4, tasks_per_batch=5)
     made.bind(dataset(), seed=0, device=torch.device("cpu"))
     batch = made.batch(7)

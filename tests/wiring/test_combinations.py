@@ -1,4 +1,4 @@
-"""Every loss with every arrangement of views: it learns, or is refused with the reason before anything is made."""
+"""Every loss with every arrangement of views learns, or is refused with the reason before anything is created."""
 
 import pytest
 from combinations import ARRANGEMENTS, CONF, FITS, OF_LOGITS, SMALL
@@ -28,7 +28,7 @@ def wired(composer: Composer, loss: str, arrangement: str, *more: str) -> Run:
 
 
 def learns(run: Run) -> bool:
-    """Whether a step moves the encoder, with a loss that is a number."""
+    """Whether a step changes the encoder; the loss must be finite."""
     before = [parameter.detach().clone() for parameter in run.algorithm.network.encoder.parameters()]
     _, metrics = run.one_step()
     assert abs(metrics["loss"]) < 1e6
@@ -52,7 +52,7 @@ def test_a_loss_learns_in_its_arrangements_and_is_refused_in_all_others(composer
 
 
 @pytest.mark.parametrize("loss", sorted(FITS.keys() - OF_LOGITS))
-def test_small_crops_are_taken_by_a_loss_of_many_views_and_refused_by_one_of_two(composer, loss):
+def test_small_crops_are_accepted_by_a_loss_of_many_views_and_refused_by_a_loss_of_two(composer, loss):
     arrangements, many = FITS[loss]
     arrangement = sorted(arrangements)[0]
     if many:

@@ -1,4 +1,4 @@
-"""Augmentation, batched on tensors: a batch of images and a table of draws make the views."""
+"""Augmentation, batched on tensors: views are made from a batch of images and a table of draws."""
 
 from ssl_runner.data.augmentation.affine import Affine
 from ssl_runner.data.augmentation.blur import GaussianBlur

@@ -17,9 +17,9 @@ Fill = float | Literal["border"]
 def affine(
     images: Tensor, angle: Tensor, across: Tensor, down: Tensor, scale: Tensor, shear: Tensor, fill: Fill
 ) -> Tensor:
-    """Each image sheared, zoomed and rotated around its center, then shifted; bilinear.
+    """Shears, zooms and rotates each image around its center, then shifts it; bilinear.
 
-    As torchvision's without its fill, which weights pixels at the border by their share twice.
+    It equals torchvision's version except for the fill, for which torchvision weights pixels at the border twice.
 
     Args:
         images: float (B, C, H, W) in [0, 1].
@@ -35,7 +35,7 @@ def affine(
     """
     height, width = images.shape[-2:]
     cosine, sine, slant = angle.deg2rad().cos(), angle.deg2rad().sin(), shear.deg2rad().tan()
-    # where an output pixel comes from: shear^-1 rotation^-1 (pixel - shift) / scale, measured from the center
+    # the source of an output pixel is shear^-1 rotation^-1 (pixel - shift) / scale, measured from the center
     xx, xy = (cosine - slant * sine) / scale, (sine + slant * cosine) / scale
     yx, yy = -sine / scale, cosine / scale
     x, y = -(xx * across + xy * down), -(yx * across + yy * down)
@@ -53,13 +53,13 @@ def affine(
 class Affine(Transform):
     """Random rotation, shift, zoom and shear.
 
-    Shifts are fractions of a pixel too, where torchvision's RandomAffine rounds them.
+    Unlike in torchvision's RandomAffine, shifts are not rounded to whole pixels.
 
     Args:
-        degrees: Greatest rotation either way.
-        translate: Greatest shift either way and along either axis, as a fraction of the side, in [0, 1].
-        scale: Least and greatest zoom.
-        shear: Greatest shear parallel to the x axis either way, in degrees below 90.
+        degrees: Largest rotation in either direction.
+        translate: Largest shift in either direction along each axis, as a fraction of the side, in [0, 1].
+        scale: Smallest and largest zoom.
+        shear: Largest shear parallel to the x axis in either direction, in degrees below 90.
         fill: Value outside the image in [0, 1], or ``border`` for its nearest pixel.
 
     Raises:
@@ -78,7 +78,7 @@ class Affine(Transform):
         self.fill: Fill = fill
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """(B, 5): degrees, pixels to the right, pixels downwards, zoom, degrees of shear."""
+        """Parameters (B, 5): degrees, pixels to the right, pixels downwards, zoom and degrees of shear."""
         spans = [
             (-self.degrees, self.degrees),
             (-self.translate * width, self.translate * width),

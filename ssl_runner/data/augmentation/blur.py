@@ -12,7 +12,7 @@ from ssl_runner.errors import InvalidValue
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Each image blurred by its own Gaussian, cut to the kernel; images are reflected at their borders.
+    """Blurs each image with its own Gaussian, truncated to the kernel. Images are reflected at their borders.
 
     Args:
         images: float (B, C, H, W) in [0, 1].
@@ -32,7 +32,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     taps = torch.softmax(-0.5 * (offsets / sigma[:, None]).square(), dim=1)  # (B, kernel_size)
     padded = F.pad(images, [reach] * 4, mode="reflect")
     for axis in (2, 3):
-        # one term a tap and not one a pixel pair: images of any size, and weights that differ between images
+        # one term per tap, so images can have any size and weights can differ between images
         parts = (padded.narrow(axis, i, images.shape[axis]) for i in range(kernel_size))
         terms = zip(parts, taps.unbind(1), strict=True)
         part, weight = next(terms)
@@ -48,7 +48,7 @@ class GaussianBlur(Transform):
 
     Args:
         kernel_size: Odd, in pixels; about a tenth of the side.
-        sigma: Least and greatest width, in pixels.
+        sigma: Smallest and largest width, in pixels.
         probability: Share of the images that are changed.
 
     Raises:
@@ -65,7 +65,7 @@ class GaussianBlur(Transform):
         self.probability = check_probability("GaussianBlur.probability", probability)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """bool (B,): whether to change; and (B,): sigma in pixels."""
+        """Whether to change each image, bool (B,), and sigma in pixels (B,)."""
         return draws[:, 0] < self.probability, between(draws[:, 1], *self.sigma)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:

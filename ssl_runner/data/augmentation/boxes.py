@@ -1,4 +1,4 @@
-"""Random boxes inside an image, as torchvision's RandomResizedCrop and RandomErasing draw them."""
+"""Random boxes inside an image, drawn as in torchvision's RandomResizedCrop and RandomErasing."""
 
 import math
 
@@ -14,21 +14,21 @@ COLUMNS = 2 * TRIES + 2
 def random_boxes(
     draws: Tensor, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """A box a sample: area uniform, ratio log-uniform, place uniform, all within the image.
+    """A box for each sample with uniform area, log-uniform ratio and uniform position, all within the image.
 
-    A box that sticks out is drawn anew, at most `TRIES` times. All tries are drawn at once and the first that fits
-    is taken, which gives torchvision's distribution from a fixed number of draws.
+    A box that does not fit is drawn again, at most `TRIES` times. All tries are drawn at once and the first that fits
+    is taken, which gives torchvision's distribution with a fixed number of draws.
 
     Args:
         draws: (B, COLUMNS) in [0, 1).
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        scale: Least and greatest area, as fractions of the image.
-        ratio: Least and greatest width / height.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
+        scale: Smallest and largest area, as fractions of the image.
+        ratio: Smallest and largest width / height.
 
     Returns:
-        int64 (B, 4) of top, left, height, width, and bool (B,): whether any try fitted. The boxes of the others are
-        what is left of the last try after cutting it to the image.
+        int64 (B, 4) of top, left, height and width; and bool (B,), whether any try fitted. If none did, the box is the
+            last try cut to the image.
     """
     area = between(draws[:, :TRIES], *scale) * (height * width)
     root = between(draws[:, TRIES : 2 * TRIES], 0.5 * math.log(ratio[0]), 0.5 * math.log(ratio[1])).exp_()
@@ -47,4 +47,4 @@ def random_boxes(
 
 def place(draws: Tensor, room: Tensor) -> Tensor:
     """Whole numbers, uniform in {0, ..., room}, as floats."""
-    return (draws * (room + 1)).floor_()  # a float32 below 1 times n rounds to below n
+    return (draws * (room + 1)).floor_()  # a float32 below 1, times n, rounds to below n

@@ -1,4 +1,4 @@
-"""Constructor arguments that cannot be meant, refused with what was expected."""
+"""Checks of constructor arguments."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from ssl_runner.errors import InvalidValue
 
 
 def check_probability(name: str, value: float) -> float:
-    """The value, if it lies in [0, 1].
+    """Returns the value if it is in [0, 1].
 
     Raises:
         ValueError: Otherwise.
@@ -17,7 +17,7 @@ def check_probability(name: str, value: float) -> float:
 
 
 def check_amount(name: str, value: float, most: float = float("inf")) -> float:
-    """The value, if it lies in [0, most].
+    """Returns the value if it is in [0, most].
 
     Raises:
         ValueError: Otherwise.
@@ -28,7 +28,7 @@ def check_amount(name: str, value: float, most: float = float("inf")) -> float:
 
 
 def check_range(name: str, value: Sequence[float], least: float, most: float = float("inf")) -> tuple[float, float]:
-    """The pair, if least <= low <= high <= most and low is positive.
+    """Returns the pair if least <= low <= high <= most and low is positive.
 
     Raises:
         ValueError: Otherwise.

@@ -1,6 +1,6 @@
-"""Color as functions of images float (B, C, H, W) in [0, 1] and one parameter a sample, without randomness.
+"""Color functions of images, float (B, C, H, W) in [0, 1], and one parameter per sample, without randomness.
 
-They are torchvision's, which takes one parameter for the whole batch. Gray images (C = 1) have no hue and no
+They match torchvision's functions, which take one parameter for the whole batch. Gray images (C = 1) have no hue or
 saturation to change.
 """
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from ssl_runner.data.augmentation.transform import per_image
 from ssl_runner.errors import InvalidValue
 
-LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision and PIL round it
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, rounded as in torchvision and PIL
 
 
 def luma(images: Tensor) -> Tensor:
-    """Gray value (B, 1, H, W) of images with 1 or 3 channels.
+    """Gray values (B, 1, H, W) of images with 1 or 3 channels.
 
     Raises:
-        ValueError: With any other number of channels.
+        ValueError: If there is another number of channels.
     """
     if images.shape[1] == 1:
         return images
@@ -30,28 +30,28 @@ def luma(images: Tensor) -> Tensor:
 
 
 def to_gray(images: Tensor) -> Tensor:
-    """Each image in gray, with as many channels as it had."""
+    """Each image in gray, with as many channels as before."""
     return luma(images).expand_as(images)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Images times factor (B,) >= 0."""
+    """Multiplies images by a factor (B,) >= 0."""
     return (images * per_image(factor)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Distance from the image's mean gray value times factor (B,) >= 0."""
+    """Multiplies the distance from the image's mean gray value by a factor (B,) >= 0."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return _blend(images, luma(mean), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Distance from each pixel's gray value times factor (B,) >= 0."""
+    """Multiplies the distance from each pixel's gray value by a factor (B,) >= 0."""
     return images if images.shape[1] == 1 else _blend(images, luma(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Hue turned by shift (B,), in turns: 0.5 is the opposite color. Value and saturation stay."""
+    """Shifts the hue by a number of turns (B,), where 0.5 is the opposite color. Value and saturation stay the same."""
     if images.shape[1] == 1:
         return images
     high, low, hue = _hexagon(images)
@@ -59,7 +59,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     hue.add_(shift[:, None, None] * 6)
     hue.sub_((hue / 6).floor_(), alpha=6)  # remainder_(6) costs four times as much
     out = torch.empty_like(images)
-    # how much of the chroma each channel has, over the sixths of the circle
+    # the share of the chroma in each channel, over the sixths of the circle
     shares = (hue - 3).abs_().sub_(1), (hue - 2).abs_().neg_().add_(2), hue.sub_(4).abs_().neg_().add_(2)
     for channel, share in enumerate(shares):
         out[:, channel] = share.clamp_(0, 1).mul_(chroma).add_(low)
@@ -67,11 +67,13 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def _hexagon(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Greatest and least channel and hue in [-1, 5], in sixths of the circle, each (B, H, W)."""
+    """Largest and smallest channel, and the hue in [-1, 5], in sixths of the circle; each is (B, H, W)."""
     red, green, blue = images.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
-    chroma = (high - low).clamp_(min=1e-12)  # gray: 0 / 1e-12, and the hue it gives has no chroma to act on
+    chroma = (high - low).clamp_(
+        min=1e-12
+    )  # for gray this is 0 / 1e-12; without chroma the resulting hue has no effect
     from_green = (blue - red).div_(chroma).add_(2)
     from_blue = (red - green).div_(chroma).add_(4)
     hue = torch.where(high == green, from_green, from_blue, out=from_blue)
@@ -79,7 +81,7 @@ def _hexagon(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
-    """Values from the threshold on are inverted."""
+    """Inverts values from the threshold on."""
     return torch.where(images >= threshold, 1 - images, images)
 
 

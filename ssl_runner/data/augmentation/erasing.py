@@ -12,7 +12,7 @@ from ssl_runner.errors import InvalidValue
 
 
 def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, value: float) -> Tensor:
-    """A box (each argument (B,), in pixels) of each image (B, C, H, W) set to value."""
+    """Sets a box of each image (B, C, H, W) to a value. The box arguments are (B,), in pixels."""
     rows = torch.arange(images.shape[2], device=images.device) - top[:, None]
     columns = torch.arange(images.shape[3], device=images.device) - left[:, None]
     rows, columns = (rows >= 0) & (rows < height[:, None]), (columns >= 0) & (columns < width[:, None])
@@ -20,15 +20,15 @@ def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tens
 
 
 class RandomErasing(Transform):
-    """A random box set to one value (Zhong et al. 2017, arXiv:1708.04896).
+    """Sets a random box to one value (Zhong et al. 2017, arXiv:1708.04896).
 
-    Boxes as torchvision's, but that ratio is width / height, as for crops, and a box may be as high as the image. An
-    image in which no box of ten fits is left as it is.
+    Boxes are drawn as in torchvision, except that the ratio is width / height, as for crops, and a box may be as high
+    as the image. If none of ten boxes fits, the image is not changed.
 
     Args:
         probability: Share of the images that are changed.
-        scale: Least and greatest area of the box, as fractions of the image, in (0, 1].
-        ratio: Least and greatest width / height of the box.
+        scale: Smallest and largest area of the box, as fractions of the image, in (0, 1].
+        ratio: Smallest and largest width / height of the box.
         value: In [0, 1].
 
     Raises:
@@ -46,7 +46,7 @@ class RandomErasing(Transform):
         self.value = float(value)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """bool (B,): whether to erase; and int64 (B, 4): top, left, height and width of each box."""
+        """Whether to erase, bool (B,), and top, left, height and width of each box, int64 (B, 4)."""
         box, found = boxes.random_boxes(draws[:, 1:], height, width, self.scale, self.ratio)
         return found & (draws[:, 0] < self.probability), box
 

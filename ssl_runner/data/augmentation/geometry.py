@@ -13,19 +13,19 @@ from ssl_runner.errors import InvalidValue
 
 
 def resampling_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
-    """Antialiased bilinear resampling of intervals, as matrices.
+    """Matrices for antialiased bilinear resampling of intervals.
 
-    Row i holds the weights of the pixels in output pixel i: a triangle around its center, as wide as an output pixel
-    where the interval shrinks and as an input pixel where it grows; pixels outside the interval have no part.
+    Row i holds the weights of the pixels in output pixel i: a triangle around its center, as wide as an output pixel if
+    the interval shrinks and as an input pixel if it grows. Pixels outside the interval have weight 0.
 
     Args:
         start: (B,) first pixel of each interval.
-        length: (B,) pixels in each, at least 1.
+        length: (B,) pixels in each interval, at least 1.
         size: Pixels along the axis.
-        out: Pixels to make of the interval.
+        out: Output pixels for the interval.
 
     Returns:
-        float32 (B, out, size); rows sum to 1.
+        float32 (B, out, size), where rows sum to 1.
     """
     start, length = start.float()[:, None, None], length.float()[:, None, None]
     pixel = torch.arange(size, device=start.device) + 0.5 - start  # (B, 1, size), measured from the interval's start
@@ -40,9 +40,10 @@ def resampling_weights(start: Tensor, length: Tensor, size: int, out: int) -> Te
 def resized_crop(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: Sequence[int]
 ) -> Tensor:
-    """A box of each image, resized: bilinear with antialiasing, as torchvision's on tensors.
+    """Crops a box from each image and resizes it: bilinear with antialiasing, like torchvision on tensors.
 
-    Two batched matrix products over dense weights: exact, and fast for images of up to some 200 pixels.
+    It uses two batched matrix products with dense weights, which is exact, and fast for images of up to about 200
+    pixels.
 
     Args:
         images: float (B, C, H, W) in [0, 1].
@@ -63,7 +64,7 @@ def resized_crop(
 
 
 def pad_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
-    """A window of each image's own size out of the image with a black frame around.
+    """Pads each image with a black frame and crops a window of the image's own size.
 
     Args:
         images: (B, C, H, W).
@@ -77,15 +78,16 @@ def pad_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
 
 
 class RandomResizedCrop(Transform):
-    """Random box, resized (Szegedy et al. 2015, arXiv:1409.4842, section 6), with torchvision's distribution.
+    """Crops a random box and resizes it (Szegedy et al. 2015, arXiv:1409.4842, section 6), with torchvision's
+    distribution.
 
     Args:
-        size: Height and width of the result in pixels; null keeps the images' own.
-        scale: Least and greatest area of the box, as fractions of the image, in (0, 1].
-        ratio: Least and greatest width / height of the box.
+        size: Height and width of the result in pixels; null keeps the images' own size.
+        scale: Smallest and largest area of the box, as fractions of the image, in (0, 1].
+        ratio: Smallest and largest width / height of the box.
 
     Raises:
-        ValueError: If size is below 1, or a range is out of order or of bounds.
+        ValueError: If size is below 1, or a range is not ordered or out of bounds.
     """
 
     columns = boxes.COLUMNS
@@ -100,9 +102,9 @@ class RandomResizedCrop(Transform):
         self.ratio = check_range("RandomResizedCrop.ratio", ratio, 0)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """int64 (B, 4): top, left, height and width of each box."""
+        """Top, left, height and width of each box, int64 (B, 4)."""
         box, found = boxes.random_boxes(draws, height, width, self.scale, self.ratio)
-        # where no try fits, the widest centered box of a permitted ratio
+        # if no try fits, the widest centered box of a permitted ratio
         tall = min(height, max(1, round(width / self.ratio[0])))
         wide = min(width, max(1, round(height * self.ratio[1])))
         centered = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], device=draws.device)
@@ -116,10 +118,10 @@ class RandomResizedCrop(Transform):
 
 
 class PadCrop(Transform):
-    """Shift by whole pixels: a window out of the image with a black frame around (He et al. 2015, arXiv:1512.03385).
+    """Shifts by whole pixels: pads with a black frame and crops a window (He et al. 2015, arXiv:1512.03385).
 
     Args:
-        padding: Width of the frame, and so the greatest shift, in pixels.
+        padding: Width of the frame, and so the largest shift, in pixels.
 
     Raises:
         ValueError: If padding is negative.
@@ -133,7 +135,7 @@ class PadCrop(Transform):
         self.padding = padding
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """int64 (B, 2): top and left of each window, in [0, 2 * padding]."""
+        """Top and left of each window, int64 (B, 2) in [0, 2 * padding]."""
         return boxes.place(draws, torch.full_like(draws, 2 * self.padding)).long()
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ class PadCrop(Transform):
 
 
 class HorizontalFlip(Transform):
-    """Left becomes right.
+    """Swaps left and right.
 
     Args:
         probability: Share of the images that are flipped.
@@ -157,7 +159,7 @@ class HorizontalFlip(Transform):
         self.probability = check_probability("HorizontalFlip.probability", probability)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """bool (B,): whether to flip."""
+        """Whether to flip each image, bool (B,)."""
         return draws[:, 0] < self.probability
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -9,15 +9,16 @@ from ssl_runner.errors import InvalidValue
 
 
 class ColorJitter(Transform):
-    """Brightness, contrast, saturation and hue, each by its own factor (Chen et al. 2020, arXiv:2002.05709, app. A).
+    """Changes brightness, contrast, saturation and hue, each by its own factor (Chen et al. 2020, arXiv:2002.05709,
+    app. A).
 
-    Deviation: always in this order, where torchvision's ColorJitter shuffles it.
+    Deviation: the order is always this one, whereas torchvision's ColorJitter shuffles it.
 
     Args:
         brightness: Factors are uniform in [max(0, 1 - brightness), 1 + brightness].
-        contrast: As brightness.
-        saturation: As brightness.
-        hue: Turns either way, in [0, 0.5].
+        contrast: Same for the contrast.
+        saturation: Same for the saturation.
+        hue: Largest turn in either direction, in [0, 0.5].
         probability: Share of the images that are changed.
 
     Raises:
@@ -34,7 +35,7 @@ class ColorJitter(Transform):
         self.probability = check_probability("ColorJitter.probability", probability)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """bool (B,): whether to change; and (B, 4): the three factors and the turn of the hue."""
+        """Whether to change each image, bool (B,), and the three factors and the turn of the hue (B, 4)."""
         amounts = (self.brightness, self.contrast, self.saturation)
         factors = [between(draws[:, 1 + i], max(0, 1 - amount), 1 + amount) for i, amount in enumerate(amounts)]
         turn = between(draws[:, 4], -self.hue, self.hue)
@@ -57,7 +58,7 @@ class ColorJitter(Transform):
 
 
 class RandomGrayscale(Transform):
-    """Color taken away; the number of channels stays.
+    """Removes color and keeps the number of channels.
 
     Args:
         probability: Share of the images that are changed.
@@ -72,7 +73,7 @@ class RandomGrayscale(Transform):
         self.probability = check_probability("RandomGrayscale.probability", probability)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """bool (B,): whether to change."""
+        """Whether to change each image, bool (B,)."""
         return draws[:, 0] < self.probability
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -80,10 +81,10 @@ class RandomGrayscale(Transform):
 
 
 class Solarize(Transform):
-    """Bright values inverted (Grill et al. 2020, arXiv:2006.07733, app. B).
+    """Inverts bright values (Grill et al. 2020, arXiv:2006.07733, app. B).
 
     Args:
-        threshold: Least value that is inverted, in [0, 1].
+        threshold: Smallest value that is inverted, in [0, 1].
         probability: Share of the images that are changed.
 
     Raises:
@@ -99,7 +100,7 @@ class Solarize(Transform):
         self.probability = check_probability("Solarize.probability", probability)
 
     def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """bool (B,): whether to change."""
+        """Whether to change each image, bool (B,)."""
         return draws[:, 0] < self.probability
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:

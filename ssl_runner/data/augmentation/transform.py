@@ -1,4 +1,4 @@
-"""What an augmentation is: functions of a batch of images and a table of uniform draws, and nothing else."""
+"""The interface of an augmentation: a function of a batch of images and a table of uniform draws, nothing else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,23 +10,24 @@ from ssl_runner.errors import InvalidValue
 
 
 class Transform(ABC):
-    """A random change of images whose randomness all comes from the draws, one row a sample.
+    """A random change of images whose randomness comes only from the draws, one row per sample.
 
-    A sample's result depends on its own image and its own row only: not on the others in the batch, so that a rank
-    that holds half of a batch makes the very views that one process would have made.
+    The result of a sample depends only on its own image and its own row, not on the other samples of the batch. A rank
+    that holds half of a batch therefore makes the same views that a single process would have made.
 
-    Parameters are computed where the draws are. Draws on the CPU with images on a GPU is the intended use: which
-    rows are changed is then known without asking the GPU, and nothing here waits for it.
+    Parameters are computed on the device of the draws. The intended use is draws on the CPU with images on a GPU: the
+    rows to change are then known without asking the GPU, and nothing here waits for it.
 
     Attributes:
-        columns: How many uniforms it takes of a sample's row.
+        columns: Number of uniform draws it uses from a sample's row.
     """
 
     columns: int
 
     @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Changed images (B, C, H', W') in [0, 1]; never writes to its arguments, but may return the images.
+        """Changed images (B, C, H', W') in [0, 1]. It never writes to its arguments, but may return the images
+        themselves.
 
         Args:
             images: float (B, C, H, W) in [0, 1].
@@ -35,10 +36,10 @@ class Transform(ABC):
 
 
 class Augmentation(Transform):
-    """Transforms one after the other.
+    """A sequence of transforms.
 
     Args:
-        transforms: In order of application, by name; a null is left out.
+        transforms: Transforms by name, in the order of application; a null is left out.
 
     Raises:
         ValueError: If an entry is not a transform.
@@ -59,15 +60,15 @@ class Augmentation(Transform):
 
         Args:
             images: (B, C, H, W), uint8 or float in [0, 1].
-            draws: float32 (B, columns) in [0, 1), best on the CPU wherever the images are.
+            draws: float32 (B, columns) in [0, 1), preferably on the CPU, wherever the images are.
 
         Raises:
             ValueError: If the draws have another shape.
         """
         if draws.shape != (len(images), self.columns):
             raise InvalidValue(
-                f"draws have shape {tuple(draws.shape)}, expected {(len(images), self.columns)}: one row an image and "
-                "one column a uniform; draw Augmentation.columns of them."
+                f"draws have shape {tuple(draws.shape)}, expected {(len(images), self.columns)}: one row per image and "
+                "Augmentation.columns uniform numbers in each."
             )
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).div_(255)
@@ -79,22 +80,22 @@ class Augmentation(Transform):
 
 
 def to_device(parameters: Tensor, device: torch.device) -> Tensor:
-    """Parameters where the images are, without waiting for a GPU."""
-    # from pageable memory CUDA stages the bytes before it returns, so the source may die; MPS does not promise that
+    """Moves parameters to the images' device without waiting for a GPU."""
+    # CUDA copies pageable memory to a staging buffer before it returns, so the source may be freed; MPS may not
     return parameters.to(device, non_blocking=device.type == "cuda")
 
 
 def change_rows(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """The images (B, ...), with ``change(images, *parameters)`` in place of the chosen ones.
+    """The images (B, ...), with the chosen ones replaced by ``change(images, *parameters)``.
 
     Only the chosen rows are computed.
 
     Args:
         chosen: bool (B,).
-        change: Keeps the images' shape.
+        change: A function that keeps the images' shape.
         parameters: Each (B, ...).
     """
-    rows = chosen.nonzero().squeeze(1)  # on the CPU, as draws are: on a GPU this would wait for it
+    rows = chosen.nonzero().squeeze(1)  # draws are on the CPU; on a GPU this would wait for it
     if len(rows) == 0:
         return images
     moved = [to_device(parameter, images.device) for parameter in parameters]
@@ -106,10 +107,10 @@ def change_rows(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *
 
 
 def between(draws: Tensor, low: float, high: float) -> Tensor:
-    """Uniform in [low, high], of draws in [0, 1)."""
+    """Maps draws in [0, 1) to uniform numbers in [low, high]."""
     return torch.lerp(torch.full_like(draws, low), torch.full_like(draws, high), draws)
 
 
 def per_image(parameters: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1, 1)."""
+    """Reshapes (B,) to (B, 1, 1, 1)."""
     return parameters[:, None, None, None]

@@ -1,4 +1,4 @@
-"""Batches of augmented views: a function of seed and step.
+"""Batches of augmented views, as functions of seed and step.
 
-Episodes have a package of their own; augmentation is called, not defined, here.
+Episodes have their own package. Augmentation is used here, but not defined.
 """

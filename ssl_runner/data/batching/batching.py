@@ -1,4 +1,4 @@
-"""From a dataset to batches, each a function of (seed, step) alone: on resume there is nothing to restore."""
+"""From a dataset to batches. Each is a function of (seed, step) alone, so there is nothing to restore on resume."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -13,16 +13,16 @@ from ssl_runner.runtime import process_group, randomness
 
 
 class Batching(ABC):
-    """What every batching has.
+    """The interface of every batching.
 
     Attributes:
-        batch_type: What `batch` returns.
-        makes_labels: Whether the labels of its batches are its own, so that the dataset need not have any.
-        images_per_step: Images that a step sends through the network; the mean, where steps differ.
-        steps_per_epoch: None where an epoch has no meaning.
-        n_outputs: Width of a classifying head on these batches, None without classes.
+        batch_type: Type of the result of `batch`.
+        makes_labels: Whether it makes its own labels, so that the dataset need not have any.
+        images_per_step: Number of images that a step sends through the network; the mean if it varies.
+        steps_per_epoch: Number of steps in an epoch, or None if epochs have no meaning.
+        n_outputs: Width of a classification head for these batches, None without classes.
         n_views: Views of an image in a batch.
-        most_ways: The most classes that a task has, None without tasks.
+        most_ways: The largest number of classes in a task, None without tasks.
     """
 
     batch_type: ClassVar[type[Views] | type[Episodes]]
@@ -35,7 +35,7 @@ class Batching(ABC):
 
     @abstractmethod
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
-        """Draw from this dataset from now on.
+        """Draws from this dataset from now on.
 
         Raises:
             ValueError: The dataset is too small.
@@ -46,7 +46,7 @@ class Batching(ABC):
         """The batch of a step, on the device."""
 
     def largest(self) -> Views | Episodes:
-        """A batch of the largest shape that a step may have: what memory must hold."""
+        """A batch of the largest shape that a step may have, to find out whether it fits into memory."""
         return self.batch(0)
 
 
@@ -57,7 +57,7 @@ def own_draws(seed: int, stream: str, step: int, copies: int, n: int, columns: i
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
-    """The whole set on the accelerator where half of its free memory holds it, else where it was."""
+    """The whole dataset on the accelerator if it fits into half of its free memory, otherwise unchanged."""
     if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return images
     return images.to(device)
@@ -65,5 +65,5 @@ def on_device(images: Tensor, device: torch.device) -> Tensor:
 
 def gather(images: Tensor, indices: Tensor, device: torch.device) -> Tensor:
     """Images at indices (M,), on the device."""
-    # on a CPU, indexing with a tensor moves single bytes, and this whole images: 2.0 and 0.1 ms for 2,560 of 28 x 28
+    # on a CPU, indexing with a tensor copies byte by byte: 2.0 ms for 2,560 images of 28 x 28, against 0.1 ms here
     return to_device(images.index_select(0, to_device(indices, images.device)), device)

@@ -17,11 +17,11 @@ class MultiCropBatching(Batching):
     Local crops are cut and resized by their own augmentation like any view, then averaged over 2 x 2 pixels.
 
     Args:
-        augmentation: Of the global views.
-        batch_size: Images in a batch, of which each gives all its views.
-        local_augmentation: Of the local views: crops of a small part.
+        augmentation: Augmentation of the global views.
+        batch_size: Number of images in a batch. All views of an image are in the same batch.
+        local_augmentation: Augmentation of the local views: crops of a small part.
         local_views: Local views of an image, at least 1.
-        second_augmentation: Of the second global view, or None for the same.
+        second_augmentation: Augmentation of the second global view, or None for the same.
     """
 
     batch_type = Views

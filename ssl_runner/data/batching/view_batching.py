@@ -13,13 +13,13 @@ from ssl_runner.runtime import process_group, randomness
 
 
 class ViewBatching(Batching):
-    """Augmented views of images, in a new order every epoch; the last, smaller batch of an epoch is dropped.
+    """Augmented views of images, in a new order every epoch. The last, smaller batch of an epoch is dropped.
 
     Args:
-        augmentation: From uint8 images and draws to float views in [0, 1].
-        batch_size: Images in a batch, of which each gives all its views.
+        augmentation: Maps uint8 images and draws to float views in [0, 1].
+        batch_size: Number of images in a batch. All views of an image are in the same batch.
         views: Views of an image.
-        second_augmentation: Of all views but the first (BYOL, Barlow Twins, DINO), or None for the same.
+        second_augmentation: Augmentation of all views but the first (BYOL, Barlow Twins, DINO), or None for the same.
     """
 
     batch_type = Views
@@ -34,7 +34,7 @@ class ViewBatching(Batching):
         if batch_size < 1 or views < 1:
             raise InvalidValue(f"batch_size={batch_size}, views={views}; both must be at least 1")
         if second_augmentation is not None and views == 1:
-            raise InvalidValue("second_augmentation is of the views after the first, but views=1; set it to null")
+            raise InvalidValue("second_augmentation is for the views after the first, but views=1; set it to null")
         self.augmentation = augmentation
         self.second_augmentation = second_augmentation or augmentation
         self.batch_size = batch_size
@@ -47,7 +47,7 @@ class ViewBatching(Batching):
             raise InvalidValue(
                 f"batch_size={self.batch_size}, but {dataset.name} has {len(dataset)} images; lower batching.batch_size"
             )
-        process_group.rows(self.batch_size, "batching.batch_size")  # refused where processes cannot share them
+        process_group.rows(self.batch_size, "batching.batch_size")  # raises an error if the processes cannot share them
         self.seed, self.device = seed, device
         self.images = on_device(dataset.images, device)
         self.labels = dataset.labels
@@ -70,7 +70,7 @@ class ViewBatching(Batching):
         return Views(crops=(crops,), labels=labels, indices=to_device(indices, self.device))
 
     def images_at(self, indices: Tensor) -> Tensor:
-        """uint8 (M, C, H, W) on the device, of indices (M,) in the dataset."""
+        """Images uint8 (M, C, H, W) on the device, at indices (M,) of the dataset."""
         return gather(self.images, indices, self.device)
 
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:

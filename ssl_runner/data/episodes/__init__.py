@@ -1,4 +1,4 @@
-"""Few-shot tasks, with labels or without, and their batches.
+"""Few-shot tasks, with or without labels, and their batches.
 
-Which classes there are is decided by the splits.
+The splits decide which classes there are.
 """

@@ -16,26 +16,26 @@ from ssl_runner.runtime import process_group, randomness
 
 
 class EpisodeBatching(Batching):
-    """N-way K-shot tasks, drawn anew every step: classes, images and label numbers.
+    """N-way K-shot tasks. Classes, images and the numbering of labels are drawn at every step.
 
-    Where ways or shots are a range, one number of each is drawn a step, the same on all processes, so that the tasks of
-    a batch share a shape; ``images_per_step`` is then the mean, which is what rates of images a second need. Ways may
-    grow through their range instead, for learners that stay at chance where they begin with the most (curriculum
-    learning, Bengio et al. 2009); ``images_per_step`` is then of the most ways.
+    If ways or shots are a range, one number of each is drawn per step, the same on all processes, so that the tasks of
+    a batch have the same shape. ``images_per_step`` is then the mean, which is what images per second need. Instead,
+    ways may grow through their range, for learners that stay at chance if they start with the most ways (curriculum
+    learning, Bengio et al. 2009). ``images_per_step`` is then that of the most ways.
 
     Args:
-        augmentation: Of support and query images, each with its own draws.
-        n_way: Classes in a task, or ``[least, most]``; a range leaves ``n_outputs`` None.
-        k_shot: Support images a class, or ``[least, most]``.
-        n_query: Query images a class.
+        augmentation: Augmentation of support and query images, each with its own draws.
+        n_way: Classes in a task, or ``[least, most]``; with a range, ``n_outputs`` is None.
+        k_shot: Support images per class, or ``[least, most]``.
+        n_query: Query images per class.
         tasks_per_batch: Tasks in a step.
-        task_augmentation: Of whole tasks, after that of their images, or None.
-        ways_grow_every: Steps after which tasks of a range of ways have one class more, from the least on; None where
-            ways are drawn.
+        task_augmentation: Augmentation of whole tasks, applied after that of their images, or None.
+        ways_grow_every: Number of steps after which tasks get one more class, starting with the smallest number of the
+            range; None to draw the ways.
 
     Attributes:
-        ways: The numbers of classes that a task may have.
-        shots: The numbers of support images a class.
+        ways: The possible numbers of classes in a task.
+        shots: The possible numbers of support images per class.
     """
 
     batch_type = Episodes
@@ -56,7 +56,7 @@ class EpisodeBatching(Batching):
         self.augmentation, self.task_augmentation = augmentation, task_augmentation
         self.ways, self.shots = inclusive("n_way", n_way), inclusive("k_shot", k_shot)
         if ways_grow_every is not None and ways_grow_every < 1:
-            raise InvalidValue(f"ways_grow_every={ways_grow_every}; give steps, at least 1, or null to draw the ways")
+            raise InvalidValue(f"ways_grow_every={ways_grow_every}; give at least 1 step, or null to draw the ways")
         self.n_query, self.tasks_per_batch, self.ways_grow_every = n_query, tasks_per_batch, ways_grow_every
         self.n_outputs, self.most_ways = self.ways[0] if len(self.ways) == 1 else None, self.ways[-1]
         # ways and shots are independent, so the mean of the product is the product of the means
@@ -67,7 +67,7 @@ class EpisodeBatching(Batching):
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         process_group.rows(
             self.tasks_per_batch, "batching.tasks_per_batch"
-        )  # refused where processes cannot share them
+        )  # raises an error if the processes cannot share them evenly
         self.sampler = TaskSampler(dataset, self.ways[-1], self.shots[-1], self.n_query)
         if self.task_augmentation is not None:
             self.task_augmentation.check(dataset)
@@ -81,9 +81,9 @@ class EpisodeBatching(Batching):
         return self._batch(0, self.ways[-1], self.shots[-1])
 
     def shape(self, step: int) -> tuple[int, int]:
-        """Ways and shots of a step."""
+        """Ways and shots at a step."""
         way, shot = randomness.uniforms(self.seed, "ways and shots", step, 1, 2)[0].tolist()
-        # as Python's floats, in which a product with a number below 1 stays below
+        # as Python floats, where a product with a number below 1 stays below
         place = int(way * len(self.ways))
         if self.ways_grow_every is not None:
             place = min(step // self.ways_grow_every, len(self.ways) - 1)
@@ -109,18 +109,18 @@ class EpisodeBatching(Batching):
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The domains whose tasks are told apart: none where they are more than the tasks of a step."""
+        """The domains whose accuracies are reported separately: none if there are more domains than tasks in a step."""
         names = self.sampler.domains
         return names if len(names) <= self.tasks_per_batch else ()
 
     def _domain_weights(self, draws: np.ndarray) -> dict[str, Tensor]:
-        """`Episodes.domains` of a whole step, less those that it has no task of."""
+        """`Episodes.domains` of a whole step, without domains that have no task in it."""
         drawn = torch.from_numpy(self.sampler.drawn_domains(draws))
         members = {name: (drawn == number).float() for number, name in enumerate(self.domains)}
-        return {name: found / found.mean() for name, found in members.items() if found.any()}
+        return {name: weights / weights.mean() for name, weights in members.items() if weights.any()}
 
     def _changed(self, images: Tensor, tasks: Tasks, step: int) -> Tensor:
-        """Images (T, M, C, H, W) of a step's tasks, changed task by task."""
+        """A step's images (T, M, C, H, W) after the task augmentation."""
         if self.task_augmentation is None:
             return images
         columns = self.task_augmentation.columns(tasks.n_way, *images.shape[-2:])
@@ -130,13 +130,13 @@ class EpisodeBatching(Batching):
 
 
 def inclusive(name: str, value: int | list[int]) -> range:
-    """A number, or ``[least, most]``, as the numbers that it stands for.
+    """The range of numbers given by a single number or by ``[least, most]``.
 
     Args:
-        name: For messages.
+        name: Name of the setting, for messages.
 
     Raises:
-        ValueError: It is below 1, reversed, or no pair.
+        ValueError: A number is below 1, the range is reversed, or it is not a pair.
     """
     bounds = [value, value] if isinstance(value, int) else list(value)
     if len(bounds) != 2:
@@ -145,5 +145,5 @@ def inclusive(name: str, value: int | list[int]) -> range:
     if min(bounds) < 1:
         raise InvalidValue(f"{name}={value}; it must be at least 1")
     if least > most:
-        raise InvalidValue(f"{name}={value} is a range from more to less; write [{most}, {least}]")
+        raise InvalidValue(f"{name}={value} is a reversed range; write [{most}, {least}]")
     return range(least, most + 1)

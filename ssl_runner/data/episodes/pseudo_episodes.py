@@ -1,4 +1,4 @@
-"""Tasks without labels: every class is one image, and its members are views of it."""
+"""Tasks without labels: every class is one image, and its members are views of that image."""
 
 import numpy as np
 import torch
@@ -14,28 +14,28 @@ from ssl_runner.runtime import process_group, randomness
 
 
 class PseudoEpisodeBatching(Batching):
-    """N-way tasks of N different images, each a class of its own, drawn anew every step; labels are never looked at.
+    """N-way tasks of N different images, each a class of its own, drawn at every step. Labels are never used.
 
-    With one query they are UMTRA's (Khodadadeh et al. 2019, arXiv:1811.11819, alg. 1), with several ProtoCLR's (Medina
-    et al. 2020, arXiv:2006.11325, alg. 1): the support is the image itself, queries are augmented views of it. No image
-    stands under two labels in a task, and its label is a fresh one in each task. Two images may show one true class,
-    the likelier the more ways, and nothing tells: both papers live with it. Rotated copies in a dataset are images like
-    others, as in both: two rotations of a drawing may stand under two labels, which is what they would do with labels
-    (Omniglot's rotations are classes).
+    With one query they are UMTRA's tasks (Khodadadeh et al. 2019, arXiv:1811.11819, alg. 1), with several ProtoCLR's
+    (Medina et al. 2020, arXiv:2006.11325, alg. 1): the support is the image itself, and queries are augmented views of
+    it. No image has two labels in a task, and its label changes between tasks. Two images may belong to the same true
+    class, which is more likely with more ways and cannot be detected; both papers accept this. As in both, rotated
+    copies in a dataset are ordinary images: two rotations of a drawing may have two labels, as they would with true
+    labels (Omniglot's rotations are classes).
 
-    Deviation: each task draws from the whole dataset, where ProtoCLR passes over it in epochs.
+    Deviation: each task draws from the whole dataset, whereas ProtoCLR passes over it in epochs.
 
     Args:
-        augmentation: Of queries, each with its own draws.
+        augmentation: Augmentation of queries, each with its own draws.
         n_way: Classes in a task, which are images.
         k_shot: Support views of each image.
         n_query: Query views of each image.
         tasks_per_batch: Tasks in a step.
-        support_augmentation: Of the support, each view with its own draws; None for the images themselves.
+        support_augmentation: Augmentation of the support, each view with its own draws; None for the images themselves.
 
     Attributes:
-        ways: The numbers of classes that a task may have: one.
-        shots: The numbers of support views: one.
+        ways: The possible numbers of classes in a task: a single one.
+        shots: The possible numbers of support views: a single one.
     """
 
     batch_type = Episodes
@@ -56,13 +56,13 @@ class PseudoEpisodeBatching(Batching):
                 raise InvalidValue(f"{name}={value}; it must be at least 1")
         if not augmentation.columns:
             raise InvalidValue(
-                "augmentation changes nothing at random, so a query would be its image itself and a task no task; "
-                "choose augmentation=glyph or simclr"
+                "the augmentation has no random changes, so queries would equal the support and tasks would be "
+                "trivial; choose augmentation=glyph or simclr"
             )
         if support_augmentation is None and k_shot > 1:
             raise InvalidValue(
                 f"k_shot={k_shot}, but without a support_augmentation the support images of a class are all the same; "
-                "set k_shot=1, or give one"
+                "set k_shot=1, or give a support_augmentation"
             )
         self.augmentation = augmentation
         self.support_augmentation = Augmentation({}) if support_augmentation is None else support_augmentation
@@ -74,10 +74,10 @@ class PseudoEpisodeBatching(Batching):
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
         process_group.rows(
             self.tasks_per_batch, "batching.tasks_per_batch"
-        )  # refused where processes cannot share them
+        )  # raises an error if the processes cannot share them evenly
         if len(dataset) < self.n_way:
             raise InvalidValue(
-                f"n_way={self.n_way}, but every class of a pseudo-task is an image and {dataset.name} has "
+                f"n_way={self.n_way}, but every class of a pseudo-task is an image and {dataset.name} has only "
                 f"{len(dataset)}; lower batching.n_way"
             )
         self.seed, self.device = seed, device
@@ -94,13 +94,13 @@ class PseudoEpisodeBatching(Batching):
         return Episodes(support, support_labels, query, query_labels, self.n_way)
 
     def sources(self, step: int) -> Tensor:
-        """Places int64 (T, n_way) in the dataset: the images of this process's tasks, in the order of their labels."""
+        """Dataset indices int64 (T, n_way) of the images of this process's tasks, in the order of their labels."""
         draws = randomness.uniforms(self.seed, "pseudo-tasks", step, self.tasks_per_batch, self.n_way)
         own = draws[process_group.rows(self.tasks_per_batch, "batching.tasks_per_batch")]
         return torch.from_numpy(sample(own, np.array(len(self.images))))
 
     def _views(self, sources: Tensor, views: int, augmentation: Augmentation, stream: str, step: int) -> Tensor:
-        """(T, n_way * views, C, H, W), class-major."""
+        """Views (T, n_way * views, C, H, W), sorted by class."""
         indices = sources.repeat_interleave(views, dim=1)
         draws = own_draws(self.seed, stream, step, 1, indices.numel() * process_group.size(), augmentation.columns)
         images = gather(self.images, indices.flatten(), self.device)

@@ -1,4 +1,4 @@
-"""Changes of whole tasks, so that classes cannot be learned by heart."""
+"""Augmentation of whole tasks, so that classes cannot be memorised."""
 
 import torch
 from torch import Tensor
@@ -14,24 +14,24 @@ COLORS = 6  # two of three channels
 
 
 class TaskAugmentation:
-    """Random changes of a task, of its support and queries alike, each with a probability of its own, in this order.
+    """Random changes of a task that are the same for support and queries, each with its own probability, in this order.
 
-    ``rotation`` turns each class by its own multiple of 90 degrees. Where turned characters are classes already
-    (``dataset.rotations`` of Omniglot), two classes could become one: leave it off. ``inversion`` is 1 - x.
-    ``colorization`` gives black one random color, white another, and gray values what lies between: an affine map of
-    the channels from the gray value, for RGB only.
+    ``rotation`` turns each class by its own multiple of 90 degrees. If rotated characters are already classes
+    (``dataset.rotations`` of Omniglot), two classes could become equal, so leave it off. ``inversion`` is 1 - x.
+    ``colorization`` maps black to one random color, white to another, and gray values to what lies between: an affine
+    map from the gray value to the channels, for RGB only.
 
     ``projection`` is a random linear map of the pixels, as in general-purpose in-context learning (Kirsch et al. 2022,
-    arXiv:2212.04458), whose matrices of normal numbers map all pixels to all. Deviation: a Kronecker product, X' = A
-    (X - 1/2) B^T with random orthogonal A (H, H) and B (W, W), the same for all channels, which costs two small
-    products, keeps the image's shape and loses nothing; the logistic function of slope 1 at its middle then brings it
-    into [0, 1].
+    arXiv:2212.04458), which uses matrices of normal numbers from all pixels to all pixels. Deviation: it is a Kronecker
+    product, X' = A (X - 1/2) B^T with random orthogonal A (H, H) and B (W, W), the same for all channels. That only
+    costs two small products, keeps the image's shape and loses no information. A logistic function with slope 1 in its
+    middle then maps it to [0, 1].
 
     Args:
-        rotation: Probability, as are the others.
-        inversion: Likewise.
-        colorization: Likewise.
-        projection: Likewise.
+        rotation: Probability of a rotation.
+        inversion: Probability of an inversion.
+        colorization: Probability of a colorization.
+        projection: Probability of a projection.
     """
 
     def __init__(self, rotation: float, inversion: float, colorization: float, projection: float) -> None:
@@ -39,22 +39,22 @@ class TaskAugmentation:
         self.probabilities = {name: check_probability(name, value) for name, value in zip(KINDS, given, strict=True)}
 
     def check(self, dataset: Dataset) -> None:
-        """Raises ValueError for images that cannot be changed so."""
+        """Raises ValueError for images to which a change cannot be applied."""
         channels, height, width = dataset.images.shape[1:]
         impossible = {
             "rotation": ("are not square", "dataset.size") if height != width else None,
             "colorization": ("are gray", "dataset.channels=3") if channels != 3 else None,
         }
-        for kind, found in impossible.items():
-            if self.probabilities[kind] and found is not None:
+        for kind, problem in impossible.items():
+            if self.probabilities[kind] and problem is not None:
                 key = f"task_augmentation.{kind}"
                 raise InvalidValue(
-                    f"{key}={self.probabilities[kind]}, but images of {dataset.name} {found[0]}; "
-                    f"set batching.{key}=0 or {found[1]}"
+                    f"{key}={self.probabilities[kind]}, but images of {dataset.name} {problem[0]}; "
+                    f"set batching.{key}=0 or {problem[1]}"
                 )
 
     def columns(self, n_way: int, height: int, width: int) -> int:
-        """Uniform numbers that one task uses."""
+        """Number of uniform draws that one task uses."""
         return len(KINDS) + n_way + COLORS + (height**2 + width**2 if self.probabilities["projection"] else 0)
 
     def __call__(self, images: Tensor, labels: Tensor, n_way: int, draws: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ class TaskAugmentation:
 
         Args:
             images: float (T, M, C, H, W) in [0, 1], support and queries of T tasks.
-            labels: int64 (T, M) in [0, n_way), where the draws are.
+            labels: int64 (T, M) in [0, n_way), on the device of the draws.
             n_way: Classes in a task.
-            draws: float32 (T, columns) in [0, 1), best on the CPU wherever the images are; see `Transform`.
+            draws: float32 (T, columns) in [0, 1), preferably on the CPU, wherever the images are; see `Transform`.
         """
         height, width = images.shape[-2:]
         sizes = [len(KINDS), n_way, COLORS, *((height**2, width**2) if self.probabilities["projection"] else ())]
@@ -81,7 +81,7 @@ class TaskAugmentation:
 
 
 def _turned(images: Tensor, turns: Tensor) -> Tensor:
-    """Images (T, M, C, H, H), each turned counter-clockwise by so many (T, M) right angles."""
+    """Images (T, M, C, H, H), each rotated counter-clockwise by its number (T, M) of right angles."""
     flat = images.flatten(0, 1)
     for number in (1, 2, 3):
         flat = change_rows(flat, turns.flatten() == number, lambda rows, number=number: rows.rot90(number, (2, 3)))
@@ -89,14 +89,14 @@ def _turned(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def _colored(images: Tensor, colors: Tensor) -> Tensor:
-    """Images (T, M, 3, H, W) of two colors (T, 2, 3): that of black, that of white."""
+    """Images (T, M, 3, H, W) in two colors (T, 2, 3), one for black and one for white."""
     gray = luma(images.flatten(0, 1)).unflatten(0, images.shape[:2])
     black, white = (color[:, None, :, None, None] for color in colors.unbind(1))
     return torch.lerp(black, white, gray)
 
 
 def _projected(images: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Images (T, M, C, H, W) by the matrices that uniforms (T, H, H) and (T, W, W) make."""
+    """Images (T, M, C, H, W), projected by the matrices made from uniform draws (T, H, H) and (T, W, W)."""
     shape = images.shape[1:]
     centered = (images - 0.5).flatten(1, 3) @ orthogonal(right).mT  # (T, M C H, W)
     turned = centered.unflatten(1, shape[:3]).mT.flatten(1, 3) @ orthogonal(left).mT  # (T, M C W, H)
@@ -104,9 +104,10 @@ def _projected(images: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def orthogonal(uniforms: Tensor) -> Tensor:
-    """Orthogonal matrices (T, n, n), uniform over all of them, of uniforms (T, n, n) in [0, 1).
+    """Orthogonal matrices (T, n, n), uniformly distributed, from uniform draws (T, n, n) in [0, 1).
 
-    The QR decomposition of normal numbers, with R's diagonal made positive (Mezzadri 2007, arXiv:math-ph/0609050).
+    It is the QR decomposition of normal numbers, with R's diagonal made positive (Mezzadri 2007,
+    arXiv:math-ph/0609050).
     """
     normals = torch.special.ndtri(uniforms.double() + 2**-25)  # the middle of each float32 step: never 0 or 1
     q, r = torch.linalg.qr(normals)

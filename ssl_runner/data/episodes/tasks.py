@@ -1,7 +1,7 @@
-"""Which images make an episode: N classes, K support and Q query images of each, drawn for many tasks at once.
+"""Chooses the images of episodes: N classes, with K support and Q query images each, for many tasks at once.
 
-Every draw is a uniform number from a table that the caller made (`randomness.uniforms`), one row per task,
-so that a task depends on its row and on nothing else.
+Every draw is a uniform number from a table that the caller made (`randomness.uniforms`), one row per task, so that a
+task depends only on its row.
 """
 
 import copy
@@ -17,11 +17,11 @@ from ssl_runner.errors import ConfigError, InvalidValue
 
 @dataclass(frozen=True)
 class Tasks:
-    """T episodes as indices in a dataset, class-major: the class with label j stands at ``[j * K, (j + 1) * K)``.
+    """T episodes as indices in a dataset, sorted by class: the class with label j is at ``[j * K, (j + 1) * K)``.
 
     Attributes:
         support: int64 (T, n_way * k_shot).
-        query: int64 (T, n_way * n_query), no image of it in the support of its task.
+        query: int64 (T, n_way * n_query), none of them in the support of the same task.
         n_way: Classes in a task.
     """
 
@@ -51,26 +51,26 @@ class Tasks:
 
 
 class TaskSampler:
-    """Draws tasks from one split: classes uniform without replacement, then images uniform without replacement.
+    """Draws tasks from one split: first classes, then images, both uniformly without replacement.
 
-    The order is random too, so a class's label is a fresh one in each task, and whether an image is support or query
-    is decided by chance. The cost does not depend on the number of classes or of images. Where classes have domains
-    (`Dataset.class_domains`), a task's domain is drawn first, uniformly, and all its classes are of it.
+    The order is random too, so the label of a class changes between tasks, and chance decides whether an image is
+    support or query. The cost does not depend on the number of classes or images. If classes have domains
+    (`Dataset.class_domains`), the domain of a task is drawn uniformly, and all its classes belong to that domain.
 
     Args:
         dataset: Labelled images to draw from.
         n_way: Classes in a task.
-        k_shot: Support images a class.
-        n_query: Query images a class.
-        setting: How an error names the setting to change; ``{}`` stands for ``n_way``, ``k_shot`` or ``n_query``.
+        k_shot: Support images per class.
+        n_query: Query images per class.
+        setting: The setting to change, for error messages; ``{}`` is replaced by ``n_way``, ``k_shot`` or ``n_query``.
 
     Raises:
         ValueError: If there are no labels.
-        ConfigError: If there are fewer than n_way classes (of a domain, where there are any), a class of fewer than
+        ConfigError: If there are fewer than n_way classes (in a domain, if there are any), if a class has fewer than
             k_shot + n_query images, or both.
 
     Attributes:
-        domains: Names of the domains, of which a task has one; empty without any.
+        domains: Names of the domains, one of which each task has; empty if there are none.
     """
 
     def __init__(self, dataset: Dataset, n_way: int, k_shot: int, n_query: int, setting: str = "batching.{}") -> None:
@@ -79,28 +79,28 @@ class TaskSampler:
                 raise InvalidValue(f"{name}={value}, but a task needs at least 1; raise {setting.format(name)}")
         self.n_way, self.k_shot, self.n_query = n_way, k_shot, n_query
         labels = _labels(dataset)
-        # Images of class c: order[starts[c] : starts[c] + counts[c]].
+        # The images of class c are order[starts[c] : starts[c] + counts[c]].
         self._order = np.argsort(labels, kind="stable")
         self._counts = np.bincount(labels, minlength=dataset.n_classes)
         self._starts = np.cumsum(self._counts) - self._counts
         self.domains = dataset.domains
         number = {name: place for place, name in enumerate(self.domains)}
         of_class = [number[name] for name in dataset.class_domains or ()] or [0] * len(self._counts)
-        # Classes of domain d likewise: members[firsts[d] : firsts[d] + sizes[d]]; without domains there is one of all.
+        # The classes of domain d are members[firsts[d] : firsts[d] + sizes[d]]; without domains there is a single one.
         self._members = np.argsort(of_class, kind="stable")
         self._sizes = np.bincount(of_class, minlength=1)
         self._firsts = np.cumsum(self._sizes) - self._sizes
         self._check(dataset, setting)
 
     def sized(self, n_way: int, k_shot: int) -> "TaskSampler":
-        """The same for tasks of at most as many ways and shots; nothing is sorted or checked again."""
+        """A sampler of tasks with no more ways and shots than this one. Nothing is sorted or checked again."""
         assert 1 <= n_way <= self.n_way and 1 <= k_shot <= self.k_shot, "larger tasks were not checked"
         sampler = copy.copy(self)
         sampler.n_way, sampler.k_shot = n_way, k_shot
         return sampler
 
     def within(self, domain: str) -> "TaskSampler":
-        """The same for tasks of one domain only, whose draw takes no number."""
+        """A sampler of tasks of one domain only, which uses no number to draw it."""
         number, sampler = self.domains.index(domain), copy.copy(self)
         first, size = self._firsts[number], self._sizes[number : number + 1]
         sampler.domains, sampler._members = (), self._members[first : first + size[0]]
@@ -109,11 +109,13 @@ class TaskSampler:
 
     @property
     def columns(self) -> int:
-        """Uniform numbers that one task uses: classes first, then images, then, where there are domains, its domain."""
+        """Number of uniform draws that one task uses: for its classes, its images and, if there are domains, its
+        domain.
+        """
         return self.n_way * (1 + self.k_shot + self.n_query) + bool(self.domains)
 
     def __call__(self, table: np.ndarray) -> Tasks:
-        """Tasks of a table (T, columns) of uniform numbers in [0, 1), one row a task."""
+        """Tasks from a table (T, columns) of uniform numbers in [0, 1), one row per task."""
         if table.ndim != 2 or table.shape[1] != self.columns:
             raise InvalidValue(f"the table has shape {table.shape}; expected (tasks, {self.columns})")
         domain = self.drawn_domains(table)[:, None]
@@ -126,7 +128,7 @@ class TaskSampler:
         return Tasks(support.flatten(1), query.flatten(1), self.n_way)
 
     def drawn_domains(self, table: np.ndarray) -> np.ndarray:
-        """The place in ``domains`` of each task of a table (T, columns), int64 (T,); all 0 without domains."""
+        """Index in ``domains`` of each task of a table (T, columns), int64 (T,); all 0 if there are no domains."""
         if not self.domains:
             return np.zeros(len(table), dtype=np.int64)
         drawn = (table[:, -1].astype(np.float64) * len(self.domains)).astype(np.int64)
@@ -145,7 +147,7 @@ class TaskSampler:
         if len(short):
             smallest = short[np.argmin(self._counts[short])]
             problems.append(
-                f"k_shot={self.k_shot} and n_query={self.n_query} need {needed} images a class, but {where} has "
+                f"k_shot={self.k_shot} and n_query={self.n_query} need {needed} images per class, but {where} has "
                 f"{len(short)} smaller classes, the smallest '{dataset.class_names[smallest]}' with "
                 f"{self._counts[smallest]}; lower {setting.format('k_shot')} or {setting.format('n_query')}"
             )
@@ -160,10 +162,11 @@ def _labels(dataset: Dataset) -> np.ndarray:
 
 
 def sample(numbers: np.ndarray, population: np.ndarray) -> np.ndarray:
-    """Ordered samples without replacement, int64 (..., k), from range(population); numbers (..., k) in [0, 1).
+    """Ordered samples without replacement, int64 (..., k), from range(population), by numbers (..., k) in [0, 1).
 
-    The first k swaps of a Fisher-Yates shuffle, ``i <-> swaps[i]``, without the array that they shuffle: what ends at
-    place i is found by undoing the swaps before it. float64 products: a float32 one may round up to the population.
+    They are the first k swaps of a Fisher-Yates shuffle, ``i <-> swaps[i]``, without the array to shuffle: the element
+    that ends up at position i is found by undoing the swaps before it. Products are float64, because a float32 product
+    may round up to the population.
     """
     steps = np.arange(numbers.shape[-1])
     swaps = steps + (numbers.astype(np.float64) * (population - steps)).astype(np.int64)

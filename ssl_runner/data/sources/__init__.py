@@ -1,4 +1,4 @@
-"""One file for each dataset, and what they share: download, decoding in threads, the cache.
+"""Datasets, one per file, and what they share: download, decoding in threads and the cache.
 
-Returns a `Source` or `Splits`. How images are split belongs in `data.splits`.
+They return a `Source` or `Splits`. How images are split belongs in `data.splits`.
 """

@@ -23,7 +23,7 @@ from ssl_runner.images.files import ImageFile, Scan
 from ssl_runner.runtime.file_lock import locked
 from ssl_runner.runtime.no_download import refuse_download
 
-FORMAT = 2  # goes up when what is stored changes
+FORMAT = 2  # increases when the stored content changes
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Loaded:
     """Decoded images.
 
     Attributes:
-        images: uint8 (N, C, H, W), of the whole files in their order.
-        content: Hash of the pixels, and of what was left out.
-        files: Those that the images are of.
-        damaged: Those that were left out, with the reason.
-        findings: What was met on the way.
+        images: uint8 (N, C, H, W), of the undamaged files in order.
+        content: Hash of the pixels and of what was left out.
+        files: The files of these images.
+        damaged: The files that were left out, with the reason.
+        findings: What was noticed while decoding.
         digests: `row_digests` of the images.
     """
 
@@ -55,7 +55,7 @@ class _Stored(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """``SSL_RUNNER_CACHE``, else ``XDG_CACHE_HOME/ssl_runner``, else ``~/.cache/ssl_runner``."""
+    """``SSL_RUNNER_CACHE``, or else ``XDG_CACHE_HOME/ssl_runner``, or else ``~/.cache/ssl_runner``."""
     if own := os.environ.get("SSL_RUNNER_CACHE"):
         return Path(own).expanduser()
     home = os.environ.get("XDG_CACHE_HOME")
@@ -63,26 +63,27 @@ def cache_folder() -> Path:
 
 
 def load_images(name: str, folder: Path, found: Scan, decoding: Decoding, damaged: str | None = None) -> Loaded:
-    """The images of a folder's files in their order.
+    """The images of a folder's files in order.
 
-    They are decoded once; from then on the array is memory-mapped, private to the process that writes to it. An entry
-    is keyed by the files' names, sizes and times and by the decoding, so a changed, added or removed file is noticed,
-    and the entry that it makes useless is deleted. A cache that cannot be read or written costs time, not the run.
+    They are decoded once; afterwards the array is memory-mapped, and private to a process that writes to it. The key of
+    an entry consists of the files' names, sizes and times and of the decoding, so a changed, added or removed file is
+    noticed and the outdated entry is deleted. If the cache cannot be read or written, the run takes longer but does not
+    fail.
 
     Args:
-        name: Of the entry, one per dataset and selection of files.
-        folder: What the files' paths are relative to.
+        name: Name of the entry, one per dataset and selection of files.
+        folder: The folder that the files' paths are relative to.
         found: Its files, or a selection of them.
-        damaged: ``refuse`` or ``skip`` files that cannot be read and links that lead nowhere; None for a dataset that
-            has no such key and refuses.
+        damaged: ``refuse`` or ``skip`` unreadable files and broken links; None for a dataset without this setting,
+            which refuses them.
 
     Raises:
-        DataError: Files are damaged and not to be skipped (names them), no file is whole, or sizes differ.
+        DataError: Files are damaged and not skipped (the message names them), all files are damaged, or sizes differ.
     """
     if damaged not in (None, "refuse", "skip"):
         raise DataError(f"dataset.damaged={damaged!r}: expected 'refuse' or 'skip'.")
     images, content, findings, digests = _stored(name, folder, found.files, decoding)
-    broken = [(folder.joinpath(*path), Damage(reason, "mend or delete it")) for path, reason in found.broken]
+    broken = [(folder.joinpath(*path), Damage(reason, "fix or delete it")) for path, reason in found.broken]
     bad = [(folder.joinpath(*found.files[place].path), damage) for place, damage in sorted(findings.damaged.items())]
     if damaged != "skip" or len(findings.damaged) == len(found.files):
         refuse([*bad, *broken], len(found.files) + len(broken), may_skip=damaged == "refuse")
@@ -94,8 +95,8 @@ def load_images(name: str, folder: Path, found: Scan, decoding: Decoding, damage
 
 
 def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> _Stored:
-    """What is in the cache for these files, put there if it was not."""
-    # the Pillow version decodes; the folder is in the key because archives unpack different files with equal times
+    """The cache entry of these files, which is written if it does not exist."""
+    # decoding depends on Pillow's version; archives may unpack different files with equal times, hence the folder
     owner = _short_hash([name, str(folder.resolve()), asdict(decoding), PIL.__version__, FORMAT])
     try:
         entry = cache_folder() / f"{name}-{owner}-{_short_hash(files)}"
@@ -107,7 +108,8 @@ def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decod
         return stored
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         warnings.warn(
-            f"decoded images of {name} are not kept: {error}. Set SSL_RUNNER_CACHE to a folder with room to write.",
+            f"decoded images of {name} are not cached: {error}. Set SSL_RUNNER_CACHE to a writable folder with free "
+            "space.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -123,20 +125,20 @@ def _short_hash(content: object) -> str:
 
 
 def _read(entry: Path) -> _Stored | None:
-    """An entry, or None where there is none that is whole."""
+    """The content of an entry, or None if there is no complete one."""
     try:
         images = np.load(entry / "images.npy", mmap_mode="c")
-        told = json.loads((entry / "findings.json").read_text(encoding="utf-8"))
-        told["damaged"] = {int(place): Damage(*damage) for place, damage in told["damaged"].items()}
+        found = json.loads((entry / "findings.json").read_text(encoding="utf-8"))
+        found["damaged"] = {int(place): Damage(*damage) for place, damage in found["damaged"].items()}
         digests = np.load(entry / "digests.npy")
-        return _Stored(torch.from_numpy(images), told.pop("content"), Findings(**told), digests)
+        return _Stored(torch.from_numpy(images), found.pop("content"), Findings(**found), digests)
     except (FileNotFoundError, NotADirectoryError, EOFError, ValueError, TypeError, KeyError):
         return None
 
 
 def _write(entry: Path, prefix: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> _Stored:
-    """Decodes into an entry, which appears whole or not at all; to be called under the lock of its prefix."""
-    unfinished = entry.with_name(f"{prefix}.unfinished")  # one name a lock: what a killed writer left is overwritten
+    """Decodes files into an entry, which appears complete or not at all. The caller holds the lock of its prefix."""
+    unfinished = entry.with_name(f"{prefix}.unfinished")  # one name per lock: what a killed process left is overwritten
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
@@ -144,13 +146,13 @@ def _write(entry: Path, prefix: str, folder: Path, files: Sequence[ImageFile], d
         content, findings = decode_dataset(
             paths, decoding, lambda chunks: _write_array(unfinished / "images.npy", chunks, decoding)
         )
-        if len(findings.damaged) == len(files):  # an array of no rows cannot be mapped
+        if len(findings.damaged) == len(files):  # an array without rows cannot be mapped
             shutil.rmtree(unfinished)
             empty = np.empty((0, decoding.channels, 1, 1), np.uint8)
             return _Stored(torch.from_numpy(empty), content, findings, row_digests(empty))
-        told = json.dumps({"content": content, **asdict(findings)})
-        (unfinished / "findings.json").write_text(told, encoding="utf-8")
-        for stale in entry.parent.glob(f"{prefix}-*"):  # who has mapped one keeps its pages
+        text = json.dumps({"content": content, **asdict(findings)})
+        (unfinished / "findings.json").write_text(text, encoding="utf-8")
+        for stale in entry.parent.glob(f"{prefix}-*"):  # a process that has mapped one keeps its pages
             shutil.rmtree(stale, ignore_errors=True)
         unfinished.rename(entry)
     except BaseException:
@@ -163,9 +165,9 @@ def _write(entry: Path, prefix: str, folder: Path, files: Sequence[ImageFile], d
 
 
 def _write_array(path: Path, chunks: Iterator[np.ndarray], decoding: Decoding) -> str:
-    """Streams the pixels into a .npy file, the hash of each image into one beside it, and gives back that of all."""
+    """Streams the pixels into a .npy file and the hash of each image into another. Returns the hash of all pixels."""
     digest, digests, n, shape = hashlib.sha256(), [np.empty((0, 16), np.uint8)], 0, (decoding.channels, 1, 1)
-    # written, not mapped: a full disk is an error here, and a fatal signal on a mapped page
+    # written, not mapped: a full disk raises an error here, but a fatal signal on a mapped page
     with path.open("wb") as file:
         for chunk in chunks:
             if n == 0:
@@ -176,9 +178,9 @@ def _write_array(path: Path, chunks: Iterator[np.ndarray], decoding: Decoding) -
             digests.append(row_digests(chunk))
             n += len(chunk)
         file.seek(0)
-        _write_head(file, (n, *shape))  # as long as before: numpy leaves room for the number of rows
+        _write_head(file, (n, *shape))  # of the same length: numpy leaves space for the number of rows
         file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave zeros under the final name
+        os.fsync(file.fileno())  # otherwise a power cut may leave zeros under the final name
     np.save(path.with_name("digests.npy"), np.concatenate(digests))
     return digest.hexdigest()
 

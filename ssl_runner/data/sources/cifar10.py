@@ -34,21 +34,21 @@ def cifar10(
 ) -> Splits:
     """60,000 photographs of 32 x 32 pixels (Krizhevsky 2009).
 
-    ``root/cifar-10-batches-py`` (torchvision's) is read where it exists, else ``root/cifar10-jpg/{train,test}/CLASS``
-    (JPEGs, so not quite the same pixels: the fingerprint differs), else the former is downloaded.
+    ``root/cifar-10-batches-py`` (torchvision's) is read if it exists, otherwise ``root/cifar10-jpg/{train,test}/CLASS``
+    (JPEGs, whose pixels differ slightly, and so does the fingerprint). If neither exists, the former is downloaded.
 
     Args:
         root: Folder of datasets.
-        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
-        validation: Images, or their share of the 50,000 of the train part.
-        class_counts: Classes of train, validation and test.
-        split_seed: Of the split.
-        size: Height and width after resizing; None leaves 32.
-        channels: 1 or 3; None leaves 3.
-        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+        split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
+        validation: Number of images, or their share of the 50,000 images of the train part.
+        class_counts: Numbers of classes of train, validation and test.
+        split_seed: Seed of the split.
+        size: Height and width after resizing; None keeps 32.
+        channels: 1 or 3; None keeps 3.
+        duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
 
     Raises:
-        DataError: It is missing and cannot be downloaded, or damaged.
+        DataError: The dataset is missing and cannot be downloaded, or is damaged.
     """
     pickles, jpegs = absolute(root) / PICKLES, absolute(root) / JPEGS
 
@@ -64,10 +64,10 @@ def cifar10(
 def _from_pickles(root: Path, size: int | None, channels: int | None) -> Source:
     if not (root / PICKLES).exists():
         download("cifar10", root, [root / PICKLES, root / JPEGS], by_torchvision("CIFAR10"))
-    try:  # it checks the sums of the pickles before it opens them
+    try:  # it verifies checksums before it opens pickles
         parts = [torchvision_class("CIFAR10")(str(root), train=train) for train in (True, False)]
     except RuntimeError as error:
-        raise DataError(f"{root / PICKLES} is damaged ({error}); delete it to fetch it anew.") from None
+        raise DataError(f"{root / PICKLES} is damaged ({error}); delete it to fetch it again.") from None
     images = [part.data.transpose(0, 3, 1, 2) for part in parts]
     return train_and_test("cifar10", images, [np.array(part.targets) for part in parts], CLASSES, size, channels)
 
@@ -80,7 +80,7 @@ def _from_jpegs(folder: Path, size: int | None, channels: int | None) -> Source:
         f"{part}/{name}" for part in ("train", "test") for name in CLASSES if not (folder / part / name).is_dir()
     ]
     if missing:
-        raise DataError(f"{folder} is not whole: {missing[0]} is missing; unpack it again.")
+        raise DataError(f"{folder} is not complete: {missing[0]} is missing; unpack it again.")
     loaded = load_images("cifar10", folder, found, Decoding(size=None, channels=3))
     return Source(
         name="cifar10",

@@ -1,4 +1,4 @@
-"""Files that say which class is for training and which is held out."""
+"""Files that list the classes for training and the held-out classes."""
 
 import csv
 import io
@@ -18,33 +18,31 @@ FORM = "expected lines of filename,label (or filename;label) under that heading"
 
 
 def read_lists(path: Path, class_names: Sequence[str]) -> dict[str, list[str]]:
-    """Classes of each part from one YAML or JSON file, ``{train: [class, ...], validation: [...], test: [...]}``.
+    """Classes of each part from a YAML or JSON file, ``{train: [class, ...], validation: [...], test: [...]}``.
 
-    Names are taken as they are written: ``no``, ``01`` and ``1e3`` are no booleans and no numbers here.
+    Names are used as written: ``no``, ``01`` and ``1e3`` are strings here, not booleans or numbers.
 
     Raises:
-        DataError: It is no such file, or names a class that is not in the folder.
+        DataError: It is not such a file, or it names a class that the folder does not have.
     """
     try:
         text = read_text(path)
-        # of YAML's loaders the one that leaves all values strings
+        # the YAML loader that keeps all values as strings
         content = (
             json.loads(text, parse_int=str, parse_float=str)
             if path.suffix == ".json"
             else yaml.load(text, yaml.BaseLoader)
         )
-    except Exception as error:  # each parser has its own
+    except Exception as error:  # each parser has its own exceptions
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path} cannot be read ({reason}); expected {{train: [...], validation: [...], test: [...]}}."
         ) from None
     if not isinstance(content, dict) or not {"train", "test"} <= set(content) <= set(PARTS):
-        raise DataError(
-            f"{path}: expected the keys train, validation (may be left out) and test, got {content!r:.200}."
-        )
+        raise DataError(f"{path}: expected the keys train, validation (optional) and test, got {content!r:.200}.")
     classes = {part: _names(path, part, content.get(part) or []) for part in PARTS}
-    there = set(class_names)
-    unknown = [name for names in classes.values() for name in names if name not in there]
+    present = set(class_names)
+    unknown = [name for names in classes.values() for name in names if name not in present]
     if unknown:
         raise DataError(f"{path} names {len(unknown)} classes that the folder does not have, {unknown[0]!r} first.")
     return classes
@@ -52,25 +50,25 @@ def read_lists(path: Path, class_names: Sequence[str]) -> dict[str, list[str]]:
 
 def _names(path: Path, part: str, names: object) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: {part} is {names!r:.100}, expected a list of names of classes, [cat, dog].")
+        raise DataError(f"{path}: {part} is {names!r:.100}, expected a list of class names, [cat, dog].")
     return names
 
 
 def read_tables(folder: Path, files: Sequence[ImageFile]) -> tuple[list[ImageFile], list[str], dict[str, list[str]]]:
-    """Images and classes from train.csv, val.csv (may be missing) and test.csv of lines ``filename,label``.
+    """Images and classes from train.csv, val.csv (optional) and test.csv with lines ``filename,label``.
 
-    So miniImageNet is published (Ravi and Larochelle 2017): the labels stand in the tables, the images lie anywhere.
-    Tables as spreadsheets write them are read too: semicolons or tabs, a byte-order mark, Windows' paths.
+    This is how miniImageNet is published (Ravi and Larochelle 2017): the tables have the labels, and the images can be
+    anywhere. Tables written by spreadsheets can be read too: semicolons or tabs, a byte-order mark, Windows paths.
 
     Args:
-        files: Of the folder of images. A filename is a path in it, or in the folder of its class, or the end of
-            a path that no other image shares.
+        files: The files of the image folder. A filename is a path in that folder, or in the folder of its class, or the
+            end of a path that no other image shares.
 
     Returns:
         The files that the tables name, the class of each, and the classes of each part.
 
     Raises:
-        DataError: A table is missing or malformed, or names a file that is not there or stands in it twice.
+        DataError: A table is missing or malformed, or names a file that does not exist or is listed twice.
     """
     shown = {file: tuple(map(printable, file.path)) for file in files}
     by_path = {path: file for file, path in shown.items()}
@@ -83,7 +81,7 @@ def read_tables(folder: Path, files: Sequence[ImageFile]) -> tuple[list[ImageFil
         if part == "validation" and not table.exists():
             continue
         for filename, label in _rows(table):
-            # a backslash is a letter of a name here, and a separator on Windows
+            # a backslash is an ordinary character here, but a separator on Windows
             paths = [tuple(part for part in Path(filename).parts if part != "."), PureWindowsPath(filename).parts]
             ways = (
                 way for path in paths for way in (by_path.get(path), by_path.get((label, *path)), by_name.get(path[-1]))
@@ -92,7 +90,7 @@ def read_tables(folder: Path, files: Sequence[ImageFile]) -> tuple[list[ImageFil
             if file is None:
                 raise DataError(f"{table} names {filename!r} of {label!r}, which is not among the {len(files)} images.")
             if file in found:
-                raise DataError(f"{table} names {filename!r}, which already stands in a table; an image has one class.")
+                raise DataError(f"{table} names {filename!r}, which is already in a table; an image has one class.")
             found[file] = label
             if not classes[part] or classes[part][-1] != label:
                 classes[part].append(label)
@@ -104,7 +102,7 @@ def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
 
     Raises:
-        UnicodeDecodeError: It is in another encoding.
+        UnicodeDecodeError: It has another encoding.
     """
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -125,7 +123,7 @@ def _rows(table: Path) -> list[tuple[str, str]]:
     except OSError as error:
         raise DataError(f"{table} cannot be read ({error.strerror}); {FORM}.") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{table} is in another encoding than UTF-8 ({error.reason}); save it as UTF-8.") from None
+        raise DataError(f"{table} is not encoded in UTF-8 ({error.reason}); save it as UTF-8.") from None
     except csv.Error as error:
         raise DataError(f"{table} cannot be read ({error}); {FORM}.") from None
     if not rows or not all(filename and label for filename, label in rows):

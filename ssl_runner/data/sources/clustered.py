@@ -1,4 +1,4 @@
-"""Clusters of an encoder's features in the place of classes."""
+"""Clusters of an encoder's features instead of classes."""
 
 import hashlib
 import json
@@ -29,26 +29,27 @@ def clustered(
 ) -> Splits:
     """CACTUs (Hsu et al. 2019, arXiv:1810.02334, sec. 2.2 and alg. 1): a dataset whose training classes are clusters.
 
-    K-means on the features of the training images, once for each partition, each in a random diagonal metric
-    (`partition`); a class is a cluster, its domain the partition, and a task stays within one. Labels of the training
-    images are never looked at; validation and test are the dataset's own, so any episodic method trains on clusters and
-    is judged on true classes.
+    K-means runs on the features of the training images once for each partition, each time in a random diagonal metric
+    (`partition`). A class is a cluster and its domain is the partition, so a task stays within one partition. Labels of
+    the training images are never used. Validation and test are those of the dataset, so any episodic method trains on
+    clusters and is evaluated on true classes.
 
-    Deviations: features are L2-normalised, as they are compared everywhere here; mini-batches; a partition is not made
-    anew where many of its clusters are small, these are left out.
+    Deviations: features are L2-normalised, since they are compared like that everywhere here; k-means uses
+    mini-batches; a partition with many small clusters is not repeated, and small clusters are left out.
 
-    Images are repeated for each partition: Omniglot's 88,000 at 28 x 28 take 69 MB a partition. Clustering them takes a
-    minute or two for the features and some 7 s a partition on one core, once: clusters are kept in the cache folder.
+    Images are repeated for each partition: Omniglot's 88,000 at 28 x 28 take 69 MB per partition. On one core, features
+    take a minute or two and k-means about 7 s per partition. This happens once, since clusters are kept in the cache
+    folder.
 
     Args:
-        dataset: With images to cluster, and labelled ones to be judged on.
-        encoder: Folder of a finished run (or the encoder.safetensors in it), whose encoder makes the features: of one
-            that saw no labels, or else this has seen them too. None for the pixels themselves, whose clusters are of
-            shapes that lie on each other, far from characters.
-        partitions: K-means runs.
-        clusters: Of each partition.
-        min_images: Images that a cluster must have to be a class: what a task needs of it, k_shot + n_query.
-        seed: Of metrics and k-means; not the run's seed.
+        dataset: A dataset with images to cluster, and labelled images for evaluation.
+        encoder: Folder of a finished run (or the encoder.safetensors in it) whose encoder computes the features. If
+            that run saw labels, this dataset has seen them too. None to cluster the pixels themselves, which finds
+            shapes in the same place, far from characters.
+        partitions: Number of k-means runs.
+        clusters: Number of clusters in each partition.
+        min_images: Images that a cluster must have to be a class: what a task needs, k_shot + n_query.
+        seed: Seed of the metrics and of k-means; not the run's seed.
 
     Raises:
         DataError: There is no such encoder, it takes other images, or too few clusters are left.
@@ -61,34 +62,34 @@ def clustered(
     if clusters > len(train):
         raise DataError(f"dataset.clusters={clusters}, but {train.name} has {len(train)} images; lower it.")
     source, weights, seen = (None, "", ()) if encoder is None else read_encoder(encoder, train)
-    made_of = (_content(train), weights)  # labels have no part in it
+    made_of = (_content(train), weights)  # labels are not used
     try:
-        found = kept_partition(lambda: points(train, source), partitions, clusters, seed, *made_of)
-    except NotDownloaded:  # as many clusters as could be left, of blank images
+        assigned = kept_partition(lambda: points(train, source), partitions, clusters, seed, *made_of)
+    except NotDownloaded:  # blank images, in as many clusters as could be left
         train = replace(train, images=torch.zeros_like(train.images[:1]).expand_as(train.images))
-        found = (torch.arange(len(train)) % max(1, min(clusters, len(train) // min_images))).expand(partitions, -1)
+        assigned = (torch.arange(len(train)) % max(1, min(clusters, len(train) // min_images))).expand(partitions, -1)
     kind = "pixels" if source is None else "features"
-    classes = as_classes(train, found, min_images, f"clustered by {kind}", *made_of)
+    classes = as_classes(train, assigned, min_images, f"clustered by {kind}", *made_of)
     return replace(dataset, train=replace(classes, seen=tuple(dict.fromkeys((train.source, *train.seen, *seen)))))
 
 
 def _remedy(run: Path) -> str:
     try:
         return run_folder.remedy(run, run_folder.status(run))
-    except (OSError, ValueError):  # it was stopped before it could say
+    except (OSError, ValueError):  # it was stopped before it could write its status
         return how_to_go_on(run)
 
 
 def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...]]:
-    """The encoder of a run, the hash of its file, and the names of the datasets that it was trained on.
+    """The encoder of a run, the hash of its file, and the names of the datasets it was trained on.
 
     Raises:
-        DataError: It is not there, not finished, or takes other images.
+        DataError: It does not exist, is not finished, or takes other images.
     """
     path, who = absolute(run), f"dataset.encoder={run}"
     file = path / saving.FILE if path.is_dir() else path
     if path.is_dir() and not file.is_file() and (path / "config.yaml").is_file():
-        raise DataError(f"{who}: that run has no {saving.FILE} yet, for its training is not finished; {_remedy(path)}")
+        raise DataError(f"{who}: that run has no {saving.FILE} yet, because it is not finished; {_remedy(path)}")
     try:
         encoder = saving.load_encoder(file)
     except FileNotFoundError as error:
@@ -97,29 +98,29 @@ def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...
         wanted, given = ("x".join(map(str, shape)) for shape in (encoder.input_shape, train.images.shape[1:]))
         raise DataError(
             f"{who} takes images of {wanted}, but those of {train.name} are {given}; set dataset.dataset.size and "
-            "dataset.dataset.channels, or give another run"
+            "dataset.dataset.channels, or choose another run"
         )
     seen = saving.read_metadata(file).get("sources")
     if seen is None:
-        raise DataError(f"{who} does not say what it was trained on, as an earlier version wrote it; run it again")
+        raise DataError(f"{who} does not say what it was trained on, because an earlier version wrote it; run it again")
     return encoder, hashlib.sha256(file.read_bytes()).hexdigest(), tuple(json.loads(seen))
 
 
 def points(train: Dataset, encoder: Encoder | None) -> np.ndarray:
-    """What is clustered: float32 (N, D), pixels in [0, 1] or L2-normalised features."""
+    """The points to cluster, float32 (N, D): pixels in [0, 1] or L2-normalised features."""
     if encoder is None:
         return train.images.flatten(1).numpy().astype(np.float32) / 255
     return F.normalize(features(encoder, train.images, torch.device("cpu")), dim=1).numpy()
 
 
 def as_classes(train: Dataset, clusters: Tensor, min_images: int, how: str, *made_of: str) -> Dataset:
-    """Images of all partitions one after the other, with the clusters that are large enough as classes.
+    """The images of all partitions, one after the other, with the clusters that are large enough as classes.
 
     Args:
         train: N images.
         clusters: int64 (partitions, N).
-        how: Stands in the name of the dataset.
-        made_of: Hashes of all that the clusters come from.
+        how: A part of the dataset's name.
+        made_of: Hashes of everything that the clusters depend on.
 
     Raises:
         DataError: Fewer than two clusters of a partition are large enough.
@@ -132,7 +133,7 @@ def as_classes(train: Dataset, clusters: Tensor, min_images: int, how: str, *mad
         if n_kept < 2:
             raise DataError(
                 f"{n_kept} of {len(sizes)} clusters of {train.name} have dataset.min_images={min_images} images, but a "
-                "task needs two; lower it, or dataset.clusters."
+                "task needs two such clusters; lower it, or dataset.clusters."
             )
         here = kept[own].nonzero().squeeze(1)
         indices.append(here)
@@ -159,6 +160,6 @@ def _content(dataset: Dataset) -> str:
 
 
 def _taken(images: Tensor, indices: Tensor) -> Tensor:
-    if images.stride(0) == 0:  # blank ones, in no memory
+    if images.stride(0) == 0:  # blank images without memory
         return images[:1].expand(len(indices), -1, -1, -1)
     return images.index_select(0, indices)

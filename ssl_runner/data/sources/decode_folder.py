@@ -1,4 +1,4 @@
-"""All image files of a dataset, decoded in threads."""
+"""Decodes all image files of a dataset in threads."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +18,19 @@ from ssl_runner.runtime.console import Console
 Made = TypeVar("Made")
 
 
-CHUNK = 1024  # images in flight; all of a chunk lie in memory
+CHUNK = 1024  # images decoded together, all of which are in memory
 
 
 @dataclass
 class Findings:
-    """What was met while files were decoded.
+    """What was noticed while files were decoded.
 
     Attributes:
-        damaged: By the file's place.
-        several_frames: Files of which only the first frame was taken.
-        greatest: Value of any pixel, before inversion.
-        deepest: Greatest value of 16-bit files, as it stands in them; None where there are none.
-        bits: That 16-bit files were read by; None where there are none.
+        damaged: Damage by the index of the file.
+        several_frames: Number of files of which only the first frame was used.
+        greatest: Largest value of any pixel, before inversion.
+        deepest: Largest value in 16-bit files, before conversion; None if there are no such files.
+        bits: Number of bits with which 16-bit files were read; None if there are none.
     """
 
     damaged: dict[int, Damage] = field(default_factory=dict)
@@ -41,10 +41,10 @@ class Findings:
 
 
 def decode_all(files: Sequence[Path], decoding: Decoding, findings: Findings) -> Iterator[np.ndarray]:
-    """Pixels (n, C, H, W) of the whole files in their order, a chunk at a time, decoded in threads; shows its progress.
+    """Yields the pixels (n, C, H, W) of the undamaged files in order, one chunk at a time. It shows its progress.
 
     Args:
-        findings: Takes what was met, damaged files above all: they are left out.
+        findings: Filled with what is noticed, especially damaged files, which are left out.
 
     Raises:
         DataError: Sizes differ and ``decoding.size`` is None.
@@ -52,7 +52,7 @@ def decode_all(files: Sequence[Path], decoding: Decoding, findings: Findings) ->
     first: tuple[Path, tuple[int, ...]] | None = None
     starts = range(0, len(files), CHUNK)
     bar = Progress(console=Console(stderr=True), transient=True, disable=len(starts) == 1)
-    # Pillow lets go of the interpreter's lock while it decodes and resizes
+    # Pillow releases the interpreter's lock while it decodes and resizes
     with pillow_limit_raised(), bar, ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         for start in bar.track(starts, description=f"decoding {len(files)} images"):
             chunk, whole = files[start : start + CHUNK], []
@@ -64,7 +64,7 @@ def decode_all(files: Sequence[Path], decoding: Decoding, findings: Findings) ->
                 first = first or (path, shape)
                 if shape != first[1]:
                     raise DataError(
-                        f"{printable(str(path))} is {pixels_of(shape)} pixels, and {printable(str(first[0]))} "
+                        f"{printable(str(path))} has {pixels_of(shape)} pixels, but {printable(str(first[0]))} has "
                         f"{pixels_of(first[1])}; set dataset.size."
                     )
                 whole.append(found.pixels)
@@ -81,10 +81,11 @@ def decode_all(files: Sequence[Path], decoding: Decoding, findings: Findings) ->
 def decode_dataset(
     files: Sequence[Path], decoding: Decoding, take: Callable[[Iterator[np.ndarray]], Made]
 ) -> tuple[Made, Findings]:
-    """What ``take`` makes of all chunks, and what was met; 16-bit files are read by the bits that all of them need.
+    """The result of ``take`` for all chunks, and the findings. 16-bit files are read with the bits that all of them
+    need.
 
     Args:
-        take: Called a second time, with everything anew, where these are less than 16.
+        take: Called a second time, from the start, if these are fewer than 16 bits.
     """
     findings = Findings()
     made = take(decode_all(files, replace(decoding, bits=decoding.bits or 16), findings))

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of scikit-learn: no download."""
+"""The 1,797 handwritten digits of scikit-learn, which need no download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,14 +28,14 @@ def digits(
     """UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998), 8 x 8 pixels in 17 shades.
 
     Args:
-        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
-        validation: Images, or their share of all.
-        test: Images, or their share of all: scikit-learn holds UCI's test part only, in one piece.
-        class_counts: Classes of train, validation and test.
-        split_seed: Of the split.
-        size: Height and width after resizing; None leaves 8.
-        channels: 1 or 3; None leaves 1.
-        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+        split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
+        validation: Number of images, or their share of all.
+        test: Number of images, or their share of all; scikit-learn only has UCI's test part, undivided.
+        class_counts: Numbers of classes of train, validation and test.
+        split_seed: Seed of the split.
+        size: Height and width after resizing; None keeps 8.
+        channels: 1 or 3; None keeps 1.
+        duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
     """
     pixels, labels = pixels_and_labels()
     source = Source(
@@ -50,7 +50,7 @@ def digits(
 
 
 def pixels_and_labels() -> tuple[np.ndarray, np.ndarray]:
-    """All images, uint8 (1797, 1, 8, 8), 255 the most ink, and their labels, int64 (1797,)."""
+    """All images, uint8 (1797, 1, 8, 8), where 255 is the most ink, and their labels, int64 (1797,)."""
     shades, labels = _read()
     return np.round(shades * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.int64)
 
@@ -60,7 +60,7 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     package = find_spec("sklearn")
     if package is not None and package.origin is not None:
         table = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-        if table.is_file():  # what load_digits reads, without the seconds that importing it takes
+        if table.is_file():  # the file that load_digits reads, without its import, which takes seconds
             rows = np.loadtxt(table, delimiter=",")
             return rows[:, :-1], rows[:, -1]
     from sklearn.datasets import load_digits

@@ -1,4 +1,4 @@
-"""Where datasets are looked for, and what is said when they are not there."""
+"""Downloads missing datasets, and reports where they were looked for."""
 
 import shutil
 import socket
@@ -11,21 +11,21 @@ from ssl_runner.errors import DataError
 from ssl_runner.runtime.file_lock import locked
 from ssl_runner.runtime.no_download import refuse_download
 
-REMEDY = "Set SSL_RUNNER_DATA (or dataset.root=FOLDER) to the folder that holds it, or run once where there is network."
+REMEDY = "Set SSL_RUNNER_DATA (or dataset.root=FOLDER) to the folder that contains it, or run once with a network."
 
 
 def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str], object]) -> None:
-    """Brings what is missing under ``root``, whole or not at all; processes that start at once take turns.
+    """Downloads what is missing under ``root``, completely or not at all. Processes that start at once take turns.
 
-    A failure leaves nothing behind, not even the root if it was made for this.
+    A failure leaves nothing behind, not even the root if it was created for this.
 
     Args:
-        name: Of the dataset, for the message.
-        wanted: Files or folders below ``root``; those that exist by the time it is our turn are left alone.
-        fetch: torchvision's own code, with its checksums, given another root to leave them in.
+        name: Name of the dataset, for the message.
+        wanted: Files or folders below ``root``. Those that exist by the time it is this process's turn are left alone.
+        fetch: torchvision's own code, with its checksums, which is given another root to write to.
 
     Raises:
-        DataError: It cannot be fetched: says what is missing, where it was looked for and the remedy.
+        DataError: It cannot be fetched; the message says what is missing, where it was looked for and what to do.
     """
     refuse_download(name)
     unfinished = root / ".ssl_runner.unfinished"
@@ -33,7 +33,7 @@ def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str
         with locked(root / ".ssl_runner.lock", keep=False), _patience(seconds=20):
             if all(path.exists() for path in wanted):
                 return
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+            shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
             try:
                 fetch(str(unfinished))
                 for path in wanted:
@@ -41,20 +41,20 @@ def download(name: str, root: Path, wanted: Sequence[Path], fetch: Callable[[str
                     if brought.exists() and not path.exists():
                         path.parent.mkdir(parents=True, exist_ok=True)
                         brought.rename(path)
-            finally:  # while the lock is ours: afterwards the folder may be another process's
+            finally:  # while this process has the lock: afterwards another one may use the folder
                 shutil.rmtree(unfinished, ignore_errors=True)
-    except Exception as error:  # URLError, RuntimeError of a checksum, a read-only root: all mean that it is missing
+    except Exception as error:  # URLError, a wrong checksum's RuntimeError, a read-only root: the dataset is missing
         places = " and ".join(str(path) for path in wanted)
-        reason = " ".join(str(error).split()) or type(error).__name__  # torchvision lists its mirrors on lines
+        reason = " ".join(str(error).split()) or type(error).__name__  # torchvision lists its mirrors on separate lines
         raise DataError(f"{name} is missing: looked for {places}; downloading it failed ({reason}). {REMEDY}") from None
 
 
 def by_torchvision(kind: str, *parts: Mapping[str, Any]) -> Callable[[str], None]:
-    """What `download` calls to fetch one of torchvision's datasets.
+    """A function that `download` can call to fetch one of torchvision's datasets.
 
     Args:
-        kind: Name of the class.
-        parts: Arguments of each part that is a file of its own; none for a dataset that is one.
+        kind: Name of torchvision's class.
+        parts: Arguments of each part that has its own files; none if the dataset is a single one.
     """
 
     def fetch(root: str) -> None:

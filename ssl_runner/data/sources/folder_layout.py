@@ -1,4 +1,4 @@
-"""Which folders of images are parts of a dataset, and which are its classes."""
+"""Decides which folders of images are parts of a dataset, and which are its classes."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ssl_runner.data.dataset import Note
 from ssl_runner.errors import DataError, printable
 from ssl_runner.images.files import ImageFile
 
-# in small letters
+# in lower case
 PART_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -27,13 +27,13 @@ PART_FOLDERS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """How the files of a folder are to be understood.
+    """How the files of a folder are interpreted.
 
     Attributes:
-        files: Those that belong to it.
-        official: Places of its parts among the files; empty where there are none.
+        files: The files that belong to the dataset.
+        official: Indices of its parts among the files; empty if there are none.
         labels: The class of each file, or None.
-        notes: On what was left out.
+        notes: Notes on what was left out.
     """
 
     files: list[ImageFile]
@@ -45,15 +45,15 @@ class Layout:
 def layout_of(folder: Path, files: list[ImageFile]) -> Layout:
     """The layout of a folder's images: parts of classes, parts without labels, classes, or no labels at all.
 
-    ``train`` is a part where it holds folders of classes, or where no other folder than parts lies beside it. Else it
-    is a class, as a train is to COCO. What lies beside the parts is left out, and told.
+    ``train`` is a part if it contains folders of classes, or if there are only parts next to it. Otherwise it is a
+    class, as the trains of COCO are. Whatever is next to the parts is left out, with a note.
 
     Args:
-        folder: For messages.
-        files: All, at least one.
+        folder: The folder, for messages.
+        files: All files, at least one.
 
     Raises:
-        DataError: It cannot be told which of these it is; says what to move or to set.
+        DataError: The layout is ambiguous; the message says what to move or to set.
     """
     folders = Counter(file.path[0] for file in files if len(file.path) > 1)
     parts = _parts(folder, files, folders)
@@ -62,16 +62,16 @@ def layout_of(folder: Path, files: list[ImageFile]) -> Layout:
         depth, left_out = 1, Counter(printable(file.path[0]) for file in files if file.path[0] not in parts)
         files = [file for file in files if file.path[0] in parts]
         if left_out:
-            said = ", ".join(f"{name} ({n:,} images)" for name, n in left_out.most_common(5))
+            named = ", ".join(f"{name} ({n:,} images)" for name, n in left_out.most_common(5))
             more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
-            text = f"left out, as it lies beside the parts {', '.join(map(printable, parts))}: {said}{more}"
+            text = f"left out, because it is next to the parts {', '.join(map(printable, parts))}: {named}{more}"
             notes = (Note("beside_the_parts", dict(left_out), text, True),)
     flat = sum(len(file.path) == depth + 1 for file in files)
     if flat not in (0, len(files)):
         loose = next(file for file in files if len(file.path) == depth + 1)
         raise DataError(
-            f"{printable(str(folder.joinpath(*loose.path)))} lies beside folders of images: are there classes or not? "
-            "Move it into one."
+            f"{printable(str(folder.joinpath(*loose.path)))} is next to folders of images, so it is unclear whether "
+            "these are classes. Move it into one of them."
         )
     labels = None if flat else [printable(file.path[depth]) for file in files]
     if not parts and labels is not None:
@@ -80,7 +80,7 @@ def layout_of(folder: Path, files: list[ImageFile]) -> Layout:
 
 
 def _parts(folder: Path, files: list[ImageFile], folders: Counter[str]) -> dict[str, str]:
-    """The part of each folder that is one; none where the folders are classes."""
+    """The part of each folder that is one; empty if the folders are classes."""
     alike = {name: PART_FOLDERS[name.lower()] for name in folders if name.lower() in PART_FOLDERS}
     if not alike:
         return {}
@@ -90,20 +90,20 @@ def _parts(folder: Path, files: list[ImageFile], folders: Counter[str]) -> dict[
     if not others:
         _refuse_two_for_one_part(here, alike)
         if train is None and len(alike) > 1:
-            raise DataError(f"{here} has the parts {named}, but none of training images; rename one of them to train.")
+            raise DataError(f"{here} has the parts {named}, but no training part; rename one of them to train.")
         return alike if train is not None else {}
     other, n_other = printable(others[0]), folders[others[0]]
     if train is None or not any(file.path[0] == train and len(file.path) > 2 for file in files):
         if train is not None and len(alike) > 1:
             raise DataError(
-                f"{here} has the folders {named}, which look like parts of a dataset, beside {other} "
+                f"{here} has the folders {named}, which look like parts of a dataset, next to {other} "
                 f"({n_other:,} images): are they parts or classes? Move {other} elsewhere, or put the images of "
                 "each part into class folders."
             )
         return {}
     if len(alike) == 1:
         raise DataError(
-            f"{here} has {train} with folders of classes in it, beside {other} ({n_other:,} images): is {train} "
+            f"{here} has {train} with folders of classes in it, next to {other} ({n_other:,} images): is {train} "
             f"a part or a class? Move {other} elsewhere, or set dataset.root={printable(str(folder / train))}."
         )
     _refuse_two_for_one_part(here, alike)
@@ -118,19 +118,19 @@ def _refuse_two_for_one_part(here: str, alike: dict[str, str]) -> None:
 
 
 def _refuse_one_level_too_high(folder: Path, files: list[ImageFile]) -> None:
-    """Raises DataError for a single folder that holds parts: the dataset is what lies in it."""
+    """Raises DataError if a single folder contains parts, because the dataset is that folder."""
     top = {file.path[0] for file in files}
     below = {file.path[1].lower() for file in files if len(file.path) > 2}
     if len(top) == 1 and "train" in {PART_FOLDERS.get(name) for name in below} and below <= PART_FOLDERS.keys():
         inner = printable(str(folder / next(iter(top))))
         raise DataError(
-            f"{printable(str(folder))} holds the one folder {printable(next(iter(top)))}, and that the parts "
+            f"{printable(str(folder))} only contains the folder {printable(next(iter(top)))}, which contains the parts "
             f"{', '.join(sorted(below))}; set dataset.root={inner}."
         )
 
 
 def _official(files: list[ImageFile], parts: dict[str, str]) -> dict[str, torch.Tensor]:
-    """Places of the parts; val is test where there is no test, because accuracies are reported on it."""
+    """Indices of the parts. If there is no test part, val becomes test, because accuracies are reported on it."""
     places: dict[str, list[int]] = {}
     for place, file in enumerate(files if parts else []):
         places.setdefault(parts[file.path[0]], []).append(place)

@@ -1,4 +1,4 @@
-"""A folder of images of one's own."""
+"""A user's own folder of images."""
 
 import hashlib
 from dataclasses import replace
@@ -20,7 +20,7 @@ from ssl_runner.errors import DataError, printable
 from ssl_runner.images.decoding import LISTED, Decoding
 from ssl_runner.images.files import ImageFile, Scan, scan
 
-DARK = 64  # a set whose greatest value is below uses less than a quarter of its format's range
+DARK = 64  # if the largest value is below this, a set uses less than a quarter of its format's range
 
 
 def image_folder(
@@ -39,35 +39,35 @@ def image_folder(
     max_megapixels: float = 179,
     duplicates: Duplicates = "warn",
 ) -> Splits:
-    """Images of any size and format under one of three layouts, decoded once and kept in the cache.
+    """Images of any size and format in one of three layouts, decoded once and kept in the cache.
 
-    ``root/{train,val,test}/CLASS/**`` (`folder_layout.PART_FOLDERS` has the names of parts), ``root/CLASS/**``, or
-    images without labels straight in ``root`` or in its parts. A root with train and val but without test is read as
-    ImageNet's: val is the test part, because accuracies are reported on it. With train only, or without parts, test
-    is drawn. docs/images.md says what is read, what is refused and what is told.
+    The layouts are ``root/{train,val,test}/CLASS/**`` (`folder_layout.PART_FOLDERS` has the names of parts),
+    ``root/CLASS/**``, or images without labels directly in ``root`` or in its parts. A root with train and val but
+    without test is read like ImageNet: val is the test part, because accuracies are reported on it. With train only, or
+    without parts, test is drawn. docs/images.md says what is read, refused and reported.
 
-    By classes, parts that share no class are the split (so miniImageNet is often unpacked); else ``class_split``
-    says it, else ``class_counts`` are drawn.
+    With ``split=classes``, parts that share no class are the split (miniImageNet is often unpacked like that);
+    otherwise ``class_split`` gives it, or else ``class_counts`` classes are drawn.
 
     Args:
         root: The folder.
-        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
+        split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
         class_split: For ``classes``: a folder with train.csv, val.csv and test.csv of ``filename,label``, or one YAML
             or JSON file, ``{train: [class, ...], validation: [...], test: [...]}``; None for neither.
-        class_counts: Classes of train, validation and test; None for shares of 64, 16 and 20%.
-        validation: Images, or their share of those that are not in a test folder; unused with a validation folder.
-        test: Images, or their share; unused with a test folder.
-        split_seed: Of all draws.
-        size: Height and width: the shorter side is resized, the middle cut out. None where all are of one size.
+        class_counts: Numbers of classes of train, validation and test; None for shares of 64, 16 and 20%.
+        validation: Number of images, or their share of those outside a test folder; unused with a validation folder.
+        test: Number of images, or their share; unused with a test folder.
+        split_seed: Seed of all draws.
+        size: Height and width: the shorter side is resized and the center cropped. None if all images have one size.
         channels: 1 (gray) or 3 (RGB).
-        background: What transparent pixels are laid on: a number in [0, 255], or red, green and blue.
-        value_range: Values that become 0 and 255; None for what the files' formats have, see `modes.eight_bits`.
-        damaged: ``refuse`` or ``skip`` files that cannot be read and links that lead nowhere.
+        background: The background for transparent pixels: a number in [0, 255], or red, green and blue.
+        value_range: Values that become 0 and 255; None for those of the files' formats, see `modes.eight_bits`.
+        damaged: ``refuse`` or ``skip`` unreadable files and broken links.
         max_megapixels: Larger files count as damaged.
-        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+        duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
 
     Raises:
-        DataError: The folder is missing, empty or laid out otherwise, or images are damaged; names them.
+        DataError: The folder is missing, empty or has another layout, or images are damaged; the message names them.
     """
     folder = absolute(root)
     decoding = Decoding(size, channels, background=background, value_range=value_range, max_megapixels=max_megapixels)
@@ -78,7 +78,9 @@ def image_folder(
         return _split_by_tables(folder, given, found, decoding, damaged, duplicates)
     layout = layout_of(folder, found.files)
     found.files = layout.files
-    lists = None if given is None else read_lists(given, sorted(set(layout.labels or ())))  # decoding takes long
+    lists = (
+        None if given is None else read_lists(given, sorted(set(layout.labels or ())))
+    )  # before decoding, which takes long
     loaded = load_images("image_folder", folder, found, decoding, damaged)
     if len(loaded.files) < len(layout.files):
         layout = replace(layout_of(folder, loaded.files), notes=layout.notes)
@@ -97,15 +99,15 @@ def image_folder(
 def _split_by_tables(
     folder: Path, tables: Path, found: Scan, decoding: Decoding, damaged: str, duplicates: Duplicates
 ) -> Splits:
-    """By the classes that train.csv, val.csv and test.csv name."""
+    """Splits by the classes in train.csv, val.csv and test.csv."""
     files, labels, parts = read_tables(tables, found.files)
     found.files, label_of = files, dict(zip(files, labels, strict=True))
-    # a selection of files of its own, so an entry of its own
+    # its own selection of files, so its own entry
     loaded = load_images(f"image_folder-{_tag(tables)}", folder, found, decoding, damaged)
     layout = Layout(loaded.files, {}, [label_of[file] for file in loaded.files], ())
     source = _source(folder, found, layout, loaded, decoding)
-    there = set(source.class_names)
-    numbers = {part: [source.class_names.index(name) for name in parts[part] if name in there] for part in PARTS}
+    present = set(source.class_names)
+    numbers = {part: [source.class_names.index(name) for name in parts[part] if name in present] for part in PARTS}
     return split_by_classes(source, numbers, duplicates)
 
 
@@ -133,7 +135,7 @@ def _source(folder: Path, found: Scan, layout: Layout, loaded: Loaded, decoding:
 
 
 def _notes(folder: Path, found: Scan, loaded: Loaded, decoding: Decoding) -> list[Note]:
-    """What was left out of the folder's files, and how the others were read."""
+    """Notes on which of the folder's files were left out, and how the others were read."""
     notes, findings = [], loaded.findings
     if loaded.damaged:
         named = {printable(str(path.relative_to(folder))): damage.reason for path, damage in loaded.damaged[:LISTED]}
@@ -142,21 +144,21 @@ def _notes(folder: Path, found: Scan, loaded: Loaded, decoding: Decoding) -> lis
         notes.append(Note("skipped", value, f"{n:,} damaged files are skipped, first {first[0]}: {first[1]}", True))
     if found.others:
         kinds = sorted(found.others.items(), key=lambda kind: (-kind[1], kind[0]))
-        said = ", ".join(f"{n:,} {suffix or 'without an ending'}" for suffix, n in kinds[:8])
+        listed = ", ".join(f"{n:,} {suffix or 'without a suffix'}" for suffix, n in kinds[:8])
         more = f" and {len(kinds) - 8} more kinds" if len(kinds) > 8 else ""
-        notes.append(Note("no_images", dict(kinds), f"left out, no images that Pillow reads: {said}{more}"))
+        notes.append(Note("no_images", dict(kinds), f"left out, not images that Pillow reads: {listed}{more}"))
     if findings.several_frames:
-        text = f"of {findings.several_frames:,} files with several frames the first one is taken"
+        text = f"only the first frame is used of {findings.several_frames:,} files with several frames"
         notes.append(Note("several_frames", findings.several_frames, text))
     if findings.bits is not None and findings.bits < 16:
         text = (
-            f"the greatest value of the 16-bit files is {findings.deepest:,}: they are read as {findings.bits} bits; "
+            f"the largest value of the 16-bit files is {findings.deepest:,}, so they are read as {findings.bits} bits; "
             "dataset.value_range=[0,65535] reads all 16"
         )
         notes.append(Note("bits", findings.bits, text))
     if findings.greatest < DARK:
         text = (
-            f"the greatest value of any pixel is {findings.greatest} of 255, so all images are nearly black; if "
+            f"the largest value of any pixel is {findings.greatest} of 255, so all images are nearly black; if "
             f"{findings.greatest} is white, set dataset.value_range=[0,{max(1, findings.greatest)}]"
         )
         notes.append(Note("greatest_value", findings.greatest, text, True))
@@ -170,18 +172,18 @@ def _classes_of_parts(source: Source) -> dict[str, set[int]]:
 
 
 def _are_split_by_classes(source: Source, seen: dict[str, set[int]]) -> bool:
-    """Whether the parts have disjoint classes; where they have the same, classes are drawn from all of them.
+    """Whether the parts have disjoint classes. If they all have the same classes, classes are drawn from all parts.
 
     Raises:
-        DataError: They share some: whatever were made of it, images of the test part would be trained on.
+        DataError: They share some classes, so images of the test part would be trained on.
     """
     if len(seen) < 2 or all(classes == seen["train"] for classes in seen.values()):
         return False
     for first, second in (("train", "test"), ("train", "validation"), ("validation", "test")):
         if shared := sorted(seen.get(first, set()) & seen.get(second, set())):
             raise DataError(
-                f"class {source.class_names[shared[0]]!r} of {source.name} stands in {first} and in {second} "
-                f"({len(shared):,} classes do), but dataset.split=classes wants classes of their own for each part; "
+                f"class {source.class_names[shared[0]]!r} of {source.name} occurs in {first} and in {second} "
+                f"({len(shared):,} classes do), but dataset.split=classes needs different classes in each part; "
                 "move them, name the split with dataset.class_split, or set dataset.split=images."
             )
     return True

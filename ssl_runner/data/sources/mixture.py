@@ -1,4 +1,4 @@
-"""Several datasets as one, of which a task sees one at a time."""
+"""Several datasets as one, where each task uses one of them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,27 +20,28 @@ def mixture(
     size: int | None,
     channels: int | None,
 ) -> Splits:
-    """The classes of several datasets, each a domain: a task has classes of one of them (`Dataset.class_domains`).
+    """The classes of several datasets, each a domain: a task has classes of only one of them (`Dataset.class_domains`).
 
-    Train has the sources' train images without ``held_out`` classes of each, test their test images of these classes
-    alone. There is no validation, so nothing is selected and the last step counts; what a source keeps for validation
-    stays unused.
+    Train has the train images of the sources without ``held_out`` classes of each; test has the test images of only
+    these classes. There is no validation part, so no checkpoint is selected and the last step is used. What a source
+    keeps for validation is not used.
 
     Args:
-        datasets: Sources by name, split by images, with labels and of one shape; a null is left out.
-        held_out: Classes of each source that are not trained on, but tested; 0 tests all, which were then seen.
-        mix: Forget the domains: a task may have classes of several datasets.
-        split_seed: Of the classes held out; which of a source does not depend on the other sources.
-        size: Height and width that the sources' nodes point at; None takes what they have.
-        channels: Likewise.
+        datasets: Sources by name, split by images, with labels and the same shape; a null is left out.
+        held_out: Number of classes of each source that are tested but not trained on. With 0, all classes are tested,
+            and all of them were seen in training.
+        mix: Whether to ignore the domains, so that a task may have classes of several datasets.
+        split_seed: Seed of the held-out classes. Those of a source do not depend on the other sources.
+        size: Height and width that the sources' nodes refer to; None uses those of the sources.
+        channels: Same for the channels.
 
     Raises:
-        DataError: There is no source, or one does not fit.
+        DataError: There is no source, or a source does not fit.
     """
     check_split_seed(split_seed)
     sources = {name: splits for name, splits in datasets.items() if splits is not None}
     if not sources:
-        raise DataError("dataset.datasets names no dataset: expected at least one; set dataset=mnist for a single one.")
+        raise DataError("dataset.datasets is empty, expected at least one dataset; set dataset=mnist for a single one.")
     for name, splits in sources.items():
         _check(name, splits, held_out)
     _check_shapes(sources, size, channels)
@@ -54,7 +55,7 @@ def mixture(
         note._replace(key=f"{name}/{note.key}", text=f"{name}: {note.text}")
         for name, splits in sources.items()
         for note in splits.notes
-        if note.key != "validation"  # here there is none of any source
+        if note.key != "validation"  # a mixture never has validation images
     ]
     return Splits(train, None, test, "classes" if held_out else "images", tuple(notes))
 
@@ -66,9 +67,9 @@ def _joined(parts: Mapping[str, Dataset], classes: Mapping[str, list[int]], mix:
         assert part.labels is not None, "checked"
         number = torch.full((part.n_classes,), -1)
         number[classes[name]] = torch.arange(len(classes[name])) + len(names)
-        found = number[part.labels]
-        images.append(gathered(part.images, (found >= 0).nonzero().squeeze(1)))
-        labels.append(found[found >= 0])
+        renumbered = number[part.labels]
+        images.append(gathered(part.images, (renumbered >= 0).nonzero().squeeze(1)))
+        labels.append(renumbered[renumbered >= 0])
         names += [f"{name}/{part.class_names[label]}" for label in classes[name]]
         domains += [name] * len(classes[name])
     content = [(name, part.fingerprint, classes[name]) for name, part in parts.items()]
@@ -85,27 +86,27 @@ def _joined(parts: Mapping[str, Dataset], classes: Mapping[str, list[int]], mix:
 
 
 def _concatenated(images: list[Tensor]) -> Tensor:
-    if any(part.stride(0) == 0 for part in images):  # blank ones, in no memory: so is the whole
+    if any(part.stride(0) == 0 for part in images):  # blank images without memory, and so is the result
         return images[0].new_zeros(1).expand(sum(map(len, images)), *images[0].shape[1:])
     return torch.cat(images)
 
 
 def _check(name: str, splits: Splits, held_out: int) -> None:
-    """Raises DataError for a source that has no labels, too few classes, or other classes in test than in train."""
+    """Raises DataError if a source has no labels or too few classes, or is not split by images."""
     path, n_classes = f"dataset.datasets.{name}", splits.train.n_classes
     if splits.train.labels is None or splits.test.labels is None:
-        raise DataError(f"{path} has no labels, but tasks are made of classes; take it out: {path}=null.")
+        raise DataError(f"{path} has no labels, but tasks are made of classes; remove it with {path}=null.")
     if splits.by != "images":
         raise DataError(f"{path} is split by {splits.by}, expected by images; set {path}.split=images.")
     if not 0 <= held_out < n_classes:
         raise DataError(
-            f"dataset.held_out={held_out}: {name} has {n_classes} classes, of which at least one is trained on; give a "
+            f"dataset.held_out={held_out}: {name} has {n_classes} classes, and at least one must be trained on; give a "
             f"number in [0, {n_classes - 1}]."
         )
 
 
 def _check_shapes(sources: Mapping[str, Splits], size: int | None, channels: int | None) -> None:
-    """Raises DataError for a source of another shape than ``size`` and ``channels`` say, or the first source has."""
+    """Raises DataError if the shape of a source differs from ``size`` and ``channels``, or from the first source's."""
     shapes = {name: tuple(splits.train.images.shape[1:]) for name, splits in sources.items()}
     first = next(iter(shapes.values()))
     expected = (channels or first[0], size or first[1], size or first[2])
@@ -114,6 +115,6 @@ def _check_shapes(sources: Mapping[str, Splits], size: int | None, channels: int
             got, wanted = (" x ".join(map(str, each)) for each in (shape, expected))
             path = f"dataset.datasets.{name}"
             raise DataError(
-                f"{path} makes images of {got}, expected {wanted} of every dataset (dataset.size={size}, "
+                f"{path} has images of {got}, expected {wanted} in every dataset (dataset.size={size}, "
                 f"dataset.channels={channels}); set {path}.size={expected[1]} {path}.channels={expected[0]}."
             )

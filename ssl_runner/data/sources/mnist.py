@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, read from the files that torchvision leaves."""
+"""MNIST and Fashion-MNIST, read from torchvision's files."""
 
 import math
 from collections.abc import Sequence
@@ -32,17 +32,17 @@ def mnist(
     """70,000 handwritten digits of 28 x 28 pixels (LeCun et al. 1998), in ``root/MNIST/raw``.
 
     Args:
-        root: Folder of datasets; what is missing there is downloaded.
-        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
-        validation: Images, or their share of the 60,000 of the train part.
-        class_counts: Classes of train, validation and test.
-        split_seed: Of the split.
-        size: Height and width after resizing; None leaves 28.
-        channels: 1 or 3; None leaves 1.
-        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+        root: Folder of datasets; missing files are downloaded.
+        split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
+        validation: Number of images, or their share of the 60,000 images of the train part.
+        class_counts: Numbers of classes of train, validation and test.
+        split_seed: Seed of the split.
+        size: Height and width after resizing; None keeps 28.
+        channels: 1 or 3; None keeps 1.
+        duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
 
     Raises:
-        DataError: It is missing and cannot be downloaded, or damaged.
+        DataError: The dataset is missing and cannot be downloaded, or is damaged.
     """
     source = _source("mnist", "MNIST", root, tuple(str(digit) for digit in range(10)), size, channels)
     return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
@@ -58,7 +58,7 @@ def fashion_mnist(
     channels: int | None,
     duplicates: Duplicates = "warn",
 ) -> Splits:
-    """70,000 pictures of clothes (Xiao et al. 2017, arXiv:1708.07747), in ``root/FashionMNIST/raw``; as `mnist`."""
+    """70,000 pictures of clothes (Xiao et al. 2017, arXiv:1708.07747), in ``root/FashionMNIST/raw``; see `mnist`."""
     source = _source("fashion_mnist", "FashionMNIST", root, CLOTHES, size, channels)
     return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
@@ -67,14 +67,14 @@ def read_idx(path: Path) -> np.ndarray:
     """The uint8 array of an IDX file: bytes 0 0 8 and the number of dimensions, big-endian sizes, the content.
 
     Raises:
-        DataError: It is no such file, or cut short.
+        DataError: It is not such a file, or is truncated.
     """
     content = path.read_bytes()
     n_dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     start = 4 + 4 * n_dimensions
     shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
     if not n_dimensions or len(shape) != n_dimensions or len(content) != start + math.prod(shape):
-        raise DataError(f"{path} is damaged ({len(content)} bytes do not fit its header); delete it to fetch it anew.")
+        raise DataError(f"{path} is damaged ({len(content)} bytes do not fit its header); delete it to fetch it again.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each."""
+"""Omniglot: 1,623 handwritten characters from 50 alphabets, 20 drawings of each."""
 
 import hashlib
 from collections.abc import Sequence
@@ -42,29 +42,29 @@ def omniglot(
 ) -> Splits:
     """Omniglot (Lake et al. 2015), white ink on black, in ``root/omniglot-py/images_{background,evaluation}``.
 
-    Classes are characters, and their groups the alphabets.
+    Classes are characters, and their groups are the alphabets.
 
     Args:
-        root: Folder of datasets; what is missing there is downloaded.
-        split: ``classes``, or ``images``: some of each character's 20 drawings.
+        root: Folder of datasets; missing files are downloaded.
+        split: ``classes``, or ``images``, which splits each character's 20 drawings.
         class_split: ``random`` draws ``class_counts`` characters. ``vinyals`` is the split of Vinyals et al. (2016,
-            arXiv:1606.04080) as Snell et al. (2017, arXiv:1703.05175) made it public, told without its files:
-            alphabets in sorted order, background first; the last 423 characters are test, and five alphabets of the
-            others validation. With rotations 4,112, 688 and 1,692 classes.
-        class_counts: Characters of train, validation and test, for ``random``.
-        validation: Drawings, or their share of all, for ``split=images``.
-        test: Likewise.
-        split_seed: Of all draws.
-        rotations: Each character turned by 90, 180 and 270 degrees is three more classes (Santoro et al. 2016,
-            arXiv:1605.06065). They are made after the split, so no character crosses it.
-        size: Height and width after resizing; None leaves 105.
-        channels: 1 or 3; None leaves 1.
-        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+            arXiv:1606.04080) as published by Snell et al. (2017, arXiv:1703.05175), reconstructed without its files:
+            alphabets in sorted order, background first; the last 423 characters are test, and five of the other
+            alphabets are validation. With rotations, this gives 4,112, 688 and 1,692 classes.
+        class_counts: Numbers of characters of train, validation and test, for ``random``.
+        validation: Number of drawings, or their share of all, for ``split=images``.
+        test: Same for the test part.
+        split_seed: Seed of all draws.
+        rotations: Whether each character rotated by 90, 180 and 270 degrees makes three more classes (Santoro et al.
+            2016, arXiv:1605.06065). Rotations are made after the split, so no character is in two parts.
+        size: Height and width after resizing; None keeps 105.
+        channels: 1 or 3; None keeps 1.
+        duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
 
     Raises:
-        DataError: It is missing and cannot be downloaded, or damaged.
+        DataError: The dataset is missing and cannot be downloaded, or is damaged.
     """
-    check_split_seed(split_seed)  # which vinyals does not use
+    check_split_seed(split_seed)  # vinyals does not use it
     try:
         source = _source(absolute(root) / FOLDER, size, channels)
     except NotDownloaded:
@@ -82,13 +82,13 @@ def omniglot(
 
 
 def vinyals_classes(alphabets: Sequence[str]) -> dict[str, list[int]]:
-    """Characters of train, validation and test, given the alphabet of each in sorted order, background first.
+    """Characters of train, validation and test, from the alphabet of each character in sorted order, background first.
 
     Raises:
         DataError: Some characters are missing.
     """
     if len(alphabets) != N_CHARACTERS:
-        raise DataError(f"class_split=vinyals needs all {N_CHARACTERS} characters, and there are {len(alphabets)}.")
+        raise DataError(f"class_split=vinyals needs all {N_CHARACTERS} characters, but there are {len(alphabets)}.")
     seen = range(N_CHARACTERS - N_TEST)
     validation = [character for character in seen if alphabets[character] in VALIDATION_ALPHABETS]
     return {
@@ -99,7 +99,7 @@ def vinyals_classes(alphabets: Sequence[str]) -> dict[str, list[int]]:
 
 
 def with_rotations(dataset: Dataset) -> Dataset:
-    """Four times the images and classes: as they are, then turned counter-clockwise by 90, 180 and 270 degrees."""
+    """Four times the images and classes: unchanged, and rotated counter-clockwise by 90, 180 and 270 degrees."""
     labels: Tensor = dataset.labels  # type: ignore[assignment]
     turned = [torch.rot90(dataset.images, turns, dims=(2, 3)) for turns in range(4)]
     names = [f"{name}/rot{90 * turns}" for turns in range(4) for name in dataset.class_names]
@@ -134,7 +134,7 @@ def _source(folder: Path, size: int | None, channels: int | None) -> Source:
 
 
 def _blank(size: int | None, channels: int | None) -> Source:
-    """Twenty drawings of every character, of alphabets that leave 172 characters for Vinyals' validation."""
+    """Twenty blank drawings of every character, with alphabets that give Vinyals' validation part 172 characters."""
     names = [str(character) for character in range(N_CHARACTERS)]
     sizes = dict(zip(VALIDATION_ALPHABETS, (41, 46, 22, 22, 41), strict=True))
     groups = [alphabet for alphabet, size in sizes.items() for _ in range(size)]

@@ -1,4 +1,4 @@
-"""All images of a dataset before they are split, and the ways to make one."""
+"""All images of a dataset before they are split, and functions that make a source."""
 
 import hashlib
 import os
@@ -23,17 +23,17 @@ class Source:
     """All images of a dataset.
 
     Attributes:
-        name: For messages: ``mnist``.
+        name: The name in messages, such as ``mnist``.
         images: uint8 (N, C, H, W).
         labels: int64 (N,), or None.
-        class_names: One a class; empty without labels.
-        class_groups: One a class, or None.
+        class_names: One name per class; empty without labels.
+        class_groups: One group per class, or None.
         content: Hash of the images.
-        official: Indices of the parts (``train``, ``validation``, ``test``) that the publisher made, or none.
-        notes: On how it was read.
-        decoding: By what rules, see `Splits`.
-        file_names: One an image, where each has a file of its own.
-        digests: `row_digests` of the images, where they are known.
+        official: Indices of the published parts (``train``, ``validation``, ``test``); empty if there are none.
+        notes: Notes on how it was read.
+        decoding: How files were decoded, see `Splits`.
+        file_names: One name per image, if each image has its own file.
+        digests: `row_digests` of the images, if they are known.
     """
 
     name: str
@@ -57,11 +57,11 @@ def train_and_test(
     size: int | None,
     channels: int | None,
 ) -> Source:
-    """A source in memory of the publisher's train and test parts.
+    """A source in memory from the published train and test parts.
 
     Args:
-        images: Of train and of test, each uint8 (N, H, W) or (N, C, H, W).
-        labels: Of train and of test, each (N,) of integers from 0.
+        images: Images of train and of test, each uint8 (N, H, W) or (N, C, H, W).
+        labels: Labels of train and of test, each (N,) of integers from 0.
         size: Height and width to resize to, or None.
         channels: 1 or 3 to convert to, or None.
     """
@@ -86,16 +86,16 @@ def blank(
     size: int | None,
     channels: int | None,
 ) -> Source:
-    """A source of black images of public sizes, in no memory: what a config is checked against before a download.
+    """A source of black images with the published sizes, without memory, to check a config before a download.
 
-    Classes are as good as even: what hangs on the last image of a class is seen when the images are there.
+    Classes are balanced, so problems that depend on the last image of a class only appear with the real images.
 
     Args:
-        counts: Images of each part.
+        counts: Number of images of each part.
         shape: (C, H, W) as published.
 
     Raises:
-        DataError: As `convert` and `resize`.
+        DataError: See `convert` and `resize`.
     """
     n = sum(counts.values())
     check_channels(channels)
@@ -122,10 +122,10 @@ def or_blank(
     size: int | None,
     channels: int | None,
 ) -> Source:
-    """What ``read`` gives; within `no_download`, a `blank` source if it would have to be downloaded first.
+    """The result of ``read``; inside `no_download`, a `blank` source if it would have to be downloaded first.
 
     Args:
-        counts: Images of the train and the test part.
+        counts: Number of images in the train and the test part.
     """
     try:
         return read()
@@ -134,43 +134,43 @@ def or_blank(
 
 
 def check_channels(channels: int | None) -> None:
-    """Raises DataError for other channels than gray, RGB or as they are."""
+    """Raises DataError if channels is not 1, 3 or None."""
     if channels not in (None, 1, 3):
         raise DataError(f"dataset.channels={channels!r}: expected 1 (gray), 3 (RGB) or null (as they are).")
 
 
 def check_size(size: int | None, n: int, channels: int) -> None:
-    """Raises DataError for a size that n images cannot be resized to."""
+    """Raises DataError if n images cannot be resized to this size."""
     if size is None:
         return
     if size < 1:
         raise DataError(f"dataset.size={size!r}: expected a number of pixels, or null for the images' own.")
-    needed, there = n * channels * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    needed, available = n * channels * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
         raise DataError(
             f"dataset.size={size}: {n:,} images of that size take {needed / 2**30:,.0f} GiB, but this machine has "
-            f"{there / 2**30:,.0f} GiB of memory; lower it."
+            f"{available / 2**30:,.0f} GiB of memory; lower it."
         )
 
 
 def row_digests(images: np.ndarray) -> np.ndarray:
-    """Hashes uint8 (N, 16) of images uint8 (N, C, H, W): equal for equal ones, and for no others."""
-    found = b"".join(blake2b(row.data, digest_size=16).digest() for row in np.ascontiguousarray(images))
-    return np.frombuffer(found, np.uint8).reshape(-1, 16)
+    """Hashes uint8 (N, 16) of images uint8 (N, C, H, W); equal only for equal images."""
+    digests = b"".join(blake2b(row.data, digest_size=16).digest() for row in np.ascontiguousarray(images))
+    return np.frombuffer(digests, np.uint8).reshape(-1, 16)
 
 
 def content_hash(images: np.ndarray, *made_by: object) -> str:
-    """Hash of pixels and of what was done to them since."""
+    """Hash of pixels and of what was done to them afterwards."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(repr((images.shape, made_by)).encode())
     return digest.hexdigest()
 
 
 def convert(images: Tensor, channels: int | None) -> Tensor:
-    """Images uint8 (N, C, H, W) with 1 channel (ITU-R 601 luma) or 3 (gray thrice); None keeps them.
+    """Images uint8 (N, C, H, W) with 1 channel (ITU-R 601 luma) or 3 (gray repeated); None keeps them as they are.
 
     Raises:
-        DataError: Another number of channels is asked for.
+        DataError: The number of channels is neither 1 nor 3.
     """
     check_channels(channels)
     if channels is None or channels == images.shape[1]:
@@ -183,12 +183,13 @@ def convert(images: Tensor, channels: int | None) -> Tensor:
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
-    """Images uint8 (N, C, H, W) with the shorter side resized to ``size`` and the middle cut out; None keeps them.
+    """Images uint8 (N, C, H, W) with the shorter side resized to ``size`` and the center cropped; None keeps them as
+    they are.
 
     Bicubic, with antialiasing.
 
     Raises:
-        DataError: ``size`` is below 1, or so large that no memory holds the images.
+        DataError: ``size`` is below 1, or so large that the images do not fit into memory.
     """
     if size is None:
         return images
@@ -198,6 +199,6 @@ def resize(images: Tensor, size: int | None) -> Tensor:
         return images
     shape = (round(height * size / min(height, width)), round(width * size / min(height, width)))
     top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-    # on uint8, nine times faster than on floats; it clips between the two passes, as Pillow does
+    # nine times faster on uint8 than on floats; it clips between the two passes, as Pillow does
     resized = F.interpolate(images, shape, mode="bicubic", antialias=True)
     return resized[..., top : top + size, left : left + size].contiguous()

@@ -19,16 +19,16 @@ from ssl_runner.errors import DataError
 
 @dataclass(frozen=True)
 class Opening:
-    """How torchvision opens one dataset.
+    """How torchvision opens a dataset.
 
     Attributes:
         train: Arguments for the train part.
         test: Arguments for the test part.
-        layout: Axes of ``.data`` that make (N, C, H, W), or (N, H, W).
-        places: What lies under the root.
-        counts: Images of the train and the test part.
+        layout: Order of the axes of ``.data`` that gives (N, C, H, W), or (N, H, W).
+        places: Files and folders under the root.
+        counts: Number of images in the train and the test part.
         shape: (C, H, W) of an image.
-        n_classes: In each part.
+        n_classes: Number of classes in each part.
         digits: Whether the classes are digits, for which torchvision has no names.
     """
 
@@ -48,7 +48,7 @@ GRAY, COLOR = (1, 28, 28), (3, 32, 32)
 OPENINGS = {
     "CIFAR10": Opening(*FLAG, (0, 3, 1, 2), ("cifar-10-batches-py",), (50_000, 10_000), COLOR),
     "CIFAR100": Opening(*FLAG, (0, 3, 1, 2), ("cifar-100-python",), (50_000, 10_000), COLOR, n_classes=100),
-    # its pictures lie on their sides; balanced: 47 classes of digits and letters
+    # its images are rotated by 90 degrees; balanced: 47 classes of digits and letters
     "EMNIST": Opening(
         {"split": "balanced", "train": True},
         {"split": "balanced", "train": False},
@@ -78,24 +78,26 @@ def torchvision_set(
     channels: int | None,
     duplicates: Duplicates = "warn",
 ) -> Splits:
-    """A dataset of torchvision, laid out under ``root`` as torchvision does.
+    """A dataset of torchvision, with torchvision's layout under ``root``.
 
     Args:
         name: A key of `OPENINGS`: torchvision's name.
-        root: Folder of datasets; what is missing there is downloaded.
-        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
-        validation: Images, or their share of the train part.
-        class_counts: Classes of train, validation and test.
-        split_seed: Of the split.
-        size: Height and width after resizing; None leaves the dataset's.
-        channels: 1 or 3; None leaves the dataset's.
-        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+        root: Folder of datasets; missing files are downloaded.
+        split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
+        validation: Number of images, or their share of the train part.
+        class_counts: Numbers of classes of train, validation and test.
+        split_seed: Seed of the split.
+        size: Height and width after resizing; None keeps the dataset's.
+        channels: 1 or 3; None keeps the dataset's.
+        duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
 
     Raises:
-        DataError: The name is unknown, or the dataset is missing and cannot be downloaded, or damaged.
+        DataError: The name is unknown, or the dataset is missing and cannot be downloaded, or is damaged.
     """
     if name not in OPENINGS:
-        raise DataError(f"dataset.name={name!r}: expected one of {', '.join(OPENINGS)}; else use dataset=image_folder.")
+        raise DataError(
+            f"dataset.name={name!r}: expected one of {', '.join(OPENINGS)}; for others, use dataset=image_folder."
+        )
     opening = OPENINGS[name]
     class_names = [str(number) for number in range(opening.n_classes)]
     read = functools.partial(_source, name, absolute(root), size, channels)
@@ -112,9 +114,9 @@ def _source(name: str, root: Path, size: int | None, channels: int | None) -> So
         parts = [torchvision_class(name)(str(root), **part) for part in (opening.train, opening.test)]
     except Exception as error:  # RuntimeError, OSError or whatever the format's reader raises
         places = " or ".join(str(path) for path in wanted)
-        raise DataError(f"{name} cannot be read: {error}; delete {places} to fetch it anew.") from None
+        raise DataError(f"{name} cannot be read: {error}; delete {places} to fetch it again.") from None
     images = [np.asarray(part.data).transpose(opening.layout) for part in parts]
-    # some call them targets, some labels
+    # called targets in some datasets, labels in others
     labels = [np.asarray(part.targets if hasattr(part, "targets") else part.labels) for part in parts]
     class_names = [str(digit) for digit in range(10)] if opening.digits else parts[0].classes
     return train_and_test(name.lower(), images, labels, class_names, size, channels)

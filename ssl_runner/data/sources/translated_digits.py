@@ -1,4 +1,4 @@
-"""The digits of scikit-learn, made harder: each at a random place on a larger canvas."""
+"""The digits of scikit-learn, made harder: each is at a random position on a larger canvas."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from ssl_runner.data.splits.splitting import split_source
 from ssl_runner.errors import DataError
 from ssl_runner.runtime import randomness
 
-SEED = 0  # of the places: every run sees the same images
+SEED = 0  # seed of the positions: every run sees the same images
 
 
 def translated_digits(
@@ -28,21 +28,22 @@ def translated_digits(
     channels: int | None,
     duplicates: Duplicates = "warn",
 ) -> Splits:
-    """Each of the 1,797 digits of `ssl_runner.data.sources.digits.digits` at a random place on a black canvas.
+    """Each of the 1,797 digits of `ssl_runner.data.sources.digits.digits` at a random position on a black canvas.
 
-    As the translated MNIST of Mnih et al. 2014 (arXiv:1406.6247, section 4.1). The distance between two images'
-    pixels says where their digits are rather than which they are, so that there is something to learn.
+    It is made like the translated MNIST of Mnih et al. 2014 (arXiv:1406.6247, section 4.1). The distance between the
+    pixels of two images depends on where their digits are rather than on which they are, so there is something to
+    learn.
 
     Args:
-        split: ``images`` or ``classes``; the other keys of splitting are described in `split_source`.
-        validation: Images, or their share of all.
-        test: Images, or their share of all.
-        class_counts: Classes of train, validation and test.
-        split_seed: Of the split; the places do not depend on it.
+        split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
+        validation: Number of images, or their share of all.
+        test: Number of images, or their share of all.
+        class_counts: Numbers of classes of train, validation and test.
+        split_seed: Seed of the split; the positions do not depend on it.
         size: Height and width of the canvas.
         digit_size: Height and width of the digit, at most ``size``.
         channels: 1 or 3; None for 1.
-        duplicates: `ssl_runner.data.splits.copies.without_copies` says what happens to images that stand in two parts.
+        duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
 
     Raises:
         DataError: A size is out of bounds.
@@ -51,7 +52,7 @@ def translated_digits(
     check_size(size, len(pixels), channels or 1)
     if not 1 <= digit_size <= size:
         raise DataError(
-            f"dataset.digit_size={digit_size}: expected 1 to {size} pixels, which is the canvas (dataset.size)."
+            f"dataset.digit_size={digit_size}: expected 1 to {size} pixels, the size of the canvas (dataset.size)."
         )
     canvas = _placed(resize(torch.from_numpy(pixels), digit_size), size)
     source = Source(
@@ -66,7 +67,7 @@ def translated_digits(
 
 
 def _placed(digits: Tensor, size: int) -> Tensor:
-    """uint8 (N, 1, size, size): digits (N, 1, h, h), each with its corner uniform over all places that hold it."""
+    """Canvases uint8 (N, 1, size, size) of digits (N, 1, h, h), each placed uniformly over all positions that fit."""
     n, _, side, _ = digits.shape
     draws = randomness.uniforms(SEED, "translated_digits", 0, n, 2)
     corners = torch.from_numpy(np.floor(draws * (size - side + 1)).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Train, validation and test, by image or by class; duplicates across them.
+"""Train, validation and test, by image or by class, and duplicates across them.
 
-Never reads files, never draws batches.
+This package never reads files and never draws batches.
 """

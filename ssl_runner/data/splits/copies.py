@@ -1,4 +1,4 @@
-"""The same picture in two parts of a dataset, pixel by pixel."""
+"""Finds images that occur, pixel by pixel, in two parts of a dataset."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -13,24 +13,25 @@ from ssl_runner.errors import DataError
 
 Duplicates = Literal["warn", "drop", "refuse"]
 
-# what is judged stays whole: of two equal images, that of the later part goes
+# evaluation data stays complete: of two equal images, the one in the later part is dropped
 ORDER = ("test", "validation", "train")
 
 
 def without_copies(
     source: Source, indices: Mapping[str, Tensor], duplicates: Duplicates
 ) -> tuple[dict[str, Tensor], tuple[Note, ...]]:
-    """The indices of each part, and what was found: images that stand in two parts.
+    """The indices of each part, and notes about images that occur in two parts.
 
-    Two images are the same where all their pixels are, as they were decoded and resized.
+    Two images are equal if all their pixels are, after decoding and resizing.
 
     Args:
-        source: All images; blank ones are not looked at.
-        indices: Of train, validation and test.
-        duplicates: ``warn`` of them; ``drop`` them from the part that learns, so that test stays as it was; ``refuse``.
+        source: All images; blank ones are ignored.
+        indices: Indices of train, validation and test.
+        duplicates: ``warn`` about them, ``drop`` them from the part that is learned from, so that test stays unchanged,
+            or ``refuse`` them.
 
     Raises:
-        DataError: There are some, and they are refused.
+        DataError: There are duplicates, and they are refused.
     """
     if duplicates not in ("warn", "drop", "refuse"):
         raise DataError(f"dataset.duplicates={duplicates!r}: expected 'warn', 'drop' or 'refuse'.")
@@ -41,39 +42,39 @@ def without_copies(
     if not twins:
         return dict(indices), ()
     counts = {f"{first} in {part}": found.n for (first, part), found in twins.items()}
-    text = "; ".join(_told(source, indices, *pair, found) for pair, found in twins.items())
+    text = "; ".join(_described(source, indices, *pair, found) for pair, found in twins.items())
     if duplicates == "refuse":
-        raise DataError(f"{text}; take them out of the part that learns with dataset.duplicates=drop.")
+        raise DataError(f"{text}; dataset.duplicates=drop removes them from the part that is learned from.")
     if duplicates == "warn":
         doubt = any(first == "test" for first, _ in twins)
-        text = f"{text}; dataset.duplicates=drop takes them out of the part that learns"
+        text = f"{text}; dataset.duplicates=drop removes them from the part that is learned from"
         return dict(indices), (Note("duplicates", counts, text, doubt),)
     left = dict(indices)
     for part in ORDER[1:]:
-        gone = {place for (_, learner), found in twins.items() if learner == part for _, place in found.pairs}
-        keep = torch.tensor([place not in gone for place in range(len(indices[part]))], dtype=torch.bool)
+        copies = {place for (_, learner), found in twins.items() if learner == part for _, place in found.pairs}
+        keep = torch.tensor([place not in copies for place in range(len(indices[part]))], dtype=torch.bool)
         left[part] = indices[part][keep]
     dropped = {part: len(indices[part]) - len(left[part]) for part in ORDER[1:]}
-    said = " and ".join(f"{n:,} of {part}" for part, n in dropped.items() if n)
-    return left, (Note("dropped_duplicates", dropped, f"dropped {said}: {text}"),)
+    numbers = " and ".join(f"{n:,} of {part}" for part, n in dropped.items() if n)
+    return left, (Note("dropped_duplicates", dropped, f"dropped {numbers}: {text}"),)
 
 
 def all_alike(images: Tensor) -> bool:
-    """Whether two images or more, uint8 (N, C, H, W), are all the same; of others, the first that differs ends it."""
+    """Whether there are at least two images, uint8 (N, C, H, W), all equal. It stops at the first that differs."""
     if len(images) < 2 or images.stride(0) == 0:
         return False
     return all(bool((chunk == images[0]).all()) for chunk in images.split(256))
 
 
 class _Twins(NamedTuple):
-    """What two parts have in common: places in the first and the second, and how many of the first."""
+    """The images that two parts share: indices in the first and the second part, and their number in the first."""
 
     pairs: list[tuple[int, int]]
     n: int
 
 
 def _twins(rows: np.ndarray, indices: Mapping[str, Tensor]) -> dict[tuple[str, str], _Twins]:
-    """By the names of two parts that share images; each of the second stands there once, beside a twin of it."""
+    """Shared images by the names of two parts; each image of the second occurs once, with an equal one of the first."""
     digests = {part: [row.tobytes() for row in rows[indices[part].numpy()]] for part in ORDER}
     found = {}
     for number, part in enumerate(ORDER):
@@ -87,10 +88,10 @@ def _twins(rows: np.ndarray, indices: Mapping[str, Tensor]) -> dict[tuple[str, s
     return found
 
 
-def _told(source: Source, indices: Mapping[str, Tensor], first: str, part: str, found: _Twins) -> str:
+def _described(source: Source, indices: Mapping[str, Tensor], first: str, part: str, found: _Twins) -> str:
     twin, place = found.pairs[0]
     example = f"{_name(source, indices, part, place)} is {_name(source, indices, first, twin)}"
-    return f"{found.n:,} of {len(indices[first]):,} {first} images stand in {part} too ({example})"
+    return f"{found.n:,} of {len(indices[first]):,} {first} images occur in {part} too ({example})"
 
 
 def _name(source: Source, indices: Mapping[str, Tensor], part: str, place: int) -> str:

@@ -1,4 +1,4 @@
-"""Train, validation and test: by image or by class."""
+"""Splits a dataset into train, validation and test, by image or by class."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,23 +23,23 @@ def split_source(
     test: float = 0,
     duplicates: Duplicates = "warn",
 ) -> Splits:
-    """Splits a source as a dataset's YAML says.
+    """Splits a source as its config says.
 
-    By ``images``: a published test part stays test, and a published validation part validation; what is missing is a
-    stratified draw that leaves each class an image to learn from.
-    By ``classes``: all images of a class, of every published part, go where the class goes. So an image of the
-    official test part may be trained on, and an accuracy on held-out classes is not one on the official test part.
+    By ``images``: a published test part stays the test part, and a published validation part the validation part. A
+    missing part is a stratified draw that leaves each class at least one training image. By ``classes``: all images of
+    a class, from every published part, go where the class goes. An image of the official test part may therefore be
+    trained on, and the accuracy on held-out classes is not one on the official test part.
 
     Args:
         split: ``images`` or ``classes``.
-        validation: How many images, or their share (below 1) of all but a published test part; 0 for none.
-        class_counts: Classes of train, validation and test; None for shares of 64, 16 and 20%.
-        split_seed: Of the draws; independent of the run's seed.
-        test: Like ``validation``; used where no test part is published.
-        duplicates: What happens to images that stand in two parts, see `without_copies`.
+        validation: Number of images, or their share (below 1) of all images outside a published test part; 0 for none.
+        class_counts: Numbers of classes of train, validation and test; None for shares of 64, 16 and 20%.
+        split_seed: Seed of the draws, independent of the run's seed.
+        test: Like ``validation``; used if no test part is published.
+        duplicates: What to do with images that occur in two parts, see `without_copies`.
 
     Raises:
-        DataError: The source cannot be split so.
+        DataError: The source cannot be split like this.
     """
     check_split_seed(split_seed)
     if split == "images":
@@ -50,14 +50,14 @@ def split_source(
 
 
 def check_split_seed(split_seed: int) -> None:
-    """Raises DataError for what no draw takes."""
+    """Raises DataError if the seed is out of range."""
     randomness.check_seed(split_seed, "dataset.split_seed", DataError)
 
 
 def split_by_images(
     source: Source, validation: float, test: float, split_seed: int, duplicates: Duplicates = "warn"
 ) -> Splits:
-    """The same classes everywhere; see `split_source`."""
+    """Splits with the same classes in every part; see `split_source`."""
     indices = dict(source.official) or {"train": torch.arange(len(source.images))}
     remaining = indices["train"]  # what shares refer to
     for part, amount in (("test", test), ("validation", validation)):
@@ -66,22 +66,22 @@ def split_by_images(
         n = _count(source, part, amount, len(remaining))
         if n and n >= len(indices["train"]):
             raise DataError(
-                f"dataset.{part}={amount} of {source.name} leaves no train images, as other parts have some; lower it."
+                f"dataset.{part}={amount} of {source.name} leaves no train images after the other parts; lower it."
             )
         drawn = _stratified(source, indices["train"], n, split_seed, f"split/{part}")
         indices[part] = indices["train"][drawn]
         indices["train"] = indices["train"][~drawn]
     if not len(indices["test"]) or not len(indices["train"]):
-        single = "" if source.labels is None or int(source.labels.bincount().max()) > 1 else ", one image a class"
+        single = "" if source.labels is None or int(source.labels.bincount().max()) > 1 else ", one per class"
         raise DataError(
-            f"{source.name} by images has no train or no test images: of {len(source.images):,} images{single}, each "
-            "class keeps one in train; set dataset.test between 0 and 1, or give more images."
+            f"{source.name} split by images has no train or no test images: it has {len(source.images):,} images"
+            f"{single}, and each class keeps one in train; set dataset.test between 0 and 1, or give more images."
         )
     return _splits(source, indices, dict.fromkeys(PARTS), "images", duplicates)
 
 
 def draw_classes(source: Source, class_counts: Sequence[int] | None, split_seed: int) -> dict[str, list[int]]:
-    """Classes of each part. Test is drawn first: it does not depend on how the others share the rest."""
+    """Draws the classes of each part. Test is drawn first, so it does not depend on how the others share the rest."""
     n = len(source.class_names)
     if class_counts is None:
         n_validation, n_test = round(0.16 * n), max(1, round(0.2 * n))
@@ -89,8 +89,8 @@ def draw_classes(source: Source, class_counts: Sequence[int] | None, split_seed:
     counts = list(class_counts)
     if len(counts) != 3 or min(counts) < 0 or counts[0] < 1 or counts[2] < 1 or sum(counts) > n:
         raise DataError(
-            f"dataset.class_counts={counts} of {source.name}: expected train, validation and test counts, train and "
-            f"test at least 1, together at most its {n} classes."
+            f"dataset.class_counts={counts} of {source.name}: expected counts of train, validation and test, train and "
+            f"test at least 1, in total at most its {n} classes."
         )
     order = randomness.permutation(split_seed, "split/classes", 0, n).tolist()
     bounds = {"test": (0, counts[2]), "validation": (counts[2], counts[2] + counts[1])}
@@ -99,17 +99,17 @@ def draw_classes(source: Source, class_counts: Sequence[int] | None, split_seed:
 
 
 def split_by_classes(source: Source, classes: Mapping[str, Sequence[int]], duplicates: Duplicates = "warn") -> Splits:
-    """Disjoint classes, with labels from 0 within each part in the order of ``classes``.
+    """Splits into disjoint classes, with labels from 0 in each part, in the order of ``classes``.
 
     Raises:
-        DataError: There are no labels, or a class stands in two parts.
+        DataError: There are no labels, or a class occurs in two parts.
     """
     if source.labels is None:
         raise DataError(f"{source.name} has no labels: it cannot be split by classes; set dataset.split=images.")
     listed = [label for part in PARTS for label in classes[part]]
     if len(listed) != len(set(listed)):
         twice = next(label for label in listed if listed.count(label) > 1)
-        raise DataError(f"class {source.class_names[twice]!r} of {source.name} stands twice in its split of classes.")
+        raise DataError(f"class {source.class_names[twice]!r} of {source.name} occurs twice in its split of classes.")
     indices = {}
     for part in PARTS:
         wanted = torch.zeros(len(source.class_names), dtype=torch.bool)
@@ -128,10 +128,10 @@ def _count(source: Source, part: str, amount: float, n: int) -> int:
 
 
 def _stratified(source: Source, candidates: Tensor, n: int, split_seed: int, stream: str) -> Tensor:
-    """Mask over candidates with n of them, every class as near its share as whole images allow.
+    """A mask over candidates that selects n of them, with every class as close to its share as whole images allow.
 
-    One of each class is left, so that what is judged can be learned. Classes of one image then give none, and others
-    more; where all have given what they can, there are fewer than n.
+    At least one image of each class remains, so that every evaluated class can be learned. Classes with one image then
+    give none and others give more; if all have given what they can, fewer than n are selected.
     """
     labels = torch.zeros_like(candidates) if source.labels is None else source.labels[candidates]
     sizes = labels.bincount()
@@ -139,11 +139,11 @@ def _stratified(source: Source, candidates: Tensor, n: int, split_seed: int, str
     most = (sizes - 1).clamp(min=0)
     takes = quotas.floor().long().minimum(most)
     while (missing := n - int(takes.sum())) and (takes < most).any():
-        # largest remainders, so that the parts sum to n; once, unless classes have too few images to give one away
+        # largest remainders, so that the parts sum to n; one pass, unless classes have too few images to give one
         order = (quotas - takes).argsort(descending=True, stable=True)
         takes[order[(takes < most)[order]][:missing]] += 1
     order = torch.from_numpy(randomness.permutation(split_seed, stream, 0, len(candidates)))
-    order = order[labels[order].argsort(stable=True)]  # by class, at random within
+    order = order[labels[order].argsort(stable=True)]  # by class, in random order within each
     rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[labels[order]]
     mask = torch.zeros(len(candidates), dtype=torch.bool)
     mask[order[rank < takes[labels[order]]]] = True
@@ -159,26 +159,28 @@ def _splits(
 ) -> Splits:
     left, notes = without_copies(source, indices, duplicates)
     if not len(left["train"]):
-        raise DataError(f"every image of {source.name}/train stands in test or validation too: nothing is left.")
+        raise DataError(
+            f"every image of {source.name}/train occurs in test or validation too, so none is left to train on."
+        )
     parts = {part: _part(source, part, left[part], classes[part]) for part in PARTS}
     if all_alike(parts["train"].images):
-        n, said = len(parts["train"]), "so there is nothing to learn; look at how the files are read"
-        notes = (Note("all_alike", n, f"all {n:,} images of {source.name}/train are the same, {said}", True), *notes)
+        n, hint = len(parts["train"]), "so there is nothing to learn; check how the files are read"
+        notes = (Note("all_alike", n, f"all {n:,} images of {source.name}/train are the same, {hint}", True), *notes)
     validation = parts["validation"] if len(parts["validation"]) else None
     if validation is None and by == "images":
-        said = f"all {len(parts['train']):,} training images are learned from, and no checkpoint can be selected"
-        notes = (*notes, Note("validation", "none", f"no validation images: {said}"))
+        effect = f"all {len(parts['train']):,} training images are learned from, and no checkpoint can be selected"
+        notes = (*notes, Note("validation", "none", f"no validation images: {effect}"))
     return Splits(parts["train"], validation, parts["test"], by, (*source.notes, *notes), source.decoding)
 
 
 def gathered(images: Tensor, indices: Tensor) -> Tensor:
-    if images.stride(0) == 0:  # blank ones, in no memory: all alike
+    if images.stride(0) == 0:  # blank images without memory: all are equal
         return images[: len(indices)]
     return images[indices]
 
 
 def _part(source: Source, part: str, indices: Tensor, classes: Sequence[int] | None) -> Dataset:
-    """The images at indices; with classes given, only those, counted from 0."""
+    """The images at indices. If classes are given, their labels count from 0."""
     labels = None if source.labels is None else source.labels[indices]
     names, groups = source.class_names, source.class_groups
     if classes is not None and labels is not None:

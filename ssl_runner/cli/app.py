@@ -14,6 +14,7 @@ from ssl_runner.errors import FolderInUse
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.runtime.signals import interrupted_by_sigterm
+from ssl_runner.sweeps.sweep import read_job
 
 FAILURE = "failure.txt"
 
@@ -43,6 +44,20 @@ def follow(app: App, config: Config, prepared: Any) -> Any:
     """Run beside process 0, which alone uses the folder."""
     with interrupted_by_sigterm():
         return app.run(config, None, prepared)
+
+
+def serve_job(app: App, folder: Path) -> int:
+    """Run a job of a sweep, or resume it, from the file that the sweep wrote into its run folder."""
+    folder = folder.absolute()
+    config = read_job(folder)["config"] | {"resume": "auto"}
+    try:
+        prepared = app.prepare(config)
+    except Exception:
+        if launch_environment.rank() == 0:
+            (folder / FAILURE).write_text(traceback.format_exc())
+        raise
+    run_in(folder, app, config, prepared)
+    return 0
 
 
 def run_in(folder: Path, app: App, config: Config, prepared: Any) -> Any:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ssl_runner.cli import flags, help_page, home_folder, option_help, search_path
-from ssl_runner.cli.app import App, follow
+from ssl_runner.cli.app import App, follow, serve_job
 from ssl_runner.cli.report_error import GONE, of_a_thread, report_error, working_folder_is_gone
 from ssl_runner.cli.resume import named_folder, resume
 from ssl_runner.config.renamed import current_words
@@ -81,13 +81,16 @@ def _version() -> str:
 
 def _serve(app: App, arguments: list[str]) -> int:
     parsed = flags.read(arguments)
+    if parsed.job is not None:
+        return serve_job(app, parsed.job)
     overrides, renamed = current_words(home_folder.with_homes(parsed.overrides))
     for sentence in renamed if launch_environment.rank() == 0 else []:
         print(f"warning: {sentence}; the old name works until version 0.3", file=sys.stderr)
     # these import Hydra, which help does not need
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
-    from ssl_runner.cli.jobs import is_sweep
+    from ssl_runner.cli.jobs import has_our_launcher, is_sweep
+    from ssl_runner.cli.sweep import run_sweep
     from ssl_runner.cli.validate import check_jobs
 
     extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
@@ -101,13 +104,16 @@ def _serve(app: App, arguments: list[str]) -> int:
         code = _serve_named(app, overrides, parsed.multirun)
         if code is not None:
             return code
-        configs, prepared = check_jobs(app, composer, overrides, parsed.multirun)
+        checked = check_jobs(app, composer, overrides, parsed.multirun)
+        configs, prepared = checked.configs, checked.prepared
         if configs and configs[0].get("dry_run"):  # no configs: a sweeper that chooses jobs as it runs
             return 0
         if launch_environment.rank() > 0:
             follow(app, configs[0], prepared)
             return 0
         sweep = is_sweep(composer, overrides, parsed.multirun)
+        if sweep and has_our_launcher(composer, overrides):
+            return run_sweep(composer, overrides, checked)
     own = ["--config-name", parsed.config_name] if parsed.config_name != "config" else []
     own += [] if extra is None else ["--config-dir", str(extra)]
     own += ["--multirun"] if sweep else []

@@ -24,6 +24,7 @@ class Asked:
         config_dir: The value of ``--config-dir``, or None.
         config_name: Name of the primary config, without its suffix.
         for_hydra: Flags that Hydra handles instead of a run: ``--cfg job``.
+        job: The run folder of a sweep's job, which a launcher starts, or None.
     """
 
     overrides: list[str]
@@ -31,6 +32,7 @@ class Asked:
     config_dir: Path | None
     config_name: str
     for_hydra: list[str]
+    job: Path | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,12 +65,13 @@ def read(arguments: Sequence[str]) -> Asked:
         if getattr(found, name):
             shown.append(f"--{name.replace('_', '-')}")
     name = found.config_name.removesuffix(".yaml")
-    return Asked(found.overrides, found.multirun, found.config_dir, name, shown)
+    return Asked(found.overrides, found.multirun, found.config_dir, name, shown, found.job)
 
 
 def _parser() -> _Parser:
     parser = _Parser(add_help=False, allow_abbrev=False, prog="ssl-train")
     parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--job", type=Path)
     for names in (
         ("-m", "--multirun"),
         ("-r", "--run"),

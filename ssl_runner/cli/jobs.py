@@ -39,6 +39,12 @@ def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[l
     return [[*given["hydra"], *job] for job in split(composer.parse([*params, *given["task"]]))]
 
 
+def has_our_launcher(composer: Composer, overrides: Sequence[str]) -> bool:
+    """Whether a launcher of ours runs the sweep, and not one of Hydra's plugins."""
+    base = composer.compose(overrides, RunMode.MULTIRUN)
+    return has_basic_sweeper(base) and str(base.hydra.launcher.get("_target_", "")).startswith("ssl_runner.sweeps.")
+
+
 @contextlib.contextmanager
 def as_job(config: DictConfig, job: DictConfig | None, number: int) -> Iterator[None]:
     """Inside, ``${hydra:...}`` and ``${hydra....}`` in a config refer to its job.

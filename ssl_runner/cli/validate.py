@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import json
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,14 +14,14 @@ from ssl_runner.cli.all_problems import every_problem, values_behind
 from ssl_runner.cli.app import App, Config
 from ssl_runner.cli.compose import Composer, compose_config
 from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS, explain
-from ssl_runner.cli.jobs import as_job, jobs, shared_folders
+from ssl_runner.cli.jobs import as_job, has_our_launcher, jobs, shared_folders
 from ssl_runner.cli.option_files import complaints
+from ssl_runner.cli.similar import Similar
 from ssl_runner.config.schema import check
 from ssl_runner.errors import ConfigError, Misspelled, NotDownloaded
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.no_download import no_download
 
-MOST_JOBS_CHECKED = 256
 SECONDS_OF_PREPARING = 5.0
 
 
@@ -43,29 +45,50 @@ def checked_config(
         return check(config), messages
 
 
-def check_jobs(app: App, composer: Composer, overrides: list[str], multirun: bool) -> tuple[list[Config], Any]:
-    """Find every problem of any job, and print which values were dropped.
+@dataclass(frozen=True)
+class Checked:
+    """The jobs of a command line, all of them checked.
 
-    Returns:
-        The jobs' configs, and what ``app.run`` needs. The latter is None for a sweep, whose jobs may run elsewhere and
-        prepare themselves.
+    Attributes:
+        configs: Of each job.
+        overrides: Of each job.
+        prepared: What ``app.run`` needs. None for a sweep, whose jobs prepare themselves in their own processes.
+        fingerprints: Of each job's training data, or None where it is not known yet.
+        job_bytes: Memory that a job takes by the estimate, the most of those prepared; None if unknown.
+    """
+
+    configs: list[Config]
+    overrides: list[list[str]]
+    prepared: Any
+    fingerprints: list[str | None]
+    job_bytes: int | None
+
+
+def check_jobs(app: App, composer: Composer, overrides: list[str], multirun: bool) -> Checked:
+    """Find every problem of any job, and print which values were dropped.
 
     Raises:
         ConfigError: With all problems of the command line, including parts that do not fit together.
     """
     fit = functools.partial(_fit, app, composer, multirun)
     try:
-        configs, sweeping, dropped = _settle_all(composer, multirun, overrides)
+        configs, jobs, dropped = _settle_all(composer, multirun, overrides)
     except ConfigError as error:
         every = every_problem(error, overrides, functools.partial(_settle_all, composer, multirun), fit)
         raise ConfigError(dict.fromkeys(every)) from error
     for message in dropped if launch_environment.rank() == 0 else []:
         print(message, file=sys.stderr)
     try:
-        prepared = _prepare_all(app, configs)
+        prepared, data, job_bytes = _prepare_all(app, configs)
     except ConfigError as error:
         raise ConfigError(dict.fromkeys(values_behind(error, overrides, fit))) from error
-    return configs, None if sweeping else prepared
+    fingerprints = [data.get(_dataset(config)) for config in configs]
+    return Checked(configs, jobs or [overrides], None if jobs is not None else prepared, fingerprints, job_bytes)
+
+
+def _dataset(config: Config) -> str:
+    """What two configs have in common that train on the same data."""
+    return json.dumps(config.get("dataset"), sort_keys=True)
 
 
 def _fit(app: App, composer: Composer, multirun: bool, overrides: list[str]) -> None:
@@ -75,29 +98,32 @@ def _fit(app: App, composer: Composer, multirun: bool, overrides: list[str]) -> 
         _prepare_all(app, [config | {"dry_run": False} for config in configs])
 
 
-def _settle_all(composer: Composer, multirun: bool, overrides: list[str]) -> tuple[list[Config], bool, list[str]]:
-    """Configs of all jobs, whether it is a sweep, and a line for every value that was dropped."""
+def _settle_all(
+    composer: Composer, multirun: bool, overrides: list[str]
+) -> tuple[list[Config], list[list[str]] | None, list[str]]:
+    """Configs of all jobs, their overrides (None if it is no sweep), and a line for every value that was dropped."""
     if problems := complaints(composer, overrides):
         raise ConfigError(problems)
     try:
         sweep = jobs(composer, overrides, multirun)
     except COMPOSITION_ERRORS as error:
         raise explain(composer, overrides, error) from error
-    every = [overrides] if sweep is None else sweep if len(sweep) <= MOST_JOBS_CHECKED else sweep[:1]
+    every = [overrides] if sweep is None else sweep
     found, problems = [], []
+    similar = Similar(composer)
     for number, job in enumerate(every):
         try:
-            found.append(checked_config(composer, job, number=number))
+            found.append(similar(job) or checked_config(composer, job, number=number))
         except Misspelled:  # it carries the rest of the line, which a plain ConfigError would lose
             raise
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    if sweep is not None:
+    if sweep and not has_our_launcher(composer, overrides):
         refuse_shared_folders(composer, every)
     dropped = dict.fromkeys(message for _, messages in found for message in messages)
-    return [config for config, _ in found], sweep is not None, list(dropped)
+    return [config for config, _ in found], sweep, list(dropped)
 
 
 def refuse_shared_folders(composer: Composer, every: list[list[str]]) -> None:
@@ -111,23 +137,33 @@ def refuse_shared_folders(composer: Composer, every: list[list[str]]) -> None:
         )
 
 
-def _prepare_all(app: App, configs: list[Config]) -> Any:
-    """Find parts that do not fit before a folder is created; in a long sweep, as many as a few seconds allow.
+def _prepare_all(app: App, configs: list[Config]) -> tuple[Any, dict[str, str], int | None]:
+    """Find what does not fit before a folder is made: in a long sweep, as much as a few seconds can find.
+
+    Jobs that train on other data than those before them are prepared however long it takes.
 
     Returns:
-        What ``app.run`` needs for the last job.
+        What the last one needs; fingerprints by dataset node; the most memory that a job takes.
     """
     began, prepared, problems = time.perf_counter(), None, []
+    data: dict[str, str] = {}
+    seen: set[str] = set()
+    sizes: list[int] = []
     for number, config in enumerate(configs):
-        if number and time.perf_counter() - began > SECONDS_OF_PREPARING and not config.get("dry_run"):
-            break
+        late = number and time.perf_counter() - began > SECONDS_OF_PREPARING
+        if late and _dataset(config) in seen and not config.get("dry_run"):
+            continue
+        seen.add(_dataset(config))
         try:
             prepared = app.prepare(config)
         except ConfigError as error:
             problems += error.problems
             continue
+        if (known := getattr(prepared, "fingerprint", None)) is not None:
+            data[_dataset(config)] = known
+            sizes.append(prepared.bytes_needed)
         if config.get("dry_run"):
             app.rehearse(prepared)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    return prepared
+    return prepared, data, max(sizes, default=None)

@@ -13,6 +13,8 @@ OUTSIDE_THE_HASH = (
     "resume",
     "reproduce",
     "dry_run",
+    "sweep",
+    "sweep.*",
     "name",
     "dataset.root",
     "dataset.*.root",

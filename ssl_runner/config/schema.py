@@ -30,6 +30,7 @@ ROOT_KEYS: Mapping[str, Any] = {
     "resume": str | None,
     "reproduce": str | None,
     "dry_run": bool,
+    "sweep": dict[str, bool] | None,
 }
 
 # the baselines that the trained encoder is compared with, and their names in tables

@@ -106,7 +106,9 @@ class Local:
         """
         left = [number for number in range(len(sweep.jobs)) if not sweep.states[number].finished]
         slots = max(1, min(self.at_once(sweep.job_bytes), len(left)))
-        self.job_threads = max(1, resources.cores() // (slots * self.processes)) if self.threads == "auto" else self.threads
+        self.job_threads = (
+            max(1, resources.cores() // (slots * self.processes)) if self.threads == "auto" else self.threads
+        )
         free = [gpu for gpu in self.gpus for _ in range(self.jobs_per_gpu)]
         working: list[Working] = []
         with stop_signals() as stop, table.shown(sweep):
@@ -190,4 +192,3 @@ def _end(working: Sequence[Working]) -> None:
 def _die_with_parent() -> None:
     """In the child, before it starts: SIGTERM, on which it saves and ends, when the launcher is killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-

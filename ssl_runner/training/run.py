@@ -46,6 +46,17 @@ class Run:
     def device(self) -> torch.device:
         return self.trainer.device
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the training data."""
+        return self.splits.train.fingerprint
+
+    @property
+    def bytes_needed(self) -> int:
+        """Memory of a step and of the images, by the estimate."""
+        parts = (self.splits.train, self.splits.validation, self.splits.test)
+        return (self.step_bytes or 0) + sum(part.images.nbytes for part in parts if part is not None)
+
     def description(self) -> dict[str, Any]:
         """The content of result.json before the first step: seed, data, protocols, hardware."""
         splits = self.splits
@@ -53,6 +64,7 @@ class Run:
         return {
             "config_hash": self.identity.config_hash,
             "seed": self.seed,
+            "planned_steps": self.trainer.steps(self.batching),
             "dataset": {
                 "name": splits.train.name.rpartition("/")[0] or splits.train.name,
                 "fingerprint": splits.train.fingerprint,

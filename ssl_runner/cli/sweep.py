@@ -1,0 +1,84 @@
+"""A sweep with a launcher of ours: written down, run, and what has become of its jobs."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.validate import Checked
+from ssl_runner.config.building import build
+from ssl_runner.runs import provenance
+from ssl_runner.runtime.console import Console
+from ssl_runner.sweeps.manifest import Manifest
+from ssl_runner.sweeps.sweep import Sweep, begin, held
+from ssl_runner.sweeps.table import Table
+
+
+def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) -> int:
+    """Run what is left of a sweep.
+
+    Returns:
+        Exit code: 0 if all jobs are done, 130 when interrupted, else 1.
+    """
+    console = Console()
+    base = composer.compose(overrides, RunMode.MULTIRUN)
+    node: Any = OmegaConf.to_container(base.hydra.launcher, resolve=True)
+    launcher = build(node, "hydra.launcher")
+    words = [[word for word in job if not word.startswith("hydra.")] for job in checked.overrides]
+    asked = Manifest.of(provenance.command(), provenance.git(), words, checked.configs, checked.fingerprints)
+    outputs = Path(os.environ.get("SSL_RUNNER_OUTPUTS", "outputs")).absolute()
+    again = bool((checked.configs[0].get("sweep") or {}).get("again"))
+    folder = _folder(overrides, base, asked, outputs, checked.configs[0]["name"], again)
+    with held(folder):
+        sweep = begin(folder, asked, None if again else outputs, checked.job_bytes)
+        _report_code(sweep, console)
+        try:
+            launcher.run(sweep, Table(console))
+        except KeyboardInterrupt:
+            _summarise(sweep, console)
+            return 130
+        _summarise(sweep, console)
+    return 0 if all(one.finished for one in sweep.states) else 1
+
+
+def _folder(overrides: Sequence[str], base: Any, asked: Manifest, outputs: Path, name: str, again: bool) -> Path:
+    """The one that was asked for; else one whose name is the sweep's content, so that the same command finds it."""
+    if any(word.startswith("hydra.sweep.dir=") for word in overrides):
+        return Path(str(base.hydra.sweep.dir)).expanduser().absolute()
+    folder = outputs / name / f"sweep_{asked.content}"
+    if not again:
+        return folder
+    numbers = (number for number in range(2, 10_000) if not folder.with_name(f"{folder.name}_{number}").exists())
+    return folder.with_name(f"{folder.name}_{next(numbers)}")
+
+
+def _report_code(sweep: Sweep, console: Console) -> None:
+    """Say of finished jobs that they were made with other code than there is now."""
+    git = provenance.git()
+    if git is None:
+        return
+    now = f"{git['commit'][:9]}{' and changes' if git.get('dirty') else ''}"
+    others = [one.commit for one in sweep.states if one.finished and one.commit not in (None, now)]
+    if others:
+        commits = ", ".join(sorted({str(commit) for commit in others}))
+        console.warn(
+            f"{len(others)} finished jobs were run with other code ({commits}) than is here now ({now}); "
+            "sweep.again=true runs them once more"
+        )
+
+
+def _summarise(sweep: Sweep, console: Console) -> None:
+    """Counts, the reason of each failure, and how to go on."""
+    for number, one in enumerate(sweep.states):
+        if one.status == "failed":
+            console.tell("failed", f"{sweep.jobs[number].name}: {one.reason or 'see its folder'}")
+    counts = ", ".join(f"{count} {status}" for status, count in sweep.counts.items())
+    console.tell("sweep", f"{counts} of {len(sweep.jobs)} jobs, in {sweep.folder}")
+    if not all(one.finished for one in sweep.states):
+        console.print(f"run what is left with the same command: {sweep.manifest.command}", soft_wrap=True)
+    console.print(f"tensorboard --logdir {shlex.quote(str(sweep.folder))}", soft_wrap=True)

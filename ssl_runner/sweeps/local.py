@@ -90,8 +90,9 @@ class Local:
             job_bytes: Memory of a job, by the estimate; None where it is not known.
         """
         slots = len(self.gpus) // self.gpus_per_job * self.jobs_per_gpu if self.gpus_per_job else resources.cores()
-        wanted = slots // (1 if self.gpus_per_job else self.processes) if self.jobs == "auto" else self.jobs
-        wanted = min(wanted, slots) if self.gpus_per_job else wanted
+        wanted = slots // (1 if self.gpus_per_job else self.processes)
+        if isinstance(self.jobs, int):
+            wanted = min(self.jobs, slots) if self.gpus_per_job else self.jobs
         free = resources.memory_available()
         if free is not None:
             one = self.processes * resources.BASE_BYTES + (job_bytes or 0)
@@ -106,9 +107,8 @@ class Local:
         """
         left = [number for number in range(len(sweep.jobs)) if not sweep.states[number].finished]
         slots = max(1, min(self.at_once(sweep.job_bytes), len(left)))
-        self.job_threads = (
-            max(1, resources.cores() // (slots * self.processes)) if self.threads == "auto" else self.threads
-        )
+        shared = max(1, resources.cores() // (slots * self.processes))
+        self.job_threads = shared if self.threads == "auto" else self.threads
         free = [gpu for gpu in self.gpus for _ in range(self.jobs_per_gpu)]
         working: list[Working] = []
         with stop_signals() as stop, table.shown(sweep):

@@ -1,4 +1,4 @@
-"""Names of a sweep's jobs that a person can read: ``temperature=0.2,seed=1``. They are folders, and TensorBoard's runs."""
+"""Readable names of a sweep's jobs, ``temperature=0.2,seed=1``: their folders, and TensorBoard's runs."""
 
 import hashlib
 import re

@@ -120,7 +120,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, asked: Manifest, outputs: Path | None, job_bytes: int | None) -> Sweep:
-    """The sweep in its folder, which is held: with the manifest that is there, if it is of the same jobs, else a new one.
+    """The sweep in its folder, which is held: with the manifest that is there if its jobs are the same, else a new one.
 
     Raises:
         InvalidValue: The folder has a manifest of other jobs, a damaged one, or one of another version.

@@ -97,7 +97,7 @@ def assert_as_unbroken(folder: Path, whole: Path) -> None:
     assert result["status"] == "finished"
 
     seen, expected = points(folder), points(whole)
-    assert {"train/loss", "diagnostics/rankme", "eval/few_shot/5w1s/top1", "config"} <= seen.keys()
+    assert {"train/loss", "train/diagnostics/rankme", "eval/few_shot/5w1s/top1", "config"} <= seen.keys()
     assert seen == expected
     stored = [event for path in folder.glob("events*") for event in EventFileLoader(str(path)).Load()]
     places = [(value.tag, event.step) for event in stored for value in event.summary.value]

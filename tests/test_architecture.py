@@ -91,3 +91,20 @@ def test_only_the_command_line_imports_hydra():
 def test_each_package_describes_its_content_and_limits(package):
     lines = (ast.get_docstring(ast.parse(package.read_text())) or "").splitlines()
     assert len(lines) >= 3
+
+
+def test_functions_have_fewer_than_fifty_lines_of_code():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if node.end_lineno - body_start(node) >= 50
+    ]
+    assert long == []
+
+
+def body_start(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Line of the first statement: signature and docstring are no code."""
+    documented = isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
+    return node.body[1 if documented and len(node.body) > 1 else 0].lineno

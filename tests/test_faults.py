@@ -225,7 +225,7 @@ def test_a_collapse_warns_once(tmp_path):
     ended = children.command(tmp_path / "1", [*COLLAPSING, f"hydra.run.dir={tmp_path / 'run'}"])
     assert ended.code == 0, ended.err
     assert ended.err.count("the embedding has collapsed by step") == 1
-    assert sum(row.get("diagnostics/embedding_std", 1) < COLLAPSED for row in rows(tmp_path / "run")) > 1
+    assert sum(row.get("train/diagnostics/embedding_std", 1) < COLLAPSED for row in rows(tmp_path / "run")) > 1
 
 
 def test_a_collapse_stops_a_run_with_stop_on_collapse_after_a_checkpoint(tmp_path):
@@ -233,7 +233,7 @@ def test_a_collapse_stops_a_run_with_stop_on_collapse_after_a_checkpoint(tmp_pat
     ended = children.command(tmp_path / "1", [*COLLAPSING, "trainer.stop_on_collapse=true", f"hydra.run.dir={folder}"])
     assert_ended(ended, 1, "the embedding has collapsed by step", str(folder / "checkpoints"))
     last = rows(folder)[-1]
-    assert last["diagnostics/embedding_std"] < COLLAPSED
+    assert last["train/diagnostics/embedding_std"] < COLLAPSED
     assert checkpoint(folder)["step"] == last["step"] < 40
 
 
@@ -245,5 +245,7 @@ def test_a_healthy_run_does_not_count_as_collapsed(overrides, tmp_path):
     ended = children.command(tmp_path / "1", [*kept, *arguments, f"hydra.run.dir={folder}"])
     assert ended.code == 0, ended.err
     assert "collapsed" not in ended.err
-    spreads = [row["diagnostics/embedding_std"] for row in rows(folder) if "diagnostics/embedding_std" in row]
+    spreads = [
+        row["train/diagnostics/embedding_std"] for row in rows(folder) if "train/diagnostics/embedding_std" in row
+    ]
     assert min(spreads[1:]) > 2 * COLLAPSED  # step 0 is not checked for a collapse

@@ -179,7 +179,7 @@ def test_parts_that_do_not_fit_are_reported_before_training(overrides, message, 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     train.run(config("FittedInClassify"), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
-    with pytest.raises(ResumeError, match="holds a run already"):
+    with pytest.raises(ResumeError, match="already holds a run"):
         train.run(config("FittedInClassify"), tmp_path)
     again = train.run(config("FittedInClassify") | {"resume": "auto"}, tmp_path)
     assert again == json.loads((tmp_path / "result.json").read_text())

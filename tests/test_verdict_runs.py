@@ -85,7 +85,7 @@ def test_tensorboard_has_the_metrics_and_keeps_times_apart(run):
 def test_the_console_ends_with_the_verdict(run, capsys, tmp_path):
     result = train.run(settled(*line()), tmp_path / "again")
     printed = capsys.readouterr().out
-    assert "fashion_mnist/test, never seen" in printed
+    assert "fashion_mnist/test (unseen)" in printed
     assert all(said in printed for said in result["verdict"])
     assert result["metrics"] == run[1]["metrics"], "the same command gives the same figures"
     text, same = compare(run[0], run[1], result)

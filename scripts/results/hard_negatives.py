@@ -80,8 +80,8 @@ def refuse_other_differences() -> None:
 def last_panel(folder: Path) -> dict[str, float]:
     """The diagnostics' figures after the last step."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    looks = [line for line in lines if "diagnostics/false_negative_rate" in line]
-    return {name: looks[-1][f"diagnostics/{name}"] for name in PANEL}
+    looks = [line for line in lines if "train/diagnostics/false_negative_rate" in line]
+    return {name: looks[-1][f"train/diagnostics/{name}"] for name in PANEL}
 
 
 def reproduce(method: str, seed: int, seconds: float, kept: dict[str, Any], page: Path) -> None:

@@ -145,7 +145,7 @@ def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor, Tensor |
     if isinstance(batch, Views) and len(batch.crops[0]) > 1:
         first, second = batch.crops[0][:2, :N_PAIRS]
         return first, second, None if batch.labels is None else batch.labels[:N_PAIRS]
-    chosen = _draw(train, "diagnostics/pairs", 2 * N_PAIRS)
+    chosen = _draw(train, "train/diagnostics/pairs", 2 * N_PAIRS)
     if train.labels is not None:  # pair images of the same class
         chosen = chosen[train.labels[chosen].argsort(stable=True)]
         same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
@@ -168,10 +168,10 @@ def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
     if splits.by == "images":
         if splits.train.class_names != validation.class_names:  # for example clusters
             return ()
-        source, gallery = splits.train, _draw(splits.train, "diagnostics/gallery", N_BANK)
-        queries = _draw(validation, "diagnostics/queries", N_QUERIES)
+        source, gallery = splits.train, _draw(splits.train, "train/diagnostics/gallery", N_BANK)
+        queries = _draw(validation, "train/diagnostics/queries", N_QUERIES)
     else:  # classes that were not trained on; only a few, so that each has several images
-        source, drawn = validation, _draw(validation, "diagnostics/queries", len(validation))
+        source, drawn = validation, _draw(validation, "train/diagnostics/queries", len(validation))
         drawn = drawn[validation.labels[drawn] < N_CLASSES][: N_BANK + N_QUERIES]
         n_bank = len(drawn) * N_BANK // (N_BANK + N_QUERIES)
         gallery, queries = drawn[:n_bank], drawn[n_bank:]

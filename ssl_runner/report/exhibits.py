@@ -61,7 +61,7 @@ def after(writer: SummaryWriter, run: Run, step: int) -> None:
 def _tags(run: Run) -> list[str]:
     tags = ["train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"]
     diagnostics = run.diagnostics
-    tags += [] if diagnostics is None else [f"diagnostics/{name}" for name in diagnostics.names]
+    tags += [] if diagnostics is None else [f"train/diagnostics/{name}" for name in diagnostics.names]
     if isinstance(run.batching, EpisodeBatching):
         tags += [f"train/accuracy/{name}" for name in run.batching.domains]
     if isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching):
@@ -76,7 +76,7 @@ def _log_negatives(writer: SummaryWriter, run: Run, step: int) -> list[str]:
         return []
     with enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
         found = log_negatives(writer, diagnostics, run.algorithm, run.splits.train.class_names, step)
-        return [] if found is None else [f"diagnostics/{name}" for name in figures(found, diagnostics.labels)]
+        return [] if found is None else [f"train/diagnostics/{name}" for name in figures(found, diagnostics.labels)]
 
 
 def shown_split(splits: Splits) -> Dataset:

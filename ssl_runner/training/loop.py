@@ -71,7 +71,7 @@ class Loop:
         self.run.algorithm.train()
         with self.tracker.bar(start, self.max_steps, self.trainer.progress), stop_signals() as stop:
             if self.watch is not None and start == 0:
-                self.tracker.scalars(0, _tagged("diagnostics", self.watch()))
+                self.tracker.scalars(0, _tagged("train/diagnostics", self.watch()))
             for step in range(start, self.max_steps):
                 self._pass(step, stop)
             if stop.requested:  # the signal came too late for the last step
@@ -145,8 +145,8 @@ class Loop:
         """The diagnostics, and the reason to stop the run or None. Without stop_on_collapse, a collapse warns once."""
         assert self.watch is not None
         with self.meter.paused(), enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
-            values = _tagged("diagnostics", self.watch())
-        collapsed = collapse(values["diagnostics/embedding_std"], done)
+            values = _tagged("train/diagnostics", self.watch())
+        collapsed = collapse(values["train/diagnostics/embedding_std"], done)
         if collapsed is None or self.trainer.stop_on_collapse:
             return values, collapsed
         if not self.warned_of_collapse:

@@ -43,7 +43,13 @@ MAML = {
     "seed": 1,
     "resume": None,
 }
-TAGS = ["train/loss", "train/lr", "diagnostics/alignment", "diagnostics/alignment_of_others", "time/images_per_second"]
+TAGS = [
+    "train/loss",
+    "train/lr",
+    "train/diagnostics/alignment",
+    "train/diagnostics/alignment_of_others",
+    "time/images_per_second",
+]
 IMAGES = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, 6, 4) * 50
 FEATURES = torch.linspace(-2, 2, 15).view(5, 3)
 NAMES = ["zero", "one", "two\ttabs", "", "four"]
@@ -201,7 +207,7 @@ def test_the_layout_has_one_chart_for_each_written_tag_and_no_others(board, wait
         for category in layout["category"]
     }
     assert charts == {
-        "Is it learning?": ["diagnostics/alignment$"],
+        "Is it learning?": ["train/diagnostics/alignment$"],
         "Adaptation": ["inner_steps/"],
         "Loss": ["train/loss$"],
         "Optimisation": ["train/lr$", "train/gradient_norm$"],
@@ -210,8 +216,8 @@ def test_the_layout_has_one_chart_for_each_written_tag_and_no_others(board, wait
 
 
 def test_a_chart_shows_only_its_own_tag(board):
-    found = board.get("plugin/custom_scalars/scalars", run="simclr", tag="diagnostics/alignment$")
-    assert list(found["tag_to_events"]) == ["diagnostics/alignment"]
+    found = board.get("plugin/custom_scalars/scalars", run="simclr", tag="train/diagnostics/alignment$")
+    assert list(found["tag_to_events"]) == ["train/diagnostics/alignment"]
 
 
 def test_the_projector_has_only_the_last_features_with_classes_and_thumbnails(board):

@@ -102,14 +102,16 @@ def test_every_scalar_has_each_step_once_and_the_final_metrics_are_the_results(r
             continue
         (point,) = events.Scalars(f"eval/{name}")
         assert point.value == pytest.approx(value, rel=1e-6)
-    assert [point.step for point in events.Scalars("diagnostics/embedding_std")] == [0, 2, 4]
+    assert [point.step for point in events.Scalars("train/diagnostics/embedding_std")] == [0, 2, 4]
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
 def test_runs_that_mine_images_have_a_curve_of_false_negatives(ran):
     _, _, events, episodic = ran
     tags = {tag for tag in events.Tags()["scalars"] if "false_negative" in tag}
-    assert tags == (set() if episodic else {"diagnostics/false_negative_rate", "diagnostics/false_negative_base_rate"})
+    assert tags == (
+        set() if episodic else {"train/diagnostics/false_negative_rate", "train/diagnostics/false_negative_base_rate"}
+    )
     for tag in tags:
         assert [point.step for point in events.Scalars(tag)] == [0, 2, 4]
         assert all(0 <= point.value <= 1 for point in events.Scalars(tag))
@@ -233,7 +235,9 @@ def test_pseudo_tasks_are_shown_and_with_labels_also_real_tasks(labelled, tmp_pa
         assert [image.step for image in events.Images(tag)] == [0, 2]
     curves = {tag for tag in events.Tags()["scalars"] if tag.startswith("inner_steps/")}
     assert curves == ({"inner_steps/5w1s"} if labelled else set())  # validation has too few images for five shots
-    assert all(point.value > 0 for point in events.Scalars("diagnostics/alignment"))  # two views of an image differ
+    assert all(
+        point.value > 0 for point in events.Scalars("train/diagnostics/alignment")
+    )  # two views of an image differ
 
 
 def test_both_ways_to_classify_are_described_in_the_result(adapted):

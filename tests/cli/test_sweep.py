@@ -47,16 +47,16 @@ def test_jobs_run_apart_are_skipped_when_done_and_a_bad_one_ends_alone(environme
     first = typed(environment, *words)
     assert first.returncode == 1, first.stderr
     (folder,) = (tmp_path / "outputs" / "simclr_digits").iterdir()
-    names = [f"lr={lr},seed={seed}" for lr in ("0.001", "1e30") for seed in (1, 2)]
+    names = [f"lr={lr},seed={seed}" for lr in ("0.001", "1e+30") for seed in (1, 2)]
     assert [job.name for job in manifest.read(folder).jobs] == names
     found = results(folder)
     assert {name: one["status"] for name, one in found.items()} == {
         "lr=0.001,seed=1": "finished",
         "lr=0.001,seed=2": "finished",
-        "lr=1e30,seed=1": "failed",
-        "lr=1e30,seed=2": "failed",
+        "lr=1e+30,seed=1": "failed",
+        "lr=1e+30,seed=2": "failed",
     }
-    assert "failed  lr=1e30,seed=1: the" in first.stdout
+    assert "failed  lr=1e+30,seed=1: the" in first.stdout
     assert "2 finished, 2 failed of 4 jobs" in first.stdout
     written = (folder / "lr=0.001,seed=1" / "result.json").stat().st_mtime_ns
     again = typed(environment, "-m", *TINY, "optimizer.lr=0.001", "seed=1,2,3")

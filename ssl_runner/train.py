@@ -9,7 +9,6 @@ from ssl_runner.cli.app import App, Config
 from ssl_runner.runtime import launch_environment
 
 if TYPE_CHECKING:
-    from ssl_runner.training.run import Run
     from ssl_runner.wiring.loaded_run import LoadedRun
 
 
@@ -26,14 +25,14 @@ def train(config: Any, folder: str | Path | None = None) -> "LoadedRun":
     return load_run(python_api.train(App(prepare, run, rehearse), config, folder))
 
 
-def prepare(config: Config) -> "Run":
+def prepare(config: Config) -> Any:
     """Build the objects of a checked config, before anything is written; raises ConfigError or DataError."""
     from ssl_runner.wiring.wire import prepare_all  # torch takes seconds to import; help and typos need none of it
 
     return prepare_all(config)
 
 
-def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Config:
+def run(config: Config, folder: Path | None, wired: Any = None) -> Config:
     """Train and evaluate; returns the content of result.json. Only process 0 has the folder and the result."""
     from ssl_runner.report import stages as report
     from ssl_runner.training import session
@@ -48,7 +47,7 @@ def run(config: Config, folder: Path | None, wired: "Run | None" = None) -> Conf
     return report.conclude(opened)
 
 
-def rehearse(wired: "Run") -> None:
+def rehearse(wired: Any) -> None:
     """Print what a run would do, and take one step; nothing is written."""
     from ssl_runner.report import stages
 

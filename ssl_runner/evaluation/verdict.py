@@ -163,7 +163,7 @@ class Verdict:
         shape = tuple(splits.train.images.shape[1:]) if encoder is None else encoder.input_shape
         refuse_shape(self.target, shape, "eval.verdict")
         labels_of(splits.train)
-        first = [self.tasks(setting)[:1] for setting in self.tasks.settings]
+        first = [self.tasks(setting)[:1].with_queries(1) for setting in self.tasks.settings]
         if algorithm is None or encoder is None:
             return
         with own_generators(device), evaluating(algorithm):

@@ -1,12 +1,10 @@
 """A bug keeps its traceback; a mistake of the user gets one sentence."""
 
-import subprocess
-import sys
-from pathlib import Path
+import functools
 
+import children
+import deeds
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 BUGGY = """
 from ssl_runner.losses.nt_xent import NTXent
@@ -30,17 +28,15 @@ class Refusing(NTXent):
 @pytest.mark.parametrize(("name", "found"), [("Built", "zip() argument 2 is shorter"), ("Called", "literal for int()")])
 def test_a_bug_in_a_loss_keeps_its_traceback_and_a_refused_value_has_none(name, found, tmp_path, monkeypatch):
     (tmp_path / "buggy.py").write_text(BUGGY)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     monkeypatch.setenv("SSL_RUNNER_TRUSTED", "buggy")
     monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    on_the_path = functools.partial(deeds.modules_lie_in, tmp_path)
     bug, mistake = (
-        subprocess.run(
-            [sys.executable, "-m", "ssl_runner.train", f"loss._target_=buggy.{which}"], capture_output=True, text=True
-        )
+        children.command(tmp_path / which, [f"loss._target_=buggy.{which}"], on_the_path)
         for which in (name, "Refusing")
     )
-    assert (bug.returncode, mistake.returncode) == (1, 2)
-    assert bug.stderr.startswith("Traceback")
-    assert found in bug.stderr.splitlines()[-1]
-    assert mistake.stderr == "loss: temperature=0.5; give a number above 0\n"
+    assert (bug.code, mistake.code) == (1, 2)
+    assert bug.err.startswith("Traceback")
+    assert found in bug.err.splitlines()[-1]
+    assert mistake.err == "loss: temperature=0.5; give a number above 0\n"
     assert not (tmp_path / "outputs").exists()

@@ -1,5 +1,6 @@
 """A plugin installed from its wheel: losses, options, recipes, help and completion."""
 
+import functools
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import children
+import deeds
 import pytest
 
 from ssl_runner.cli.search_path import conf_folder, plugin_folders
@@ -19,8 +22,8 @@ SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.progress=fal
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> dict[str, str]:
-    """The environment of a process in which the template's wheel is installed."""
+def site(tmp_path_factory) -> Path:
+    """A folder for modules in which the template's wheel is installed."""
     pytest.importorskip("hatchling", reason="hatchling, which builds the template's wheel, is not installed")
     base = tmp_path_factory.mktemp("plugin")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
@@ -28,45 +31,50 @@ def installed(tmp_path_factory) -> dict[str, str]:
     subprocess.run(wheel, check=True)
     (built,) = (base / "wheels").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", base / "site", built], check=True)
-    paths = os.pathsep.join([str(base / "site"), str(ROOT)])
-    return {**os.environ, "PYTHONPATH": paths, "SSL_RUNNER_OUTPUTS": str(base / "outputs")}
+    return base / "site"
 
 
-def typed(environment: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ssl_runner.train", *words]
-    return subprocess.run(command, env=environment | more, capture_output=True, text=True)
+@pytest.fixture
+def typed(site, tmp_path, monkeypatch):
+    """Runs ``ssl-train WORDS`` in a process that finds the plugin."""
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    on_the_path = functools.partial(deeds.modules_lie_in, site)
+    return lambda *words: children.command(tmp_path / "logs", words, on_the_path)
 
 
-def test_a_plugins_recipe_runs_and_its_loss_is_in_the_config(installed):
-    done = typed(installed, "experiment=margin_nt_xent_digits", *SHORT)
-    assert done.returncode == 0, done.stderr
-    run = Path(done.stdout.splitlines()[-1])
+def test_a_plugins_recipe_runs_and_its_loss_is_in_the_config(typed):
+    done = typed("experiment=margin_nt_xent_digits", *SHORT)
+    assert done.code == 0, done.err
+    run = Path(done.out.splitlines()[-1])
     assert "_target_: margin_losses.margin_nt_xent.MarginNTXent" in (run / "config.yaml").read_text()
     assert json.loads((run / "result.json").read_text())["status"] == "finished"
-    again = typed(installed, f"reproduce={run}")
-    assert again.returncode == 0, again.stderr
+    again = typed(f"reproduce={run}")
+    assert again.code == 0, again.err
 
 
-def test_help_and_completion_list_the_plugin(installed):
-    listed = typed(installed, "--help").stdout
+def test_help_and_completion_list_the_plugin(typed, monkeypatch):
+    listed = typed("--help").out
     assert "margin_nt_xent" in listed
     assert "margin_nt_xent_digits" in listed
-    assert "loss.margin=" in typed(installed, "--help", "loss=margin_nt_xent").stdout
-    query = {"COMP_LINE": "ssl-train loss=margin", "COMP_POINT": str(len("ssl-train loss=margin"))}
-    assert "loss=margin_nt_xent" in typed(installed, "-sc", "query=bash", **query).stdout.split()
+    assert "loss.margin=" in typed("--help", "loss=margin_nt_xent").out
+    monkeypatch.setenv("COMP_LINE", "ssl-train loss=margin")
+    monkeypatch.setenv("COMP_POINT", str(len("ssl-train loss=margin")))
+    assert "loss=margin_nt_xent" in typed("-sc", "query=bash").out.split()
 
 
-def test_a_refused_value_and_a_typo_in_a_plugin_are_reported_like_our_own(installed):
-    wrong = typed(installed, "loss=margin_nt_xent", "loss.margin=3")
-    assert (wrong.returncode, wrong.stderr) == (2, "loss: margin=3; give a number in [0, 2)\n")
-    typo = typed(installed, "loss=margin_nt_xnt")
-    assert typo.returncode == 2
-    assert "did you mean 'margin_nt_xent'?" in typo.stderr
+def test_a_refused_value_and_a_typo_in_a_plugin_are_reported_like_our_own(typed):
+    wrong = typed("loss=margin_nt_xent", "loss.margin=3")
+    assert (wrong.code, wrong.err) == (2, "loss: margin=3; give a number in [0, 2)\n")
+    typo = typed("loss=margin_nt_xnt")
+    assert typo.code == 2
+    assert "did you mean 'margin_nt_xent'?" in typo.err
 
 
-def test_the_plugins_own_tests_pass(installed):
+def test_the_plugins_own_tests_pass(site):
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEMPLATE / "tests"]
-    done = subprocess.run(tests, env=installed, cwd=TEMPLATE, capture_output=True, text=True)
+    paths = os.pathsep.join([str(site), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(tests, env=environment, cwd=TEMPLATE, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

@@ -269,7 +269,7 @@ def test_a_further_way_that_does_not_work_is_reported_before_training(by_images)
     several = TwoWays()
     several.constant = lambda query, n_way: torch.zeros(query.shape[:2])
     with pytest.raises(
-        ValueError, match=r"TwoWays.classify, constant, returned \(1, 12\); expected \(T, Q, n_way\) = \(1, 12, 3\)"
+        ValueError, match=r"TwoWays.classify, constant, returned \(1, 3\); expected \(T, Q, n_way\) = \(1, 3, 3\)"
     ):
         few_shot().check(several, by_images, CPU)
 

@@ -362,7 +362,7 @@ def test_tasks_or_encoders_that_cannot_be_used_are_reported_before_training(smal
         def classify(self, support, labels, query, n_way):
             return torch.zeros(*query.shape[:2], 5)
 
-    with pytest.raises(ValueError, match=r"FiveOutputs.classify returned \(1, 12, 5\); expected"):
+    with pytest.raises(ValueError, match=r"FiveOutputs.classify returned \(1, 3, 5\); expected"):
         verdict(unseen).check(small(FiveOutputs), by_classes, CPU)
     algorithm = small()
     algorithm.eval_encoder().backbone.scale = nn.Parameter(torch.ones(()))

@@ -51,11 +51,6 @@ def torchrun(*overrides: str, processes: int = 2) -> list[str]:
     return [sys.executable, *torch_words, f"--master-port={port()}", "-m", "ssl_runner.train", *overrides]
 
 
-def train(*words: str) -> subprocess.CompletedProcess:
-    """Run a command line with torchrun, which starts three interpreters."""
-    return subprocess.run(torchrun(*words), capture_output=True, text=True, env=environment(), timeout=300)
-
-
 def pair(logs: Path, work, *arguments, deed=None) -> list[children.Child]:
     """Two processes that have joined a group, forked from one that has already imported torch."""
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "LOCAL_WORLD_SIZE": "2"}
@@ -109,15 +104,15 @@ def left():
     names = {path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")}
     print(sorted(name for name in names if "gloo" in name))
 atexit.register(left)
-from ssl_runner import distributed
-distributed.join()
+from ssl_runner.runtime import collectives, process_group
+process_group.init()
 import torch._dynamo
-distributed.total(torch.ones(2))
+collectives.total(torch.ones(2))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
-@pytest.mark.parametrize("end", ["distributed.leave()", "raise SystemExit(0)"])
+@pytest.mark.parametrize("end", ["process_group.shutdown()", "raise SystemExit(0)"])
 def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_exit(end):
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
     processes = [
@@ -130,6 +125,7 @@ def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_exit(end):
         for rank in ("0", "1")
     ]
     assert [process.communicate(timeout=120)[0] for process in processes] == ["[]\n", "[]\n"]
+    assert [process.returncode for process in processes] == [0, 0]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -206,10 +202,13 @@ def test_a_resumed_run_of_two_processes_equals_the_uninterrupted_one(tmp_path):
     ],
 )
 def test_a_mistake_is_reported_once(words, message, tmp_path):
-    done = train(*words, f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if message in line]
-    assert len(lines) == 1, done.stderr
+    words = [*words, f"hydra.run.dir={tmp_path / 'run'}"]
+    first, second = pair(tmp_path / "logs", children.type_in, words)
+    ended = first.ended()
+    second.signal(signal.SIGTERM)  # as torchrun does, which it leaves to the other one
+    printed = ended.err + second.ended().err
+    assert ended.code == 2, printed
+    assert len([line for line in printed.splitlines() if message in line]) == 1, printed
     assert not (tmp_path / "run").exists()
 
 

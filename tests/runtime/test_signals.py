@@ -240,14 +240,8 @@ def test_a_signal_to_a_real_process_ends_it_with_the_command_to_resume(number, p
         out, err = process.communicate(timeout=300)
     command = advice(children.Ended(process.returncode, out, err))
     assert checkpoint(folder)["step"] == step
-    again = shlex.split(command)[1:]
-    if place == "training":
-        process = fresh(again)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-    else:
-        ended = children.command(tmp_path / "1", again)
-        assert ended.code == 0, ended.err
+    ended = children.command(tmp_path / "1", shlex.split(command)[1:])
+    assert ended.code == 0, ended.err
     assert_as_unbroken(folder, unbroken("unselected"))
 
 

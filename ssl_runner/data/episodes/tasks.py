@@ -35,6 +35,10 @@ class Tasks:
     def __getitem__(self, rows: slice) -> "Tasks":
         return Tasks(self.support[rows], self.query[rows], self.n_way)
 
+    def with_queries(self, n: int) -> "Tasks":
+        """The same tasks with the first n queries of each class."""
+        return Tasks(self.support, self.query.unflatten(1, (self.n_way, -1))[:, :, :n].flatten(1), self.n_way)
+
     @property
     def support_labels(self) -> Tensor:
         """int64 (T, n_way * k_shot) in [0, n_way)."""

@@ -14,6 +14,7 @@ from ssl_runner.cli.validate import Checked
 from ssl_runner.config.building import build
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.console import Console
+from ssl_runner.sweeps.drive import Grid, drive
 from ssl_runner.sweeps.manifest import Manifest
 from ssl_runner.sweeps.sweep import Sweep, begin, held
 from ssl_runner.sweeps.table import Table
@@ -38,7 +39,7 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
         sweep = begin(folder, asked, None if again else outputs, checked.job_bytes)
         _report_code(sweep, console)
         try:
-            launcher.run(sweep, Table(console))
+            drive(sweep, launcher, Grid(sweep.unfinished), Table(console))
         except KeyboardInterrupt:
             _summarise(sweep, console)
             return 130

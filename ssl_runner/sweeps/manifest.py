@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,32 @@ class Manifest:
         return hashlib.sha256(json.dumps(jobs).encode()).hexdigest()[:8]
 
     def write(self, folder: Path) -> None:
-        """Write folder/manifest.json."""
+        """Write folder/manifest.json. Jobs share the top-level nodes of their configs, so that a file of 10,000 jobs
+        stays small."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": VERSION, **asdict(self)})
+        nodes = _Nodes()
+        jobs = [{**vars(job), "config": nodes.put(job.config)} for job in self.jobs]
+        text = json.dumps({"version": VERSION, **vars(self), "nodes": nodes.known, "jobs": jobs})
         write_atomically(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+class _Nodes:
+    """The different values of the top-level keys of configs."""
+
+    def __init__(self) -> None:
+        self.known: list[Any] = []
+        self._numbers: dict[str, int] = {}
+
+    def put(self, config: Config) -> dict[str, int]:
+        """The number of each value."""
+        found = {}
+        for key, value in config.items():
+            text = json.dumps(value, sort_keys=True)
+            if text not in self._numbers:
+                self._numbers[text] = len(self.known)
+                self.known.append(value)
+            found[key] = self._numbers[text]
+        return found
 
 
 def read(folder: Path) -> Manifest:
@@ -101,8 +123,13 @@ def read(folder: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("version")
         if version == VERSION:
-            return Manifest(**content | {"jobs": [Job(**job) for job in content["jobs"]]})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            nodes = content.pop("nodes")
+            jobs = [
+                Job(**job | {"config": {key: nodes[number] for key, number in job["config"].items()}})
+                for job in content.pop("jobs")
+            ]
+            return Manifest(**content, jobs=jobs)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InvalidValue(
             f"{path} is damaged ({error}); delete it and give the command again: finished jobs are recognised"
         ) from None

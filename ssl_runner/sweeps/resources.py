@@ -33,6 +33,11 @@ def memory_available() -> int | None:
     return min(found) if found else None
 
 
+def code_stamp() -> int:
+    """Changes when a file of the package is edited: the time of the last change, in nanoseconds."""
+    return max(path.stat().st_mtime_ns for path in Path(__file__).parents[1].rglob("*.py"))
+
+
 def gpus() -> list[str]:
     """Names that CUDA_VISIBLE_DEVICES takes, of the GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

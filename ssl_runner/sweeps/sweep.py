@@ -63,6 +63,11 @@ class Sweep:
         write_atomically(folder / JOB, lambda path: path.write_text(text, encoding="utf-8"))
 
     @property
+    def unfinished(self) -> list[int]:
+        """The numbers of the jobs that are not finished."""
+        return [number for number, one in enumerate(self.states) if not one.finished]
+
+    @property
     def counts(self) -> dict[str, int]:
         """Jobs by status."""
         statuses = [one.status for one in self.states]

@@ -43,6 +43,14 @@ class Table:
             yield
         self.live = None
 
+    def warn(self, message: str) -> None:
+        """Print a warning."""
+        self.console.warn(message)
+
+    def stopping(self, working: int) -> None:
+        """A signal has asked the sweep to end."""
+        self.console.tell("stopping", f"{working} jobs save and end; Ctrl-C once more ends them at once")
+
     def started(self, sweep: Sweep, number: int) -> None:
         """A job has started."""
         self.began[number] = (time.monotonic(), progress(sweep.folder_of(number)).step)

@@ -89,7 +89,8 @@ def _serve(app: App, arguments: list[str]) -> int:
     # these import Hydra, which help does not need
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
-    from ssl_runner.cli.jobs import has_our_launcher, is_sweep
+    from ssl_runner.cli.jobs import has_our_launcher, is_search, is_sweep
+    from ssl_runner.cli.search import run_search
     from ssl_runner.cli.sweep import run_sweep
     from ssl_runner.cli.validate import check_jobs
 
@@ -104,6 +105,8 @@ def _serve(app: App, arguments: list[str]) -> int:
         code = _serve_named(app, overrides, parsed.multirun)
         if code is not None:
             return code
+        if is_search(composer, overrides, parsed.multirun):
+            return run_search(app, composer, overrides)
         checked = check_jobs(app, composer, overrides, parsed.multirun)
         configs, prepared = checked.configs, checked.prepared
         if configs and configs[0].get("dry_run"):  # no configs: a sweeper that chooses jobs as it runs

@@ -24,7 +24,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.errors import ConfigCompositionException, HydraException
@@ -219,6 +219,32 @@ def split(overrides: Sequence[Override]) -> list[list[str]]:
     Relies on ``BasicSweeper.split_arguments``; the public interface can only run a sweep.
     """
     return [list(job) for job in BasicSweeper.split_arguments(list(overrides), max_batch_size=None)[0]]
+
+
+class Swept(NamedTuple):
+    """What a word of several values says.
+
+    Attributes:
+        kind: ``choice``, ``range`` or ``interval``.
+        values: The texts of a choice, the numbers of a range, or the ends of an interval.
+        tags: Words of ``tag(...)``.
+    """
+
+    kind: str
+    values: list[Any]
+    tags: frozenset[str]
+
+
+def swept(override: Override) -> Swept | None:
+    """The values of a word; None if it has one. Relies on the classes of sweeps, which only sweepers see."""
+    found = override.value()
+    if isinstance(found, ChoiceSweep):
+        return Swept("choice", list(override.sweep_string_iterator()), frozenset(found.tags))
+    if isinstance(found, RangeSweep):
+        return Swept("range", sorted(found.range()), frozenset(found.tags))
+    if isinstance(found, IntervalSweep):
+        return Swept("interval", [found.start, found.end], frozenset(found.tags))
+    return None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.hydra_private import has_basic_sweeper, hydra_config, split
+from ssl_runner.cli.spaces import TARGET, Plan, read_plan
 
 
 def is_sweep(composer: Composer, overrides: Sequence[str], multirun: bool) -> bool:
@@ -27,16 +28,34 @@ def is_sweep(composer: Composer, overrides: Sequence[str], multirun: bool) -> bo
 def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[list[str]] | None:
     """The overrides of every job of a sweep, or None if this is not a sweep.
 
-    Sweepers other than Hydra's own choose jobs as they run: for those, the list is empty.
+    A search chooses its jobs as it runs; the list has those at the ends of its spaces. For sweepers of others, which
+    choose as they run too, the list is empty.
     """
     if not is_sweep(composer, overrides, multirun):
         return None
+    if is_search(composer, overrides, multirun):
+        return search_plan(composer, overrides).corners
     base = composer.compose(overrides, RunMode.MULTIRUN)
     if not has_basic_sweeper(base):
         return []
     params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
     given = as_written(base.hydra.overrides)
     return [[*given["hydra"], *job] for job in split(composer.parse([*params, *given["task"]]))]
+
+
+def is_search(composer: Composer, overrides: Sequence[str], multirun: bool) -> bool:
+    """Whether the command line is a search. False if it cannot be composed, which is reported elsewhere."""
+    with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):
+        if is_sweep(composer, overrides, multirun):
+            base = composer.compose(overrides, RunMode.MULTIRUN)
+            return str(base.hydra.sweeper.get("_target_", "")) == TARGET
+    return False
+
+
+def search_plan(composer: Composer, overrides: Sequence[str]) -> Plan:
+    """What a search is to do; raises ConfigError."""
+    base = composer.compose(overrides, RunMode.MULTIRUN)
+    return read_plan(composer, base, as_written(base.hydra.overrides))
 
 
 def has_our_launcher(composer: Composer, overrides: Sequence[str]) -> bool:

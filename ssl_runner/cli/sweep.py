@@ -34,7 +34,7 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
     asked = Manifest.of(provenance.command(), provenance.git(), words, checked.configs, checked.fingerprints)
     outputs = Path(os.environ.get("SSL_RUNNER_OUTPUTS", "outputs")).absolute()
     again = bool((checked.configs[0].get("sweep") or {}).get("again"))
-    folder = _folder(overrides, base, asked, outputs, checked.configs[0]["name"], again)
+    folder = folder_of(overrides, base, f"sweep_{asked.content}", outputs, checked.configs[0]["name"], again)
     with held(folder):
         sweep = begin(folder, asked, None if again else outputs, checked.job_bytes)
         _report_code(sweep, console)
@@ -47,11 +47,11 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
     return 0 if all(one.finished for one in sweep.states) else 1
 
 
-def _folder(overrides: Sequence[str], base: Any, asked: Manifest, outputs: Path, name: str, again: bool) -> Path:
+def folder_of(overrides: Sequence[str], base: Any, stem: str, outputs: Path, name: str, again: bool) -> Path:
     """The one that was asked for; else one whose name is the sweep's content, so that the same command finds it."""
     if any(word.startswith("hydra.sweep.dir=") for word in overrides):
         return Path(str(base.hydra.sweep.dir)).expanduser().absolute()
-    folder = outputs / name / f"sweep_{asked.content}"
+    folder = outputs / name / stem
     if not again:
         return folder
     numbers = (number for number in range(2, 10_000) if not folder.with_name(f"{folder.name}_{number}").exists())

@@ -14,7 +14,7 @@ from ssl_runner.cli.all_problems import every_problem, values_behind
 from ssl_runner.cli.app import App, Config
 from ssl_runner.cli.compose import Composer, compose_config
 from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS, explain
-from ssl_runner.cli.jobs import as_job, has_our_launcher, jobs, shared_folders
+from ssl_runner.cli.jobs import as_job, has_our_launcher, is_search, jobs, shared_folders
 from ssl_runner.cli.option_files import complaints
 from ssl_runner.cli.similar import Similar
 from ssl_runner.config.schema import check
@@ -106,6 +106,8 @@ def _settle_all(
         raise ConfigError(problems)
     try:
         sweep = jobs(composer, overrides, multirun)
+    except ConfigError:  # a search's own settings
+        raise
     except COMPOSITION_ERRORS as error:
         raise explain(composer, overrides, error) from error
     every = [overrides] if sweep is None else sweep
@@ -120,7 +122,7 @@ def _settle_all(
             problems += error.problems
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    if sweep and not has_our_launcher(composer, overrides):
+    if sweep and not has_our_launcher(composer, overrides) and not is_search(composer, overrides, multirun):
         refuse_shared_folders(composer, every)
     dropped = dict.fromkeys(message for _, messages in found for message in messages)
     return [config for config, _ in found], sweep, list(dropped)

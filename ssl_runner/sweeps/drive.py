@@ -30,6 +30,10 @@ class Queue(Protocol):
         """A job has ended; its state is in the sweep."""
         ...
 
+    def again(self, number: int) -> None:
+        """A job that another command had started was stopped with that command, and is to be run."""
+        ...
+
     def gives_up(self, number: int) -> bool:
         """Whether a job at work is to be stopped, because its figures are bad."""
         ...
@@ -49,6 +53,9 @@ class Grid:
 
     def ended(self, number: int) -> None:
         pass
+
+    def again(self, number: int) -> None:
+        self.left.append(number)
 
     def gives_up(self, number: int) -> bool:
         return False
@@ -100,8 +107,8 @@ def _has_ended(one: Working, sweep: Sweep, queue: Queue, table: Table) -> bool:
     state = sweep.look(one.number, code)
     if one.ours or state.finished:
         queue.ended(one.number)
-    elif isinstance(queue, Grid):  # the other command was stopped
-        queue.left.append(one.number)
+    else:
+        queue.again(one.number)
     table.ended(sweep, one.number)
     return True
 

@@ -103,12 +103,12 @@ class Local:
     @contextlib.contextmanager
     def opened(self, sweep: Sweep) -> Iterator[None]:
         """Shares the cores out, and starts the server that jobs are forked from."""
-        at_once = min(self.slots(sweep), max(1, len(sweep.unfinished)))
+        at_once = min(self.slots(sweep), max(1, len(sweep.unfinished) + sweep.to_come))
         shared = max(1, resources.cores() // (at_once * self.processes))
         self.job_threads = shared if self.threads == "auto" else self.threads
         self.code = resources.code_stamp()
         self.forks = forked.AVAILABLE and self.processes == 1
-        if self.forks and sweep.unfinished:
+        if self.forks and (sweep.unfinished or sweep.to_come):
             forked.prepare()
         yield
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LONGEST = 100  # bytes; file systems take 255, and TensorBoard and checkpoints add to the path
 
@@ -23,6 +23,18 @@ def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
         name = _safe(",".join(f"{labels[key]}={_plain(job[key])}" for key in keys if key in job))
         found.append(name or "job")
     return _unique(found)
+
+
+def trial_name(index: int, texts: Mapping[str, str]) -> str:
+    """A name for a trial of a search: ``trial=007,temperature=0.2``.
+
+    Args:
+        texts: Its values, by key.
+    """
+    pairs = dict(_pair(f"{key}={text}") for key, text in texts.items())
+    labels = _labels(list(pairs))
+    values = ",".join(f"{labels[key]}={_plain(text)}" for key, text in pairs.items())
+    return _safe(f"trial={index:03d},{values}")
 
 
 def _pair(word: str) -> tuple[str, str]:

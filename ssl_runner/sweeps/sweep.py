@@ -25,6 +25,7 @@ class Sweep:
         jobs: In the order of the command.
         states: Of each job, as it was last looked at.
         job_bytes: Memory of a job by the estimate, the greatest of those that are known; None where none is.
+        to_come: Jobs that a search has yet to add.
 
     Args:
         folder: Of the sweep.
@@ -36,12 +37,20 @@ class Sweep:
     def __init__(self, folder: Path, written: Manifest, outputs: Path | None, job_bytes: int | None = None) -> None:
         self.folder, self.manifest, self.job_bytes = folder, written, job_bytes
         self.jobs: list[Job] = written.jobs
+        self.to_come = 0
         self.elsewhere = {} if outputs is None else finished_runs(outputs)
         self.states: list[State] = [state(job, self.folder_of(n), self.elsewhere) for n, job in enumerate(self.jobs)]
 
     def folder_of(self, number: int) -> Path:
         """The run folder of a job."""
         return self.folder / self.jobs[number].name
+
+    def add(self, job: Job) -> int:
+        """Write a further job into the manifest; returns its number."""
+        self.jobs.append(job)  # which are the manifest's
+        self.manifest.write(self.folder)
+        self.states.append(state(job, self.folder_of(len(self.jobs) - 1), self.elsewhere))
+        return len(self.jobs) - 1
 
     def look(self, number: int, code: int | None = None) -> State:
         """How a job stands by now.

@@ -34,8 +34,9 @@ class Table:
     def shown(self, sweep: Sweep) -> Iterator[None]:
         """Inside, the table is on the screen, if there is one."""
         done = sum(one.finished for one in sweep.states)
-        left = len(sweep.jobs) - done
-        self.console.tell("sweep", f"{len(sweep.jobs)} jobs in {sweep.folder}: {done} done, {left} to run")
+        jobs = len(sweep.jobs) + sweep.to_come
+        left = jobs - done
+        self.console.tell("sweep", f"{jobs} jobs in {sweep.folder}: {done} done, {left} to run")
         if not self.console.is_terminal:
             yield
             return
@@ -88,12 +89,13 @@ class Table:
             steps = "?" if found.steps is None else f"{found.steps:,}"
             loss = "" if found.loss is None else f"{found.loss:.4f}"
             table.add_row(Text(sweep.jobs[number].name), f"{found.step:,} of {steps}", loss, _span(lefts[-1]))
-        waiting = sum(not one.finished for one in sweep.states) - len(working)
+        waiting = sum(not one.finished for one in sweep.states) + sweep.to_come - len(working)
         counts = sweep.counts
         done = counts.get(run_folder.FINISHED, 0)
         whole = self._left_of_all(waiting, lefts)
-        table.caption = f"{done} of {len(sweep.jobs)} done, {len(working)} at work, {waiting} waiting" + (
-            f", {counts['failed']} failed" if "failed" in counts else ""
+        table.caption = (
+            f"{done} of {len(sweep.jobs) + sweep.to_come} done, {len(working)} at work, {waiting} waiting"
+            + (f", {counts['failed']} failed" if "failed" in counts else "")
         )
         table.caption += "" if whole is None else f"; about {_span(whole)} left"
         return table

@@ -100,7 +100,7 @@ class Loop:
         if logging:
             values |= _tagged("train", metrics) | self.meter.lap(done - self.checkpointing.start)
             values["train/lr"] = self.run.optimizer.param_groups[0]["lr"]
-        if self.validate is not None and trainer.evaluate_every is not None and done % trainer.evaluate_every == 0:
+        if self.validate is not None and self._validating(done):
             values |= self._validate(self.validate, done)
         if values:
             self.tracker.scalars(done, values)
@@ -115,6 +115,12 @@ class Loop:
 
     def _due(self, every: int | None, done: int) -> bool:
         return every is not None and (done % every == 0 or done == self.max_steps)
+
+    def _validating(self, done: int) -> bool:
+        every = self.trainer.evaluate_every
+        if every == "last":
+            return done == self.max_steps
+        return every is not None and done % every == 0
 
     def _step(self, step: int, measure: bool) -> dict[str, Tensor]:
         """Draw a batch and take a step at the scheduled learning rate."""

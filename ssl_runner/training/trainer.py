@@ -40,7 +40,8 @@ class Trainer:
         diagnostics_every: Steps between two computations of the diagnostics (`ssl_runner.evaluation.diagnostics`), or
             null for none.
         stop_on_collapse: Whether a collapsed embedding ends the run, after a checkpoint; otherwise it is a warning.
-        evaluate_every: Steps between evaluations on the validation split, or null for none.
+        evaluate_every: Steps between evaluations on the validation split, ``last`` for one after the last step, or null
+            for none.
         select: Metric whose best validation value selects the checkpoint (best.pt), or null to use the last step.
         progress: Whether to draw a progress bar.
         timeout: With several processes, seconds to wait for one that does not answer. Configs of earlier versions lack
@@ -63,7 +64,7 @@ class Trainer:
         checkpoint_every: int,
         diagnostics_every: int | None,
         stop_on_collapse: bool,
-        evaluate_every: int | None,
+        evaluate_every: int | Literal["last"] | None,
         select: str | None,
         progress: bool,
         timeout: float = process_group.TIMEOUT,
@@ -76,7 +77,8 @@ class Trainer:
             "accumulate_grad_batches": accumulate_grad_batches,
             "log_every": log_every,
         }
-        counts |= {"checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every, "threads": threads}
+        counts |= {"checkpoint_every": checkpoint_every, "threads": threads}
+        counts |= {"evaluate_every": None if evaluate_every == "last" else evaluate_every}
         counts |= {"diagnostics_every": diagnostics_every}
         for name, value in counts.items():
             if value is not None and value < 1:
@@ -149,7 +151,7 @@ class Trainer:
 
     @staticmethod
     def _refuse_cadences(
-        select: str | None, evaluate_every: int | None, stop_on_collapse: bool, diagnostics_every: int | None
+        select: str | None, evaluate_every: int | str | None, stop_on_collapse: bool, diagnostics_every: int | None
     ) -> None:
         """Raises InvalidValue."""
         if (select is None) != (evaluate_every is None):

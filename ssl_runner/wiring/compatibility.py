@@ -114,12 +114,16 @@ def check_selection(trainer: Trainer, evaluators: dict[str, Any], algorithm: Alg
     """
     if trainer.evaluate_every is None:
         return
+    on_test = {name: one for name, one in evaluators.items() if name not in selecting(evaluators)}
+    tested = [key for one in on_test.values() if one is not REFUSED for key in one.keys(algorithm)]
     evaluators = selecting(evaluators)
     built: dict[str, Evaluator] = {name: one for name, one in evaluators.items() if one is not REFUSED}
     keys = merits(key for evaluator in built.values() for key in evaluator.keys(algorithm))
     if REFUSED not in evaluators.values() and trainer.select not in keys:
         hint = did_you_mean(str(trainer.select), keys) or f"; choose one of {', '.join(keys)}"
         hint = hint if keys else "; choose an evaluator with eval=[...]"
+        if trainer.select in tested:
+            hint = f" of validation images: that one is measured on test images, and nothing may be chosen by it{hint}"
         raise ConfigError([f"trainer.select={trainer.select}: evaluation has no such metric{hint}"])
     check_evaluators(built, algorithm, splits.for_selection(), trainer.device)
 

@@ -41,6 +41,8 @@ def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> M
         except COMPOSITION_ERRORS as another:
             error = another
     keys, groups = _what_there_is(composer, rest)
+    if any((culprit or "").lstrip("+~").startswith("hydra.") for _, culprit in found):
+        keys += _hydras_keys(composer, rest)
     sentences = [_sentence(composer, error, culprit, keys, groups) for error, culprit in found]
     return Misspelled(list(dict.fromkeys(sentences)), rest)
 
@@ -86,8 +88,9 @@ def _what_there_is(composer: Composer, overrides: Sequence[str]) -> tuple[list[s
     return [], []
 
 
-def _hydras_keys(composer: Composer) -> list[str]:
-    leaves = list(flatten(OmegaConf.to_container(composer.compose([]).hydra), "hydra"))
+def _hydras_keys(composer: Composer, overrides: Sequence[str]) -> list[str]:
+    chosen = [word for word in overrides if word.startswith("hydra/")]  # a sweeper or launcher, with keys of its own
+    leaves = list(flatten(OmegaConf.to_container(composer.compose(chosen).hydra), "hydra"))
     return [*leaves, *{leaf.rpartition(".")[0] for leaf in leaves}]
 
 
@@ -166,7 +169,6 @@ def _no_such_key(composer: Composer, key: str, value: str, keys: list[str], grou
     if close is not None:
         return f"there is no such group; did you mean '{close}={value}'?"
     node, _, name = key.rpartition(".")
-    keys = [*keys, *_hydras_keys(composer)] if key.startswith("hydra.") else keys
     if node in keys:
         inside = [other.removeprefix(f"{node}.") for other in keys if other.startswith(f"{node}.")]
         inside = sorted(other for other in inside if "." not in other and other[0] != "_")

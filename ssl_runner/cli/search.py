@@ -51,6 +51,7 @@ def run_search(app: App, composer: Composer, overrides: list[str]) -> int:
     if checked.configs[0].get("dry_run"):
         return 0
     plan = search_plan(composer, overrides)
+    _refuse(app, plan, checked)
     base = composer.compose(overrides, RunMode.MULTIRUN)
     launcher = _launcher(base)
     again = bool((checked.configs[0].get("sweep") or {}).get("again"))
@@ -85,6 +86,28 @@ def _checked(app: App, composer: Composer, overrides: list[str]) -> Checked:
         named = f"trainer.select={metric}: evaluation has"
         texts = [text.replace(named, f"hydra.sweeper.metric={metric}: validation has") for text in error.problems]
         raise ConfigError(texts) from None
+
+
+def _refuse(app: App, plan: Plan, checked: Checked) -> None:
+    """Raises ConfigError for a search without spaces, or one whose trials end before they are validated."""
+    if not plan.spaces:
+        raise ConfigError(
+            [
+                "hydra/sweeper=search: there is no space to search; give one, as "
+                "'loss.temperature=tag(log,interval(0.01,1))'"
+            ]
+        )
+    every = checked.configs[0]["trainer"].get("evaluate_every")
+    if isinstance(every, int):
+        run = app.prepare(checked.configs[0])
+        steps = run.trainer.steps(run.batching)
+        if every > steps:
+            raise ConfigError(
+                [
+                    f"trainer.evaluate_every={every}, but trials end after {steps} steps, without a figure of "
+                    "validation; lower it, or leave it out"
+                ]
+            )
 
 
 def _launcher(base: Any) -> Any:

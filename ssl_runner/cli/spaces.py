@@ -101,11 +101,6 @@ def _spaces(parsed: Sequence[Override]) -> tuple[dict[str, Space], list[str]]:
             words = [word for word in words if word != key] + [key]
         except InvalidValue as error:
             problems.append(str(error))
-    if not spaces and not problems:
-        problems.append(
-            "hydra/sweeper=search: there is no space to search; give one, as "
-            "'loss.temperature=tag(log,interval(0.01,1))'"
-        )
     if problems:
         raise ConfigError(problems)
     return spaces, words

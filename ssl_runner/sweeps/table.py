@@ -89,7 +89,9 @@ class Table:
             steps = "?" if found.steps is None else f"{found.steps:,}"
             loss = "" if found.loss is None else f"{found.loss:.4f}"
             table.add_row(Text(sweep.jobs[number].name), f"{found.step:,} of {steps}", loss, _span(lefts[-1]))
-        waiting = sum(not one.finished for one in sweep.states) + sweep.to_come - len(working)
+        waiting = (
+            sum(not one.finished and one.status != "pruned" for one in sweep.states) + sweep.to_come - len(working)
+        )
         counts = sweep.counts
         done = counts.get(run_folder.FINISHED, 0)
         whole = self._left_of_all(waiting, lefts)

@@ -161,7 +161,7 @@ class Trials:
         final = figures.final
         for trial in self.trials.pop(number):
             if final is None:
-                self.study.fail(trial, f"{figures.path} has no {figures.metric} of validation")
+                self.study.fail(trial, f"no {figures.metric} of validation; lower trainer.evaluate_every")
                 continue
             for step, (value, _) in figures.known.items():
                 self.study.report(trial, step, value)

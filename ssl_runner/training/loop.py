@@ -118,9 +118,9 @@ class Loop:
 
     def _validating(self, done: int) -> bool:
         every = self.trainer.evaluate_every
-        if every == "last":
-            return done == self.max_steps
-        return every is not None and done % every == 0
+        if not isinstance(every, int):  # `last`, or null
+            return every is not None and done == self.max_steps
+        return done % every == 0
 
     def _step(self, step: int, measure: bool) -> dict[str, Tensor]:
         """Draw a batch and take a step at the scheduled learning rate."""

@@ -68,7 +68,7 @@ def _content(composer: Composer, overrides: Sequence[str]) -> tuple[list[Any], d
     values: dict[str, Any] = {}
     for one in composer.parse(overrides):
         key = one.key_or_group
-        if key == EXPERIMENT:
+        if key in (EXPERIMENT, "sweep"):  # with its sweep it would be several runs
             continue
         if one.is_delete():
             raise ConfigError([f"{one.input_line}: no file can remove it"])

@@ -91,7 +91,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     from ssl_runner.cli.hydra_app import hand_over
     from ssl_runner.cli.jobs import has_our_launcher, is_search, is_sweep
     from ssl_runner.cli.search import run_search
-    from ssl_runner.cli.sweep import run_sweep
+    from ssl_runner.cli.sweep import run_sweep, warm_up
     from ssl_runner.cli.validate import check_jobs
 
     extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
@@ -105,6 +105,10 @@ def _serve(app: App, arguments: list[str]) -> int:
         code = _serve_named(app, overrides, parsed.multirun)
         if code is not None:
             return code
+        if parsed.multirun:
+            warm_up(composer, overrides)
+            if sys.stderr.isatty():
+                print("checking the jobs", file=sys.stderr)
         if is_search(composer, overrides, parsed.multirun):
             return run_search(app, composer, overrides)
         checked = check_jobs(app, composer, overrides, parsed.multirun)

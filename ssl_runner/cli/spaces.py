@@ -59,8 +59,10 @@ def read_plan(composer: Composer, base: DictConfig, given: Mapping[str, Sequence
     """
     search = _settings(base)
     params: Any = OmegaConf.to_container(base.hydra.sweeper, resolve=True)
-    own = [f"{key}={value}" for key, value in (params["params"] or {}).items()]
-    spaces, words = _spaces(composer.parse([*own, *given["task"]]))
+    typed = composer.parse(given["task"])
+    keys = {override.key_or_group for override in typed}
+    own = [f"{key}={value}" for key, value in (params["params"] or {}).items() if key not in keys]
+    spaces, words = _spaces([*composer.parse(own), *typed])
     try:
         refuse(list(spaces.values()), search.sampler)
     except InvalidValue as error:

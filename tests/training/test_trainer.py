@@ -246,6 +246,13 @@ def test_the_weights_with_the_best_validation_score_are_selected(tmp_path):
     ]
 
 
+def test_validation_can_come_once_after_the_last_step(tmp_path):
+    algorithm = Classifier()
+    fit(algorithm, tmp_path, validate=lambda: {"knn/top1": 0.5}, evaluate_every="last", select="knn/top1")
+    validated = [row["step"] for row in log(tmp_path) if "eval/validation/knn/top1" in row]
+    assert validated == [log(tmp_path)[-1]["step"]]
+
+
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(tmp_path):
     fit(Classifier(), tmp_path, checkpoint_every=2)
     last = tmp_path / "checkpoints" / "last.pt"

@@ -64,7 +64,7 @@ def _content(composer: Composer, overrides: Sequence[str]) -> tuple[list[Any], d
     """
     experiments = composer.selection([word for word in overrides if word.startswith(f"{EXPERIMENT}=")])
     chosen = [path for path in experiments.packages if path.startswith(f"{EXPERIMENT}/")]
-    defaults: list[Any] = [path.partition("/")[2] for path in chosen[-1:]]
+    groups: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for one in composer.parse(overrides):
         key = one.key_or_group
@@ -74,10 +74,10 @@ def _content(composer: Composer, overrides: Sequence[str]) -> tuple[list[Any], d
             raise ConfigError([f"{one.input_line}: no file can remove it"])
         if composer.is_group(key):
             place = f"/{key}@{one.package}" if one.package else f"/{key}"
-            defaults.append({place if one.is_add() else f"override {place}": one.value()})
+            groups[place if one.is_add() else f"override {place}"] = one.value()
         else:
             values.update(flatten(one.value(), key))
-    return defaults, values
+    return [*(path.partition("/")[2] for path in chosen[-1:]), *({key: value} for key, value in groups.items())], values
 
 
 def _write(path: Path, about: str, defaults: list[Any], values: dict[str, Any]) -> None:
@@ -85,7 +85,9 @@ def _write(path: Path, about: str, defaults: list[Any], values: dict[str, Any]) 
     for key, value in values.items():
         node, *names = nested, *key.split(".")
         for name in names[:-1]:
-            node = node.setdefault(name, {})
+            if not isinstance(node.get(name), dict):
+                node[name] = {}
+            node = node[name]
         node[names[-1]] = value
     content: dict[str, Any] = {"defaults": [*defaults, "_self_"]} if defaults else {}
     text = yaml.safe_dump(content | nested, sort_keys=False, allow_unicode=True)

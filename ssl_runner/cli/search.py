@@ -203,7 +203,7 @@ def _summarise(composer: Composer, trials: Trials, console: Console) -> int:
     console.tell("best", f"{known.search.metric} {best.value:.4f} on validation images: {job.name}")
     for space in known.spaces:
         console.tell("", f"{space.key}={space.text(best.params[space.key])}")
-    about = f"Trial {job.name} of a search: {known.search.metric} {best.value:.4f} on validation images."
+    about = f"The best trial of a search, {job.name}: {known.search.metric} {best.value:.4f} on validation images."
     command = write_best(composer, sweep.folder, job, about)
     console.print(f"run it: {shlex.join(command)}", soft_wrap=True)
     console.print(f"tensorboard --logdir {shlex.quote(str(sweep.folder))}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """A search: trials are drawn by seed, survive a kill at any moment, and are judged by validation figures only."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,11 @@ def test_numbers_are_written_as_on_the_command_line():
         Numbers("a", 1.0, 0.0)
     with pytest.raises(InvalidValue, match="tag log and a row"):
         Numbers("a", 16, 48, (16, 32, 48), log=True, whole=True)
+
+
+@pytest.mark.parametrize(("sampler", "absent"), [("tpe", "optuna"), ("cmaes", "cmaes")])
+def test_without_the_extra_the_message_says_what_to_install(sampler, absent, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else found(name))
+    with pytest.raises(InvalidValue, match=r"pip install 'ssl-runner\[search\]'"):
+        settings(sampler=sampler)

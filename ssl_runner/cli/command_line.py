@@ -90,7 +90,6 @@ def _serve(app: App, arguments: list[str]) -> int:
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
     from ssl_runner.cli.jobs import has_our_launcher, is_sweep
-    from ssl_runner.cli.sweep import run_sweep, warm_up
     from ssl_runner.cli.validate import check_jobs
 
     extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
@@ -105,6 +104,8 @@ def _serve(app: App, arguments: list[str]) -> int:
         if code is not None:
             return code
         if parsed.multirun:
+            from ssl_runner.cli.sweep import warm_up
+
             warm_up(composer, overrides)
             if sys.stderr.isatty():
                 print("checking the jobs", file=sys.stderr)
@@ -117,6 +118,8 @@ def _serve(app: App, arguments: list[str]) -> int:
             return 0
         sweep = is_sweep(composer, overrides, parsed.multirun)
         if sweep and has_our_launcher(composer, overrides):
+            from ssl_runner.cli.sweep import run_sweep
+
             return run_sweep(composer, overrides, checked)
     own = ["--config-name", parsed.config_name] if parsed.config_name != "config" else []
     own += [] if extra is None else ["--config-dir", str(extra)]

@@ -14,6 +14,7 @@ from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS
 from ssl_runner.cli.validate import Checked
 from ssl_runner.config.building import build
+from ssl_runner.errors import ConfigError
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.console import Console
 from ssl_runner.sweeps import forked
@@ -38,6 +39,13 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
     Returns:
         Exit code: 0 if all jobs are done, 130 when interrupted, else 1.
     """
+    if any(word.startswith("hydra.sweep.subdir=") for word in overrides):
+        raise ConfigError(
+            [
+                "hydra.sweep.subdir: this launcher names job folders by what differs between the jobs; leave it out, "
+                "or choose hydra/launcher=basic"
+            ]
+        )
     console = Console()
     base = composer.compose(overrides, RunMode.MULTIRUN)
     node: Any = OmegaConf.to_container(base.hydra.launcher, resolve=True)

@@ -89,7 +89,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     # these import Hydra, which help does not need
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
-    from ssl_runner.cli.jobs import has_our_launcher, is_sweep
+    from ssl_runner.cli.jobs import has_our_launcher, is_sweep, warm_up
     from ssl_runner.cli.validate import check_jobs
 
     extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
@@ -104,8 +104,6 @@ def _serve(app: App, arguments: list[str]) -> int:
         if code is not None:
             return code
         if parsed.multirun:
-            from ssl_runner.cli.sweep import warm_up
-
             warm_up(composer, overrides)
             if sys.stderr.isatty():
                 print("checking the jobs", file=sys.stderr)

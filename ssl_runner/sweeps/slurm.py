@@ -2,33 +2,17 @@
 
 import contextlib
 import io
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime.console import Console
-from ssl_runner.sweeps import slurm_queue
+from ssl_runner.sweeps import slurm_keys, slurm_queue
 from ssl_runner.sweeps.slurm_queue import Queue
 from ssl_runner.sweeps.slurm_record import Record
 from ssl_runner.sweeps.slurm_state import LOGS, Standing, counts, standings
 from ssl_runner.sweeps.slurm_task import Task
-from ssl_runner.sweeps.sweep import Sweep
-
-_OURS = {  # parameters of sbatch that have a key of their own
-    "partition": "partition",
-    "account": "account",
-    "qos": "qos",
-    "time": "minutes",
-    "signal": "seconds_to_save",
-    "cpus-per-task": "cpus_per_job",
-    "mem": "memory_per_job",
-    "gpus-per-node": "gpus_per_job",
-    "array": "jobs",
-    "ntasks": "processes",
-    "ntasks-per-node": "processes",
-}
-_FIXED = ("error", "job-name", "nodes", "open-mode", "output", "requeue", "wckey")
+from ssl_runner.sweeps.sweep import OUTPUT, Sweep
 
 
 class Submitted:
@@ -61,7 +45,8 @@ class Submitted:
             slurm_queue.cancel(self.task)
 
     def kill(self) -> None:
-        slurm_queue.cancel(self.task, at_once=True)
+        """Cancel the job; SLURM ends it within half a minute."""
+        slurm_queue.cancel(self.task)
 
 
 class Slurm:
@@ -105,7 +90,7 @@ class Slurm:
         sbatch: Mapping[str, Any],
         submit: bool,
     ) -> None:
-        _refuse_low(
+        slurm_keys.refuse_low(
             minutes=(minutes, 1),
             seconds_to_save=(seconds_to_save, 1),
             requeues=(requeues, 0),
@@ -129,7 +114,7 @@ class Slurm:
                 f"hydra.launcher.gpus_per_job={gpus_per_job}, processes={processes}; each process needs a GPU: make "
                 "them equal, or gpus_per_job=0 for the CPU"
             )
-        _refuse_ours(sbatch)
+        slurm_keys.refuse_ours(sbatch)
         self.jobs, self.requeues, self.may_submit = jobs, requeues, submit
         self.processes, self.threads = processes, max(1, cpus_per_job // processes) if threads == "auto" else threads
         extra = {key.replace("_", "-"): value for key, value in sbatch.items() if value not in (None, False)}
@@ -150,7 +135,7 @@ class Slurm:
             "additional_parameters": {"requeue": True, **extra},
         }
         self.parameters = {key: value for key, value in given.items() if value is not None}
-        _refuse_without_slurm()
+        slurm_keys.refuse_without_slurm()
         self.queue = Queue()
 
     def submit(self, sweep: Sweep, console: Console) -> int:
@@ -204,7 +189,8 @@ class Slurm:
         for part in parts:
             begun = record.begin([sweep.jobs[number].name for number in part])
             at_once = max(1, self.jobs // len(parts))
-            tasks = [Task(str(sweep.folder_of(number)), self.processes, self.threads) for number in part]
+            folders = [sweep.folder_of(number) for number in part]
+            tasks = [Task(str(one), str(one / OUTPUT), self.processes, self.threads) for one in folders]
             try:
                 begun.id = self._sbatch(sweep, begun.name, at_once, tasks)
             except InvalidValue:
@@ -244,30 +230,3 @@ def _report(sweep: Sweep, found: list[Standing], sent: Sequence[str], console: C
         console.tell("submitted", f"as {number}; see them with squeue -j {number}, end them with scancel {number}")
     if any(one.word != "done" for one in found):
         console.print(f"the same command shows how they stand: {sweep.manifest.command}", soft_wrap=True)
-
-
-def _refuse_low(**given: tuple[int | str, int]) -> None:
-    for name, (value, least) in given.items():
-        if isinstance(value, int) and value < least:
-            raise InvalidValue(f"hydra.launcher.{name}={value}; it must be at least {least}")
-
-
-def _refuse_ours(sbatch: Mapping[str, Any]) -> None:
-    for key in sbatch:
-        plain = key.replace("_", "-")
-        if plain in _OURS:
-            raise InvalidValue(f"hydra.launcher.sbatch.{key}: write hydra.launcher.{_OURS[plain]} for it")
-        if plain in _FIXED:
-            raise InvalidValue(f"hydra.launcher.sbatch.{key}: the sweep sets it; leave it out")
-
-
-def _refuse_without_slurm() -> None:
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise InvalidValue("hydra/launcher=slurm needs submitit: pip install 'ssl-runner[slurm]'") from None
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise InvalidValue(
-            "hydra/launcher=slurm: there is no sbatch here; give the command on a machine of the cluster that submits "
-            "jobs, or use hydra/launcher=local"
-        )

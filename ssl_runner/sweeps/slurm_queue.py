@@ -10,6 +10,8 @@ from ssl_runner.errors import ClusterSilent
 
 EVERY = 2.0  # seconds between two questions of one command; all users share the scheduler
 _PATIENCE = 60  # seconds
+_USUAL_ARRAY = 1001  # SLURM's own MaxArraySize
+_LATER = "the jobs in the queue go on without it: give the command again later"
 PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 RUNNING = frozenset({"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
 ACTIVE = PENDING | RUNNING
@@ -69,9 +71,6 @@ class Queue:
         return self.tasks
 
 
-_LATER = "the jobs in the queue go on without it: give the command again later"
-
-
 def ended(numbers: Collection[str]) -> dict[str, str]:
     """States of tasks that squeue no longer lists; empty on clusters that keep no accounts."""
     if not numbers:
@@ -93,27 +92,17 @@ def largest_array() -> int:
             ["scontrol", "show", "config"], capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return _USUAL
+        return _USUAL_ARRAY
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "MaxArraySize" and value.strip().isdigit():
             return max(1, int(value))
-    return _USUAL
+    return _USUAL_ARRAY
 
 
-_USUAL = 1001  # SLURM's own
-
-
-def cancel(number: str, at_once: bool = False) -> None:
-    """Cancel a task. SLURM first asks it to end, and some seconds later (its KillWait) ends it.
-
-    Args:
-        at_once: Without those seconds.
-    """
-    words = ["scancel", "--quiet", *(["--full", "--signal=KILL"] if at_once else []), number]
-    subprocess.run(words, capture_output=True, check=False)
-    if at_once:  # a signal does not reach a task that waits
-        subprocess.run(["scancel", "--quiet", number], capture_output=True, check=False)
+def cancel(number: str) -> None:
+    """Cancel a task. SLURM first asks it to end, so that it saves, and ends it some seconds later (its KillWait)."""
+    subprocess.run(["scancel", "--quiet", number], capture_output=True, check=False)
 
 
 def _last_line(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssl_runner.runs import run_folder
 from ssl_runner.sweeps import slurm_queue
-from ssl_runner.sweeps.slurm_queue import PENDING, Task
+from ssl_runner.sweeps.slurm_queue import ACTIVE, PENDING, Task
 from ssl_runner.sweeps.slurm_record import Record
 from ssl_runner.sweeps.state import MISSING
 from ssl_runner.sweeps.sweep import OUTPUT, Sweep
@@ -51,6 +51,9 @@ def standings(sweep: Sweep, record: Record, queue: Mapping[str, Task]) -> list[S
         if not sweep.states[number].finished and job.name in tasks and tasks[job.name] not in queue
     }
     states = {number: task.state for number, task in queue.items()} | slurm_queue.ended(gone)
+    for number, job in enumerate(sweep.jobs):  # its folder was read before the queue, and may say more by now
+        if not sweep.states[number].finished and job.name in tasks and states.get(tasks[job.name]) not in ACTIVE:
+            sweep.look(number)
     return [_standing(sweep, number, tasks.get(job.name), states) for number, job in enumerate(sweep.jobs)]
 
 

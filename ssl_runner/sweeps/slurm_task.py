@@ -1,4 +1,7 @@
-"""What a SLURM task does: runs a job of a sweep as a child process, and lets it save before the task ends."""
+"""What a SLURM task does: runs a job of a sweep as a child process, and lets it save before the task ends.
+
+It imports no torch, which the child does, so that a task takes little memory beside its job.
+"""
 
 import os
 import shutil
@@ -9,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ssl_runner.runs import run_folder
-from ssl_runner.sweeps.sweep import OUTPUT
 
 _STOPPED = (130, 128 + signal.SIGTERM, -signal.SIGTERM)  # exit codes of a run that a signal ended
 
@@ -22,12 +24,13 @@ class Task:
 
     Args:
         folder: The job's, with its file; absolute.
+        output: The file that takes what the job prints.
         processes: Of the job.
         threads: CPU threads of each.
     """
 
-    def __init__(self, folder: str, processes: int, threads: int) -> None:
-        self.folder, self.processes, self.threads = folder, processes, threads
+    def __init__(self, folder: str, output: str, processes: int, threads: int) -> None:
+        self.folder, self.output, self.processes, self.threads = folder, output, processes, threads
         self.child: int | None = None
 
     def __call__(self) -> None:
@@ -38,7 +41,7 @@ class Task:
             # SIGTERM went to the job too: SLURM announces that the node is needed, but does not queue the task again
             signal.raise_signal(_preemption())
         if code < 0:
-            with (Path(self.folder) / OUTPUT).open("a") as output:
+            with open(self.output, "a") as output:
                 output.write(f"\n{_ended_by(-code)}\n")
         if code:
             sys.exit(code if code > 0 else 128 - code)
@@ -56,13 +59,13 @@ class Task:
             code = _wait(self.child)
             if code not in _STOPPED and _has_ended(Path(self.folder)):
                 return None
-        return DelayedSubmission(Task(self.folder, self.processes, self.threads))
+        return DelayedSubmission(Task(self.folder, self.output, self.processes, self.threads))
 
     def _start(self) -> int:
         words = [sys.executable, "-m"]
         if self.processes > 1:
             words += ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}", "-m"]
-        with (Path(self.folder) / OUTPUT).open("wb") as output:
+        with open(self.output, "wb") as output:
             process = subprocess.Popen(
                 [*words, "ssl_runner.train", "--job", self.folder],
                 stdin=subprocess.DEVNULL,

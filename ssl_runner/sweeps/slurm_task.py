@@ -31,12 +31,12 @@ class Task:
 
     def __init__(self, folder: str, output: str, processes: int, threads: int) -> None:
         self.folder, self.output, self.processes, self.threads = folder, output, processes, threads
-        self.child: int | None = None
+        self.child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> None:
         """Run the job, or resume it. The task ends with the job's exit code, which SLURM shows."""
         self.child = self._start()
-        code = _wait(self.child)
+        code = _wait(self.child.pid)
         if code in _STOPPED and _keeps_its_node():
             # SIGTERM went to the job too: SLURM announces that the node is needed, but does not queue the task again
             signal.raise_signal(_preemption())
@@ -55,18 +55,18 @@ class Task:
         from submitit.helpers import DelayedSubmission
 
         if self.child is not None:
-            os.kill(self.child, signal.SIGTERM)
-            code = _wait(self.child)
+            os.kill(self.child.pid, signal.SIGTERM)
+            code = _wait(self.child.pid)
             if code not in _STOPPED and _has_ended(Path(self.folder)):
                 return None
         return DelayedSubmission(Task(self.folder, self.output, self.processes, self.threads))
 
-    def _start(self) -> int:
+    def _start(self) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-m"]
         if self.processes > 1:
             words += ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}", "-m"]
         with open(self.output, "wb") as output:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [*words, "ssl_runner.train", "--job", self.folder],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -74,7 +74,6 @@ class Task:
                 env=dict(os.environ) | {"OMP_NUM_THREADS": str(self.threads)},
                 preexec_fn=_ignore_preemption,
             )
-        return process.pid
 
 
 def _preemption() -> signal.Signals:
@@ -89,7 +88,8 @@ def _ignore_preemption() -> None:
 def _wait(child: int) -> int:
     """The exit code of a child, for a signal minus its number.
 
-    The child is not reaped, and no lock is taken: `Task.checkpoint` waits in a signal handler, inside another wait.
+    The child is not reaped, and Popen's lock is not taken: `Task.checkpoint` waits in a signal handler, which
+    interrupts this very wait.
     """
     found = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert found is not None

@@ -270,7 +270,7 @@ def test_a_damaged_record_is_reported_with_what_to_do(text, tmp_path):
 
 
 RUN = """
-import json, signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[sys.argv.index("--job") + 1])
 if (folder / "ends").exists():
@@ -279,7 +279,8 @@ def save(*_):
     (folder / "saved").touch()
     sys.exit(130)
 signal.signal(signal.SIGTERM, save)
-(folder / "started").touch()
+(folder / "started.new").write_text(str(os.getpid()))
+(folder / "started.new").rename(folder / "started")
 time.sleep(600)
 """
 
@@ -313,24 +314,44 @@ def test_a_task_ends_with_the_exit_code_of_its_job(code, line, task):
     assert line in (folder / "output.log").read_text()
 
 
-def test_at_the_time_limit_the_job_saves_and_is_queued_again(task, tmp_path, monkeypatch):
-    """As submitit does it: its signal handler calls `checkpoint` while the task waits for its job."""
+@pytest.fixture
+def submitted(task, tmp_path, monkeypatch) -> list[str]:
+    """The command with which submitit runs the task. Without SLURM, it queues again by the exit code 144."""
     submitit = pytest.importorskip("submitit")
-    paths, folder = submitit.core.utils.JobPaths(tmp_path / "logs", job_id="7"), Path(task.folder)
+    paths = submitit.core.utils.JobPaths(tmp_path / "logs", job_id="7")
     paths.folder.mkdir()
     submission = submitit.helpers.DelayedSubmission(task)
     submission.set_timeout(60, 3)
     submission.dump(paths.submitted_pickle)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "7")
-    words = [sys.executable, "-m", "submitit.core._submit", str(paths.folder)]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+    return [sys.executable, "-m", "submitit.core._submit", str(paths.folder)]
+
+
+def test_at_the_time_limit_the_job_saves_and_is_queued_again(task, submitted):
+    """Submitit's signal handler calls `checkpoint` while the task waits for its job."""
+    folder = Path(task.folder)
+    with subprocess.Popen(submitted, stdout=subprocess.DEVNULL) as process:
         wait_for(folder / "started")
         process.send_signal(signal.SIGUSR2)
-        assert process.wait() == 144  # with which submitit queues again where there is no SLURM
+        assert process.wait() == 144
     assert (folder / "saved").exists()
     (folder / "ends").write_text("0")
-    assert subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert subprocess.run(submitted, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("state", "code"), [("RUNNING", 144), ("COMPLETING", 130)])
+def test_a_job_that_was_asked_to_end_is_queued_again_only_where_slurm_does_not_end_it(
+    state, code, task, submitted, cluster, monkeypatch
+):
+    """SIGTERM is the first sign of a preemption, of ``scancel`` and of ``scontrol requeue``."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    (cluster / "queue").write_text(f"{state}\n")
+    folder = Path(task.folder)
+    with subprocess.Popen(submitted, stdout=subprocess.DEVNULL) as process:
+        wait_for(folder / "started")
+        os.kill(int((folder / "started").read_text()), signal.SIGTERM)
+        assert process.wait() == code
 
 
 def test_a_task_imports_no_torch():
@@ -349,7 +370,7 @@ def test_a_job_that_has_ended_at_the_time_limit_is_not_queued_again(task):
 def test_the_signal_of_the_time_limit_does_not_reach_the_job(task):
     task.child = task._start()
     wait_for(Path(task.folder) / "started")
-    os.kill(task.child, signal.SIGUSR2)
+    os.kill(task.child.pid, signal.SIGUSR2)
     assert task.checkpoint().function.folder == task.folder
     assert (Path(task.folder) / "saved").exists()
 

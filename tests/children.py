@@ -73,6 +73,7 @@ def _live(logs: Path, environment: dict[str, str], deed: Deed | None, work: Call
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup ignore it
     if deed is not None:
         deed()
     try:

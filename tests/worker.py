@@ -90,12 +90,12 @@ def take(algorithm: Algorithm, batch: Views | Episodes, context: StepContext) ->
     return found | {f"metric {name}": value for name, value in collectives.average(step.metrics).items()}
 
 
-def apart(overrides: list[str]) -> dict[str, float]:
+def apart(composer: Composer, overrides: list[str]) -> dict[str, float]:
     """Largest difference of gradients, of state and of metrics, each relative to the largest value of its kind.
 
     Not of its own tensor: a bias before batch normalisation has a gradient of 0 but for rounding.
     """
-    config, _ = checked_config(Composer(CONF), overrides)
+    config, _ = checked_config(composer, overrides)
     with process_group.single_process():
         run = wire.wire(config)
         whole = double(run.batching.batch(3))
@@ -120,7 +120,8 @@ def measure(out: Path, *names: str) -> None:
     """Write the differences of some cases, or of all; each process runs this."""
     process_group.init()
     torch.set_num_threads(1)
-    found = {name: apart(overrides) for name, overrides in cases().items() if name in (names or [name])}
+    composer = Composer(CONF)
+    found = {name: apart(composer, overrides) for name, overrides in cases().items() if name in (names or [name])}
     if process_group.rank() == 0:
         out.write_text(json.dumps(found, indent=1))
     process_group.shutdown()

@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -49,7 +50,9 @@ def follow(app: App, config: Config, prepared: Any) -> Any:
 def serve_job(app: App, folder: Path) -> int:
     """Run a job of a sweep, or resume it, from the file that the sweep wrote into its run folder."""
     folder = folder.absolute()
-    config = read_job(folder)["config"] | {"resume": "auto"}
+    job = read_job(folder)
+    sys.argv = ["ssl-train", *job["overrides"]]  # which the run records as its command
+    config = job["config"] | {"resume": "auto"}
     try:
         prepared = app.prepare(config)
     except Exception:

@@ -90,7 +90,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
     from ssl_runner.cli.jobs import has_our_launcher, is_sweep
-    from ssl_runner.cli.sweep import run_sweep
+    from ssl_runner.cli.sweep import run_sweep, warm_up
     from ssl_runner.cli.validate import check_jobs
 
     extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
@@ -104,6 +104,10 @@ def _serve(app: App, arguments: list[str]) -> int:
         code = _serve_named(app, overrides, parsed.multirun)
         if code is not None:
             return code
+        if parsed.multirun:
+            warm_up(composer, overrides)
+            if sys.stderr.isatty():
+                print("checking the jobs", file=sys.stderr)
         checked = check_jobs(app, composer, overrides, parsed.multirun)
         configs, prepared = checked.configs, checked.prepared
         if configs and configs[0].get("dry_run"):  # no configs: a sweeper that chooses jobs as it runs

@@ -34,8 +34,9 @@ def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[l
     base = composer.compose(overrides, RunMode.MULTIRUN)
     if not has_basic_sweeper(base):
         return []
-    params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
     given = as_written(base.hydra.overrides)
+    typed = {override.key_or_group for override in composer.parse(given["task"])}
+    params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items() if key not in typed]
     return [[*given["hydra"], *job] for job in split(composer.parse([*params, *given["task"]]))]
 
 

@@ -1,5 +1,6 @@
 """A sweep with a launcher of ours: written down, run, and what has become of its jobs."""
 
+import contextlib
 import os
 import shlex
 from collections.abc import Sequence
@@ -10,14 +11,25 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS
 from ssl_runner.cli.validate import Checked
 from ssl_runner.config.building import build
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.console import Console
+from ssl_runner.sweeps import forked
 from ssl_runner.sweeps.drive import Grid, drive
+from ssl_runner.sweeps.local import Local
 from ssl_runner.sweeps.manifest import Manifest
 from ssl_runner.sweeps.sweep import Sweep, begin, held
 from ssl_runner.sweeps.table import Table
+
+
+def warm_up(composer: Composer, overrides: Sequence[str]) -> None:
+    """Let the server that jobs are forked from import torch while this process checks them."""
+    with contextlib.suppress(*COMPOSITION_ERRORS):  # which the check reports
+        launcher = composer.compose(overrides, RunMode.MULTIRUN).hydra.launcher
+        if launcher.get("_target_") == f"{Local.__module__}.{Local.__name__}" and forked.AVAILABLE:
+            forked.prepare()
 
 
 def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) -> int:

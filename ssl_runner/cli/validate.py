@@ -22,7 +22,7 @@ from ssl_runner.errors import ConfigError, Misspelled, NotDownloaded
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.no_download import no_download
 
-SECONDS_OF_PREPARING = 5.0
+SECONDS_OF_PREPARING = 3.0
 
 
 def checked_config(
@@ -137,19 +137,29 @@ def refuse_shared_folders(composer: Composer, every: list[list[str]]) -> None:
         )
 
 
+def _by_kind(configs: list[Config]) -> list[Config]:
+    """The configs, those that differ from all before them in more than their seed first."""
+    first: dict[str, int] = {}
+    for number, config in enumerate(configs):
+        first.setdefault(json.dumps(config | {"seed": None}, sort_keys=True), number)
+    numbers = set(first.values())
+    return [configs[number] for number in sorted(range(len(configs)), key=lambda number: number not in numbers)]
+
+
 def _prepare_all(app: App, configs: list[Config]) -> tuple[Any, dict[str, str], int | None]:
     """Find what does not fit before a folder is made: in a long sweep, as much as a few seconds can find.
 
-    Jobs that train on other data than those before them are prepared however long it takes.
+    Jobs that differ in more than their seed come first. Jobs that train on other data than those before them are
+    prepared however long it takes.
 
     Returns:
-        What the last one needs; fingerprints by dataset node; the most memory that a job takes.
+        What a single job needs; fingerprints by dataset node; the most memory that a job takes.
     """
     began, prepared, problems = time.perf_counter(), None, []
     data: dict[str, str] = {}
     seen: set[str] = set()
     sizes: list[int] = []
-    for number, config in enumerate(configs):
+    for number, config in enumerate(_by_kind(configs)):
         late = number and time.perf_counter() - began > SECONDS_OF_PREPARING
         if late and _dataset(config) in seen and not config.get("dry_run"):
             continue

@@ -2,7 +2,7 @@
 
 import fnmatch
 import warnings
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -37,6 +37,21 @@ def check_config(
     problems: list[str] = []
     plain = _plain(config, "", problems)
     plain.pop("hydra", None)
+    return check_plain(plain, root_keys, supplied, problems)
+
+
+def check_plain(
+    plain: dict[str, Any],
+    root_keys: Mapping[str, Any] | Iterable[str],
+    supplied: Mapping[str, Set[str]] | None = None,
+    problems: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Like `check_config`, for a config of dicts and lists.
+
+    Args:
+        problems: Those that are known already.
+    """
+    problems = list(problems)
     plain, renamed = with_current_names(plain)
     for sentence in renamed:
         warnings.warn(f"{sentence}; the old name works until version 0.3", FutureWarning, stacklevel=2)

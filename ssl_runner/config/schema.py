@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ssl_runner.config.checking import check_config
+from ssl_runner.config.checking import check_config, check_plain
 from ssl_runner.config.paths import with_absolute_paths
 from ssl_runner.config.signatures import Factory, Node
 
@@ -44,6 +44,11 @@ SUPPLIED: Mapping[str, Set[str]] = {
     "model.head": {"in_features", "n_outputs"},
     "optimizer": {"params"},
 }
+
+
+def check_again(plain: Config) -> Config:
+    """Like `check`, for a config that was plain already."""
+    return with_absolute_paths(check_plain(plain, ROOT_KEYS, SUPPLIED))
 
 
 def check(config: DictConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Set
 from enum import Enum
+from functools import cache
 from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -71,6 +72,7 @@ def paths_of(target: Callable[..., Any]) -> list[str]:
     return [name for name, kind in kinds.items() if PathText in (kind, *get_args(kind))]
 
 
+@cache
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(target, eval_str=True).parameters

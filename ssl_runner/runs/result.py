@@ -42,14 +42,18 @@ class Result:
 
     def is_finished(self) -> bool:
         """Whether this folder holds the complete result of the same config; if so, it becomes the content."""
-        try:
-            before = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
+        before = self._before()
         same = before.get("config_hash") == self.content["config_hash"] and before.get("status") == run_folder.FINISHED
         if same:
             self.content = before
         return same
+
+    def _before(self) -> dict[str, Any]:
+        """The content of the file in the folder, which an earlier process wrote; empty if it is damaged."""
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
 
     def take_up(self, resumed: dict[str, Any], steps: int) -> None:
         """Continue from a checkpoint; if the end of the run was changed, the result says so.
@@ -62,6 +66,7 @@ class Result:
             ResumeError: More steps than that are already done.
         """
         self.reach(resumed["step"])
+        self.content["resumed_at_steps"] = [*self._before().get("resumed_at_steps", []), resumed["step"]]
         if resumed["step"] > steps:
             raise ResumeError(
                 f"{self.path.parent} has already done {resumed['step']} steps, but would end after {steps}; give more"

@@ -24,7 +24,11 @@ def prepare() -> None:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_IMPORTED, "ssl_runner.report.stages"])
-    forkserver.ensure_running()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the server while it imports
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def start(arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> BaseProcess:
@@ -33,6 +37,9 @@ def start(arguments: Sequence[str], environment: Mapping[str, str], output: Path
     Args:
         environment: Replaces the server's.
         output: The file that takes what it prints.
+
+    Raises:
+        OSError, EOFError: The server has died.
     """
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_live, args=(list(arguments), dict(environment), output))

@@ -120,7 +120,8 @@ class Local:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         arguments = ["--job", str(folder)]
         if self.forks and resources.code_stamp() == self.code:  # the server has imported the code of the start
-            return Process(number, forked.start(arguments, environment, folder / OUTPUT), gpus, self.free)
+            with contextlib.suppress(OSError, EOFError):  # the server was killed
+                return Process(number, forked.start(arguments, environment, folder / OUTPUT), gpus, self.free)
         words = [sys.executable, "-m"]
         if self.processes > 1:
             words += ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}", "-m"]

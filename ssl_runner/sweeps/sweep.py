@@ -50,8 +50,10 @@ class Sweep:
             code: The exit code of its process, if that has ended.
         """
         found = state(self.jobs[number], self.folder_of(number), {})
-        if code not in (None, 0) and not found.finished:
-            found = State(_status(found, code), found.folder, _reason(found, self.folder_of(number), code))
+        if code == -signal.SIGTERM and not found.finished:  # stopped before it could say so
+            found = State("interrupted", found.folder)
+        elif code not in (None, 0) and not found.finished:
+            found = State(_status(found), found.folder, _reason(found, self.folder_of(number), code))
         self.states[number] = found
         return found
 
@@ -74,7 +76,7 @@ class Sweep:
         return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
 
 
-def _status(found: State, code: int) -> str:
+def _status(found: State) -> str:
     return "failed" if found.status in (MISSING, run_folder.RUNNING, "killed") else found.status
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class Submitted:
             return 0
         if found.active:
             return None
-        return 0 if found.state in ("COMPLETED", "CANCELLED") else 1
+        return {"COMPLETED": 0, "CANCELLED": -signal.SIGTERM}.get(found.state, 1)
 
     def stop(self) -> None:
         """Cancel the job once; SLURM lets it save first."""

@@ -54,7 +54,7 @@ class Queue:
         except subprocess.TimeoutExpired:
             raise ClusterSilent(f"squeue has not answered for {_PATIENCE} s; {_LATER}") from None
         if done.returncode:
-            raise ClusterSilent(f"squeue: {_last_line(done.stderr)}; {_LATER}")
+            raise ClusterSilent(f"squeue: {_last_line(done.stderr).removeprefix('squeue: ')}; {_LATER}")
         rows = (line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
         self.tasks = {number: Task(state, name) for number, state, name in rows}
         self.asked = time.monotonic()

@@ -25,7 +25,7 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
     """Run what is left of a sweep.
 
     Returns:
-        Exit code: 0 if all jobs are done, 130 when interrupted, else 1.
+        Exit code: 0 if all jobs are done, or were submitted to a cluster; 130 when interrupted, else 1.
     """
     if any(word.startswith("hydra.sweep.subdir=") for word in overrides):
         raise ConfigError(
@@ -46,6 +46,8 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
     with held(folder):
         sweep = begin(folder, asked, None if again else outputs, checked.job_bytes)
         _report_code(sweep, console)
+        if launcher.detached:
+            return launcher.submit(sweep, console)
         try:
             drive(sweep, launcher, Grid(sweep.unfinished), Table(console))
         except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """A sweep with a launcher of ours: written down, run, and what has become of its jobs."""
 
+import itertools
 import os
 import shlex
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from ssl_runner.errors import ConfigError
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.console import Console
 from ssl_runner.sweeps.drive import Grid, drive
-from ssl_runner.sweeps.manifest import Manifest
+from ssl_runner.sweeps.manifest import FILE, Manifest, read
 from ssl_runner.sweeps.sweep import Sweep, begin, held
 from ssl_runner.sweeps.table import Table
 
@@ -38,7 +39,9 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
     base = composer.compose(overrides, RunMode.MULTIRUN)
     node: Any = OmegaConf.to_container(base.hydra.launcher, resolve=True)
     launcher = build(node, "hydra.launcher")
-    words = [[word for word in job if not word.startswith("hydra.")] for job in checked.overrides]
+    words = [
+        [word for word in job if not word.lstrip("+~").startswith(("hydra.", "hydra/"))] for job in checked.overrides
+    ]
     asked = Manifest.of(provenance.command(), provenance.git(), words, checked.configs, checked.fingerprints)
     outputs = Path(os.environ.get("SSL_RUNNER_OUTPUTS", "outputs")).absolute()
     again = bool((checked.configs[0].get("sweep") or {}).get("again"))
@@ -58,14 +61,18 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
 
 
 def _folder(overrides: Sequence[str], base: Any, asked: Manifest, outputs: Path, name: str, again: bool) -> Path:
-    """The one that was asked for; else one whose name is the sweep's content, so that the same command finds it."""
+    """The one that was asked for; else one whose name is the sweep's content, so that the same command finds it.
+
+    With ``sweep.again=true``, the name is numbered: a sweep that was interrupted goes on, after a complete one a new one
+    begins.
+    """
     if any(word.startswith("hydra.sweep.dir=") for word in overrides):
         return Path(str(base.hydra.sweep.dir)).expanduser().absolute()
     folder = outputs / name / f"sweep_{asked.content}"
     if not again:
         return folder
-    numbers = (number for number in range(2, 10_000) if not folder.with_name(f"{folder.name}_{number}").exists())
-    return folder.with_name(f"{folder.name}_{next(numbers)}")
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
+    return next(path for path in numbered if not (path / FILE).exists() or Sweep(path, read(path), None).unfinished)
 
 
 def _report_code(sweep: Sweep, console: Console) -> None:

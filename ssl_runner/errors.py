@@ -81,6 +81,10 @@ class FolderGone(RunEvent, RuntimeError):
     """The run folder, or a part of it, was deleted or moved while the run wrote to it."""
 
 
+class ClusterSilent(RunEvent, RuntimeError):
+    """The scheduler of a cluster does not answer; what it has queued goes on."""
+
+
 class ProcessLost(RunEvent, RuntimeError):
     """Another process of the run does not answer.
 

@@ -19,7 +19,15 @@ settings.register_profile("untimed", deadline=None)  # a busy machine must not f
 settings.load_profile("untimed")
 
 # the longest files
-FIRST = ("test_distributed", "test_runs", "test_recipes", "test_signals", "test_combinations", "test_timm_encoder")
+FIRST = (
+    "test_distributed",
+    "test_runs",
+    "test_recipes",
+    "test_signals",
+    "test_combinations",
+    "test_timm_encoder",
+    "test_slurm_cluster",
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 

@@ -89,9 +89,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     # these import Hydra, which help does not need
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
-    from ssl_runner.cli.jobs import has_our_launcher, is_search, is_sweep
-    from ssl_runner.cli.search import run_search
-    from ssl_runner.cli.sweep import run_sweep, warm_up
+    from ssl_runner.cli.jobs import has_our_launcher, is_search, is_sweep, warm_up
     from ssl_runner.cli.validate import check_jobs
 
     extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
@@ -110,6 +108,8 @@ def _serve(app: App, arguments: list[str]) -> int:
             if sys.stderr.isatty():
                 print("checking the jobs", file=sys.stderr)
         if is_search(composer, overrides, parsed.multirun):
+            from ssl_runner.cli.search import run_search
+
             return run_search(app, composer, overrides)
         checked = check_jobs(app, composer, overrides, parsed.multirun)
         configs, prepared = checked.configs, checked.prepared
@@ -120,6 +120,8 @@ def _serve(app: App, arguments: list[str]) -> int:
             return 0
         sweep = is_sweep(composer, overrides, parsed.multirun)
         if sweep and has_our_launcher(composer, overrides):
+            from ssl_runner.cli.sweep import run_sweep
+
             return run_sweep(composer, overrides, checked)
     own = ["--config-name", parsed.config_name] if parsed.config_name != "config" else []
     own += [] if extra is None else ["--config-dir", str(extra)]

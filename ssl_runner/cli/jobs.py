@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.hydra_private import has_basic_sweeper, hydra_config, split
 from ssl_runner.cli.spaces import TARGET, Plan, read_plan
+from ssl_runner.sweeps import forked
+from ssl_runner.sweeps.local import Local
 
 
 def is_sweep(composer: Composer, overrides: Sequence[str], multirun: bool) -> bool:
@@ -63,6 +65,14 @@ def has_our_launcher(composer: Composer, overrides: Sequence[str]) -> bool:
     """Whether a launcher of ours runs the sweep, and not one of Hydra's plugins."""
     base = composer.compose(overrides, RunMode.MULTIRUN)
     return has_basic_sweeper(base) and str(base.hydra.launcher.get("_target_", "")).startswith("ssl_runner.sweeps.")
+
+
+def warm_up(composer: Composer, overrides: Sequence[str]) -> None:
+    """Let the server that jobs are forked from import torch while this process checks them."""
+    with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):  # which the check reports
+        launcher = composer.compose(overrides, RunMode.MULTIRUN).hydra.launcher
+        if launcher.get("_target_") == f"{Local.__module__}.{Local.__name__}" and forked.AVAILABLE:
+            forked.prepare()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from ssl_runner.cli.layout import first_sentence, plain, table, wrapped
 from ssl_runner.config.suggestions import nearest
 from ssl_runner.errors import ConfigError
 
-EXPERIMENT = "experiment"
+EXPERIMENT, SWEEP = "experiment", "sweep"
 _SPECIAL = ("_target_", "_partial_", "_args_", "_convert_", "defaults")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -174,6 +174,10 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
     header, comments = _comments(text)
     if group == EXPERIMENT:
         return _experiment(folders, name, header, comments, content)
+    if group == SWEEP:
+        params = content["hydra"]["sweeper"]["params"]
+        swept = [Key(key, as_yaml(value), "values", "A job for each.", "") for key, value in params.items()]
+        return Option(f"{group}={name}", header, None, [], swept, [], {})
     prefix = _package(text) or group.replace("/", ".")
     nodes: list[Node] = []
     keys = list(_keys(content, "", prefix, comments, nodes))

@@ -1,6 +1,6 @@
 """A sweep with a launcher of ours: written down, run, and what has become of its jobs."""
 
-import contextlib
+import itertools
 import os
 import shlex
 from collections.abc import Sequence
@@ -11,38 +11,37 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from ssl_runner.cli.compose import Composer
-from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS
 from ssl_runner.cli.validate import Checked
 from ssl_runner.config.building import build
+from ssl_runner.errors import ConfigError
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.console import Console
-from ssl_runner.sweeps import forked
 from ssl_runner.sweeps.drive import Grid, drive
-from ssl_runner.sweeps.local import Local
-from ssl_runner.sweeps.manifest import Manifest
+from ssl_runner.sweeps.manifest import FILE, Manifest, read
 from ssl_runner.sweeps.sweep import Sweep, begin, held
 from ssl_runner.sweeps.table import Table
-
-
-def warm_up(composer: Composer, overrides: Sequence[str]) -> None:
-    """Let the server that jobs are forked from import torch while this process checks them."""
-    with contextlib.suppress(*COMPOSITION_ERRORS):  # which the check reports
-        launcher = composer.compose(overrides, RunMode.MULTIRUN).hydra.launcher
-        if launcher.get("_target_") == f"{Local.__module__}.{Local.__name__}" and forked.AVAILABLE:
-            forked.prepare()
 
 
 def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) -> int:
     """Run what is left of a sweep.
 
     Returns:
-        Exit code: 0 if all jobs are done, 130 when interrupted, else 1.
+        Exit code: 0 if all jobs are done, or were submitted to a cluster; 130 when interrupted, else 1.
     """
+    if any(word.startswith("hydra.sweep.subdir=") for word in overrides):
+        raise ConfigError(
+            [
+                "hydra.sweep.subdir: this launcher names job folders by what differs between the jobs; leave it out, "
+                "or choose hydra/launcher=basic"
+            ]
+        )
     console = Console()
     base = composer.compose(overrides, RunMode.MULTIRUN)
     node: Any = OmegaConf.to_container(base.hydra.launcher, resolve=True)
     launcher = build(node, "hydra.launcher")
-    words = [[word for word in job if not word.startswith("hydra.")] for job in checked.overrides]
+    words = [
+        [word for word in job if not word.lstrip("+~").startswith(("hydra.", "hydra/"))] for job in checked.overrides
+    ]
     asked = Manifest.of(provenance.command(), provenance.git(), words, checked.configs, checked.fingerprints)
     outputs = Path(os.environ.get("SSL_RUNNER_OUTPUTS", "outputs")).absolute()
     again = bool((checked.configs[0].get("sweep") or {}).get("again"))
@@ -50,6 +49,8 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
     with held(folder):
         sweep = begin(folder, asked, None if again else outputs, checked.job_bytes)
         _report_code(sweep, console)
+        if launcher.detached:
+            return launcher.submit(sweep, console)
         try:
             drive(sweep, launcher, Grid(sweep.unfinished), Table(console))
         except KeyboardInterrupt:
@@ -60,14 +61,18 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
 
 
 def folder_of(overrides: Sequence[str], base: Any, stem: str, outputs: Path, name: str, again: bool) -> Path:
-    """The one that was asked for; else one whose name is the sweep's content, so that the same command finds it."""
+    """The one that was asked for; else one whose name is the sweep's content, so that the same command finds it.
+
+    With ``sweep.again=true``, the name is numbered: a sweep that was interrupted goes on, after a complete one a new one
+    begins.
+    """
     if any(word.startswith("hydra.sweep.dir=") for word in overrides):
         return Path(str(base.hydra.sweep.dir)).expanduser().absolute()
     folder = outputs / name / stem
     if not again:
         return folder
-    numbers = (number for number in range(2, 10_000) if not folder.with_name(f"{folder.name}_{number}").exists())
-    return folder.with_name(f"{folder.name}_{next(numbers)}")
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
+    return next(path for path in numbered if not (path / FILE).exists() or Sweep(path, read(path), None).unfinished)
 
 
 def _report_code(sweep: Sweep, console: Console) -> None:

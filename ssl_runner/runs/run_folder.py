@@ -14,7 +14,7 @@ from ssl_runner.runtime import atomic_write
 from ssl_runner.runtime.file_lock import is_held, locked
 from ssl_runner.runtime.launch_environment import how_to_go_on
 
-RESULT, LOCK = "result.json", ".lock"
+RESULT, METRICS, LOCK = "result.json", "metrics.jsonl", ".lock"
 FINISHED, RUNNING = "finished", "running"
 
 _TRIES = 10  # within a second, since `status` in another process may hold the lock for a moment

@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ssl_runner.runs import events
+from ssl_runner.runs import events, run_folder
 from ssl_runner.runtime.atomic_write import write_atomically
 from ssl_runner.runtime.console import Console
 
-FILE = "metrics.jsonl"
+FILE = run_folder.METRICS
 
 
 class Silence:

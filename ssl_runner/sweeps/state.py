@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_runner.runs import run_folder, tracking
+from ssl_runner.runs import run_folder
 from ssl_runner.sweeps.manifest import Job
 
 MISSING = "missing"  # not begun
@@ -115,7 +115,7 @@ class Progress:
 def progress(folder: Path) -> Progress:
     """Read from the run folder: the last logged step, and where the run ends."""
     steps = _content(folder / run_folder.RESULT).get("planned_steps")
-    path, step, loss = folder / tracking.FILE, 0, None
+    path, step, loss = folder / run_folder.METRICS, 0, None
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))

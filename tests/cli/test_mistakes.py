@@ -495,7 +495,7 @@ def knobs(content, path=()):
 OPTIONS = {
     path.relative_to(CONF).with_suffix("").as_posix(): list(knobs(yaml.safe_load(path.read_text()) or {}))
     for path in sorted(CONF.rglob("*.yaml"))
-    if path.parent != CONF and path.parent.name not in ("experiment", "sweep")
+    if path.parent != CONF and path.relative_to(CONF).parts[0] not in ("experiment", "sweep", "hydra")
 }
 FORWARD_LEARNERS = (
     "matchingnet",

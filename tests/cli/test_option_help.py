@@ -41,7 +41,7 @@ def test_every_key_says_what_it_takes(word):
     assert [key.name for key in read(word).keys if not key.kind and ".transforms." not in key.name] == []
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", [word for word in WORDS if not word.startswith("sweep=")])
 def test_every_key_that_conf_sets_is_there(word):
     group, _, name = word.partition("=")
     content = yaml.safe_load((CONF[0] / group / f"{name}.yaml").read_text())

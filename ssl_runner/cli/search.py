@@ -114,7 +114,15 @@ def _launcher(base: Any) -> Any:
     node: Any = OmegaConf.to_container(base.hydra.launcher, resolve=True)
     if not str(node.get("_target_", "")).startswith("ssl_runner.sweeps."):
         raise ConfigError(["hydra/launcher: a search needs one of ours; choose hydra/launcher=local"])
-    return build(node, "hydra.launcher")
+    launcher = build(node, "hydra.launcher")
+    if launcher.detached:
+        raise ConfigError(
+            [
+                "hydra/launcher: a search chooses each trial by the figures of others, so its command has to stay, and "
+                "this launcher only submits; choose hydra/launcher=local, on SLURM inside a job of its own"
+            ]
+        )
+    return launcher
 
 
 def _content(plan: Plan, checked: Checked) -> str:

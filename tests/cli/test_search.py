@@ -9,15 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.types import RunMode
 
 from ssl_runner import train
-from ssl_runner.cli import command_line
+from ssl_runner.cli import command_line, search
 from ssl_runner.cli.app import App
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.jobs import is_search, search_plan
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.errors import ConfigError
 from ssl_runner.sweeps import manifest
+from ssl_runner.sweeps.local import Local
 
 pytest.importorskip("optuna")
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,12 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_written(words, me
     assert message in printed.err
     assert len(printed.err.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_launcher_that_only_submits_is_refused(composer, monkeypatch):
+    monkeypatch.setattr(Local, "detached", True)
+    with pytest.raises(ConfigError, match="this launcher only submits; choose hydra/launcher=local"):
+        search._launcher(composer.compose([*SEARCH, *SPACES], RunMode.MULTIRUN))
 
 
 @pytest.fixture(scope="module")

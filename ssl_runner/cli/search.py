@@ -25,16 +25,17 @@ from ssl_runner.config.hashing import config_hash
 from ssl_runner.errors import ConfigError, InvalidValue
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.console import Console
-from ssl_runner.sweeps import manifest, study
+from ssl_runner.sweeps import manifest
 from ssl_runner.sweeps.drive import drive
 from ssl_runner.sweeps.manifest import Job, Manifest
 from ssl_runner.sweeps.names import trial_name
-from ssl_runner.sweeps.search import USUAL_TRIALS
-from ssl_runner.sweeps.spaces import combinations
-from ssl_runner.sweeps.study import Study
+from ssl_runner.sweeps.search import study
+from ssl_runner.sweeps.search.settings import USUAL_TRIALS
+from ssl_runner.sweeps.search.spaces import combinations
+from ssl_runner.sweeps.search.study import Study
+from ssl_runner.sweeps.search.trials import Trials
 from ssl_runner.sweeps.sweep import Sweep, held
 from ssl_runner.sweeps.table import Table
-from ssl_runner.sweeps.trials import Trials
 
 
 def run_search(app: App, composer: Composer, overrides: list[str]) -> int:
@@ -65,7 +66,12 @@ def run_search(app: App, composer: Composer, overrides: list[str]) -> int:
         make = _Maker(composer, plan, checked)
         known = Study(folder, content, plan.search, list(plan.spaces.values()))
         trials = Trials(sweep, known, _total(plan), make, console.tell)
-        interrupted = False
+        slots, interrupted = launcher.slots(sweep), False
+        if slots >= trials.total > 1 and plan.search.sampler in ("tpe", "cmaes"):
+            console.warn(
+                f"hydra.launcher.jobs={slots}: all {trials.total} trials run at once, so none learns from the others; "
+                "lower it"
+            )
         try:
             drive(sweep, launcher, trials, Table(console))
         except KeyboardInterrupt:
@@ -114,15 +120,7 @@ def _launcher(base: Any) -> Any:
     node: Any = OmegaConf.to_container(base.hydra.launcher, resolve=True)
     if not str(node.get("_target_", "")).startswith("ssl_runner.sweeps."):
         raise ConfigError(["hydra/launcher: a search needs one of ours; choose hydra/launcher=local"])
-    launcher = build(node, "hydra.launcher")
-    if launcher.detached:
-        raise ConfigError(
-            [
-                "hydra/launcher: a search chooses each trial by the figures of others, so its command has to stay, and "
-                "this launcher only submits; choose hydra/launcher=local, on SLURM inside a job of its own"
-            ]
-        )
-    return launcher
+    return build(node, "hydra.launcher")
 
 
 def _content(plan: Plan, checked: Checked) -> str:

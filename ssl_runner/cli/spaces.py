@@ -14,10 +14,10 @@ from ssl_runner.config.building import build
 from ssl_runner.config.signatures import check_arguments
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import ConfigError, InvalidValue
-from ssl_runner.sweeps.search import Search
-from ssl_runner.sweeps.spaces import Choices, Numbers, Space, refuse
+from ssl_runner.sweeps.search.settings import Search
+from ssl_runner.sweeps.search.spaces import Choices, Numbers, Space, refuse
 
-TARGET = "ssl_runner.sweeps.search.Search"
+TARGET = "ssl_runner.sweeps.search.settings.Search"
 TAGS = ("int", "log")
 
 

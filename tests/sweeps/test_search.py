@@ -9,14 +9,15 @@ import pytest
 
 from ssl_runner.config.hashing import config_hash
 from ssl_runner.errors import InvalidValue
-from ssl_runner.sweeps import manifest, study
-from ssl_runner.sweeps.figures import Figures
+from ssl_runner.sweeps import manifest
 from ssl_runner.sweeps.manifest import Job, Manifest
-from ssl_runner.sweeps.search import Search
-from ssl_runner.sweeps.spaces import Choices, Numbers, combinations, refuse
-from ssl_runner.sweeps.study import Study
+from ssl_runner.sweeps.search import study
+from ssl_runner.sweeps.search.figures import Figures
+from ssl_runner.sweeps.search.settings import Search
+from ssl_runner.sweeps.search.spaces import Choices, Numbers, combinations, refuse
+from ssl_runner.sweeps.search.study import Study
+from ssl_runner.sweeps.search.trials import Trials
 from ssl_runner.sweeps.sweep import Sweep
-from ssl_runner.sweeps.trials import Trials
 
 pytest.importorskip("optuna")
 SPACES = [Numbers("temperature", 0.01, 1.0, log=True), Numbers("width", 16, 64, (16, 32, 48, 64), whole=True)]

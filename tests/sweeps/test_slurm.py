@@ -13,11 +13,11 @@ import pytest
 
 from ssl_runner.errors import ClusterSilent, InvalidValue
 from ssl_runner.runtime.console import Console
-from ssl_runner.sweeps import slurm_queue
 from ssl_runner.sweeps.manifest import Manifest
-from ssl_runner.sweeps.slurm import Slurm
-from ssl_runner.sweeps.slurm_record import Record
-from ssl_runner.sweeps.slurm_task import Task
+from ssl_runner.sweeps.slurm import queue as slurm_queue
+from ssl_runner.sweeps.slurm.launcher import Slurm
+from ssl_runner.sweeps.slurm.record import Record
+from ssl_runner.sweeps.slurm.task import Task
 from ssl_runner.sweeps.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -355,7 +355,7 @@ def test_a_job_that_was_asked_to_end_is_queued_again_only_where_slurm_does_not_e
 
 
 def test_a_task_imports_no_torch():
-    code = "import sys, ssl_runner.sweeps.slurm_task; assert 'torch' not in sys.modules"
+    code = "import sys, ssl_runner.sweeps.slurm.task; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime.console import Console
-from ssl_runner.sweeps import slurm_keys, slurm_queue
-from ssl_runner.sweeps.slurm_queue import Queue
-from ssl_runner.sweeps.slurm_record import Record
-from ssl_runner.sweeps.slurm_state import LOGS, Standing, counts, standings
-from ssl_runner.sweeps.slurm_task import Task
+from ssl_runner.sweeps.slurm import keys as slurm_keys
+from ssl_runner.sweeps.slurm import queue as slurm_queue
+from ssl_runner.sweeps.slurm.queue import Queue
+from ssl_runner.sweeps.slurm.record import Record
+from ssl_runner.sweeps.slurm.state import LOGS, Standing, counts, standings
+from ssl_runner.sweeps.slurm.task import Task
 from ssl_runner.sweeps.sweep import OUTPUT, Sweep
 
 

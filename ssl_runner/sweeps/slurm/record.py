@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime.atomic_write import write_atomically
-from ssl_runner.sweeps.slurm_queue import Task
+from ssl_runner.sweeps.slurm.queue import Task
 
 FILE, VERSION = "slurm.json", 1
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_runner.runs import run_folder
-from ssl_runner.sweeps import slurm_queue
-from ssl_runner.sweeps.slurm_queue import ACTIVE, PENDING, Task
-from ssl_runner.sweeps.slurm_record import Record
+from ssl_runner.sweeps.slurm import queue as slurm_queue
+from ssl_runner.sweeps.slurm.queue import ACTIVE, PENDING, Task
+from ssl_runner.sweeps.slurm.record import Record
 from ssl_runner.sweeps.state import MISSING
 from ssl_runner.sweeps.sweep import OUTPUT, Sweep
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime.atomic_write import write_atomically
-from ssl_runner.sweeps.search import Search
-from ssl_runner.sweeps.spaces import Space, grid
+from ssl_runner.sweeps.search.settings import Search
+from ssl_runner.sweeps.search.spaces import Space, grid
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ssl_runner.errors import InvalidValue
-from ssl_runner.sweeps.figures import Figures
 from ssl_runner.sweeps.manifest import Job
+from ssl_runner.sweeps.search.figures import Figures
+from ssl_runner.sweeps.search.study import Study
 from ssl_runner.sweeps.state import progress
-from ssl_runner.sweeps.study import Study
 from ssl_runner.sweeps.sweep import Sweep
 
 PRUNED = "pruned"

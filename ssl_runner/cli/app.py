@@ -15,6 +15,7 @@ from ssl_runner.errors import FolderInUse
 from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.runtime.signals import interrupted_by_sigterm
+from ssl_runner.sweeps.forked import end_with_parent
 from ssl_runner.sweeps.sweep import read_job
 
 FAILURE = "failure.txt"
@@ -49,6 +50,7 @@ def follow(app: App, config: Config, prepared: Any) -> Any:
 
 def serve_job(app: App, folder: Path) -> int:
     """Run a job of a sweep, or resume it, from the file that the sweep wrote into its run folder."""
+    end_with_parent()  # torchrun's processes would outlive it
     folder = folder.absolute()
     job = read_job(folder)
     sys.argv = ["ssl-train", *job["overrides"]]  # which the run records as its command

@@ -39,6 +39,9 @@ GROUPS = {
     "optimizer": "How weights are changed.",
     "scheduler": "The learning rate over time.",
     "trainer": "Length, device, precision, checkpoints, logs.",
+    "sweep": "Ready sweeps: `sweep=seeds` runs an experiment once for each seed.",
+    "hydra/launcher": "Where the jobs of a sweep run.",
+    "hydra/sweeper": "How the jobs of a sweep are chosen.",
     "eval": "What is measured. Several are chosen as a list: `eval=[knn,few_shot]`.",
 }
 

@@ -63,8 +63,8 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
 def folder_of(overrides: Sequence[str], base: Any, stem: str, outputs: Path, name: str, again: bool) -> Path:
     """The one that was asked for; else one whose name is the sweep's content, so that the same command finds it.
 
-    With ``sweep.again=true``, the name is numbered: a sweep that was interrupted goes on, and after a complete one a new
-    one begins.
+    With ``sweep.again=true``, the name is numbered: a sweep that was interrupted goes on, and after a complete one
+    another begins.
     """
     if any(word.startswith("hydra.sweep.dir=") for word in overrides):
         return Path(str(base.hydra.sweep.dir)).expanduser().absolute()

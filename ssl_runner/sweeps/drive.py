@@ -87,6 +87,7 @@ def drive(sweep: Sweep, launcher: Launcher, queue: Queue, table: Table) -> None:
         finally:  # empty unless the launcher failed, or Ctrl-C was pressed twice
             for one in working:
                 one.kill()
+                sweep.look(one.number)
     if stop.requested:
         raise KeyboardInterrupt
 

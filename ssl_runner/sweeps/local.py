@@ -116,8 +116,8 @@ class Local:
         folder = sweep.folder_of(number)
         gpus, self.free[: self.gpus_per_job] = self.free[: self.gpus_per_job], []
         environment = dict(os.environ) | {"OMP_NUM_THREADS": str(self.job_threads)}
-        if self.gpus_per_job:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # none for gpus_per_job=0
         arguments = ["--job", str(folder)]
         if self.forks and resources.code_stamp() == self.code:  # the server has imported the code of the start
             with contextlib.suppress(OSError, EOFError):  # the server was killed

@@ -8,18 +8,17 @@ import sys
 import time
 from pathlib import Path
 
+import children
 import pytest
-from hydra.types import RunMode
 
 from ssl_runner import train
-from ssl_runner.cli import command_line, search
+from ssl_runner.cli import command_line
 from ssl_runner.cli.app import App
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.jobs import is_search, search_plan
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.errors import ConfigError
 from ssl_runner.sweeps import manifest
-from ssl_runner.sweeps.local import Local
 
 pytest.importorskip("optuna")
 ROOT = Path(__file__).parents[2]
@@ -39,27 +38,21 @@ TRIALS = "hydra.sweeper.trials"
 
 
 @pytest.fixture
-def environment(tmp_path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "SSL_RUNNER_OUTPUTS": str(tmp_path / "outputs")}
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "ssl_runner.train", *words]
-
-
-def typed(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), env=environment, capture_output=True, text=True)
+def typed(tmp_path, monkeypatch):
+    """Runs ``ssl-train WORDS``; its jobs are forked from the tests' own server, which has torch already."""
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return lambda *words: children.command(tmp_path / "logs", words)
 
 
 def results(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
 
 
-def test_a_search_is_killed_resumed_and_grown_and_its_best_trial_can_be_run(environment, tmp_path):
+def test_a_search_is_killed_resumed_and_grown_and_its_best_trial_can_be_run(typed, tmp_path):
     words = ["-m", *TINY, *SEARCH, *SPACES, "hydra.launcher.jobs=1", "hydra.launcher.threads=1"]
-    started = subprocess.Popen(
-        command(*words, f"{TRIALS}=3"), env=environment, start_new_session=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "ssl_runner.train", *words, f"{TRIALS}=3"]
+    started = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     outputs = tmp_path / "outputs" / "simclr_digits"
     deadline = time.monotonic() + 120
     while not list(outputs.glob("*/trial=001*/checkpoints/last.pt")) and time.monotonic() < deadline:
@@ -69,11 +62,11 @@ def test_a_search_is_killed_resumed_and_grown_and_its_best_trial_can_be_run(envi
     (folder,) = outputs.iterdir()
     before = [job.name for job in manifest.read(folder).jobs]
     first = (folder / before[0] / "result.json").stat().st_mtime_ns
-    resumed = typed(environment, *words, f"{TRIALS}=3")
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    grown = typed(environment, *words, f"{TRIALS}=4")
-    assert grown.returncode == 0, grown.stdout + grown.stderr
-    assert "4 complete of 4 trials" in grown.stdout
+    resumed = typed(*words, f"{TRIALS}=3")
+    assert resumed.code == 0, resumed.out + resumed.err
+    grown = typed(*words, f"{TRIALS}=4")
+    assert grown.code == 0, grown.out + grown.err
+    assert "4 complete of 4 trials" in grown.out
     assert list(outputs.iterdir()) == [folder]
     jobs = manifest.read(folder).jobs
     assert [job.name for job in jobs][: len(before)] == before and len(jobs) == 4
@@ -87,13 +80,13 @@ def test_a_search_is_killed_resumed_and_grown_and_its_best_trial_can_be_run(envi
     }
     assert all(len(values) == 1 for values in figures.values())
     best = max(jobs, key=lambda job: figures[job.name])
-    assert f"knn/top1 {figures[best.name][0]:.4f} on validation images: {best.name}" in grown.stdout
+    assert f"knn/top1 {figures[best.name][0]:.4f} on validation images: {best.name}" in grown.out
 
-    (line,) = (line for line in grown.stdout.splitlines() if line.startswith("run it: "))
+    (line,) = (line for line in grown.out.splitlines() if line.startswith("run it: "))
     arguments = line.removeprefix("run it: ssl-train ").split()
     assert arguments == ["--config-dir", str(folder / "conf"), "experiment=best"]
-    once_more = typed(environment, *arguments)
-    assert once_more.returncode == 0, once_more.stderr
+    once_more = typed(*arguments)
+    assert once_more.code == 0, once_more.err
     (run,) = (path for path in outputs.iterdir() if path != folder)
     again = json.loads((run / "result.json").read_text())
     assert again["config_hash"] == best.config_hash
@@ -119,12 +112,6 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_written(words, me
     assert message in printed.err
     assert len(printed.err.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
-
-
-def test_a_launcher_that_only_submits_is_refused(composer, monkeypatch):
-    monkeypatch.setattr(Local, "detached", True)
-    with pytest.raises(ConfigError, match="this launcher only submits; choose hydra/launcher=local"):
-        search._launcher(composer.compose([*SEARCH, *SPACES], RunMode.MULTIRUN))
 
 
 @pytest.fixture(scope="module")

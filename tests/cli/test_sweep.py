@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import children
 import pytest
 
 from ssl_runner.sweeps import manifest
@@ -25,27 +26,26 @@ TINY = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
 @pytest.fixture
-def environment(tmp_path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "SSL_RUNNER_OUTPUTS": str(tmp_path / "outputs")}
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "ssl_runner.train", *words]
-
-
-def typed(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), env=environment, capture_output=True, text=True)
+def typed(tmp_path):
+    """Runs ``ssl-train WORDS``; its jobs are forked from the tests' own server, which has torch already."""
+    return lambda *words: children.command(tmp_path / "logs", words)
 
 
 def results(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
 
 
-def test_jobs_run_apart_are_skipped_when_done_and_a_bad_one_ends_alone(environment, tmp_path):
+def test_jobs_run_apart_are_skipped_when_done_and_a_bad_one_ends_alone(typed, tmp_path):
     words = ["-m", *TINY, "optimizer.lr=0.001,1e30", "seed=1,2", "hydra.launcher.jobs=2"]
-    first = typed(environment, *words)
-    assert first.returncode == 1, first.stderr
+    first = typed(*words)
+    assert first.code == 1, first.err
     (folder,) = (tmp_path / "outputs" / "simclr_digits").iterdir()
     names = [f"lr={lr},seed={seed}" for lr in ("0.001", "1e+30") for seed in (1, 2)]
     assert [job.name for job in manifest.read(folder).jobs] == names
@@ -56,30 +56,33 @@ def test_jobs_run_apart_are_skipped_when_done_and_a_bad_one_ends_alone(environme
         "lr=1e+30,seed=1": "failed",
         "lr=1e+30,seed=2": "failed",
     }
-    assert "failed  lr=1e+30,seed=1: the" in first.stdout
-    assert "2 finished, 2 failed of 4 jobs" in first.stdout
+    assert "failed  lr=1e+30,seed=1: the" in first.out
+    assert "2 finished, 2 failed of 4 jobs" in first.out
     written = (folder / "lr=0.001,seed=1" / "result.json").stat().st_mtime_ns
-    again = typed(environment, "-m", *TINY, "optimizer.lr=0.001", "seed=1,2,3")
-    assert again.returncode == 0, again.stderr
-    assert "3 jobs" in again.stdout and "2 done, 1 to run" in again.stdout
+    again = typed("-m", *TINY, "optimizer.lr=0.001", "seed=1,2,3")
+    assert again.code == 0, again.err
+    assert "3 jobs" in again.out and "2 done, 1 to run" in again.out
     assert (folder / "lr=0.001,seed=1" / "result.json").stat().st_mtime_ns == written
     (other,) = (path for path in folder.parent.iterdir() if path != folder)
     assert list(results(other)) == ["seed=3"]
 
 
-def test_a_killed_sweep_goes_on_to_what_it_would_have_been(environment, tmp_path):
+def test_a_killed_sweep_goes_on_to_what_it_would_have_been(typed, tmp_path, monkeypatch):
     words = ["-m", *TINY, "seed=1,2", "hydra.launcher.jobs=1", "hydra.launcher.threads=1"]
-    whole = typed(environment | {"SSL_RUNNER_OUTPUTS": str(tmp_path / "whole")}, *words)
-    assert whole.returncode == 0, whole.stderr
-    started = subprocess.Popen(command(*words), env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "whole"))
+    whole = typed(*words)
+    assert whole.code == 0, whole.err
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    command = [sys.executable, "-m", "ssl_runner.train", *words]
+    started = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     folder = tmp_path / "outputs" / "simclr_digits"
     deadline = time.monotonic() + 120
     while not list(folder.glob("*/seed=1/checkpoints/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    again = typed(environment, *words)
-    assert again.returncode == 0, again.stderr
+    again = typed(*words)
+    assert again.code == 0, again.err
     (one,), (other,) = folder.iterdir(), (tmp_path / "whole" / "simclr_digits").iterdir()
     metrics = {name: result["metrics"] for name, result in results(one).items()}
     assert metrics == {name: result["metrics"] for name, result in results(other).items()}
@@ -93,9 +96,9 @@ def test_a_killed_sweep_goes_on_to_what_it_would_have_been(environment, tmp_path
         (["hydra.launcher.jbos=2"], "hydra.launcher.jbos: there is no such key; did you mean 'hydra.launcher.jobs'?"),
     ],
 )
-def test_a_launcher_that_cannot_be_is_refused_before_anything_is_written(words, message, environment, tmp_path):
-    done = typed(environment, "-m", *TINY, "seed=1,2", *words)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_launcher_that_cannot_be_is_refused_before_anything_is_written(words, message, typed, tmp_path):
+    done = typed("-m", *TINY, "seed=1,2", *words)
+    assert done.code == 2, done.out + done.err
+    assert message in done.err
+    assert "Traceback" not in done.err
     assert not (tmp_path / "outputs").exists()

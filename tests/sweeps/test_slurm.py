@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import children
 import pytest
 
 from ssl_runner.errors import ClusterSilent, InvalidValue
@@ -382,10 +383,9 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_the_launcher_is_refused_before_anything_is_written(tmp_path, data_root):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SSL_RUNNER_OUTPUTS": str(tmp_path / "outputs")}
-    words = ["-m", "hydra/launcher=slurm", "hydra.launcher.minutes=0", "seed=1,2"]
-    done = subprocess.run([sys.executable, "-m", "ssl_runner.train", *words], env=environment, capture_output=True)
-    assert done.returncode == 2, done.stderr
-    assert b"hydra.launcher.minutes=0; it must be at least 1" in done.stderr
+def test_the_launcher_is_refused_before_anything_is_written(tmp_path, data_root, monkeypatch):
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    done = children.command(tmp_path / "logs", ["-m", "hydra/launcher=slurm", "hydra.launcher.minutes=0", "seed=1,2"])
+    assert done.code == 2, done.err
+    assert "hydra.launcher.minutes=0; it must be at least 1" in done.err
     assert not (tmp_path / "outputs").exists()

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import children
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -55,15 +55,18 @@ def environment(cluster, tmp_path) -> dict[str, str]:
     return cluster | {"SSL_RUNNER_OUTPUTS": str(tmp_path / "outputs"), "OMP_NUM_THREADS": "1"}
 
 
-def typed(environment: dict[str, str], *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "ssl_runner.train", "-m", *SHORT, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def typed(environment, tmp_path, monkeypatch) -> Callable[..., str]:
+    """Runs ``ssl-train -m WORDS`` and returns what it printed."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*words: str) -> str:
+        done = children.command(tmp_path / "logs", ["-m", *SHORT, *words])
+        assert done.code == 0, done.out + done.err
+        return done.out
+
+    return run
 
 
 def slurm(environment: dict[str, str], *words: str) -> str:
@@ -82,8 +85,10 @@ def metrics(folder: Path) -> dict[str, dict[str, float]]:
     return {name: one["metrics"] for name, one in found.items() if one["status"] == "finished"}
 
 
-def test_a_sweep_survives_a_requeue_the_time_limit_and_a_cancellation(environment, tmp_path, data_root):
-    printed = typed(environment, SEEDS, *SLURM)
+def test_a_sweep_survives_a_requeue_the_time_limit_and_a_cancellation(
+    environment, typed, tmp_path, data_root, monkeypatch
+):
+    printed = typed(SEEDS, *SLURM)
     (folder,) = (tmp_path / "outputs" / "simclr_digits").iterdir()
     (submission,) = json.loads((folder / "slurm.json").read_text())["submissions"]
     number, names = submission["id"], submission["jobs"]
@@ -104,7 +109,7 @@ def test_a_sweep_survives_a_requeue_the_time_limit_and_a_cancellation(environmen
     wait_for(lambda: not left(f"{number}_2"), "the end of the job that was cancelled")
     assert json.loads((folder / "seed=3" / "result.json").read_text())["status"] == "interrupted"
 
-    printed = typed(environment, SEEDS, *SLURM)  # while others wait and run
+    printed = typed(SEEDS, *SLURM)  # while others wait and run
     assert "cancelled  1, submitted now" in printed
     first, second = json.loads((folder / "slurm.json").read_text())["submissions"]
     assert first == submission and second["jobs"] == ["seed=3"]
@@ -113,7 +118,8 @@ def test_a_sweep_survives_a_requeue_the_time_limit_and_a_cancellation(environmen
         (step,) = json.loads((folder / name / "result.json").read_text())["resumed_at_steps"]
         assert 0 < step < 200
 
-    typed(environment | {"SSL_RUNNER_OUTPUTS": str(tmp_path / "local")}, SEEDS, *LOCAL)
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "local"))
+    typed(SEEDS, *LOCAL)
     (other,) = (tmp_path / "local" / "simclr_digits").iterdir()
     assert len(metrics(other)) == 6
     assert metrics(folder) == metrics(other)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssl_runner.errors import InvalidValue
-from ssl_runner.sweeps import on_node, resources
-from ssl_runner.sweeps.ray_cluster import connect, last_line
+from ssl_runner.sweeps import resources
+from ssl_runner.sweeps.ray import node as on_node
+from ssl_runner.sweeps.ray.cluster import connect, last_line
 from ssl_runner.sweeps.sweep import OUTPUT, Sweep
 
 LOST_NODES = 10  # that a job survives; a job whose own process fails is not run again

@@ -15,7 +15,7 @@ STOREYS = (
     {"errors"},
     {"runtime", "config", "images"},
     {"models", "losses", "optim", "runs"},
-    {"data", "sweeps"},
+    {"data", "sweeps", "comparison"},
     {"algorithms", "cli"},
     {"evaluation"},
     {"training"},

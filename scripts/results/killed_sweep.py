@@ -28,11 +28,11 @@ from ssl_runner.runs import provenance
 WORDS = shlex.split(
     "-m experiment=simclr_digits model.encoder.width=8 batching.batch_size=64 loss.temperature=0.1,0.2,0.5 "
     "seed=0,1,2,3 trainer.max_epochs=null "
-    "trainer.max_steps=100 trainer.checkpoint_every=10 trainer.progress=false eval=[knn] baselines=[] "
+    "trainer.max_steps=1200 trainer.checkpoint_every=20 trainer.progress=false eval=[knn] baselines=[] "
     "hydra.launcher.jobs=2"
 )
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
-LONGEST = 30.0  # seconds before a kill
+LONGEST = 18.0  # seconds before a kill
 
 
 def begin(outputs: Path) -> subprocess.Popen[str]:

@@ -32,7 +32,7 @@ WORDS = shlex.split(
     "hydra.launcher.jobs=2"
 )
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
-LONGEST = 18.0  # seconds before a kill
+STARTING, WORKING = 6.0, 8.0  # the longest time in seconds before a kill: from the command, or from its first job
 
 
 def begin(outputs: Path) -> subprocess.Popen[str]:
@@ -80,7 +80,13 @@ def kill_repeatedly(outputs: Path, kills: int, moments: random.Random) -> dict[s
     done: dict[str, float] = {}
     finished_again = 0
     for number in range(kills):
-        process, seconds = begin(outputs), moments.uniform(0.5, LONGEST)
+        process, place = begin(outputs), "the start"
+        if number % 4:  # every fourth kill comes while the command starts
+            place = "its first job"
+            assert process.stdout is not None
+            while "to run" not in (line := process.stdout.readline()) and line:
+                pass
+        seconds = moments.uniform(0, STARTING if number % 4 == 0 else WORKING)
         time.sleep(seconds)
         ended = process.poll() is not None
         kill_group(process) if not ended else None
@@ -90,7 +96,10 @@ def kill_repeatedly(outputs: Path, kills: int, moments: random.Random) -> dict[s
                 finished_again += done.setdefault(name, written) != written
             else:
                 saved.setdefault(name, []).append(saved_step(folder))
-        print(f"kill {number + 1} after {seconds:.1f} s: {len(done)} of 12 done{', all' if ended else ''}", flush=True)
+        print(
+            f"kill {number + 1} {seconds:.1f} s after {place}: {len(done)} of 12 done{', all' if ended else ''}",
+            flush=True,
+        )
     out, _ = begin(outputs).communicate()
     twice = 0
     for name, folder in jobs(outputs).items():

@@ -1,6 +1,7 @@
 """Starts jobs as forks of a server that has imported torch, which saves each job the seconds of an import.
 
-Only on Linux: on macOS, a fork of a process that has used system libraries may crash, and Windows has none.
+Only on Linux: on macOS, a fork of a process that has used system libraries may crash, and Windows has none. Only without
+GPUs: an import that asks for them in the server would make them unusable in its forks.
 """
 
 import ctypes
@@ -13,9 +14,13 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-AVAILABLE = sys.platform.startswith("linux")
 # torch._dynamo comes with every optimizer, and takes as long as torch
 _IMPORTED = ["torch._dynamo", "torch.func", "ssl_runner.wiring.wire", "ssl_runner.training.session"]
+
+
+def possible(gpus: Sequence[str]) -> bool:
+    """Whether jobs can be forked on a machine with these GPUs."""
+    return sys.platform.startswith("linux") and not gpus
 
 
 def prepare() -> None:
@@ -65,5 +70,5 @@ def _live(arguments: list[str], environment: dict[str, str], output: Path) -> No
 
 def end_with_parent() -> None:
     """Let this process get SIGTERM, on which a run saves and ends, when its parent is killed. Only on Linux."""
-    if AVAILABLE:
+    if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -107,7 +107,7 @@ class Local:
         shared = max(1, resources.cores() // (at_once * self.processes))
         self.job_threads = shared if self.threads == "auto" else self.threads
         self.code = resources.code_stamp()
-        self.forks = forked.AVAILABLE and self.processes == 1
+        self.forks = forked.possible(self.gpus) and self.processes == 1
         if self.forks and (sweep.unfinished or sweep.to_come):
             forked.prepare()
         yield

@@ -1,7 +1,7 @@
 """Starts jobs as forks of a server that has imported torch, which saves each job the seconds of an import.
 
-Only on Linux: on macOS, a fork of a process that has used system libraries may crash, and Windows has none. Only without
-GPUs: an import that asks for them in the server would make them unusable in its forks.
+Only on Linux: on macOS, a fork of a process that has used system libraries may crash, and Windows has none. Only
+without GPUs: an import that asks for them in the server would make them unusable in its forks.
 """
 
 import ctypes

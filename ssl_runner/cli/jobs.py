@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS
 from ssl_runner.cli.hydra_private import has_basic_sweeper, hydra_config, split
 from ssl_runner.cli.spaces import TARGET, Plan, read_plan
 from ssl_runner.sweeps import forked, resources
@@ -69,7 +70,7 @@ def has_our_launcher(composer: Composer, overrides: Sequence[str]) -> bool:
 
 def warm_up(composer: Composer, overrides: Sequence[str]) -> None:
     """Let the server that jobs are forked from import torch while this process checks them."""
-    with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):  # which the check reports
+    with contextlib.suppress(*COMPOSITION_ERRORS):  # which the check reports
         launcher = composer.compose(overrides, RunMode.MULTIRUN).hydra.launcher
         if launcher.get("_target_") == f"{Local.__module__}.{Local.__name__}" and forked.possible(resources.gpus()):
             forked.prepare()

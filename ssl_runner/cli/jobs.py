@@ -49,14 +49,11 @@ def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[l
 
 def is_search(composer: Composer, overrides: Sequence[str], multirun: bool) -> bool:
     """Whether the command line is a search. False if it cannot be composed, which is reported elsewhere."""
-    try:
-        with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError):
-            if is_sweep(composer, overrides, multirun):
-                base = composer.compose(overrides, RunMode.MULTIRUN)
-                return str(base.hydra.sweeper.get("_target_", "")) == TARGET
-        return False
-    except COMPOSITION_ERRORS:  # which the check reports
-        return False
+    with contextlib.suppress(*COMPOSITION_ERRORS):
+        if is_sweep(composer, overrides, multirun):
+            base = composer.compose(overrides, RunMode.MULTIRUN)
+            return str(base.hydra.sweeper.get("_target_", "")) == TARGET
+    return False
 
 
 def search_plan(composer: Composer, overrides: Sequence[str]) -> Plan:

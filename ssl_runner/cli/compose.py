@@ -54,7 +54,6 @@ class Composer:
     def __init__(self, folder: Path, extra_folder: Path | None = None, name: str = "config") -> None:
         self.folder, self.extra_folder, self.name = folder, extra_folder, name
         self._composed: dict[tuple[tuple[str, ...], RunMode], DictConfig] = {}
-        self._selections: dict[tuple[str, ...], Selection] = {}
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """The config, with the node ``hydra``. Mode MULTIRUN allows sweeps and skips missing options.
@@ -69,12 +68,6 @@ class Composer:
 
     def selection(self, overrides: Sequence[str]) -> Selection:
         """The application's options that `compose` would select."""
-        key = tuple(overrides)
-        if key not in self._selections:
-            self._selections[key] = self._selection(overrides)
-        return self._selections[key]
-
-    def _selection(self, overrides: Sequence[str]) -> Selection:
         chosen, single = self._loader.defaults(self.name, overrides)
         packages, several = {}, set()
         for path, package, key in chosen:

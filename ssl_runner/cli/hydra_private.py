@@ -108,6 +108,7 @@ class Loader:
             path.prepend(provider="command-line", path=extra, anchor=SearchPathQuery(provider="schema"))
         self._loader = ConfigLoaderImpl(config_search_path=path)
         self._loader.repository = _FilesReadOnce(path)
+        self._defaults: dict[tuple[str, ...], tuple[list[Chosen], set[str]]] = {}
 
     def compose(self, name: str, overrides: Sequence[str], mode: RunMode) -> DictConfig:
         """The config, with the node ``hydra``.
@@ -132,9 +133,12 @@ class Loader:
 
         Relies on ``compute_defaults_list``; the only public way is ``--info defaults``, which prints it.
         """
-        found = self._loader.compute_defaults_list(name, list(overrides), RunMode.MULTIRUN)
-        chosen = [Chosen(one.config_path or "", one.package or "", one.override_key) for one in found.defaults]
-        return chosen, set(found.overrides.known_choices)
+        key = (name, *overrides)
+        if key not in self._defaults:
+            found = self._loader.compute_defaults_list(name, list(overrides), RunMode.MULTIRUN)
+            chosen = [Chosen(one.config_path or "", one.package or "", one.override_key) for one in found.defaults]
+            self._defaults[key] = chosen, set(found.overrides.known_choices)
+        return self._defaults[key]
 
     def content(self, path: str) -> dict[str, Any]:
         """The content of the file ``group/option``, with its defaults list; empty if there is no such file.

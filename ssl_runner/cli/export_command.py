@@ -35,7 +35,7 @@ def main() -> int:
 def _parser() -> Parser:
     parser = Parser(prog="ssl-export", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run, or an encoder.safetensors")
-    parser.add_argument("--to", metavar="FORMAT", required=True, help="onnx, torch, timm, torchvision or huggingface")
+    parser.add_argument("--to", metavar="FORMAT", help="onnx, torch, timm, torchvision or huggingface")
     parser.add_argument("--output", metavar="PATH", type=Path, help="file or folder to write (default: inside RUN)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the output")
     parser.add_argument(
@@ -57,6 +57,8 @@ def _export(words: Sequence[str]) -> int:
     from ssl_runner.export.formats import known
     from ssl_runner.export.source import trained
 
+    if asked.to is None:
+        raise ConfigError(["--to is missing; give a format, for example --to onnx"])
     known(asked.to)
     tolerance = TOLERANCE if asked.tolerance is None else asked.tolerance
     done = export(trained(asked.run), asked.to, asked.output, asked.overwrite, tolerance)

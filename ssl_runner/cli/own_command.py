@@ -18,10 +18,9 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno
 class Parser(argparse.ArgumentParser):
     """Like its parent, but a mistake is a ConfigError, and an unknown flag gets a suggestion."""
 
-    def __init__(self, **settings: object) -> None:
-        super().__init__(  # type: ignore[misc]
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings
-        )
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        shape = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=shape, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError([f"{message}; see {self.prog} --help"])
@@ -56,7 +55,7 @@ def serve(work: Callable[[Sequence[str]], int], remedy: str) -> int:
         try:
             return work(sys.argv[1:])
         except KeyboardInterrupt:
-            print("interrupted; nothing was written", file=sys.stderr)
+            print("interrupted; no half-written file is left", file=sys.stderr)
             return 130
         except OSError as error:
             if error.errno not in _DISK:

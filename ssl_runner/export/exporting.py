@@ -59,6 +59,10 @@ def export(
     path = source.file.parent / kind.file if output is None else output.expanduser().absolute()
     refuse_suffix(path, kind)
     refuse_existing(path, overwrite)
+    if path.is_dir() and (Path(kind.file).suffix or not (path / "model.safetensors").is_file()):
+        raise InvalidValue(f"--output {path}: it is a folder that no export wrote; give another --output")
+    if path.exists() and path.samefile(source.file):
+        raise InvalidValue(f"--output {path}: it is the encoder itself; give another --output")
     with beside(path) as temporary, system_errors(path):
         kind.write(source, temporary)
         found = parity.difference(source, kind.lines(source, temporary), kind.array, kind.rgb)

@@ -1,6 +1,7 @@
 """An encoder with all its preprocessing as tensor operations, for formats that hold a whole computation."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def fitted(levels: Tensor, size: int) -> Tensor:
     It rounds to whole levels after each direction, like Pillow, and leaves images of this size unchanged.
     """
     height, width = levels.shape[-2:]
-    side = torch.sym_min(height, width)
+    side: Any = torch.sym_min(height, width)
     across = _whole(levels @ _weights(width, side, size, levels).T)
     return _whole(_weights(height, side, size, levels) @ across)
 

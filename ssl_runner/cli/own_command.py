@@ -29,6 +29,8 @@ class Parser(argparse.ArgumentParser):
         """The values of a command line. Raises ConfigError."""
         found, unknown = self.parse_known_intermixed_args(words)
         if unknown:
+            # a word after an unknown flag is its value
+            unknown = [word for word in unknown if word.startswith("-")] or unknown
             known = [name for action in self._actions for name in action.option_strings]
             raise ConfigError(
                 [
@@ -50,7 +52,7 @@ def serve(work: Callable[[Sequence[str]], int], remedy: str) -> int:
         Exit code: that of the work, 1 for a failure, 2 for a mistake of the user, 130 when interrupted.
     """
     home_folder.settle_environment()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary files are removed then, too
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary files are removed then, too
     with guarded():
         try:
             return work(sys.argv[1:])
@@ -65,3 +67,5 @@ def serve(work: Callable[[Sequence[str]], int], remedy: str) -> int:
         except (UserError, RunEvent) as error:
             print(error, file=sys.stderr)
             return 1 if isinstance(error, RunEvent) else 2
+        finally:
+            signal.signal(signal.SIGTERM, before)

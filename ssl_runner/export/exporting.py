@@ -1,6 +1,5 @@
 """Writes an export, compares it with the original, and only then gives it its name."""
 
-import errno
 import os
 import re
 import tempfile
@@ -102,13 +101,9 @@ def beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def system_errors(path: Path) -> Iterator[None]:
-    """Turns errors in which libraries wrap that of a full disk back into an OSError."""
+    """Turns the error in which safetensors wraps that of a full disk back into an OSError."""
     try:
         yield
-    except RuntimeError as error:  # torch's zip writer
-        if "inline_container" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:

@@ -74,7 +74,9 @@ def write_torch(source: Trained, path: Path) -> None:
     with _quiet("torch"):
         shapes = {"images": {0: dynamic, 2: dynamic, 3: dynamic}}
         program = torch.export.export(Standalone(source.encoder).eval(), (_example(source),), dynamic_shapes=shapes)
-    torch.export.save(program, str(path), extra_files={"encoder.json": json.dumps(about(source), indent=2)})
+    content = io.BytesIO()  # on a full disk, torch's own writer ends the process
+    torch.export.save(program, content, extra_files={"encoder.json": json.dumps(about(source), indent=2)})
+    path.write_bytes(content.getbuffer())
 
 
 def torch_lines(source: Trained, path: Path) -> list[str]:

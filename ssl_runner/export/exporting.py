@@ -1,14 +1,11 @@
 """Writes an export, compares it with the original, and only then gives it its name."""
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.export import parity
@@ -62,7 +59,7 @@ def export(
         raise InvalidValue(f"--output {path}: it is a folder that no export wrote; give another --output")
     if path.exists() and path.samefile(source.file):
         raise InvalidValue(f"--output {path}: it is the encoder itself; give another --output")
-    with beside(path) as temporary, system_errors(path):
+    with beside(path) as temporary:
         kind.write(source, temporary)
         found = parity.difference(source, kind.lines(source, temporary), kind.array, kind.rgb)
         allowed = tolerance * max(1.0, found.feature)
@@ -97,18 +94,6 @@ def beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a temporary folder beside it, which is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder) / path.name
-
-
-@contextmanager
-def system_errors(path: Path) -> Iterator[None]:
-    """Turns the error in which safetensors wraps that of a full disk back into an OSError."""
-    try:
-        yield
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from ssl_runner.export.source import Trained
+from ssl_runner.export.weights import write_tensors
 
 CARD = "README.md"
 
@@ -30,9 +29,7 @@ def write(source: Trained, path: Path) -> None:
         "library_name": "ssl-runner",
     }
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    state = source.encoder.state_dict()
-    weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    save_file(weights, path / "model.safetensors", {"format": "pt"})
+    write_tensors(source.encoder.state_dict(), {"format": "pt"}, path / "model.safetensors")
     (path / CARD).write_text(card(source), encoding="utf-8")
 
 

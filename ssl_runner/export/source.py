@@ -61,6 +61,10 @@ def trained(run: str | Path, device: str = "cpu") -> Trained:
         metadata = saving.read_metadata(file)
         if not metadata or "encoder" not in metadata or "input_shape" not in metadata:
             raise InvalidValue(f"{file} was not written by ssl_runner; give a run folder, or its {saving.FILE}")
+        shape = json.loads(metadata["input_shape"])
+        # lines of Python are made with them, and executed
+        if not (isinstance(shape, list) and len(shape) == 3 and all(type(side) is int for side in shape)):
+            raise InvalidValue(f"{file}: input_shape is {shape!r}, expected channels, height and width; it is damaged")
         return Trained(_loaded(file, device), file, json.loads(metadata["encoder"]), folder, result)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise InvalidValue(f"{file} is damaged ({error}); restore it from a copy") from None

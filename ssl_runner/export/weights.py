@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ssl_runner.export.programs import about
@@ -45,7 +45,7 @@ def write_timm(source: Trained, path: Path) -> None:
 
 def timm_lines(source: Trained, path: Path) -> list[str]:
     name, arguments = _timm_model(source)
-    words = "".join(f", {key}={value!r}" for key, value in arguments.items())
+    words = "".join(f", {key}={value!r}" for key, value in arguments.items() if key.isidentifier())
     return [
         "import timm, torch",
         f"encoder = timm.create_model({name!r}, checkpoint_path={str(path)!r}{words}).eval()",
@@ -106,7 +106,7 @@ def torchvision_lines(source: Trained, path: Path) -> list[str]:
         replaced = [f"encoder.conv1 = {first}  # for gray images"]
     return [
         "import safetensors.torch, torch, torchvision",
-        f"encoder = torchvision.models.resnet{source.node['depth']}().eval()",
+        f"encoder = torchvision.models.resnet{int(source.node['depth'])}().eval()",
         *["encoder.fc = torch.nn.Identity()", *replaced],
         f"encoder.load_state_dict(safetensors.torch.load_file({str(path)!r}))",
         _features_line(source),
@@ -126,4 +126,9 @@ def _numbers(values: Tensor) -> str:
 
 def _save(state: dict[str, Tensor], source: Trained, path: Path) -> None:
     told = about(source) | {"preprocessing": preprocessing(source), "format": "pt"}
-    save_file({name: value.detach().cpu().clone().contiguous() for name, value in state.items()}, path, told)
+    write_tensors(state, told, path)
+
+
+def write_tensors(state: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Write a safetensors file that others may read: safetensors' own writer makes one for the owner only."""
+    path.write_bytes(save({name: value.detach().cpu().clone().contiguous() for name, value in state.items()}, metadata))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 import ssl_runner
 from ssl_runner.errors import InvalidValue
@@ -153,8 +154,6 @@ def test_a_hub_folder_runs_nothing_and_must_be_complete(run, tmp_path):
         HubEncoder.from_pretrained(done.path)
     (done.path / "config.json").write_text(json.dumps(config))
     state = HubEncoder.from_pretrained(done.path).state_dict()
-    from safetensors.torch import save_file
-
     save_file({name: value for name, value in state.items() if name != "mean"}, done.path / "model.safetensors")
     with pytest.raises(RuntimeError, match="Missing key"):
         HubEncoder.from_pretrained(done.path)
@@ -219,6 +218,27 @@ def test_mistakes_are_one_message(run, ssl_export, tmp_path):
         assert ended.code == 2, words
         assert said in ended.err and len(ended.err.strip().splitlines()) == 1, ended.err
         assert ended.out == ""
+
+
+@pytest.mark.parametrize("shape", [[1, 16, "16)\nopen('hacked', 'w')"], [1, 16], "1", [1, 16, 16.0]])
+def test_a_strangers_metadata_is_not_executed(shape, run, ssl_export, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with safe_open(run / "encoder.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    save_file(tensors, tmp_path / "encoder.safetensors", metadata | {"input_shape": json.dumps(shape)})
+    ended = ssl_export(tmp_path / "encoder.safetensors", "--to", "huggingface", "--output", tmp_path / "hub")
+    assert ended.code == 2 and "input_shape is" in ended.err
+    assert os.listdir(tmp_path) == ["encoder.safetensors"]
+
+
+def test_others_may_read_what_was_written(run, tmp_path):
+    before = os.umask(0o022)
+    try:
+        done = exporting.export(trained(run), "huggingface", tmp_path / "hub")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in done.path.iterdir()] == [0o644] * 3
+    assert done.path.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_missing_package_is_named_with_its_extra(run, ssl_export, monkeypatch, tmp_path):

@@ -76,7 +76,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raises InvalidValue if the path cannot be written, or has something that would be lost."""
     if not path.parent.is_dir():
         raise InvalidValue(f"--output {path}: the folder {path.parent} does not exist; create it")
-    if parity.exists(path) and not overwrite:
+    if (path.exists() or path.is_symlink()) and not overwrite:
         raise InvalidValue(f"--output {path}: it exists; give --overwrite, or another --output")
 
 

@@ -5,7 +5,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,8 +90,3 @@ def run_lines(lines: Sequence[str], images: Any) -> Tensor:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
         exec("\n".join(lines), names)
     return torch.as_tensor(names["features"]).detach().float().cpu()
-
-
-def exists(path: Path) -> bool:
-    """Whether anything has this name, also a broken link."""
-    return path.exists() or path.is_symlink()

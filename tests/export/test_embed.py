@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pyarrow import parquet
 
 import ssl_runner
 from ssl_runner.export import embedding, embedding_files
 from ssl_runner.export.embedding import AHEAD, Batch, embed, images_below
 from ssl_runner.export.neighbours import CELL, Nearest, picture
+
+parquet = pytest.importorskip("pyarrow.parquet")
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ssl_runner
 from ssl_runner.errors import InvalidValue
@@ -42,6 +42,9 @@ def given(images: torch.Tensor, name: str):
 
 @pytest.mark.parametrize(("encoder", "name"), HELD)
 def test_the_printed_lines_give_the_originals_features(encoder, name, encoder_file, ssl_export, tmp_path):
+    if name == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
     file = encoder_file(encoder)
     output = tmp_path / FORMATS[name].file
     ended = ssl_export(file, "--to", name, "--output", output)
@@ -224,7 +227,8 @@ def test_mistakes_are_one_message(run, ssl_export, tmp_path):
 def test_a_strangers_metadata_is_not_executed(shape, run, ssl_export, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with safe_open(run / "encoder.safetensors", "pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata()
+    tensors = load_file(run / "encoder.safetensors")
     save_file(tensors, tmp_path / "encoder.safetensors", metadata | {"input_shape": json.dumps(shape)})
     ended = ssl_export(tmp_path / "encoder.safetensors", "--to", "huggingface", "--output", tmp_path / "hub")
     assert ended.code == 2 and "input_shape is" in ended.err
@@ -242,10 +246,10 @@ def test_others_may_read_what_was_written(run, tmp_path):
 
 
 def test_a_missing_package_is_named_with_its_extra(run, ssl_export, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     ended = ssl_export(run, "--to", "onnx", "--output", tmp_path / "encoder.onnx")
     assert ended.code == 2
-    assert ended.err.strip() == "--to onnx needs onnxscript, an extra: pip install 'ssl-runner[export]'"
+    assert ended.err.strip() == "--to onnx needs onnx, an extra: pip install 'ssl-runner[export]'"
 
 
 @pytest.mark.parametrize("name", ["torch", "huggingface"])

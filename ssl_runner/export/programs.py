@@ -89,13 +89,13 @@ def torch_lines(source: Trained, path: Path) -> list[str]:
 
 def about(source: Trained) -> dict[str, str]:
     """What is stored in a file about its encoder."""
-    told = {"encoder": json.dumps(source.node), "input_shape": json.dumps(source.encoder.input_shape)}
-    told |= {"mean": json.dumps(source.encoder.mean.flatten().tolist())}
-    told |= {"std": json.dumps(source.encoder.std.flatten().tolist())}
+    stored = {"encoder": json.dumps(source.node), "input_shape": json.dumps(source.encoder.input_shape)}
+    stored |= {"mean": json.dumps(source.encoder.mean.flatten().tolist())}
+    stored |= {"std": json.dumps(source.encoder.std.flatten().tolist())}
     for key in ("config_hash", "command", "seed"):
         if key in source.result:
-            told[key] = str(source.result[key])
-    return told
+            stored[key] = str(source.result[key])
+    return stored
 
 
 def _example(source: Trained) -> torch.Tensor:

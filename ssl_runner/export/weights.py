@@ -125,8 +125,8 @@ def _numbers(values: Tensor) -> str:
 
 
 def _save(state: dict[str, Tensor], source: Trained, path: Path) -> None:
-    told = about(source) | {"preprocessing": preprocessing(source), "format": "pt"}
-    write_tensors(state, told, path)
+    stored = about(source) | {"preprocessing": preprocessing(source), "format": "pt"}
+    write_tensors(state, stored, path)
 
 
 def write_tensors(state: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:

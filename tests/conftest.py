@@ -26,6 +26,7 @@ FIRST = (
     "test_signals",
     "test_combinations",
     "test_timm_encoder",
+    "test_export",
     "test_slurm_cluster",
 )
 

@@ -16,6 +16,7 @@ STOREYS = (
     {"runtime", "config", "images"},
     {"models", "losses", "optim", "runs"},
     {"data", "sweeps", "comparison"},
+    {"export"},
     {"algorithms", "cli"},
     {"evaluation"},
     {"training"},

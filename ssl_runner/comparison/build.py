@@ -87,8 +87,8 @@ def _once(found: reading.Found) -> tuple[list[Run], list[str]]:
     if not left:
         return runs, []
     some = ", ".join(printable(str(run.folder)) for run in left[:3]) + (", ..." if len(left) > 3 else "")
-    what = "1 run repeats another" if len(left) == 1 else f"{len(left)} runs repeat others"
-    return runs, [f"{what} (same content, data and seed) and are left out, the newest counts: {some}."]
+    what = "1 run is repeated by a newer one" if len(left) == 1 else f"{len(left)} runs are repeated by newer ones"
+    return runs, [f"{what} (same content, data and seed), which alone count: {some}."]
 
 
 def _figures(

@@ -117,7 +117,7 @@ def shown(value: Any) -> str:
     """A value as text: ``0.2``, ``null``, ``[5, 0, 5]``; ``-`` where the key is absent."""
     if isinstance(value, str):
         return value or "-"
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
 def labelled(setting: Mapping[str, Any]) -> str:

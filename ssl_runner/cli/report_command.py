@@ -6,11 +6,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ssl_runner.cli.report_error import GONE, report_error, working_folder_is_gone
 from ssl_runner.errors import ConfigError
+from ssl_runner.runtime import launch_environment
 from ssl_runner.runtime.streams import guarded
+
+if TYPE_CHECKING:
+    from ssl_runner.comparison.report import Report
 
 EPILOG = """\
 a row is a setting; runs that differ in their seed alone are its repetitions. Figures that were not measured alike stand
@@ -25,6 +29,14 @@ in columns of their own, with the reason.
 
 exit codes: 0, 2 for a mistake or if no run has a result.
 """
+
+WIDTH = 160  # characters, of a pipe or a file
+FORMS = {
+    "csv": "all numbers, one line a setting",
+    "markdown": "tables in Markdown",
+    "latex": "tables in LaTeX (booktabs)",
+    "json": "everything, runs and notes too",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 for a failure, 2 for a mistake of the user, 130 when interrupted.
     """
+    launch_environment.in_utf8()
     with guarded():
         try:
             if working_folder_is_gone():
@@ -63,39 +76,23 @@ def _parser() -> _Parser:
     parser.add_argument(
         "paths", nargs="*", type=Path, metavar="PATH", help="run folders, or folders above them (default: outputs)"
     )
-    parser.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="show this figure, or all that fit a glob such as 'few_shot/*'; may be repeated (default: the main ones)",
-    )
+    metric = "show this figure, or all that fit a glob such as 'few_shot/*'; may be repeated (default: the main ones)"
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME", help=metric)
     parser.add_argument("--baseline", metavar="KEY=VALUE[,...]", help="paired differences of all settings to this one")
     form = parser.add_mutually_exclusive_group()
-    for name, what in (
-        ("csv", "all numbers, one line a setting"),
-        ("markdown", "tables in Markdown"),
-        ("latex", "tables in LaTeX (booktabs)"),
-        ("json", "everything, runs and notes too"),
-    ):
+    for name, what in FORMS.items():
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=what)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write that to a file instead of the terminal")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a page: sortable table, curves, pictures; needs no network"
-    )
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=float,
-        const=10.0,
-        metavar="SECONDS",
-        help="renew it every 10 seconds, or as given, while a run or a sweep is at work",
-    )
+    page = "write a page with a sortable table, curves and pictures; it needs no network"
+    parser.add_argument("--html", type=Path, metavar="FILE", help=page)
+    watch = "renew it every 10 seconds, or as given, while a run or a sweep is at work"
+    parser.add_argument("--watch", nargs="?", type=float, const=10.0, metavar="SECONDS", help=watch)
     return parser
 
 
 def _run(asked: argparse.Namespace) -> int:
     from ssl_runner.comparison import build, reading  # help needs none of it
+    from ssl_runner.runs import run_folder
 
     if asked.output is not None and asked.form is None:
         raise ConfigError(["--output: it needs a format; add --csv, --markdown, --latex or --json"])
@@ -107,10 +104,10 @@ def _run(asked: argparse.Namespace) -> int:
     validation = any(name.startswith(reading.VALIDATION) for name in asked.metric)
     while True:
         found = reading.read(paths, validation)
-        at_work = asked.watch is not None and (found.sweeping or any(one == "running" for _, one in found.left_out))
-        if found.runs or not at_work:
+        at_work = found.sweeping or any(reason == run_folder.RUNNING for _, reason in found.left_out)
+        if found.runs or not at_work or asked.watch is None:
             _show(build.of(found, paths, asked.metric, asked.baseline), asked)
-        if not at_work:
+        if not at_work or asked.watch is None:
             return 0
         time.sleep(asked.watch)
 
@@ -121,7 +118,7 @@ def _check_place(flag: str, file: Path | None) -> None:
         raise ConfigError([f"{flag}: {file} {wrong}; give a file in a folder that exists"])
 
 
-def _show(report, asked: argparse.Namespace) -> None:
+def _show(report: "Report", asked: argparse.Namespace) -> None:
     from ssl_runner.runtime.atomic_write import write_atomically
 
     if asked.html is not None:
@@ -142,9 +139,11 @@ def _show(report, asked: argparse.Namespace) -> None:
         from ssl_runner.runtime.console import Console
 
         console = Console()
-        if asked.watch is not None:
+        if not console.is_terminal:
+            console.width = WIDTH
+        elif asked.watch is not None:
             console.clear()
-        console.print(picture(report))
+        console.print(picture(report, console))
 
 
 if __name__ == "__main__":

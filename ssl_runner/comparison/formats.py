@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -154,11 +155,12 @@ def _latex(table: Table) -> str:
 
 
 def _latex_row(cells: Sequence[Cell]) -> str:
-    texts = ["".join(_LATEX.get(sign, sign) for sign in cell.text) for cell in cells]
-    return (
-        " & ".join(rf"\textbf{{{text}}}" if cell.best else text for text, cell in zip(texts, cells, strict=True))
-        + r" \\"
-    )
+    return " & ".join(_bold(_in_latex(cell.text), cell, r"\textbf{{{}}}") for cell in cells) + r" \\"
+
+
+def _in_latex(text: str) -> str:
+    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
+    return re.sub(r"^-(?=[\d.])", "$-$", escaped)
 
 
 FORMATS: dict[str, Callable[[Report], str]] = {

@@ -2,7 +2,8 @@
 
 import rich.table
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.text import Text
 
@@ -13,13 +14,20 @@ from ssl_runner.comparison.tables import Cell, Table, differences_table, left_ou
 NAMED = 10  # folders that are left out; the others are counted
 
 
-def picture(report: Report) -> RenderableType:
-    """The tables, then the notes, then the folders that were left out."""
+def picture(report: Report, console: Console) -> RenderableType:
+    """The tables, then the notes, then the folders that were left out.
+
+    Args:
+        console: Where it will be shown; where the columns of a setting do not fit, they share one.
+    """
     runs = sum(len(row.runs) for row in report.rows)
     main, differences = main_table(report), differences_table(report)
+    drawn = _drawn(main)
+    if Measurement.get(console, console.options.update(max_width=9_999), drawn).maximum > console.width:
+        drawn = _drawn(main_table(report, narrow=True))
     parts: list[RenderableType] = [
         Text(f"{_counted(runs, 'run')} of {_counted(len(report.rows), 'setting')}", style="bold"),
-        _drawn(main),
+        drawn,
     ]
     parts += [Text(main.legend, style="dim")] if main.legend else []
     if differences is not None and report.baseline is not None:
@@ -42,6 +50,8 @@ def _counted(number: int, thing: str) -> str:
 
 def _listed(note: str) -> RenderableType:
     grid = rich.table.Table.grid(padding=(0, 1))
+    grid.add_column()
+    grid.add_column(overflow="fold")
     grid.add_row(Text("-"), Text(note))
     return grid
 

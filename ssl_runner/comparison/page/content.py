@@ -8,7 +8,9 @@ from typing import Any
 
 from ssl_runner.comparison.page import curves, texts
 from ssl_runner.comparison.page.pictures import Picture, pictures
-from ssl_runner.comparison.report import Report, Row, Run
+from ssl_runner.comparison.report import Interval, Report, Row, Run
+from ssl_runner.comparison.settings import labelled, shown
+from ssl_runner.config.labels import key_labels
 
 COLOURED = 8  # settings that charts draw in a colour of their own
 
@@ -61,7 +63,7 @@ def settings(report: Report, page: Path) -> list[Setting]:
         Setting(
             number,
             row,
-            texts.label(row.setting),
+            labelled(row.setting),
             colours.get(number, 0),
             [_shown(run, row.runs[0], page, next(found)) for run in row.runs],
             _mean([run.seconds for run in row.runs]),
@@ -71,10 +73,10 @@ def settings(report: Report, page: Path) -> list[Setting]:
     ]
 
 
-def _shown(run: Run, first: Run, page: Path, shown: list[Picture]) -> ShownRun:
+def _shown(run: Run, first: Run, page: Path, logged: list[Picture]) -> ShownRun:
     keys = dict.fromkeys([*first.config, *run.config])
     differs = {key: run.config.get(key, "") for key in keys if run.config.get(key, "") != first.config.get(key, "")}
-    return ShownRun(run, texts.link(run.folder, page), shown, differs)
+    return ShownRun(run, texts.link(run.folder, page), logged, differs)
 
 
 def _colours(report: Report) -> dict[int, int]:
@@ -105,14 +107,15 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def chart_data(report: Report, shown: Sequence[Setting]) -> dict[str, Any]:
+def chart_data(report: Report, rows: Sequence[Setting]) -> dict[str, Any]:
     """Everything that charts draw, as JSON can hold it."""
     return {
         "keys": report.varying,
+        "labels": key_labels(report.varying),
         "columns": [
             {"title": one.title, "percent": one.percent, "higher": one.higher_is_better} for one in report.columns
         ],
-        "rows": [_row(report, setting) for setting in shown],
+        "rows": [_row(report, setting) for setting in rows],
         "curves": [asdict(chart) for chart in curves.charts(report.rows)],
         "lossesDiffer": any(key.split(".")[0] == "loss" for key in report.varying),
     }
@@ -141,4 +144,27 @@ def _row(report: Report, setting: Setting) -> dict[str, Any]:
 def _plain(value: Any) -> float | str:
     """A number where there is one, for its order and its place; else a text."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-    return value if number else texts.value(value)
+    return value if number else shown(value)
+
+
+def untested(report: Report) -> set[int]:
+    """The columns whose best has a single seed, so that nothing in them was tested."""
+    return {number for _, number, figure in _figures(report) if figure.best and len(figure.values) == 1}
+
+
+def marks(report: Report) -> dict[str, bool]:
+    """Which signs stand in the table, for its key."""
+    figures = [(number, figure) for _, number, figure in _figures(report)]
+    alone = untested(report)
+    ties = [number in alone or len(figure.values) == 1 for number, figure in figures if figure.tied and not figure.best]
+    return {
+        "best": any(figure.best for _, figure in figures),
+        "tied": not all(ties),
+        "untested": any(ties),
+        "interval": any(figure.low is not None for _, figure in figures),
+        "episodes": any(figure.low is None and figure.episodes is not None for _, figure in figures),
+    }
+
+
+def _figures(report: Report) -> list[tuple[int, int, Interval]]:
+    return [(row, column, one) for row, found in enumerate(report.rows) for column, one in found.figures.items()]

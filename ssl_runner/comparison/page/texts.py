@@ -1,13 +1,12 @@
-"""Figures and values as people read them."""
+"""Figures and values as the page shows them; the tables of the terminal have the same ones."""
 
-import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
+from ssl_runner.comparison import tables
+from ssl_runner.comparison.against import short
 from ssl_runner.comparison.report import Column, Interval
 
 
@@ -19,12 +18,10 @@ def scaled(value: float | None, column: Column) -> float | None:
 
 
 def number(value: float | None, column: Column, sign: bool = False) -> str:
-    """``94.3`` of 0.943 in a column of shares; four digits in others."""
-    shown = scaled(value, column)
-    if shown is None:
+    """``94.30`` of 0.943 in a column of shares; four digits in others; a dash for what is missing."""
+    if value is None or not math.isfinite(value):
         return "–"
-    text = f"{shown:{'+' if sign else ''}{'.1f' if column.percent else '.4g'}}"
-    return text.replace("-", "−")
+    return tables.number(value, column.percent, "+" if sign else "").replace("-", "−")
 
 
 def spread(figure: Interval, column: Column) -> str:
@@ -39,11 +36,16 @@ def spread(figure: Interval, column: Column) -> str:
     return "1 seed, no interval"
 
 
+def interval(figure: Interval, column: Column) -> str:
+    """Of a figure over several tasks: its values are no seeds."""
+    if figure.low is None or figure.high is None:
+        return "no interval"
+    return f"{number(figure.low, column)} to {number(figure.high, column)}"
+
+
 def p_value(p: float | None) -> str:
-    """``0.25``; tiny ones as ``<0.0001``."""
-    if p is None or not math.isfinite(p):
-        return "–"
-    return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p >= 0.01 else f"{p:.1g}"
+    """``.25``; a dash where there is no test."""
+    return "–" if p is None or not math.isfinite(p) else short(p)
 
 
 def duration(seconds: float | None) -> str:
@@ -56,16 +58,6 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def value(one: Any) -> str:
-    """A config value: ``0.2``, ``null``, ``[5, 0, 5]``."""
-    return one if isinstance(one, str) else json.dumps(one, ensure_ascii=False, default=str)
-
-
-def label(setting: Mapping[str, Any]) -> str:
-    """``temperature=0.2, width=16``; ``all runs`` if nothing varies."""
-    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value(one)}" for key, one in setting.items()) or "all runs"
 
 
 def link(folder: Path, page: Path) -> str:

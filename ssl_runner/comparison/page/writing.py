@@ -12,7 +12,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from ssl_runner.comparison.page import content, texts
-from ssl_runner.comparison.report import Report
+from ssl_runner.comparison.report import Column, Report
+from ssl_runner.comparison.settings import shown
+from ssl_runner.config.labels import key_labels
 from ssl_runner.runtime.atomic_write import write_atomically
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -40,15 +42,18 @@ def write(report: Report, file: Path, refresh: float | None = None) -> None:
 
 def render(report: Report, file: Path, refresh: float | None = None) -> str:
     """The text of the page; ``file`` is where it will lie, for links to run folders."""
-    shown = content.settings(report, file)
+    rows = content.settings(report, file)
     scripts = [_asset(name) for name in _SCRIPTS]
     return (
         _environment()
         .get_template("page.html")
         .render(
             report=report,
-            settings=shown,
-            single=all(len(row.runs) == 1 for row in report.rows),
+            settings=rows,
+            untested=content.untested(report),
+            marks=content.marks(report),
+            labels=key_labels(report.varying),
+            percent=Column("", "", percent=True),
             n_runs=sum(len(row.runs) for row in report.rows),
             written=datetime.now().astimezone(),
             refresh=refresh,
@@ -56,7 +61,7 @@ def render(report: Report, file: Path, refresh: float | None = None) -> str:
             styles=Markup(_asset("page.css")),
             scripts=[Markup(script) for script in scripts],
             # <, > and & are escaped inside, so that no name or value ends the element
-            data=htmlsafe_json_dumps(content.chart_data(report, shown), separators=(",", ":"), allow_nan=False),
+            data=htmlsafe_json_dumps(content.chart_data(report, rows), separators=(",", ":"), allow_nan=False),
         )
     )
 
@@ -84,7 +89,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     functions: dict[str, Any] = {
-        name: getattr(texts, name) for name in ("number", "scaled", "spread", "p_value", "duration", "value")
+        name: getattr(texts, name) for name in ("number", "scaled", "spread", "interval", "p_value", "duration")
     }
-    made.globals.update(functions)
+    made.globals.update(functions | {"value": shown})
     return made

@@ -4,8 +4,7 @@ const report = JSON.parse(document.getElementById("data").textContent);
 // as in page.css: a dash for each colour, for prints in grey and for eyes that do not tell colours apart
 const DASHES = [null, null, "8 3", "3 3", "9 3 3 3", null, "8 3", "3 3", "9 3 3 3"];
 const colour = (row) => `var(--c${row.colour})`;
-const digits = (value, percent) => (value === null || value === undefined ? "–" : percent ? value.toFixed(1) : String(+value.toPrecision(4)));
-const short = (key) => key.split(".").pop();
+const digits = (value, percent) => (value === null || value === undefined ? "–" : percent ? value.toFixed(2) : String(+value.toPrecision(4)));
 
 function element(name, content, attributes = {}) {
   const made = document.createElement(name);
@@ -82,10 +81,10 @@ function byKey(parent, column) {
   const at = (row) => String(row.values[0]);
   const values = rows.flatMap((row) => row.figures[column].values.filter((v) => v !== null).map((value) => ({ row, value })));
   const lines = rows.filter((row) => row.figures[column].low !== null && row.figures[column].high !== null);
-  panel(parent, `${report.columns[column].title} by ${report.keys[0]}`, (width) => Plot.plot({
+  panel(parent, `${report.columns[column].title} by ${report.labels[report.keys[0]]}`, (width) => Plot.plot({
     width, height: Math.round(Math.min(320, Math.max(230, width * 0.62))), marginLeft: 48, marginBottom: 44,
     ariaLabel: `${axis(column)} for each ${report.keys[0]}`,
-    x: { type: "point", domain: sorted(rows.map((row) => row.values[0])).map(String), label: report.keys[0], padding: 0.5, tickFormat: (v) => clip(v, width / (rows.length * 7)) },
+    x: { type: "point", domain: sorted(rows.map((row) => row.values[0])).map(String), label: report.keys[0], labelArrow: "none", padding: 0.5, tickFormat: (v) => clip(v, width / (rows.length * 7)) },
     y: { label: axis(column), grid: true, nice: true },
     marks: [
       Plot.ruleX(lines, { x: at, y1: (d) => d.figures[column].low, y2: (d) => d.figures[column].high, stroke: "var(--c1)", strokeWidth: 2 }),

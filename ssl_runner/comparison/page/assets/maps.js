@@ -25,7 +25,7 @@ function heatMap(parent, column) {
   const ys = sorted(rows.map((row) => row.values[1 - horizontal])).map(String);
   const left = Math.min(110, 22 + 7 * Math.max(...ys.map((y) => y.length)));
   const place = { x: (row) => String(row.values[horizontal]), y: (row) => String(row.values[1 - horizontal]) };
-  panel(parent, `${report.columns[column].title} by ${across} and ${down}`, (width) => Plot.plot({
+  panel(parent, `${report.columns[column].title} by ${report.labels[across]} and ${report.labels[down]}`, (width) => Plot.plot({
     width, height: 76 + 44 * ys.length, marginLeft: left, marginBottom: 44, marginTop: 26,
     ariaLabel: `${axis(column)} for each ${across} and ${down}: ${rows.map((row) => `${row.label} ${digits(row.figures[column].mean, report.columns[column].percent)}`).join("; ")}`,
     x: { type: "band", domain: xs, label: across, padding: 0.04, tickFormat: (v) => clip(v, width / (xs.length * 7)) },

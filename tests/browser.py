@@ -20,7 +20,14 @@ _START = (
     "import fcntl, os, sys; take, give = (fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3]); "
     "os.dup2(take, 3); os.dup2(give, 4); os.execvp(sys.argv[3], sys.argv[3:])"
 )
-_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe", "--no-first-run")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+    "--no-first-run",
+)
 
 
 class Page:
@@ -80,7 +87,8 @@ class Page:
 
     def texts(self, selector: str) -> list[str]:
         """The text of every element that fits, as it is shown."""
-        return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map(one => one.innerText.trim())")
+        text = "(one.innerText ?? one.textContent).trim()"
+        return self.run(f"[...document.querySelectorAll({json.dumps(selector)})].map(one => {text})")
 
     def press(self, key: str) -> None:
         """A key, typed by a person: ``Enter``, ``Tab``."""

@@ -33,12 +33,15 @@ function legend(rows) {
   return element("ul", items, { class: "legend" });
 }
 
+// on paper, charts are drawn for the width of half a page, so that their letters do not shrink
+let paperWidth = null;
+
 // A panel: heading, chart, legend. `draw(width)` returns the chart.
 function panel(parent, title, draw, below, note) {
   const place = element("div", []);
   const figure = element("figure", [element("h4", title), place, below, note ? element("figcaption", note) : null], { class: "chart" });
   parent.append(figure);
-  const chart = draw(Math.max(place.clientWidth, 220));
+  const chart = draw(paperWidth ?? Math.max(place.clientWidth, 220));
   chart.setAttribute("role", "img");
   place.append(chart);
 }

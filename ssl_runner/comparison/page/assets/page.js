@@ -128,6 +128,8 @@ if (byId("charts")) {
   new ResizeObserver(() => {
     if (byId("charts").clientWidth !== width && !matchMedia("print").matches) { width = byId("charts").clientWidth; draw(); }
   }).observe(byId("charts"));
+  addEventListener("beforeprint", () => { paperWidth = 310; draw(); });
+  addEventListener("afterprint", () => { paperWidth = null; draw(); });
 }
 for (const header of document.querySelectorAll("th[aria-sort]")) makeSortable(header);
 for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));

@@ -14,6 +14,7 @@ from ssl_runner.runs.logged import records
 BUDGET = 4_000_000  # bytes of text for all pictures of a page
 _WIDTHS = (800, 560, 400, 280, 200)  # pixels; below the last, nothing can be recognised
 _MOST = 6  # pictures of a run
+_LEAST = 0.1  # bytes of text for a pixel, at least: sizes that cannot fit are not tried
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,13 @@ def _within(share: int, files: tuple[tuple[Path, int, int], ...]) -> list[Pictur
         return []
     last = {tag: (step, data) for path, *_ in files for tag, step, data in _logged(path)}
     chosen = [(tag, *last[tag]) for tag in sorted(last, key=lambda tag: (last[tag][0], tag))[-_MOST:]]
+    images = [(tag, step, image) for tag, step, data in chosen if (image := _decoded(data)) is not None]
     found: list[Picture] = []
     for width in _WIDTHS:
-        found = [one for one in (_small(*item, width) for item in chosen) if one is not None]
+        sizes = [_size(image, width) for *_, image in images]
+        if width > _WIDTHS[-1] and _LEAST * sum(across * down for across, down in sizes) > share:
+            continue
+        found = [_small(*one, size) for one, size in zip(images, sizes, strict=True)]
         if sum(len(one.address) for one in found) <= share:
             return found
     while sum(len(one.address) for one in found) > share:
@@ -87,14 +92,21 @@ def _logged(path: Path) -> Iterator[tuple[str, int, bytes]]:
                 yield value.tag, event.step, value.image.encoded_image_string
 
 
-def _small(tag: str, step: int, data: bytes, width: int) -> Picture | None:
+def _decoded(data: bytes) -> Image.Image | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGB")
+            return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):  # of another program, or damaged
         return None
-    picture.thumbnail((width, 4 * width))
+
+
+def _size(image: Image.Image, width: int) -> tuple[int, int]:
+    scale = min(1, width / image.width, 4 * width / image.height)
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+
+
+def _small(tag: str, step: int, image: Image.Image, size: tuple[int, int]) -> Picture:
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=70, method=2)
+    image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2).save(file, "WEBP", quality=70, method=0)
     text = base64.b64encode(file.getvalue()).decode("ascii")
-    return Picture(tag, step, picture.width, picture.height, f"data:image/webp;base64,{text}")
+    return Picture(tag, step, *size, f"data:image/webp;base64,{text}")

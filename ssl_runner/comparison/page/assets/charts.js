@@ -104,7 +104,7 @@ function byTime(parent, column) {
   const [unit, divisor] = most > 7200 ? ["hours", 3600] : most > 180 ? ["minutes", 60] : ["seconds", 1];
   const x = (row) => row.seconds / divisor;
   const lines = rows.filter((row) => row.colour && row.figures[column].low !== null && row.figures[column].high !== null);
-  const runs = rows.filter((row) => row.runSeconds.length === row.figures[column].values.length && row.runSeconds.length > 1)
+  const runs = rows.filter((row) => row.colour && row.runSeconds.length === row.figures[column].values.length && row.runSeconds.length > 1)
     .flatMap((row) => row.runSeconds.map((seconds, i) => ({ row, seconds, value: row.figures[column].values[i] })))
     .filter((d) => d.seconds !== null && d.value !== null);
   panel(parent, `${report.columns[column].title} against training time`, (width) => Plot.plot({

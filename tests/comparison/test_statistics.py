@@ -10,6 +10,11 @@ from scipy import stats
 
 from ssl_runner.comparison import statistics
 
+
+def one_paired(row, baseline):
+    return statistics.paired([row], baseline)[0]
+
+
 FIVE = [0.91, 0.93, 0.92, 0.95, 0.9]
 
 
@@ -65,32 +70,39 @@ def test_the_paired_test_counts_all_flips_of_signs(pairs):
     generator = np.random.default_rng(pairs)
     first = dict(enumerate(generator.normal(0.81, 0.02, pairs)))
     second = dict(enumerate(generator.normal(0.8, 0.02, pairs)))
-    test = statistics.paired(first, second)
+    test = one_paired(first, second)
     assert test is not None
     assert test.p == pytest.approx(by_counting([first[seed] - second[seed] for seed in range(pairs)]))
 
 
 @pytest.mark.parametrize("pairs", [2, 3, 5, 8])
 def test_the_least_p_is_reached_when_all_differences_have_one_sign(pairs):
-    test = statistics.paired({n: 0.9 + n / 100 for n in range(pairs)}, dict.fromkeys(range(pairs), 0.8))
+    test = one_paired({n: 0.9 + n / 100 for n in range(pairs)}, dict.fromkeys(range(pairs), 0.8))
     assert test is not None
     assert test.p == pytest.approx(statistics.least_p(pairs)) == pytest.approx(2 / 2**pairs)
 
 
 def test_only_common_seeds_are_paired():
-    test = statistics.paired({0: 0.9, 1: 0.92, 7: 0.1}, {1: 0.9, 0: 0.89, 5: 0.3})
+    test = one_paired({0: 0.9, 1: 0.92, 7: 0.1}, {1: 0.9, 0: 0.89, 5: 0.3})
     assert test is not None
     assert test.pairs == 2
     assert test.mean == pytest.approx((0.01 + 0.02) / 2)
-    assert statistics.paired({0: 1.0}, {1: 1.0}) is None
+    assert one_paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_rows_are_tested_together_as_each_by_itself():
+    generator = np.random.default_rng(3)
+    rows = [dict(enumerate(generator.normal(0.8, 0.02, n))) for n in (4, 6, 4, 1, 6)] + [{99: 0.5}]
+    baseline = dict(enumerate(generator.normal(0.8, 0.02, 6)))
+    assert statistics.paired(rows, baseline) == [one_paired(row, baseline) for row in rows]
 
 
 def test_one_pair_has_a_difference_but_neither_interval_nor_test():
-    assert statistics.paired({0: 0.75}, {0: 0.5}) == statistics.Paired(0.25, None, None, 1, None)
+    assert one_paired({0: 0.75}, {0: 0.5}) == statistics.Paired(0.25, None, None, 1, None)
 
 
 def test_equal_figures_differ_in_nothing():
-    test = statistics.paired({0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.5, 1: 0.6, 2: 0.7})
+    test = one_paired({0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.5, 1: 0.6, 2: 0.7})
     assert test is not None
     assert (test.mean, test.p) == (0, 1)
 
@@ -98,7 +110,7 @@ def test_equal_figures_differ_in_nothing():
 def test_many_pairs_are_tested_by_random_flips():
     generator = np.random.default_rng(0)
     differences = generator.normal(0.01, 0.02, 20)
-    test = statistics.paired(dict(enumerate(differences)), dict.fromkeys(range(20), 0.0))
+    test = one_paired(dict(enumerate(differences)), dict.fromkeys(range(20), 0.0))
     assert test is not None and test.p is not None
     # the normal approximation of the same test
     expected = 2 * stats.norm.sf(abs(differences.sum()) / math.sqrt((differences**2).sum()))
@@ -128,7 +140,7 @@ def test_corrected_paired_tests_err_in_at_most_5_per_cent_of_families():
     for _ in range(400):
         figures = generator.normal(0.8, 0.02, size=(4, 9))  # all settings are equal
         baseline = dict(enumerate(figures[0]))
-        tests = [statistics.paired(dict(enumerate(row)), baseline) for row in figures[1:]]
+        tests = [one_paired(dict(enumerate(row)), baseline) for row in figures[1:]]
         wrong += min(statistics.holm([test.p for test in tests if test is not None and test.p is not None])) < 0.05
     assert within(wrong / 400, 400)
     assert wrong > 0  # the test is exact, so it must err now and then

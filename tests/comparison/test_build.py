@@ -111,7 +111,7 @@ def test_figures_that_were_measured_differently_stand_apart(tmp_path, protocol, 
     assert len(report.columns) == 2
     assert titles(report)[1] == f"knn ({title})"
     assert [figure.values for figure in report.rows[0].figures.values()] == [[0.9], [0.5]]
-    assert len(noted(report, "must not be compared")) == 1
+    assert len(noted(report, "cannot be compared")) == 1
 
 
 def test_few_shot_figures_on_other_tasks_stand_apart(tmp_path):

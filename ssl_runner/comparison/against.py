@@ -19,11 +19,11 @@ def differences_to(number: int, rows: Sequence[Row], columns: Sequence[Column]) 
     found: list[Difference] = []
     weak = 0
     for place in range(len(columns)):
-        column = [one for row in range(len(rows)) if row != number if (one := _difference(row, number, place, rows))]
+        column = _differences(number, place, rows)
         tested = [one for one in column if one.p is not None]
         corrected = iter(statistics.holm([one.p for one in tested if one.p is not None]))
         column = [one if one.p is None else replace(one, p_holm=next(corrected)) for one in column]
-        found += [replace(one, note=_note(one, len(tested))) for one in column]
+        found += [replace(one, note=_note(one)) for one in column]
         weak = max(weak, len(tested) if any(_powerless(one, len(tested)) for one in tested) else 0)
     remarks = []
     if found:
@@ -38,32 +38,31 @@ def differences_to(number: int, rows: Sequence[Row], columns: Sequence[Column]) 
     return found, remarks
 
 
-def _difference(row: int, baseline: int, column: int, rows: Sequence[Row]) -> Difference | None:
-    first, second = rows[row], rows[baseline]
-    if column not in first.figures or column not in second.figures:
-        return None
-    test = statistics.paired(first.by_seed(column), second.by_seed(column))
-    if test is None:
-        return Difference(
-            row, column, first.figures[column].mean - second.figures[column].mean, None, None, 0, None, None
-        )
-    return Difference(row, column, test.mean, test.low, test.high, test.pairs, test.p, None)
+def _differences(baseline: int, column: int, rows: Sequence[Row]) -> list[Difference]:
+    if column not in rows[baseline].figures:
+        return []
+    others = [number for number, row in enumerate(rows) if number != baseline and column in row.figures]
+    tests = statistics.paired([rows[one].by_seed(column) for one in others], rows[baseline].by_seed(column))
+    found = []
+    for number, test in zip(others, tests, strict=True):
+        if test is None:
+            mean = rows[number].figures[column].mean - rows[baseline].figures[column].mean
+            found.append(Difference(number, column, mean, None, None, 0, None, None))
+        else:
+            found.append(Difference(number, column, test.mean, test.low, test.high, test.pairs, test.p, None))
+    return found
 
 
 def _powerless(one: Difference, comparisons: int) -> bool:
     return comparisons * statistics.least_p(one.pairs) > 1 - statistics.LEVEL
 
 
-def _note(one: Difference, comparisons: int) -> str:
+def _note(one: Difference) -> str:
     if one.pairs == 0:
         return "no common seeds: nothing is paired"
     if one.pairs == 1:
         return "1 pair has no interval and no test"
-    if not _powerless(one, comparisons):
-        return ""
-    least = statistics.least_p(one.pairs)
-    corrected = f", and corrected for {comparisons} none < {short(comparisons * least)}" if comparisons > 1 else ""
-    return f"{one.pairs} pairs cannot give p < {short(least)}{corrected}"
+    return f"{one.pairs} pairs cannot give p < {short(statistics.least_p(one.pairs))}" if _powerless(one, 1) else ""
 
 
 def short(p: float) -> str:

@@ -156,5 +156,6 @@ def _about(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> 
         notes.append(f"The runs come from {len(commits)} states of the code: {listed}{more}.")
     if not metrics:
         kinds = [kind for kind in BASELINES if any(key.startswith(f"{kind}/") for run in runs for key in run.metrics)]
-        notes += [f"Baselines were measured too: --metric '{kind}/*' shows them." for kind in kinds[:1]]
+        asked = " or ".join(f"--metric '{kind}/*'" for kind in kinds)
+        notes += [f"Baselines were measured too: {asked} shows them."] if kinds else []
     return notes

@@ -19,7 +19,13 @@ _LOWER = ("loss", "error", "alignment", "uniformity")
 
 # what says most about a difference comes first; hashes come last
 _FIRST, _LAST = ("dataset", "split", "classes", "normalisation"), ("query_size", "gallery_size", "tasks", "fingerprint")
-_NO_MEASURE = ("interval", "trained_on", "name", "baselines")  # parts of a protocol that do not change the figures
+_NO_MEASURE = (
+    "interval",
+    "trained_on",
+    "name",
+    "baselines",
+    "paired",
+)  # parts of a protocol that do not change the figures
 _RENAMED = {"bank": "gallery", "bank_size": "gallery_size"}  # in results of version 0.1
 
 
@@ -172,7 +178,7 @@ def _main(merits: Sequence[str]) -> list[str]:
 def titled(measures: Sequence[Measure]) -> tuple[list[Column], list[str]]:
     """The columns, each with a title that tells it from the others, and sentences that say why some stand apart."""
     columns: list[Column] = []
-    notes: list[str] = []
+    apart_by: dict[str, list[str]] = {}
     for metric in dict.fromkeys(measure.metric for measure in measures):
         group = [measure for measure in measures if measure.metric == metric]
         keys = _telling(group)
@@ -182,7 +188,11 @@ def titled(measures: Sequence[Measure]) -> tuple[list[Column], list[str]]:
             name = f"{_readable(metric)} ({apart})" if apart else _readable(metric)
             columns.append(Column(metric, name, not any(word in last for word in _LOWER), last in _SHARES))
         if len(group) > 1:
-            notes.append(_why(metric, group))
+            apart_by.setdefault(_why(group), []).append(metric)
+    notes = [
+        f"{_several(metrics)} in {why}: such figures stand in columns of their own, since they cannot be compared."
+        for why, metrics in apart_by.items()
+    ]
     kinds = {measure.metric.startswith(VALIDATION) for measure in measures}
     if len(kinds) > 1:
         notes.append(
@@ -223,7 +233,12 @@ def _telling(group: Sequence[Measure]) -> list[str]:
     return keys
 
 
-def _why(metric: str, group: Sequence[Measure]) -> str:
+def _why(group: Sequence[Measure]) -> str:
     keys = [key.replace("_", " ") for key in _differing(group)]
-    listed = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-    return f"{metric} stands in {len(group)} columns, which must not be compared: they differ in {listed}."
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _several(metrics: Sequence[str]) -> str:
+    if len(metrics) == 1:
+        return f"Runs differ for {metrics[0]}"
+    return f"Runs differ for {', '.join(metrics[:3])}{f' and {len(metrics) - 3} more' if len(metrics) > 3 else ''}"

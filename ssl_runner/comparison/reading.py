@@ -50,13 +50,14 @@ def read(paths: Sequence[Path], validation: bool = False) -> Found:
         raise ConfigError([_no_folder(path) for path in missing])
     found, configs, seen = Found(), Configs(), set()
     for path in paths:
-        before = len(seen)
+        any_run, left = False, len(found.left_out)
         for folder in _run_folders(path, found):
+            any_run = True
             place = os.path.realpath(folder)
             if place not in seen:
                 seen.add(place)
                 _take(Path(folder), configs, found, validation)
-        if len(seen) == before and not any(os.path.realpath(path).startswith(one) for one in seen):
+        if not any_run and len(found.left_out) == left:
             found.left_out.append((path, "there is no run in it"))
     return found
 

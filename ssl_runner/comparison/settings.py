@@ -121,9 +121,9 @@ def shown(value: Any) -> str:
 
 
 def labelled(setting: Mapping[str, Any]) -> str:
-    """``loss=nt_xent, temperature=0.2``; ``all runs`` if nothing varies."""
+    """``loss=nt_xent, temperature=0.2``, without absent keys; ``all runs`` if nothing varies."""
     labels = key_labels(list(setting))
-    return ", ".join(f"{labels[key]}={shown(value)}" for key, value in setting.items()) or "all runs"
+    return ", ".join(f"{labels[key]}={shown(value)}" for key, value in setting.items() if value != ABSENT) or "all runs"
 
 
 def find_baseline(text: str, settings: Sequence[Mapping[str, Any]]) -> int:

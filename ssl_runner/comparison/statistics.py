@@ -15,6 +15,7 @@ import numpy as np
 LEVEL = 0.95
 RESAMPLES = 9_999  # of the bootstrap
 EXACT = 16  # pairs; 65,536 flips of signs take a tenth of a second
+_AT_ONCE = 2**20  # flips of all rows that are tested together
 
 Seeds = Mapping[int, float]  # figure by seed
 
@@ -60,30 +61,43 @@ class Paired:
     p: float | None
 
 
-def paired(row: Seeds, baseline: Seeds) -> Paired | None:
-    """The differences of the seeds that both have, and an exact test whether their signs are chance.
+def paired(rows: Sequence[Seeds], baseline: Seeds) -> list[Paired | None]:
+    """The differences of each row to the baseline over the seeds that both have, and an exact test of each.
 
-    The test flips the sign of each difference: under the null hypothesis either order of a pair was as likely. All
-    2^n flips are counted up to 16 pairs, and 99,999 random ones above. None without common seeds.
+    The test flips the sign of each difference: if they were chance, either order of a pair would be as likely. All 2^n
+    flips are counted up to 16 pairs, and 99,999 random ones above.
+
+    Returns:
+        None for a row without common seeds.
     """
-    differences = [row[seed] - baseline[seed] for seed in sorted(row.keys() & baseline.keys())]
-    if not differences:
-        return None
-    n, p = len(differences), None
-    if n > 1:
-        from scipy import stats
+    differences = [[row[seed] - baseline[seed] for seed in sorted(row.keys() & baseline.keys())] for row in rows]
+    p: dict[int, float] = {}
+    for pairs in {len(one) for one in differences if len(one) > 1}:
+        members = [number for number, one in enumerate(differences) if len(one) == pairs]
+        p |= dict(zip(members, _flipped(np.array([differences[number] for number in members])), strict=True))
+    return [Paired(*mean_interval(one), len(one), p.get(n)) if one else None for n, one in enumerate(differences)]
 
-        every = 2**n if n <= EXACT else 99_999
-        flipped = stats.permutation_test(
-            (np.array(differences),),
+
+def _flipped(differences: np.ndarray) -> list[float]:
+    """P-values of the test, for differences (rows, pairs)."""
+    from scipy import stats
+
+    flips = 2 ** differences.shape[1] if differences.shape[1] <= EXACT else 99_999
+    found: list[float] = []
+    many = max(1, _AT_ONCE // flips)
+    for start in range(0, len(differences), many):
+        test = stats.permutation_test(
+            (differences[start : start + many],),
             np.mean,
             permutation_type="samples",
             vectorized=True,
-            n_resamples=every,
+            n_resamples=flips,
+            batch=1024,
+            axis=1,
             rng=np.random.default_rng(0),
         )
-        p = float(flipped.pvalue)
-    return Paired(*mean_interval(differences), n, p)
+        found += np.atleast_1d(test.pvalue).tolist()
+    return found
 
 
 def least_p(pairs: int) -> float:

@@ -10,7 +10,7 @@ from ssl_runner.config.labels import key_labels
 from ssl_runner.errors import printable
 
 TIED = "="  # after a figure that cannot be told apart from the best
-UNTESTED = "?"  # the same, where one of them has a single seed
+UNTESTED = "?"  # the same, since one of them has a single seed
 EPISODES = "e"  # after an interval over episodes
 
 
@@ -123,7 +123,7 @@ def _legend(report: Report, rows: Sequence[Sequence[Cell]]) -> str:
     if any(text.endswith(f" {TIED}") for text in texts):
         parts.append(f"{TIED}: cannot be told apart from the best")
     if any(text.endswith(f" {UNTESTED}") for text in texts):
-        parts.append(f"{UNTESTED}: nor can these, since they or the best have a single seed")
+        parts.append(f"{UNTESTED}: untested, since it or the best has a single seed")
     return "; ".join(parts)
 
 
@@ -145,7 +145,8 @@ def differences_table(report: Report) -> Table | None:
         cells += [Cell("-" if p is None else short(p)) for p in (one.p, one.p_holm)]
         cells += [Cell(one.note, number=False)] if noted else []
         rows.append(cells)
-    return Table(head, rows, "differences in points of per cent" if report.columns[0].percent else "")
+    shares = any(report.columns[one.column].percent for one in report.differences)
+    return Table(head, rows, "differences in percentage points" if shares else "")
 
 
 def _difference(one: Difference, percent: bool) -> str:

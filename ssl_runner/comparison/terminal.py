@@ -1,5 +1,8 @@
 """A report on the terminal."""
 
+import textwrap
+from collections.abc import Sequence
+
 import rich.table
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,6 +14,8 @@ from ssl_runner.comparison.report import Report
 from ssl_runner.comparison.settings import labelled
 from ssl_runner.comparison.tables import Cell, Table, differences_table, left_out, main_table
 
+SETTING = 24  # characters, the least for a setting that must be broken
+TITLE = 18  # characters, where titles of columns are broken
 NAMED = 10  # folders that are left out; the others are counted
 
 
@@ -22,12 +27,9 @@ def picture(report: Report, console: Console) -> RenderableType:
     """
     runs = sum(len(row.runs) for row in report.rows)
     main, differences = main_table(report), differences_table(report)
-    drawn = _drawn(main)
-    if Measurement.get(console, console.options.update(max_width=9_999), drawn).maximum > console.width:
-        drawn = _drawn(main_table(report, narrow=True))
     parts: list[RenderableType] = [
         Text(f"{_counted(runs, 'run')} of {_counted(len(report.rows), 'setting')}", style="bold"),
-        drawn,
+        *_fitting(report, main, console),
     ]
     parts += [Text(main.legend, style="dim")] if main.legend else []
     if differences is not None and report.baseline is not None:
@@ -56,12 +58,50 @@ def _listed(note: str) -> RenderableType:
     return grid
 
 
-def _drawn(table: Table) -> rich.table.Table:
+def _fitting(report: Report, main: Table, console: Console) -> list[RenderableType]:
+    """The main table; if it is too wide, with one column for the setting, and in as many parts as necessary."""
+    if _width(drawn := _drawn(main), console) <= console.width:
+        return [drawn]
+    main = main_table(report, narrow=True)
+    first = max(SETTING, console.width - sum(map(len, _titles(main)[1:])) - 40)
+    found: list[RenderableType] = []
+    shown: list[int] = []
+    for place in range(2, len(main.head)):  # after the setting and the number of its seeds
+        wider = _drawn(main, [0, 1, *shown, place], first)
+        if shown and _width(wider, console) > console.width:
+            found.append(_drawn(main, [0, 1, *shown], first))
+            shown = []
+        shown.append(place)
+    return [*found, _drawn(main, [0, 1, *shown], first)]
+
+
+def _width(drawn: rich.table.Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=9_999), drawn).maximum
+
+
+def _titles(table: Table) -> list[str]:
+    return [max(textwrap.wrap(cell.text, TITLE) or [""], key=len) for cell in table.head]
+
+
+def _drawn(table: Table, places: Sequence[int] | None = None, first: int | None = None) -> rich.table.Table:
+    """A table, or some of its columns.
+
+    Args:
+        first: Largest width of the first column, whose texts are then broken.
+    """
+    places = range(len(table.head)) if places is None else places
     drawn = rich.table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for cell in table.head:
-        drawn.add_column(Text(cell.text), justify="right" if cell.number else "left", overflow="fold")
+    for place in places:
+        cell, broken = table.head[place], first is not None and place == 0
+        drawn.add_column(
+            Text(textwrap.fill(cell.text, TITLE)),
+            justify="right" if cell.number else "left",
+            overflow="fold",
+            max_width=first if broken else None,
+            no_wrap=not broken and cell.number,
+        )
     for row in table.rows:
-        drawn.add_row(*map(_text, row))
+        drawn.add_row(*(_text(row[place]) for place in places))
     return drawn
 
 

@@ -32,7 +32,7 @@ def spread(figure: Interval, column: Column) -> str:
     if seeds > 1:
         return f"{seeds} seeds, no interval"
     if figure.episodes is not None:
-        return f"1 seed; ±{number(figure.episodes, column)} over episodes"
+        return f"1 seed, ±{number(figure.episodes, column)} over episodes"
     return "1 seed, no interval"
 
 

@@ -33,7 +33,7 @@ function heatMap(parent, column) {
     color: { type: "identity" },
     marks: [
       Plot.cell(rows, { ...place, fill: (row) => mixed(share(row.figures[column].mean)), rx: 3 }),
-      (width - left) / xs.length > 30 ? Plot.text(rows, { ...place, text: (row) => digits(row.figures[column].mean, report.columns[column].percent), fill: (row) => (share(row.figures[column].mean) > 0.5 ? "var(--paper)" : "var(--ink)"), fontSize: 12 }) : null,
+      (width - left) / xs.length > 30 ? Plot.text(rows, { ...place, text: (row) => digits(row.figures[column].mean, report.columns[column].percent), fill: (row) => (share(row.figures[column].mean) > 0.57 ? "var(--paper)" : "var(--ink)"), fontSize: 12 }) : null,
       tip(rows, { ...place, title: (row) => describe(row, column) }),
     ],
   }), ramp, rows.length < xs.length * ys.length ? "Empty places were not run." : null);

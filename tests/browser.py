@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,7 @@ class Page:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.resize(width, height)
+        self.waiting.clear()
         began = time.perf_counter()
         self.call("Page.navigate", url=file.resolve().as_uri())
         self.wait("Page.loadEventFired")
@@ -125,6 +127,8 @@ class Page:
     def _read(self) -> dict[str, Any]:
         """The next message; events are noted."""
         while b"\0" not in self.rest:
+            ready, _, _ = select.select([self.take], [], [], DEADLINE)
+            assert ready, "Chromium does not answer"
             part = os.read(self.take, 1 << 20)
             assert part, "Chromium has ended"
             self.rest += part

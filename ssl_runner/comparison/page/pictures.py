@@ -14,6 +14,7 @@ from ssl_runner.runs.logged import records
 BUDGET = 4_000_000  # bytes of text for all pictures of a page
 _WIDTHS = (800, 560, 400, 280, 200)  # pixels; below the last, nothing can be recognised
 _MOST = 6  # pictures of a run
+_SMALLEST = 8_000  # bytes of text for a run, below which its event files are not worth reading
 _LEAST = 0.1  # bytes of text for a pixel, at least: sizes that cannot fit are not tried
 
 
@@ -46,7 +47,10 @@ def pictures(folders: Sequence[Path], budget: int = BUDGET) -> list[list[Picture
         budget: Bytes of text for all.
     """
     share = budget // max(len(folders), 1)
-    return [_within(share, _state(folder)) for folder in folders]
+    if share < _SMALLEST:
+        return [[] for _ in folders]
+    # a power of two: while a sweep runs and is watched, not every new run makes all pictures again
+    return [_within(1 << share.bit_length() - 1, _state(folder)) for folder in folders]
 
 
 def _state(folder: Path) -> tuple[tuple[Path, int, int], ...]:
@@ -63,8 +67,6 @@ def _state(folder: Path) -> tuple[tuple[Path, int, int], ...]:
 
 @lru_cache(maxsize=2_000)
 def _within(share: int, files: tuple[tuple[Path, int, int], ...]) -> list[Picture]:
-    if share < 2_000:  # nothing fits; do not read the files of thousands of runs
-        return []
     last = {tag: (step, data) for path, *_ in files for tag, step, data in _logged(path)}
     chosen = [(tag, *last[tag]) for tag in sorted(last, key=lambda tag: (last[tag][0], tag))[-_MOST:]]
     images = [(tag, step, image) for tag, step, data in chosen if (image := _decoded(data)) is not None]

@@ -39,7 +39,7 @@ let paperWidth = null;
 // A panel: heading, chart, legend. `draw(width)` returns the chart.
 function panel(parent, title, draw, below, note) {
   const place = element("div", []);
-  const figure = element("figure", [element("h4", title), place, below, note ? element("figcaption", note) : null], { class: "chart" });
+  const figure = element("figure", [element(parent.id === "figures" ? "h3" : "h4", title), place, below, note ? element("figcaption", note) : null], { class: "chart" });
   parent.append(figure);
   const chart = draw(paperWidth ?? Math.max(place.clientWidth, 220));
   chart.setAttribute("role", "img");

@@ -15,7 +15,7 @@ import numpy as np
 LEVEL = 0.95
 RESAMPLES = 9_999  # of the bootstrap
 EXACT = 16  # pairs; 65,536 flips of signs take a tenth of a second
-_AT_ONCE = 2**20  # flips of all rows that are tested together
+_AT_ONCE = 2**17  # flips of all rows that are tested together
 
 Seeds = Mapping[int, float]  # figure by seed
 

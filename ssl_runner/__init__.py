@@ -5,21 +5,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssl_runner.cli.python_api import compose
+    from ssl_runner.comparison.reading import RunTable, read_runs
     from ssl_runner.models.saving import load_encoder
     from ssl_runner.train import train
     from ssl_runner.wiring.loaded_run import LoadedRun, load_run
     from ssl_runner.wiring.loading import few_shot_classifier, load_algorithm
 
-__all__ = ["LoadedRun", "compose", "few_shot_classifier", "load_algorithm", "load_encoder", "load_run", "train"]
+__all__ = [
+    "LoadedRun",
+    "RunTable",
+    "compose",
+    "few_shot_classifier",
+    "load_algorithm",
+    "load_encoder",
+    "load_run",
+    "read_runs",
+    "train",
+]
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
     "LoadedRun": "wiring.loaded_run",
+    "RunTable": "comparison.reading",
     "compose": "cli.python_api",
     "few_shot_classifier": "wiring.loading",
     "load_algorithm": "wiring.loading",
     "load_encoder": "models.saving",
     "load_run": "wiring.loaded_run",
+    "read_runs": "comparison.reading",
 }
 
 

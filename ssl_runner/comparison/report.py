@@ -46,11 +46,12 @@ class Interval:
         mean: Of the seeds.
         low: Lower end; None with a single seed.
         high: Upper end.
-        values: The figure of each seed, in the order of `Row.runs`.
+        values: The figure of each seed, in the order of `Row.runs`; see ``runs`` where only some were measured so.
         episodes: For a single seed, the interval over episodes that its evaluator reports, half its width; never mixed
             with the interval over seeds.
         best: Whether no other row of the column has a better mean.
         tied: Whether it cannot be told apart from the best.
+        runs: Positions in `Row.runs` of the runs whose values these are.
     """
 
     mean: float
@@ -60,6 +61,7 @@ class Interval:
     episodes: float | None = None
     best: bool = False
     tied: bool = False
+    runs: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Row:
     setting: dict[str, Any]
     runs: list[Run]
     figures: dict[int, Interval]
+
+    def by_seed(self, column: int) -> dict[int, float]:
+        """The figures in a column, by seed."""
+        figure = self.figures[column]
+        return {self.runs[position].seed: value for position, value in zip(figure.runs, figure.values, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
+from ssl_runner.config.labels import key_labels
+
 LONGEST = 100  # bytes; file systems take 255, and TensorBoard and checkpoints add to the path
 
 _UNSAFE = re.compile(r"[^\w.=+-]+")
@@ -17,7 +19,7 @@ def job_names(jobs: Sequence[Sequence[str]]) -> list[str]:
     """
     parsed = [dict(_pair(word) for word in job) for job in jobs]
     keys = [key for key in dict.fromkeys(key for job in parsed for key in job) if _differs(key, parsed)]
-    labels = _labels(keys)
+    labels = key_labels(keys)
     found: list[str] = []
     for job in parsed:
         name = _safe(",".join(f"{labels[key]}={_plain(job[key])}" for key in keys if key in job))
@@ -32,7 +34,7 @@ def trial_name(index: int, texts: Mapping[str, str]) -> str:
         texts: Its values, by key.
     """
     pairs = dict(_pair(f"{key}={text}") for key, text in texts.items())
-    labels = _labels(list(pairs))
+    labels = key_labels(list(pairs))
     values = ",".join(f"{labels[key]}={_plain(text)}" for key, text in pairs.items())
     return _safe(f"trial={index:03d},{values}")
 
@@ -44,19 +46,6 @@ def _pair(word: str) -> tuple[str, str]:
 
 def _differs(key: str, jobs: Sequence[dict[str, str]]) -> bool:
     return len({job.get(key) for job in jobs}) > 1
-
-
-def _labels(keys: Sequence[str]) -> dict[str, str]:
-    """The end of each key, as much of it as tells it from the others."""
-    labels = {}
-    for key in keys:
-        parts = re.split(r"[./]", key)
-        ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        others = [re.split(r"[./]", other) for other in keys if other != key]
-        labels[key] = next(
-            (end for end in ends if not any(".".join(other).endswith(end) for other in others)), ".".join(parts)
-        )
-    return labels
 
 
 def _plain(value: str) -> str:

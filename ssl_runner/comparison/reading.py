@@ -1,0 +1,251 @@
+"""Finds run folders below paths and reads their results."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ssl_runner.comparison.configs import Configs
+from ssl_runner.comparison.report import Run
+from ssl_runner.errors import ConfigError, InvalidValue, printable
+from ssl_runner.runs import run_folder
+from ssl_runner.runtime.file_lock import is_held
+
+CONFIG, SWEEP_LOCK = "config.yaml", ".sweep.lock"
+VALIDATION = "validation/"  # before the metrics that were computed on validation images
+_LOGGED = "eval/validation/"  # the same in metrics.jsonl
+
+
+@dataclass
+class Found:
+    """What lies below the paths.
+
+    Attributes:
+        runs: With a result, in the order of their folders.
+        left_out: Folders without one, and why.
+        ended: When the result of each run was written, seconds since 1970; by folder.
+        sweeping: Whether a sweep below the paths is running.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    ended: dict[Path, float] = field(default_factory=dict)
+    sweeping: bool = False
+
+
+def read(paths: Sequence[Path], validation: bool = False) -> Found:
+    """Read every run below the paths; a run that cannot be read is left out and named.
+
+    Args:
+        paths: Run folders, or folders above them.
+        validation: Whether to read validation figures from metrics.jsonl too, as ``validation/knn/top1``.
+
+    Raises:
+        ConfigError: A path is missing or is no folder.
+    """
+    missing = [path for path in paths if not path.is_dir()]
+    if missing:
+        raise ConfigError([_no_folder(path) for path in missing])
+    found, configs, seen = Found(), Configs(), set()
+    for path in paths:
+        any_run, left = False, len(found.left_out)
+        for folder in _run_folders(path, found):
+            any_run = True
+            place = os.path.realpath(folder)
+            if place not in seen:
+                seen.add(place)
+                _take(Path(folder), configs, found, validation)
+        if not any_run and len(found.left_out) == left:
+            found.left_out.append((path, "there is no run in it"))
+    return found
+
+
+def _no_folder(path: Path) -> str:
+    state = "is a file" if path.exists() else "does not exist"
+    return f"{printable(str(path))} {state}; give run folders, or folders above them, such as outputs"
+
+
+def _run_folders(top: str | Path, found: Found) -> Iterator[str]:
+    """Folders of runs, in the order of their names; a run folder holds no other run."""
+    try:
+        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
+    except OSError as error:
+        found.left_out.append((Path(top), f"cannot be opened: {error.strerror}"))
+        return
+    names = {entry.name for entry in entries}
+    if run_folder.RESULT in names or CONFIG in names:
+        yield str(top)
+        return
+    if SWEEP_LOCK in names and not found.sweeping:
+        found.sweeping = is_held(Path(top) / SWEEP_LOCK)
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+            yield from _run_folders(entry.path, found)
+
+
+def _take(folder: Path, configs: Configs, found: Found, validation: bool) -> None:
+    try:
+        content = _result(folder)
+        status = _status(folder, content)
+        if status != run_folder.FINISHED:
+            found.left_out.append((folder, _how_it_stands(status, content)))
+            return
+        config = _config(folder, configs)
+        run = _run(folder, content, config)
+    except (OSError, ValueError) as error:
+        reason = f"{Path(str(error.filename)).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        found.left_out.append((folder, reason))
+        return
+    if validation:
+        run.metrics.update(_validation(folder, config))
+    if not run.metrics:
+        found.left_out.append((folder, "it has no metrics; it ran with eval=[]"))
+        return
+    found.runs.append(run)
+    found.ended[folder] = (folder / run_folder.RESULT).stat().st_mtime
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / run_folder.RESULT
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidValue("it has no result.json: it has not begun, or is no run") from None
+    except ValueError as error:
+        raise InvalidValue(f"result.json is damaged ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("status"), str):
+        raise InvalidValue("result.json has no status: it is not the result of a run")
+    return content
+
+
+def _status(folder: Path, content: dict[str, Any]) -> str:
+    stated = content["status"]
+    return "killed" if stated == run_folder.RUNNING and not is_held(folder / run_folder.LOCK) else stated
+
+
+def _how_it_stands(status: str, content: dict[str, Any]) -> str:
+    step = f" after step {content['step']}" if isinstance(content.get("step"), int) else ""
+    reason = f": {printable(str(content['reason']))}" if content.get("reason") else ""
+    return f"{printable(status)}{step}{reason}"
+
+
+def _config(folder: Path, configs: Configs) -> dict[str, Any]:
+    try:
+        return configs.read(folder / CONFIG)
+    except FileNotFoundError:
+        raise InvalidValue("it has no config.yaml") from None
+    except ValueError as error:
+        raise InvalidValue(f"config.yaml is damaged ({error})") from None
+
+
+def _run(folder: Path, content: dict[str, Any], config: dict[str, Any]) -> Run:
+    """Raises ValueError if a part of the result is missing or of the wrong kind."""
+    name = folder.name if (folder.parent / "manifest.json").exists() else f"{folder.parent.name}/{folder.name}"
+    git, seconds, seed = content.get("git"), content.get("seconds"), content.get("seed", config.get("seed"))
+    metrics, protocols, dataset = (_mapping(content, key) for key in ("metrics", "protocols", "dataset"))
+    if not isinstance(seed, int) or not isinstance(content.get("config_hash"), str):
+        raise InvalidValue("result.json has no seed or no config_hash; it may be from a version before 0.1")
+    figures = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    return Run(
+        folder=folder,
+        name=name,
+        status=content["status"],
+        config=config,
+        config_hash=content["config_hash"],
+        seed=seed,
+        metrics=figures,
+        protocols=protocols,
+        dataset=dataset,
+        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        command=str(content.get("command", "")),
+        commit=git.get("commit") if isinstance(git, dict) else None,
+    )
+
+
+def _mapping(content: dict[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key)
+    if not isinstance(value, dict):
+        raise InvalidValue(f"result.json has no {key}; it is incomplete, or from a version before 0.1")
+    return value
+
+
+def _validation(folder: Path, config: dict[str, Any]) -> dict[str, float]:
+    """The last figures on validation images; those of the selected step where the run selects one."""
+    rows: dict[int, dict[str, float]] = {}
+    try:
+        lines = (folder / run_folder.METRICS).read_bytes().splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        if _LOGGED.encode() not in line:
+            continue
+        try:
+            row = json.loads(line)
+            figures = {key: float(value) for key, value in row.items() if key.startswith(_LOGGED)}
+            rows[int(row["step"])] = figures
+        except (ValueError, KeyError, TypeError):  # a line that was cut
+            continue
+    if not rows:
+        return {}
+    select = f"{_LOGGED}{config.get('trainer.select')}"
+    scored = [step for step in rows if select in rows[step]]
+    step = min(scored, key=lambda one: (-rows[one][select], one)) if scored else max(rows)
+    return {VALIDATION + key.removeprefix(_LOGGED): value for key, value in rows[step].items()}
+
+
+class RunTable(list[dict[str, Any]]):
+    """Runs as rows of a table: a list of dicts with the same keys in each, and values of one type in each column.
+
+    ``pandas.DataFrame(table)`` and ``polars.DataFrame(table)`` take it as it is.
+
+    Attributes:
+        left_out: Folders without a result, and why.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]], left_out: Sequence[tuple[Path, str]] = ()) -> None:
+        rows = list(rows)
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        columns = {key: _of_one_type([row.get(key) for row in rows]) for key in keys}
+        super().__init__({key: columns[key][number] for key in keys} for number in range(len(rows)))
+        self.left_out = list(left_out)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The columns by name."""
+        return {key: [row[key] for row in self] for key in (self[0] if self else ())}
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and float in kinds:
+        return [None if value is None else float(value) for value in values]
+    if len(kinds) == 1 and kinds <= {bool, int, float, str}:
+        return values
+    return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+
+
+def read_runs(paths: str | Path | Sequence[str | Path] = "outputs", validation: bool = False) -> RunTable:
+    """The finished runs below the paths as a table for pandas or polars, one row a run.
+
+    Columns: ``folder``, ``name``, ``seed``, ``config_hash``, ``dataset``, ``fingerprint``, ``seconds``, ``commit``,
+    ``command``, the figures of result.json (``knn/top1``), and the config (``config.loss.temperature``).
+
+    Args:
+        paths: Run folders, or folders above them.
+        validation: Whether to read the last figures on validation images too, as ``validation/knn/top1``.
+
+    Raises:
+        ConfigError: A path is missing or is no folder.
+    """
+    several = [paths] if isinstance(paths, str | Path) else paths
+    found = read([Path(path).expanduser() for path in several], validation)
+    return RunTable((_row(run) for run in found.runs), found.left_out)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    about = {name: getattr(run, name) for name in ("name", "seed", "config_hash")}
+    data = {"dataset": run.dataset.get("name"), "fingerprint": run.dataset.get("fingerprint")}
+    made = {name: getattr(run, name) for name in ("seconds", "commit", "command")}
+    config = {f"config.{key}": value for key, value in run.config.items()}
+    return {"folder": str(run.folder), **about, **data, **made, **run.metrics, **config}

@@ -107,7 +107,7 @@ def _run(asked: argparse.Namespace) -> int:
         at_work = found.sweeping or any(reason == run_folder.RUNNING for _, reason in found.left_out)
         last = asked.watch is None or not at_work
         try:
-            _show(build.of(found, paths, asked.metric, asked.baseline), asked)
+            _show(build.of(found, paths, asked.metric, asked.baseline), asked, None if last else asked.watch)
         except ConfigError as error:  # the first runs, or those of the baseline, may be yet to come
             if last:
                 raise
@@ -123,13 +123,13 @@ def _check_place(flag: str, file: Path | None) -> None:
         raise ConfigError([f"{flag}: {file} {wrong}; give a file in a folder that exists"])
 
 
-def _show(report: "Report", asked: argparse.Namespace) -> None:
+def _show(report: "Report", asked: argparse.Namespace, refresh: float | None) -> None:
     from ssl_runner.runtime.atomic_write import write_atomically
 
     if asked.html is not None:
-        from ssl_runner.comparison import page  # pyright: ignore[reportAttributeAccessIssue]
+        from ssl_runner.comparison import page
 
-        page.write(report, asked.html)
+        page.write(report, asked.html, refresh)
         print(asked.html, file=sys.stderr)
     if asked.form is not None:
         from ssl_runner.comparison.formats import FORMATS

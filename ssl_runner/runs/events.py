@@ -1,16 +1,14 @@
 """TensorBoard's event files of a resumed run, cut back to the checkpoint so that no point appears twice."""
 
 import os
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard.writer import SummaryWriter
+
+from ssl_runner.runs.logged import records
 
 FINAL = ".final"
 
@@ -58,7 +56,7 @@ def cut_after(folder: Path, step: int) -> None:
         # without session logs: if there are two, TensorBoard takes the second by name for a restart, and if the clock
         # was set back, that would be the older one
         kept = b"".join(
-            record for record, event in _records(data) if event.step <= step and not event.HasField("session_log")
+            record for record, event in records(data) if event.step <= step and not event.HasField("session_log")
         )
         if kept != data:
             _replace(path, kept)
@@ -88,26 +86,6 @@ def final_writer(folder: Path) -> Iterator[SummaryWriter]:
         path.unlink()
     with SummaryWriter(str(folder), filename_suffix=FINAL) as writer:
         yield writer
-
-
-def _records(data: bytes) -> Iterator[tuple[bytes, Event]]:
-    """Complete records with their events, up to the first damaged one.
-
-    A record consists of its length (8 bytes), the length's checksum (4), the event, and the event's checksum (4).
-    """
-    start = 0
-    while start + 16 <= len(data):
-        length, checksum = struct.unpack_from("<QI", data, start)
-        end = start + 12 + length + 4
-        # the event's own checksum is not verified, since in Python that takes a second for a few pictures
-        if end > len(data) or checksum != masked_crc32c(data[start : start + 8]):
-            return
-        try:
-            event = Event.FromString(data[start + 12 : end - 4])
-        except DecodeError:
-            return
-        yield data[start:end], event
-        start = end
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ssl_runner.runs import events, run_folder
+from ssl_runner.runs.logged import rows
 from ssl_runner.runtime.atomic_write import write_atomically
 from ssl_runner.runtime.console import Console
 
@@ -154,15 +154,6 @@ def cut_after(path: Path, step: int) -> None:
     # with step 0 the run starts again
     kept = [json.dumps(row) + "\n" for row in rows(path) if step and row["step"] <= step]
     write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
-
-
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics.jsonl, ``step`` and tags, except one cut short by a crash; none if there is no file."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
 
 
 def _figures(values: dict[str, float]) -> str:

@@ -14,7 +14,7 @@ from ssl_runner.config.stored import read_config, run_around
 from ssl_runner.errors import InvalidValue
 from ssl_runner.models.network import Encoder
 from ssl_runner.models.saving import load_encoder
-from ssl_runner.runs import run_folder, tracking
+from ssl_runner.runs import logged, run_folder
 from ssl_runner.wiring.loading import load_algorithm
 
 
@@ -80,7 +80,7 @@ def load_run(path: str | Path) -> LoadedRun:
         lack = "has no config.yaml, so it is not a run folder" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} {lack}; give outputs/NAME/RUN")
     config: Any = OmegaConf.to_container(read_config(folder / "config.yaml", str(folder)), resolve=True)
-    return LoadedRun(folder, config, _result(folder / run_folder.RESULT), _curves(folder / tracking.FILE))
+    return LoadedRun(folder, config, _result(folder / run_folder.RESULT), _curves(folder / run_folder.METRICS))
 
 
 def _result(path: Path) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _result(path: Path) -> dict[str, Any]:
 def _curves(path: Path) -> dict[str, Curve]:
     """The curves by tag, without a line cut short by a crash."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for row in tracking.rows(path):
+    for row in logged.rows(path):
         for tag in row.keys() - {"step"}:
             found.setdefault(tag, []).append((row["step"], row[tag]))
     return {

@@ -44,16 +44,10 @@ def test_a_format_goes_to_stdout_or_into_a_file(runs, tmp_path, capfd):
     assert (tmp_path / "report.json").read_text() == out
 
 
-def test_a_page_is_written_by_the_page_maker(runs, tmp_path, capfd, monkeypatch):
-    import types
-
-    written = []
-    page = types.ModuleType("ssl_runner.comparison.page")
-    page.write = lambda report, file: written.append((len(report.rows), file))
-    monkeypatch.setitem(sys.modules, "ssl_runner.comparison.page", page)
-    monkeypatch.setattr("ssl_runner.comparison.page", page, raising=False)
-    assert report(capfd, runs, "--html", tmp_path / "page.html")[0] == 0
-    assert written == [(2, tmp_path / "page.html")]
+def test_a_page_is_written(runs, tmp_path, capfd):
+    assert report(capfd, runs, "--html", tmp_path / "page.html") == (0, "", f"{tmp_path / 'page.html'}\n")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "2 settings, 4 runs" in text and "data-refresh" not in text.split("<script")[0]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +122,21 @@ def test_watching_waits_for_the_first_results_and_for_the_baseline(tmp_path, cap
     assert out.count("Compared with temperature=0.5") == 1
 
 
+def test_a_watched_page_renews_itself_until_the_last_run_has_ended(runs, tmp_path, capfd, monkeypatch):
+    busy, pages = made_runs.make(runs / "busy", {}, 9, status="running"), []
+
+    def end(_):
+        pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
+        held.__exit__(None, None, None)
+
+    held = locked(busy / ".lock")
+    held.__enter__()
+    monkeypatch.setattr("time.sleep", end)
+    assert report(capfd, runs, "--html", tmp_path / "page.html", "--watch", "3")[0] == 0
+    pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert ['<body data-refresh="3.0">' in text for text in pages] == [True, False]
+
+
 def test_it_needs_no_torch_and_no_hydra(runs):
     program = (
         "import sys; from ssl_runner.cli.report_command import main; code = main(sys.argv[1:]); "
@@ -135,6 +144,17 @@ def test_it_needs_no_torch_and_no_hydra(runs):
         "sys.exit(code)"
     )
     command = [sys.executable, "-c", program, str(runs), "--baseline", "temperature=0.1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_page_needs_no_torch(runs, tmp_path):
+    program = (
+        "import sys; from ssl_runner.cli.report_command import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'tensorflow', 'hydra', 'sklearn'} & set(sys.modules); assert not heavy, heavy; "
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, str(runs), "--html", str(tmp_path / "page.html")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

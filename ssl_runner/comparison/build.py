@@ -146,7 +146,7 @@ def _about(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> 
     if single:
         what, them = ("A setting has", "it") if single == 1 else (f"{single} settings have", "them")
         notes.append(
-            f"{what} a single seed: without an interval over seeds, nothing about {them} can be told apart from chance. "
+            f"{what} a single seed: without an interval over seeds, nothing about {them} can be told from chance. "
             "Run more: seed=0,1,2,3,4."
         )
     commits = Counter(run.commit for run in runs)

@@ -105,9 +105,14 @@ def _run(asked: argparse.Namespace) -> int:
     while True:
         found = reading.read(paths, validation)
         at_work = found.sweeping or any(reason == run_folder.RUNNING for _, reason in found.left_out)
-        if found.runs or not at_work or asked.watch is None:
-            _show(build.of(found, paths, asked.metric, asked.baseline), asked, asked.watch if at_work else None)
-        if not at_work or asked.watch is None:
+        last = asked.watch is None or not at_work
+        try:
+            _show(build.of(found, paths, asked.metric, asked.baseline), asked, None if last else asked.watch)
+        except ConfigError as error:  # the first runs, or those of the baseline, may be yet to come
+            if last:
+                raise
+            print(error, file=sys.stderr)
+        if last or asked.watch is None:
             return 0
         time.sleep(asked.watch)
 

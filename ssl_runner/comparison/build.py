@@ -144,9 +144,9 @@ def _about(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> 
     notes = []
     single = sum(any(len(figure.values) == 1 for figure in row.figures.values()) for row in rows)
     if single:
-        what = "A setting has" if single == 1 else f"{single} settings have"
+        what, them = ("A setting has", "it") if single == 1 else (f"{single} settings have", "them")
         notes.append(
-            f"{what} a single seed: without an interval over seeds, nothing about them can be told apart from chance. "
+            f"{what} a single seed: without an interval over seeds, nothing about {them} can be told from chance. "
             "Run more: seed=0,1,2,3,4."
         )
     commits = Counter(run.commit for run in runs)

@@ -104,6 +104,24 @@ def test_watching_ends_when_nothing_runs_any_more(runs, capfd, monkeypatch):
     assert rounds == [3]
 
 
+def test_watching_waits_for_the_first_results_and_for_the_baseline(tmp_path, capfd, monkeypatch):
+    busy = made_runs.make(tmp_path / "busy", {}, status="running")
+    held = locked(busy / ".lock")
+    held.__enter__()
+    finished = iter(({0.1: {0: 0.8, 1: 0.82}}, {0.5: {0: 0.7, 1: 0.71}}))
+
+    def finish(seconds):
+        made_runs.sweep(tmp_path, next(finished))
+        if len(list(tmp_path.iterdir())) > 3:
+            held.__exit__(None, None, None)
+
+    monkeypatch.setattr("time.sleep", finish)
+    code, out, err = report(capfd, tmp_path, "--watch", "--baseline", "temperature=0.5")
+    assert code == 0
+    assert "has a result" in err and "--baseline" in err
+    assert out.count("Compared with temperature=0.5") == 1
+
+
 def test_a_watched_page_renews_itself_until_the_last_run_has_ended(runs, tmp_path, capfd, monkeypatch):
     busy, pages = made_runs.make(runs / "busy", {}, 9, status="running"), []
 

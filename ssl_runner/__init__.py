@@ -5,17 +5,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssl_runner.cli.python_api import compose
+    from ssl_runner.commands.evaluate import evaluate
     from ssl_runner.models.saving import load_encoder
     from ssl_runner.train import train
     from ssl_runner.wiring.loaded_run import LoadedRun, load_run
     from ssl_runner.wiring.loading import few_shot_classifier, load_algorithm
 
-__all__ = ["LoadedRun", "compose", "few_shot_classifier", "load_algorithm", "load_encoder", "load_run", "train"]
+__all__ = [
+    "LoadedRun",
+    "compose",
+    "evaluate",
+    "few_shot_classifier",
+    "load_algorithm",
+    "load_encoder",
+    "load_run",
+    "train",
+]
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
     "LoadedRun": "wiring.loaded_run",
     "compose": "cli.python_api",
+    "evaluate": "commands.evaluate",
     "few_shot_classifier": "wiring.loading",
     "load_algorithm": "wiring.loading",
     "load_encoder": "models.saving",

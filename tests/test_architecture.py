@@ -20,7 +20,7 @@ STOREYS = (
     {"evaluation"},
     {"training"},
     {"wiring", "report"},
-    {"train"},
+    {"train", "commands"},
 )
 
 

@@ -1,0 +1,113 @@
+"""Tables of ``ssl-eval``: a row for each encoder on each dataset, and the differences between encoders."""
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from ssl_runner.evaluation.compared import Evaluations, Row
+from ssl_runner.evaluation.pairs import Difference
+from ssl_runner.runtime.console import Console
+
+
+def show(found: Evaluations, console: Console) -> None:
+    """Print everything: accuracies in per cent, differences if there are several encoders, what was left out, files."""
+    if found.rows:
+        console.print(_accuracies(found))
+    for row in found.rows:
+        if row.differences:
+            console.print(_differences(found, row))
+    for sentence in _sentences(found):
+        console.print(sentence, soft_wrap=True)
+    for name, why in found.left_out.items():
+        console.print(f"left out: {name}: {why}", soft_wrap=True)
+    for row in found.rows:
+        for one in row.evaluations:
+            console.print(f"{one.path}{' (read; --again computes it once more)' if one.again else ''}", soft_wrap=True)
+
+
+def _accuracies(found: Evaluations) -> Table:
+    names = {row.evaluations[0].content["dataset"]["name"] for row in found.rows}
+    several = len(found.rows) > 1
+    table = Table(
+        title="accuracy on test, %" if several else f"accuracy on {names.pop()}/test, %", title_justify="left"
+    )
+    if several:
+        table.add_column("")
+    table.add_column("")
+    keys = list(dict.fromkeys(key for row in found.rows for key in row.keys))
+    for key in keys:
+        table.add_column(_title(key), justify="right")
+    shown = _short(found.encoders)
+    for row in found.rows:
+        for number, name in enumerate(shown):
+            first = [row.name if not number else ""] if several else []
+            table.add_row(
+                *first, name, *(_cell(row, number, key) for key in keys), end_section=number == len(shown) - 1
+            )
+    return table
+
+
+def _cell(row: Row, number: int, key: str) -> Text:
+    metrics = row.evaluations[number].metrics
+    if f"{key}/top1" not in metrics:
+        return Text("-")
+    interval = metrics.get(f"{key}/ci95")
+    text = _percent(metrics[f"{key}/top1"]) + ("" if interval is None else f" ± {_percent(interval)}")
+    if len(row.evaluations) == 1:
+        return Text(text)
+    best = row.best(key) == number
+    mark = " " if best or number not in row.tied(key) else "≈"
+    return Text(f"{text} {mark}", style="bold" if best else "")
+
+
+def _differences(found: Evaluations, row: Row) -> Table:
+    where = row.evaluations[0].content["dataset"]["name"]
+    table = Table(title=f"differences on {where}/test, percentage points", title_justify="left")
+    for name in ("", "first", "second", "difference", "p", "p (Holm)"):
+        table.add_column(name, justify="left" if name in ("", "first", "second") else "right")
+    shown = _short(found.encoders)
+    for key in row.keys:
+        for one in (one for one in row.differences if one.key == key):
+            difference = f"{100 * one.mean:+.2f} ± {100 * one.ci95:.2f}"
+            verdict = "" if one.told_apart else " ≈"
+            cells = (shown[one.first], shown[one.second], difference, _p(one.p), f"{_p(one.p_holm)}{verdict}")
+            table.add_row(f"{_title(key)} ({one.test})", *cells)
+    return table
+
+
+def _sentences(found: Evaluations) -> list[str]:
+    every = found.differences
+    if not every:
+        return []
+    pairs = len(found.encoders) * (len(found.encoders) - 1) // 2
+    correction = f", Holm's correction over the {pairs} pairs" if pairs > 1 else ""
+    lines = [
+        f"≈ cannot be told apart{' from the best' if pairs > 1 else ''} (p >= .05, paired on the same images and "
+        f"episodes{correction}); ± is a 95% interval"
+    ]
+    return lines + list(dict.fromkeys(_note(found, one) for one in every if one.note))
+
+
+def _note(found: Evaluations, one: Difference) -> str:
+    return f"{_title(one.key)}, {found.encoders[one.first]} and {found.encoders[one.second]}: {one.note}"
+
+
+def _short(encoders: list[str]) -> list[str]:
+    """Names without the folders that they have in common."""
+    last = [name if ":" in name else Path(name).name or name for name in encoders]
+    if len(set(last)) == len(last):
+        return last
+    return ["/".join(Path(name).parts[-2:]) if ":" not in name else name for name in encoders]
+
+
+def _title(key: str) -> str:
+    return key.replace("few_shot/", "").replace("_", " ").replace("pct", "%")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -32,7 +32,7 @@ Examples:
   ssl-eval RUN OTHER_RUN raw_pixels dataset=mnist               several, on the same images and episodes
   ssl-eval RUN timm:resnet18 suite=transfer                     every dataset that is on this machine
 
-Without overrides, dataset and evaluators are those of the run. Evaluators that the run had keep its values (eval.knn.k).
+Without overrides, dataset and evaluators are those of the run. Evaluators that it had keep its values (eval.knn.k).
 What may be set: dataset..., eval..., trainer.device, trainer.threads, experiment=NAME (its dataset and evaluators).
 Results are kept in RUN/evaluations, or outputs/evaluations for encoders without a run, and are read the next time.
 

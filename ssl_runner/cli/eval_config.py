@@ -1,4 +1,4 @@
-"""The config of an evaluation: the run's own dataset and evaluators, or those of the command line, checked as in training."""
+"""What an evaluation asks: a run's own dataset and evaluators, or those of the command line, checked as in training."""
 
 import functools
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from ssl_runner.config.hashing import config_difference
 from ssl_runner.config.renamed import current_words
 from ssl_runner.config.schema import Config, check
 from ssl_runner.config.stored import as_written, read_config
-from ssl_runner.errors import ConfigError
+from ssl_runner.errors import ConfigError, InvalidValue
+from ssl_runner.runs import encoder_names
 
 NODES = ("dataset", "eval")
 
@@ -50,6 +51,8 @@ def rows(encoders: Sequence[str], overrides: Sequence[str], suite: str | None, c
     extra = None if config_dir is None else config_dir.expanduser().absolute()
     if extra is not None and not extra.is_dir():
         raise ConfigError([f"--config-dir: {extra} is not a folder; give one that holds files like suite/NAME.yaml"])
+    if problems := [problem for word in encoders if (problem := _refused(word)) is not None]:
+        raise ConfigError(problems)
     words = current_words(home_folder.with_homes(overrides))[0]
     eval_words.refuse_others(words)
     if suite is None:
@@ -61,6 +64,14 @@ def rows(encoders: Sequence[str], overrides: Sequence[str], suite: str | None, c
         )
     found = eval_words.rows_of(suite, extra)
     return [_row(name, encoders, eval_words.over(own, words), extra, fetch=False) for name, own in found.items()]
+
+
+def _refused(encoder: str) -> str | None:
+    try:
+        encoder_names.parse(encoder)
+    except InvalidValue as error:
+        return str(error)
+    return None
 
 
 def _row(name: str, encoders: Sequence[str], words: list[str], extra: Path | None, fetch: bool) -> Row:
@@ -84,17 +95,19 @@ def _row(name: str, encoders: Sequence[str], words: list[str], extra: Path | Non
 
 def _refuse_unlike(one: str, first: Config, other: str, second: Config) -> None:
     """Raises ConfigError if two encoders would not be asked the same."""
-    changes = config_difference(*({node: config[node] for node in NODES} for config in (first, second)))
-    if changes:
-        shown = "; ".join(changes[:3]) + ("; ..." if len(changes) > 3 else "")
-        keys = {change.partition(".")[0] for change in changes}
-        remedy = " and ".join(f"{key}={'NAME' if key == 'dataset' else '[...]'}" for key in sorted(keys))
-        values = " ".join(f"{change.partition(':')[0]}=..." for change in changes[:3])
-        raise ConfigError(
-            [
-                f"{one} and {other} have different evaluations of their own ({shown}); give what both are asked: {remedy}, or {values}"
-            ]
-        )
+    asked = [f"eval=[{','.join(name for name, node in config['eval'].items() if node)}]" for config in (first, second)]
+    parts = {node for node in NODES if config_difference({node: first[node]}, {node: second[node]})}
+    if not parts:
+        return
+    before, after = ({node: config[node] for node in parts} for config in (first, second))
+    changes = config_difference(before, after)
+    shown = asked if asked[0] != asked[1] else [change for change in changes if "(absent)" not in change][:3]
+    remedy = " ".join("dataset=NAME" if part == "dataset" else "eval=[...]" for part in NODES if part in parts)
+    if parts == {"eval"} and asked[0] == asked[1]:  # the same evaluators: a run keeps its values until others are given
+        remedy = " ".join(f"{change.partition(':')[0]}=..." for change in changes)
+    raise ConfigError(
+        [f"{one} and {other} have different evaluations of their own ({'; '.join(shown)}); give for both: {remedy}"]
+    )
 
 
 def _config_without_run(words: list[str], extra: Path | None, other: Config | None, encoder: str) -> Config:
@@ -123,7 +136,7 @@ def _composer(extra: Path | None) -> Any:
 
 
 def _config_of_run(folder: Path, words: list[str], extra: Path | None) -> Config:
-    """The run's config with other datasets or evaluators, if they are given; an evaluator that it had keeps its values."""
+    """The run's config with another dataset or evaluators, if given; an evaluator that it had keeps its values."""
     who = str(folder)
     config: Any = read_config(folder / "config.yaml", who)
     if not words:

@@ -79,7 +79,7 @@ def _work(words: Words, rows: Sequence[Row]) -> None:
     from ssl_runner.runtime.console import Console
 
     errors = Console(stderr=True)  # so that standard output is only the result
-    found = _evaluated(words.encoders, rows, words.again, lambda text: errors.status(Text(text)), errors.warn)
+    found = _evaluated(words.encoders, rows, words.again, lambda text: errors.status(Text(text)), lambda _: None)
     if words.json:
         import json
 

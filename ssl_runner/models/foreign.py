@@ -24,8 +24,8 @@ _MODES = ("bicubic", "bilinear")
 class Foreign(Encoder):
     """An encoder that was made for images of another shape: it resizes and converts those that it is given.
 
-    Images are resized as a whole, so that nothing is cropped away (the published evaluation on ImageNet crops 12%), then
-    normalised as in the encoder's own training.
+    Images are resized as a whole, so that nothing is cropped away (the published evaluation on ImageNet crops 12%),
+    and normalised as in the encoder's own training.
 
     Attributes:
         input_shape: The (C, H, W) of the images that it is given now; see `take`.
@@ -132,8 +132,8 @@ def torchvision_encoder(name: str, file: Path | None) -> Foreign:
         except Exception as error:  # URLError, a checksum's RuntimeError, a full disk
             reason = " ".join(str(error).split())
             raise InvalidValue(
-                f"{who}: its weights ({weights.url}) cannot be fetched: looked for in {torch.hub.get_dir()}/checkpoints "
-                f"and on the network ({reason}); copy the file to there, or give it: {who}@FILE"
+                f"{who}: its weights ({weights.url}) cannot be fetched: looked for in {torch.hub.get_dir()}/checkpoints"
+                f" and on the network ({reason}); copy the file to there, or give it: {who}@FILE"
             ) from None
     last = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     if not last:
@@ -179,7 +179,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Inside, Hugging Face's hub looks only on this machine if there is no network; it would try for a minute, aloud."""
+    """Inside, without a network, Hugging Face's hub looks only on this machine; else it would try for a minute."""
     from huggingface_hub import constants, logging
 
     before, verbosity = constants.HF_HUB_OFFLINE, logging.get_verbosity()

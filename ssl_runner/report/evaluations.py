@@ -1,5 +1,6 @@
 """Tables of ``ssl-eval``: a row for each encoder on each dataset, and the differences between encoders."""
 
+import string
 from pathlib import Path
 
 from rich.table import Table
@@ -8,6 +9,8 @@ from rich.text import Text
 from ssl_runner.evaluation.compared import Evaluations, Row
 from ssl_runner.evaluation.pairs import Difference
 from ssl_runner.runtime.console import Console
+
+_LETTERS = [*string.ascii_uppercase, *(f"{a}{b}" for a in string.ascii_uppercase for b in string.ascii_uppercase)]
 
 
 def show(found: Evaluations, console: Console) -> None:
@@ -38,12 +41,11 @@ def _accuracies(found: Evaluations) -> Table:
     keys = list(dict.fromkeys(key for row in found.rows for key in row.keys))
     for key in keys:
         table.add_column(_title(key), justify="right")
-    shown = _short(found.encoders)
     for row in found.rows:
-        for number, name in enumerate(shown):
+        for number, name in enumerate(_lettered(found.encoders)):
             first = [row.name if not number else ""] if several else []
             table.add_row(
-                *first, name, *(_cell(row, number, key) for key in keys), end_section=number == len(shown) - 1
+                *first, name, *(_cell(row, number, key) for key in keys), end_section=number == len(found.encoders) - 1
             )
     return table
 
@@ -64,15 +66,14 @@ def _cell(row: Row, number: int, key: str) -> Text:
 def _differences(found: Evaluations, row: Row) -> Table:
     where = row.evaluations[0].content["dataset"]["name"]
     table = Table(title=f"differences on {where}/test, percentage points", title_justify="left")
-    for name in ("", "first", "second", "difference", "p", "p (Holm)"):
-        table.add_column(name, justify="left" if name in ("", "first", "second") else "right")
-    shown = _short(found.encoders)
+    for name in ("", "test", "encoders", "difference", "p", "p (Holm)"):
+        table.add_column(name, justify="left" if name in ("", "test", "encoders") else "right")
     for key in row.keys:
         for one in (one for one in row.differences if one.key == key):
+            pair = f"{_LETTERS[one.first]} - {_LETTERS[one.second]}"
             difference = f"{100 * one.mean:+.2f} ± {100 * one.ci95:.2f}"
-            verdict = "" if one.told_apart else " ≈"
-            cells = (shown[one.first], shown[one.second], difference, _p(one.p), f"{_p(one.p_holm)}{verdict}")
-            table.add_row(f"{_title(key)} ({one.test})", *cells)
+            verdict = "  " if one.told_apart else " ≈"
+            table.add_row(_title(key), one.test, pair, difference, _p(one.p), f"{_p(one.p_holm)}{verdict}")
     return table
 
 
@@ -90,15 +91,15 @@ def _sentences(found: Evaluations) -> list[str]:
 
 
 def _note(found: Evaluations, one: Difference) -> str:
-    return f"{_title(one.key)}, {found.encoders[one.first]} and {found.encoders[one.second]}: {one.note}"
+    return f"{_title(one.key)}, {_LETTERS[one.first]} - {_LETTERS[one.second]}: {one.note}"
 
 
-def _short(encoders: list[str]) -> list[str]:
-    """Names without the folders that they have in common."""
+def _lettered(encoders: list[str]) -> list[str]:
+    """Names without the folders before them, with the letters that stand for them in differences."""
     last = [name if ":" in name else Path(name).name or name for name in encoders]
-    if len(set(last)) == len(last):
-        return last
-    return ["/".join(Path(name).parts[-2:]) if ":" not in name else name for name in encoders]
+    if len(set(last)) < len(last):
+        last = ["/".join(Path(name).parts[-2:]) if ":" not in name else name for name in encoders]
+    return [f"{_LETTERS[number]} {name}" for number, name in enumerate(last)] if len(last) > 1 else last
 
 
 def _title(key: str) -> str:
@@ -110,4 +111,4 @@ def _percent(value: float) -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+    return f"{value:.3f}" if value >= 0.001 else "< .001"

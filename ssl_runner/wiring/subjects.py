@@ -11,9 +11,6 @@ import torch
 from torch import nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
-from ssl_runner.config.schema import BASELINES
-from ssl_runner.config.stored import run_around
-from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.sources.source import convert, resize
@@ -22,16 +19,12 @@ from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.models import saving
 from ssl_runner.models.foreign import Foreign, timm_encoder, torchvision_encoder
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.runs import evaluations, run_folder
+from ssl_runner.runs import encoder_names, evaluations, run_folder
+from ssl_runner.runs.encoder_names import EncoderName
 from ssl_runner.runtime.step_context import StepContext
 from ssl_runner.wiring.loading import load_algorithm
 
-RAW_PIXELS = "raw_pixels"
-KINDS = {"timm": timm_encoder, "torchvision": torchvision_encoder}
-EXPECTED = (
-    "give a run folder (outputs/NAME/RUN), timm:NAME, torchvision:NAME, either with @FILE of weights, a .safetensors "
-    f"file that a run has written, or {RAW_PIXELS}"
-)
+MAKERS = {"timm": timm_encoder, "torchvision": torchvision_encoder}
 
 
 class Frozen(Algorithm):
@@ -107,34 +100,22 @@ def _converted(splits: Splits, shape: Sequence[int]) -> Splits:
     return replace(splits, train=part(splits.train), validation=validation, test=part(splits.test))
 
 
-def load_subject(name: str) -> Subject:
+def load_subject(word: str) -> Subject:
     """The encoder that a word of the command line names.
 
     Raises:
         ValueError: There is no such encoder, or it cannot be loaded; the message says what to do.
     """
-    kind, colon, rest = name.partition(":")
-    if colon and kind in KINDS:
-        return _foreign(kind, rest, name)
-    if name == RAW_PIXELS:
-        facts = {"name": BASELINES[RAW_PIXELS], "kind": RAW_PIXELS}
-        return Subject(name, RAW_PIXELS, None, evaluations.folder_of(RAW_PIXELS, None), None, [], None, facts)
-    path = Path(name).expanduser().absolute()
-    if path.suffix == ".safetensors" and path.is_file():
-        return _from_file(path, name)
-    if path.is_dir():
-        return _run(path, name)
-    if path.exists() and run_around(path) is None:
-        raise InvalidValue(f"{name} is not an encoder; {EXPECTED}")
-    if (run := run_around(path)) is not None:
-        raise InvalidValue(f"{name} is inside a run; give the run's folder, {run}")
-    hint = did_you_mean(kind, KINDS) if colon else ""
-    raise InvalidValue(f"{name} does not exist{hint or '; ' + EXPECTED}")
+    name = encoder_names.parse(word)
+    if name.kind in MAKERS:
+        return _foreign(name)
+    if name.path is None:
+        facts = {"name": word, "kind": name.kind}
+        return Subject(word, name.kind, None, evaluations.folder_of(word, None), None, [], None, facts)
+    return _from_file(name.path, word) if name.kind == "file" else _run(name.path, word)
 
 
 def _run(folder: Path, name: str) -> Subject:
-    if not (folder / "config.yaml").is_file() and run_around(folder / "x") is None:
-        raise InvalidValue(f"{name} has no config.yaml, so it is not a run folder; {EXPECTED}")
     try:
         algorithm = load_algorithm(folder)
         encoder = saving.read_metadata(folder / saving.FILE)
@@ -173,16 +154,12 @@ def _from_file(path: Path, name: str) -> Subject:
     return Subject(name, "file", Frozen(encoder).eval(), home, digest, _sources(metadata), None, facts)
 
 
-def _foreign(kind: str, rest: str, name: str) -> Subject:
-    model, at, given = rest.partition("@")
-    file = Path(given).expanduser().absolute() if at else None
-    if file is not None and not file.is_file():
-        raise InvalidValue(f"{name}: {file} does not exist; give a file of weights")
-    encoder = KINDS[kind](model, file)
-    digest = _digest_of(encoder) if file is None else _digest(file)
-    facts = _facts(kind, name, encoder, digest) | encoder.origin
-    home = evaluations.folder_of(f"{kind}_{model}", digest)
-    return Subject(name, kind, Frozen(encoder.requires_grad_(False)).eval(), home, digest, None, None, facts)
+def _foreign(name: EncoderName) -> Subject:
+    encoder = MAKERS[name.kind](name.model, name.path)
+    digest = _digest_of(encoder) if name.path is None else _digest(name.path)
+    facts = _facts(name.kind, name.word, encoder, digest) | encoder.origin
+    home = evaluations.folder_of(f"{name.kind}_{name.model}", digest)
+    return Subject(name.word, name.kind, Frozen(encoder.requires_grad_(False)).eval(), home, digest, None, None, facts)
 
 
 def _facts(kind: str, name: str, encoder: Encoder, digest: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from ssl_runner.cli import eval_config, eval_words, home_folder, option_help, search_path
+from ssl_runner.cli.command_line import installed_version
 from ssl_runner.cli.eval_config import Row
 from ssl_runner.cli.eval_words import Words
 from ssl_runner.cli.report_error import GONE, report_error, working_folder_is_gone
@@ -75,9 +76,7 @@ def _main(work: Work, arguments: list[str]) -> int:
         print(_help([word for word in arguments if word not in ("--help", "-h")]), end="")
         return 0
     if "--version" in arguments:
-        from ssl_runner import __version__
-
-        print(f"ssl-runner {__version__}")
+        print(f"ssl-runner {installed_version()}")
         return 0
     if working_folder_is_gone():
         raise ConfigError([GONE])

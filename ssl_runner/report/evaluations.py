@@ -22,6 +22,8 @@ def show(found: Evaluations, console: Console) -> None:
             console.print(_differences(found, row))
     for sentence in _sentences(found):
         console.print(sentence, soft_wrap=True)
+    for name, sentence in _preprocessing(found):
+        console.print(f"{name}: {sentence}", soft_wrap=True)
     for name, why in found.left_out.items():
         console.print(f"left out: {name}: {why}", soft_wrap=True)
     for row in found.rows:
@@ -88,6 +90,19 @@ def _sentences(found: Evaluations) -> list[str]:
         f"episodes{correction}); ± is a 95% interval"
     ]
     return lines + list(dict.fromkeys(_note(found, one) for one in every if one.note))
+
+
+def _preprocessing(found: Evaluations) -> list[tuple[str, str]]:
+    """What was done to images that have another shape than an encoder takes."""
+    lines = []
+    for row in found.rows:
+        for name, one in zip(found.encoders, row.evaluations, strict=True):
+            done = one.content["preprocessing"]
+            given, taken = (" x ".join(map(str, done[side])) for side in ("images", "encoder"))
+            how = "" if done["resized"] is None else f", resized ({done['resized']})"
+            if given != taken:
+                lines.append((name, f"images of {given} became {taken}{how}"))
+    return list(dict.fromkeys(lines))
 
 
 def _note(found: Evaluations, one: Difference) -> str:

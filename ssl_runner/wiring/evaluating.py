@@ -22,7 +22,7 @@ from ssl_runner.runtime.device import enough_memory
 from ssl_runner.runtime.no_download import no_download
 from ssl_runner.training.trainer import Trainer
 from ssl_runner.wiring import components
-from ssl_runner.wiring.compatibility import Attempts, check_evaluators
+from ssl_runner.wiring.compatibility import REFUSED, Attempts, check_evaluators
 from ssl_runner.wiring.subjects import Subject, load_subject
 from ssl_runner.wiring.wire import place
 
@@ -96,6 +96,8 @@ def _judge(config: Config, subjects: Sequence[Subject], trainers: Sequence[Train
     for subject, trainer in zip(subjects, trainers, strict=True):
         attempt(_check, built, subject, splits, trainer)
     attempt.settle()
+    if REFUSED in (splits, *built.values()):  # although there is no problem
+        raise NotDownloaded(f"the data of {config['dataset']['_target_']}, or of an evaluator, is not available yet")
     protocols = {name: evaluator.protocol(splits) for name, evaluator in built.items()}
     kept = {name: config[name] for name in ("dataset", "eval")}
     parts = [None if part is None else part.fingerprint for part in (splits.train, splits.validation, splits.test)]
@@ -104,13 +106,9 @@ def _judge(config: Config, subjects: Sequence[Subject], trainers: Sequence[Train
 
 
 def _check(evaluators: dict[str, Any], subject: Subject, splits: Splits, trainer: Trainer) -> None:
-    # one image of each is enough to check shapes, but episodes are drawn from all
     algorithm, fitted, _ = subject.fitted(splits)
     place(algorithm, trainer)
-    try:
-        check_evaluators(evaluators, algorithm, fitted, trainer.device)
-    except ConfigError as error:
-        raise ConfigError(error.problems) from None
+    check_evaluators(evaluators, algorithm, fitted, trainer.device)
 
 
 def asked(judge: Judge, subject: Subject, trainer: Trainer, again: bool, activity: Callable[[str], Any]) -> Evaluation:

@@ -8,20 +8,18 @@ from ssl_runner.cli import eval_words
 from ssl_runner.errors import ConfigError
 
 
-@pytest.mark.parametrize(
-    "word",
-    ["dataset=mnist", "eval=[knn,few_shot]", "eval.knn.k=5", "+eval.x=1", "dataset.root=/a/b", "~eval.knn"]
-    + ["dataset@dataset.dataset=mnist", "model/encoder=conv4", "datset=mnist"],
-)
+OVERRIDES = """dataset=mnist eval=[knn,few_shot] eval.knn.k=5 +eval.x=1 dataset.root=/a/b ~eval.knn
+    dataset@dataset.dataset=mnist model/encoder=conv4 datset=mnist"""
+ENCODERS = """outputs/simclr/run timm:resnet18 timm:resnet18@/w=1/a.pth raw_pixels ~/runs/a ../a=1 /a/b=1
+    outputs/sweep/temperature=0.5,seed=0 runs"""
+
+
+@pytest.mark.parametrize("word", OVERRIDES.split())
 def test_overrides(word):
     assert eval_words.sorted_out([word]) == ([], [word], None)
 
 
-@pytest.mark.parametrize(
-    "word",
-    ["outputs/simclr/run", "timm:resnet18", "timm:resnet18@/w=1/a.pth", "raw_pixels", "~/runs/a", "../a=1", "/a/b=1"]
-    + ["outputs/sweep/temperature=0.5,seed=0", "runs"],
-)
+@pytest.mark.parametrize("word", ENCODERS.split())
 def test_encoders(word):
     assert eval_words.sorted_out([word]) == ([word], [], None)
 
@@ -46,8 +44,13 @@ def test_words_of_a_suite_give_way_to_those_that_are_typed():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("rows: [1]", "is not a suite"), ("words: []", "is not a suite"), ("rows: {a: dataset=mnist}", "is not a suite")]
-    + [("rows: {a: [dataset=mnist]}\nmore: 1", "is not a suite"), ("rows: {", "cannot be read")],
+    [
+        ("rows: [1]", "is not a suite"),
+        ("words: []", "is not a suite"),
+        ("rows: {a: dataset=mnist}", "is not a suite"),
+        ("rows: {a: [dataset=mnist]}\nmore: 1", "is not a suite"),
+        ("rows: {", "cannot be read"),
+    ],
 )
 def test_a_file_that_is_no_suite_is_refused(text, message, tmp_path):
     (tmp_path / "suite").mkdir()

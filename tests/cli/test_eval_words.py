@@ -7,7 +7,6 @@ import pytest
 from ssl_runner.cli import eval_words
 from ssl_runner.errors import ConfigError
 
-
 OVERRIDES = """dataset=mnist eval=[knn,few_shot] eval.knn.k=5 +eval.x=1 dataset.root=/a/b ~eval.knn
     dataset@dataset.dataset=mnist model/encoder=conv4 datset=mnist"""
 ENCODERS = """outputs/simclr/run timm:resnet18 timm:resnet18@/w=1/a.pth raw_pixels ~/runs/a ../a=1 /a/b=1

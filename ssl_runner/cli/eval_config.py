@@ -156,7 +156,8 @@ def _config_of_run(folder: Path, words: list[str], extra: Path | None) -> Config
 
 def _replace(config: DictConfig, nodes: Config) -> None:
     """Put composed nodes in the place of a run's; an evaluator that the run had keeps its values."""
-    had: Any = OmegaConf.to_container(config.get("eval") or {})
+    whole: Any = OmegaConf.to_container(config)
+    had = whole.get("eval") or {}
     if "eval" in nodes:
         nodes = nodes | {"eval": {name: had.get(name) or node for name, node in nodes["eval"].items()}}
     with open_dict(config):

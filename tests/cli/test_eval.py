@@ -321,3 +321,9 @@ def test_python_refuses_what_is_no_override(run):
         ssl_runner.evaluate(run, "knn")
     with pytest.raises(ValueError, match="there are 2 evaluations"):
         _ = ssl_runner.evaluate([run, "raw_pixels"], "eval=[knn]").metrics
+
+
+def test_a_run_that_asked_nothing_can_be_asked(tmp_path):
+    words = [word for word in TINY if not word.startswith("eval")]
+    run = trained([*words, "eval=[]"], tmp_path / "run")
+    assert "knn/top1" in ssl_runner.evaluate(run, ["eval=[knn]", "eval.knn.k=5"]).metrics

@@ -79,7 +79,13 @@ def _work(words: Words, rows: Sequence[Row]) -> None:
     from ssl_runner.runtime.console import Console
 
     errors = Console(stderr=True)  # so that standard output is only the result
-    found = _evaluated(words.encoders, rows, words.again, lambda text: errors.status(Text(text)), lambda _: None)
+
+    def activity(text: str) -> contextlib.AbstractContextManager[Any]:
+        if words.suite is not None and not errors.is_terminal:  # a log must show how far a long suite is
+            errors.print(text, soft_wrap=True)
+        return errors.status(Text(text))
+
+    found = _evaluated(words.encoders, rows, words.again, activity, lambda _: None)
     if words.json:
         import json
 

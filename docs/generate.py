@@ -43,6 +43,7 @@ GROUPS = {
     "hydra/launcher": "Where the jobs of a sweep run.",
     "hydra/sweeper": "How the jobs of a sweep are chosen.",
     "eval": "What is measured. Several are chosen as a list: `eval=[knn,few_shot]`.",
+    "suite": "Datasets that `ssl-eval ENCODER suite=NAME` asks about, a row each.",
 }
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssl_runner.cli.python_api import compose
+    from ssl_runner.commands.evaluate import evaluate
     from ssl_runner.comparison.reading import RunTable, read_runs
     from ssl_runner.models.saving import load_encoder
     from ssl_runner.train import train
@@ -15,6 +16,7 @@ __all__ = [
     "LoadedRun",
     "RunTable",
     "compose",
+    "evaluate",
     "few_shot_classifier",
     "load_algorithm",
     "load_encoder",
@@ -28,6 +30,7 @@ _HOMES = {
     "LoadedRun": "wiring.loaded_run",
     "RunTable": "comparison.reading",
     "compose": "cli.python_api",
+    "evaluate": "commands.evaluate",
     "few_shot_classifier": "wiring.loading",
     "load_algorithm": "wiring.loading",
     "load_encoder": "models.saving",

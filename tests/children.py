@@ -67,6 +67,11 @@ def command(logs: Path, arguments: Sequence[str], deed: Deed | None = None) -> E
     return Child(logs, type_in, list(arguments), deed=deed).ended()
 
 
+def evaluation(logs: Path, arguments: Sequence[str], deed: Deed | None = None) -> Ended:
+    """Run ``ssl-eval ARGUMENTS`` in a child."""
+    return Child(logs, _type_in_eval, list(arguments), deed=deed).ended()
+
+
 def _live(logs: Path, environment: dict[str, str], deed: Deed | None, work: Callable[..., Any], arguments) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -95,6 +100,13 @@ def type_in(arguments: list[str]) -> None:
 
     sys.argv = ["ssl-train", *arguments]
     train.main()
+
+
+def _type_in_eval(arguments: list[str]) -> None:
+    from ssl_runner.commands import evaluate
+
+    sys.argv = ["ssl-eval", *arguments]
+    evaluate.main()
 
 
 def until(condition: Callable[[], bool]) -> None:

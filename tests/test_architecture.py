@@ -21,7 +21,7 @@ STOREYS = (
     {"evaluation"},
     {"training"},
     {"wiring", "report"},
-    {"train"},
+    {"train", "commands"},
 )
 
 

@@ -17,7 +17,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
     for path in CONF.rglob("*.yaml")
-    if path.parent != CONF and path.parent.name != "experiment"
+    if path.parent != CONF and path.parent.name not in ("experiment", "suite")
 )
 MANDATORY = {
     "image_folder": ["dataset.root=."],

@@ -101,7 +101,7 @@ def make(outputs: Path, runs: int) -> None:
 
 def measured(outputs: Path, *words: str) -> tuple[float, float, float]:
     """Seconds, seconds of the processor, and peak memory in MB of the command."""
-    command = [sys.executable, "-m", "ssl_runner.cli.report_command", str(outputs), *words]
+    command = [sys.executable, "-m", "ssl_runner.commands.report", str(outputs), *words]
     # compiled modules are kept, as they are by default
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     began = time.perf_counter()

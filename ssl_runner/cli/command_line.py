@@ -39,7 +39,7 @@ def _main(app: App, arguments: list[str]) -> int:
             print(_help([word for word in arguments if word not in ("--help", "-h")]), end="")
             return 0
         if "--version" in arguments:
-            print(f"ssl-runner {_version()}")
+            print(f"ssl-runner {installed_version()}")
             return 0
         if working_folder_is_gone():
             raise ConfigError([GONE])
@@ -72,7 +72,8 @@ def _extra_folder(given: Path) -> Path:
     return extra
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Of this package."""
     try:
         return version("ssl-runner")
     except PackageNotFoundError:

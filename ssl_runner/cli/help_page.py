@@ -76,6 +76,7 @@ def page(folder: Path, *more: Path) -> str:
     chosen = _defaults(root)
     groups = option_help.groups([folder, *more])
     experiments = groups.pop(option_help.EXPERIMENT, [])
+    groups.pop(option_help.SUITE, None)  # of ssl-eval
     default = f"experiment={chosen['experiment']}" if chosen.get("experiment") else "the defaults marked * above"
     sections = [
         _PURPOSE,

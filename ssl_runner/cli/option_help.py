@@ -18,7 +18,7 @@ from ssl_runner.cli.layout import first_sentence, plain, table, wrapped
 from ssl_runner.config.suggestions import nearest
 from ssl_runner.errors import ConfigError
 
-EXPERIMENT, SWEEP = "experiment", "sweep"
+EXPERIMENT, SWEEP, SUITE = "experiment", "sweep", "suite"
 _SPECIAL = ("_target_", "_partial_", "_args_", "_convert_", "defaults")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -326,7 +326,8 @@ def terminal(option: Option) -> str:
         lines += ["", f"{node.name}: {node.target}", *wrapped(plain(node.summary))]
     if option.also:
         lines += ["", *wrapped(f"Also taken, with a + before the key: {', '.join(option.also)}", "")]
-    lines += ["", f"Use it: ssl-train {option.word}"]
+    command = f"ssl-eval RUN {option.word}" if option.word.startswith(f"{SUITE}=") else f"ssl-train {option.word}"
+    lines += ["", f"Use it: {command}"]
     return "\n".join(lines) + "\n"
 
 

@@ -60,7 +60,7 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
         raise ConfigError([f"{who}: {folder.absolute()} {lack}; give outputs/NAME/RUN"])
     config = read_config(path, who)
     before = check(config)
-    _override(config, overrides, who)
+    override_values(config, overrides, who)
     after = check(config)
     # the checkpoint decides whether the run's end can be changed
     changes = config_difference(before, after, but=END if word == "resume" else ())
@@ -71,7 +71,8 @@ def resumed_config(folder: Path, overrides: Sequence[str], word: str, multirun: 
     return after | {"resume": str(folder) if word == "resume" else None}
 
 
-def _override(config: Any, overrides: Sequence[str], who: str) -> None:
+def override_values(config: Any, overrides: Sequence[str], who: str) -> None:
+    """Set values of a stored config; raises ConfigError for words that select options, or that it has no key for."""
     from hydra.errors import HydraException
 
     from ssl_runner.cli.hydra_private import parse

@@ -12,6 +12,7 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.errors import ConfigError
+from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.setting import Setting, check_asked, remedy
@@ -76,6 +77,7 @@ class FewShot:
             for key, tasks in by_key.items():
                 for way, accuracies in contender.accuracies(tasks, self.tasks_per_batch, device).items():
                     name = f"{key}/{way}" if way else key
+                    keep(name, accuracies)
                     scores[f"{name}/top1"] = accuracies.mean().item()
                     scores[f"{name}/ci95"] = interval(accuracies)
         return scores

@@ -16,6 +16,7 @@ from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
+from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.gallery import SEED, GalleryIndices, by_share, gallery_indices, rows_at, rows_of
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import features
@@ -104,7 +105,9 @@ class FineTuning(Labelled):
         with torch.no_grad():
             scores = head(features(encoder, rows_at(test.images, sets.queries), device))
         self._check_finite(scores.sum(), "last")
-        return {self.key("top1"): (scores.argmax(dim=1).cpu() == sets.query_labels).float().mean().item()}
+        right = scores.argmax(dim=1).cpu() == sets.query_labels
+        keep(self.key("top1"), right)
+        return {self.key("top1"): right.float().mean().item()}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``fine_tuning/top1``."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
+from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.features import gallery_and_queries
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import evaluating
@@ -45,7 +46,9 @@ class KNN(Labelled):
         with evaluating(algorithm):
             sets = gallery_and_queries(algorithm.eval_encoder(), self.judged(splits), device)
             found = self.predict(sets.gallery, sets.gallery_labels, sets.queries, sets.n_classes)
-        return {self.key("top1"): (found == sets.query_labels).float().mean().item()}
+        right = found == sets.query_labels
+        keep(self.key("top1"), right)
+        return {self.key("top1"): right.float().mean().item()}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``knn/top1``."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
+from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.features import gallery_and_queries
 from ssl_runner.evaluation.gallery import by_share, gallery_indices
 from ssl_runner.evaluation.labelled import Labelled
@@ -70,8 +71,9 @@ class LinearProbe(Labelled):
             gallery, queries = standardise(sets.gallery, sets.queries)
             regression = Regression(gallery, sets.gallery_labels, sets.n_classes, self.max_iterations)
             weights = regression.fit(chosen, start)
-            accuracy = _accuracy(weights, queries, sets.query_labels)
-        return {self.key("top1"): accuracy, self.key("regularisation"): chosen}
+            right = _right(weights, queries, sets.query_labels)
+        keep(self.key("top1"), right)
+        return {self.key("top1"): right.float().mean().item(), self.key("regularisation"): chosen}
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """``linear_probe/top1`` and ``linear_probe/regularisation``."""
@@ -256,4 +258,8 @@ def _logits(weights: Tensor, features: Tensor) -> Tensor:
 
 
 def _accuracy(weights: Tensor, features: Tensor, labels: Tensor) -> float:
-    return (_logits(weights, features).argmax(dim=1) == labels).float().mean().item()
+    return _right(weights, features, labels).float().mean().item()
+
+
+def _right(weights: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    return _logits(weights, features).argmax(dim=1) == labels

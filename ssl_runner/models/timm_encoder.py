@@ -105,7 +105,7 @@ def _create(name: str, pretrained: bool, in_channels: int, image_size: int, argu
         return timm.create_model(name, pretrained, **fixed, **arguments)
     except Exception as error:  # the constructors of a thousand models raise all kinds of errors
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CARRIERS:
-            raise InvalidValue(_not_brought(name, error)) from None
+            raise InvalidValue(not_brought(name, error)) from None
         raise InvalidValue(
             f"name={name!r}, arguments={arguments}: timm refuses them for images of {image_size} pixels "
             f"({_first_line(error)}); choose other arguments, another dataset.size or another model"
@@ -135,25 +135,32 @@ def _width(body: nn.Module, in_channels: int, image_size: int, name: str, argume
     return output.shape[1]
 
 
-def _not_brought(name: str, error: Exception) -> str:
-    """The error message for weights that cannot be fetched: what is missing, where it was looked for and what to do."""
+def not_brought(name: str, error: Exception, who: str | None = None, instead: str | None = None) -> str:
+    """The error message for weights that cannot be fetched: what is missing, where it was looked for and what to do.
+
+    Args:
+        name: The model's name.
+        error: Why.
+        who: The beginning of the message; None for ``name='...'``.
+        instead: What else can be done; None for what a config can say.
+    """
     import timm
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    who = f"name={name!r}" if who is None else who
     if name.startswith("local-dir:"):
-        return (
-            f"name={name!r}: timm cannot read that folder ({_first_line(error)}); give one with config.json and weights"
-        )
+        return f"{who}: timm cannot read that folder ({_first_line(error)}); give one with config.json and weights"
     if ":" in name:
         what, otherwise = f"the model {name.partition(':')[2]}", "give a name of timm.list_models()"
     else:
         config = timm.get_pretrained_cfg(name)
         source = (config and (config.hf_hub_id or config.url)) or name
-        what, otherwise = f"pretrained=true, but its weights ({source})", "set model.encoder.pretrained=false"
+        wanted = "pretrained=true, but its weights" if instead is None else "its weights"
+        what, otherwise = f"{wanted} ({source})", "set model.encoder.pretrained=false"
     return (
-        f"name={name!r}: {what} cannot be fetched: looked for in {HF_HUB_CACHE} and on the network "
+        f"{who}: {what} cannot be fetched: looked for in {HF_HUB_CACHE} and on the network "
         f"({_first_line(error)}); run once with a network and copy that folder to here (HF_HOME names its parent), "
-        f"or {otherwise}"
+        f"or {otherwise if instead is None else instead}"
     )
 
 

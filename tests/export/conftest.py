@@ -13,7 +13,8 @@ from PIL import Image
 from run_folders import VIEWS, settled
 
 from ssl_runner import train
-from ssl_runner.cli import embed_command, export_command
+from ssl_runner.commands import embed as embed_command
+from ssl_runner.commands import export as export_command
 from ssl_runner.data.sources.digits import pixels_and_labels
 from ssl_runner.models.saving import FILE, bare_encoder, save_encoder
 

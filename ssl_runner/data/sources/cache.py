@@ -21,7 +21,7 @@ from ssl_runner.errors import DataError, printable
 from ssl_runner.images.decoding import Damage, Decoding, refuse
 from ssl_runner.images.files import ImageFile, Scan
 from ssl_runner.runtime.file_lock import locked
-from ssl_runner.runtime.no_download import refuse_download
+from ssl_runner.runtime.no_download import refuse_decoding
 
 FORMAT = 2  # increases when the stored content changes
 
@@ -102,7 +102,7 @@ def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decod
         entry = cache_folder() / f"{name}-{owner}-{_short_hash(files)}"
         stored = _read(entry)
         if stored is None:
-            refuse_download(name)
+            refuse_decoding(name)
             with locked(cache_folder() / f"{name}-{owner}.lock"):
                 stored = _read(entry) or _write(entry, f"{name}-{owner}", folder, files, decoding)
         return stored
@@ -113,7 +113,7 @@ def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decod
             RuntimeWarning,
             stacklevel=2,
         )
-    refuse_download(name)
+    refuse_decoding(name)
     chunks, findings = decode_dataset([folder.joinpath(*file.path) for file in files], decoding, list)
     images = np.concatenate(chunks) if chunks else np.empty((0, decoding.channels, 1, 1), np.uint8)
     content = hashlib.sha256(images.data).hexdigest()

@@ -7,7 +7,7 @@ import sys
 import made_runs
 import pytest
 
-from ssl_runner.cli import report_command
+from ssl_runner.commands import report as report_command
 from ssl_runner.runtime.file_lock import locked
 
 
@@ -139,7 +139,7 @@ def test_a_watched_page_renews_itself_until_the_last_run_has_ended(runs, tmp_pat
 
 def test_it_needs_no_torch_and_no_hydra(runs):
     program = (
-        "import sys; from ssl_runner.cli.report_command import main; code = main(sys.argv[1:]); "
+        "import sys; from ssl_runner.commands.report import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'hydra', 'sklearn', 'tensorboard'} & set(sys.modules); assert not heavy, heavy; "
         "sys.exit(code)"
     )
@@ -150,7 +150,7 @@ def test_it_needs_no_torch_and_no_hydra(runs):
 
 def test_a_page_needs_no_torch(runs, tmp_path):
     program = (
-        "import sys; from ssl_runner.cli.report_command import main; code = main(sys.argv[1:]); "
+        "import sys; from ssl_runner.commands.report import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'tensorflow', 'hydra', 'sklearn'} & set(sys.modules); assert not heavy, heavy; "
         "sys.exit(code)"
     )

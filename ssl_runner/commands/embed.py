@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssl_runner.cli.own_command import Parser, serve
+from ssl_runner.commands.command import Parser, serve
 from ssl_runner.errors import ConfigError, InvalidValue
 
 DESCRIPTION = """\

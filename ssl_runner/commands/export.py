@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_runner.cli.own_command import Parser, serve
+from ssl_runner.commands.command import Parser, serve
 from ssl_runner.errors import ConfigError
 
 DESCRIPTION = """\

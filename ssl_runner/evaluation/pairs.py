@@ -105,16 +105,6 @@ def paired_t(first: np.ndarray, second: np.ndarray) -> float:
     return float(ttest_rel(first, second).pvalue)
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """p values corrected by Holm's step-down procedure (1979), in the given order."""
-    order = sorted(range(len(values)), key=lambda number: values[number])
-    corrected, largest = [0.0] * len(values), 0.0
-    for place, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - place) * values[number]))
-        corrected[number] = largest
-    return corrected
-
-
 def _ci95(differences: np.ndarray) -> float:
     """Half the 95% interval of the mean: as `few_shot.interval`."""
     n, quantile = len(differences), 1.96

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssl_runner.comparison.statistics import holm
+
 LEVEL = 0.05
 
 # of one encoder: for each key, bool (M,) of test images, or float64 (T,) accuracies of episodes

@@ -8,8 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
+from ssl_runner.comparison.statistics import holm
 from ssl_runner.evaluation.few_shot import interval
-from ssl_runner.evaluation.pairs import compare, holm, mcnemar, paired_t
+from ssl_runner.evaluation.pairs import compare, mcnemar, paired_t
 
 
 def by_enumeration(only_first: int, only_second: int) -> float:

@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ssl_runner.comparison.configs import Configs
 from ssl_runner.comparison.report import Run
 from ssl_runner.errors import ConfigError, InvalidValue, printable
-from ssl_runner.runs import run_folder
+from ssl_runner.runs import evaluations, run_folder
 from ssl_runner.runtime.file_lock import is_held
 
 CONFIG, SWEEP_LOCK = "config.yaml", ".sweep.lock"
@@ -105,6 +105,30 @@ def _take(folder: Path, configs: Configs, found: Found, validation: bool) -> Non
         return
     found.runs.append(run)
     found.ended[folder] = (folder / run_folder.RESULT).stat().st_mtime
+    _take_evaluations(run, found)
+
+
+def _take_evaluations(run: Run, found: Found) -> None:
+    """Add what ``ssl-eval`` has kept beside a run: further figures of the same setting and seed."""
+    for path in sorted((run.folder / evaluations.FOLDER).glob("*.json")):
+        one = evaluations.read(path)
+        if one is None:
+            found.left_out.append((path, "is damaged, or of another version; ssl-eval --again writes it once more"))
+            continue
+        figures = {key: float(value) for key, value in one.metrics.items() if isinstance(value, int | float)}
+        data, command = one.content.get("dataset", run.dataset), str(one.content.get("command", ""))
+        found.runs.append(
+            replace(
+                run,
+                folder=path,
+                config_hash=f"{run.config_hash}/{path.stem}",
+                metrics=figures,
+                protocols=one.protocols,
+                dataset=data,
+                command=command,
+            )
+        )
+        found.ended[path] = path.stat().st_mtime
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reports of runs that were made up: rows, columns, comparisons, notes."""
 
+import json
 import os
 
 import made_runs
@@ -7,6 +8,7 @@ import pytest
 
 from ssl_runner.comparison.build import build
 from ssl_runner.errors import ConfigError
+from ssl_runner.runs import evaluations
 
 SCORE = {"knn/top1": 0.9}
 HARD = {"_target_": "ssl_runner.losses.hard_negative.HardNegative", "temperature": 0.5, "beta": 1.0}
@@ -296,3 +298,28 @@ def test_states_of_the_code_are_named_where_they_differ(tmp_path):
     assert not noted(build([tmp_path]), "states of the code")
     made_runs.make(tmp_path / "b", SCORE, 1, git={"commit": "1" * 40, "dirty": False})
     assert noted(build([tmp_path]), "2 states of the code: 000000000 (1), 111111111 (1)")
+
+
+def test_what_ssl_eval_has_kept_is_a_column_of_its_own_unless_it_was_measured_alike(tmp_path):
+    asked = {"knn": {"k": 20}}
+    for seed in (0, 1):
+        for loss, score in (("a", 0.8), ("b", 0.9)):
+            folder = made_runs.make(tmp_path / f"{loss}{seed}", {"knn/top1": score}, seed, {"optimizer.lr": score})
+            result = json.loads((folder / "result.json").read_text())
+            same = {"metrics": {"knn/top1": score}, "protocols": result["protocols"], "dataset": result["dataset"]}
+            other = {
+                "metrics": {"knn/top1": score / 2},
+                "protocols": asked,
+                "dataset": made_runs.DATA | {"name": "usps", "fingerprint": "other"},
+            }
+            for name, content in (("same", same), ("other", other)):
+                evaluations.write(folder / "evaluations" / f"{name}.json", content, {})
+    (tmp_path / "a0" / "evaluations" / "cut.json").write_text('{"met')
+    report = build([tmp_path])
+    assert [len(row.runs) for row in report.rows] == [6, 6]
+    assert [column.metric for column in report.columns] == ["knn/top1", "knn/top1"]
+    assert "usps" in report.columns[1].title
+    means = [[row.figures[number].mean for number in (0, 1)] for row in report.rows]
+    assert means == [[pytest.approx(0.8), pytest.approx(0.4)], [pytest.approx(0.9), pytest.approx(0.45)]]
+    assert all(len(figure.values) == 2 for row in report.rows for figure in row.figures.values())
+    assert [path.name for path, _ in report.unfinished] == ["cut.json"]

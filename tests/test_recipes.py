@@ -75,8 +75,17 @@ def folder_of_images(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_omniglot")])
-@pytest.mark.parametrize("dataset", ["digits", "cifar10", "image_folder"])
+OMNIGLOT = [name for name in EXPERIMENTS if name.endswith("_omniglot")]
+FILES = ("simclr_omniglot", "protonet_omniglot", "maml_omniglot", "umtra_omniglot")  # one of each kind
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        *((dataset, name) for dataset in ("digits", "cifar10") for name in OMNIGLOT),
+        *(("image_folder", name) for name in FILES),
+    ],
+)
 def test_every_recipe_for_omniglot_fits_other_data_or_says_what_to_lower(name, dataset, data_root, request):
     """With ten classes, recipes with more ways are refused by name, and fit with the suggested remedy."""
     words = [f"experiment={name}", f"dataset={dataset}", "baselines=[]"]

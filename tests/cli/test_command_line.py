@@ -218,4 +218,5 @@ def test_the_real_program_answers_from_any_folder_without_torch():
     assert len(help_page) < 135
     assert max(map(len, help_page)) <= 120
     text = "\n".join(help_page)
-    assert all(path.stem in text for path in (root / "conf").glob("*/*.yaml"))
+    options = [path for path in (root / "conf").glob("*/*.yaml") if path.parent.name != "suite"]  # of ssl-eval
+    assert all(path.stem in text for path in options)

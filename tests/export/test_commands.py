@@ -11,7 +11,7 @@ NEEDED_LATER = ("torch", "timm", "onnx", "pyarrow", "hydra", "rich")
 @pytest.mark.parametrize("name", ["export", "embed"])
 def test_help_shows_examples_and_exit_codes_without_heavy_imports(name):
     code = (
-        f"import sys\nsys.argv = ['ssl-{name}', '--help']\nfrom ssl_runner.cli.{name}_command import main\n"
+        f"import sys\nsys.argv = ['ssl-{name}', '--help']\nfrom ssl_runner.commands.{name} import main\n"
         f"try: main()\nexcept SystemExit as ended: assert ended.code == 0\n"
         f"assert not set({NEEDED_LATER}) & sys.modules.keys()"
     )

@@ -19,6 +19,7 @@ from ssl_runner.models.blocked_sums import sum_in_blocks
 from ssl_runner.models.synchronised import synchronise
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runtime import process_group, randomness
+from ssl_runner.runtime.compiler_aside import leave_compiler_out
 from ssl_runner.runtime.no_download import no_download
 from ssl_runner.training import checkpoint, memory_estimate
 from ssl_runner.training.run import Run
@@ -86,6 +87,7 @@ def wire(config: Config) -> Run:
         ConfigError: With every problem at once.
         NotDownloaded: Data would have to be downloaded first, which `no_download` forbids.
     """
+    leave_compiler_out()
     attempt = Attempts()
     seed = 0 if attempt(randomness.check_seed, config["seed"]) is REFUSED else config["seed"]
     attempt(components.name, config["name"])

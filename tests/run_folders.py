@@ -40,6 +40,17 @@ EPISODES = [
     "batching.n_query=2",
     "loss=cross_entropy",
 ]
+# a job of a sweep, which is done in a second
+TINY = [
+    "model.encoder.width=4",
+    "batching.batch_size=32",
+    "trainer.max_epochs=null",
+    "trainer.max_steps=6",
+    "trainer.checkpoint_every=2",
+    "trainer.progress=false",
+    "eval=[knn]",
+    "baselines=[]",
+]
 MAML = [*EPISODES, "algorithm=maml", "model/head=linear"]
 PROTONET = [*EPISODES, "algorithm=protonet", "model/head=identity"]
 PAIRWISE = [*VIEWS, "batching=labelled", "loss=pairwise"]

@@ -57,7 +57,7 @@ def serve_job(app: App, folder: Path) -> int:
     config = job["config"] | {"resume": "auto"}
     try:
         prepared = app.prepare(config)
-    except Exception:
+    except Exception:  # any error is saved and raised again
         if launch_environment.rank() == 0:
             (folder / FAILURE).write_text(traceback.format_exc())
         raise

@@ -91,9 +91,3 @@ def read(path: Path) -> Evaluation | None:
         return None
     whole = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("metrics"), dict)
     return Evaluation(path, content, again=True) if whole and answers_path(path).is_file() else None
-
-
-def read_all(run: Path) -> list[Evaluation]:
-    """The evaluations beside a run, in the order of their names; those that are damaged are left out."""
-    found = (read(path) for path in sorted(folder_beside(run).glob("*.json")))
-    return [one for one in found if one is not None]

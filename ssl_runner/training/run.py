@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,9 +22,6 @@ from ssl_runner.runs import provenance
 from ssl_runner.runtime.step_context import StepContext
 from ssl_runner.training import checkpoint
 from ssl_runner.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

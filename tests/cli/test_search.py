@@ -10,6 +10,7 @@ from pathlib import Path
 
 import children
 import pytest
+from run_folders import TINY
 
 from ssl_runner import train
 from ssl_runner.cli import command_line
@@ -22,16 +23,6 @@ from ssl_runner.sweeps import manifest
 
 pytest.importorskip("optuna")
 ROOT = Path(__file__).parents[2]
-TINY = [
-    "model.encoder.width=4",
-    "batching.batch_size=32",
-    "trainer.max_epochs=null",
-    "trainer.max_steps=6",
-    "trainer.checkpoint_every=2",
-    "trainer.progress=false",
-    "eval=[knn]",
-    "baselines=[]",
-]
 SEARCH = ["hydra/sweeper=search", "hydra.sweeper.metric=knn/top1", "hydra.sweeper.startup_trials=1"]
 SPACES = ["loss.temperature=tag(log,interval(0.05,1))", "optimizer=adam,sgd"]
 TRIALS = "hydra.sweeper.trials"

@@ -10,20 +10,11 @@ from pathlib import Path
 
 import children
 import pytest
+from run_folders import TINY
 
 from ssl_runner.sweeps import manifest
 
 ROOT = Path(__file__).parents[2]
-TINY = [
-    "model.encoder.width=4",
-    "batching.batch_size=32",
-    "trainer.max_epochs=null",
-    "trainer.max_steps=6",
-    "trainer.checkpoint_every=2",
-    "trainer.progress=false",
-    "eval=[knn]",
-    "baselines=[]",
-]
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import children
 import pytest
 import waiting
+from run_folders import TINY
 
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime.file_lock import is_held, locked
@@ -29,14 +30,7 @@ NO_RAY = "Ray is not installed: pip install 'ssl-runner[ray]'"
 ROOT = Path(__file__).parents[2]
 WORDS = [
     "-m",
-    "model.encoder.width=4",
-    "batching.batch_size=32",
-    "trainer.max_epochs=null",
-    "trainer.max_steps=6",
-    "trainer.checkpoint_every=2",
-    "trainer.progress=false",
-    "eval=[knn]",
-    "baselines=[]",
+    *TINY,
     "loss._target_=waiting.WaitingNTXent",
     "seed=1,2,3",
     "hydra.launcher.threads=1",

@@ -96,7 +96,7 @@ class Momentum(Algorithm):
     def training_step(self, batch: Views, context: StepContext) -> Step:
         if self.freeze_share:
             # without a gradient the optimizer does not change them, not even by weight decay
-            self.network.head.prototypes.requires_grad_(context.progress >= self.freeze_share)  # type: ignore[operator]
+            self.network.head.prototypes.requires_grad_(context.reached(self.freeze_share))  # type: ignore[operator]
         online = self._encode(self.network, batch.crops)
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])

@@ -62,9 +62,9 @@ class Prototypes(Algorithm):
         embedded = embed_views(self.network, batch.crops, self.pieces, checkpointed=True)
         embedded = F.normalize(embedded, dim=-1)
         # without a gradient the optimizer does not change them, not even by weight decay
-        prototypes = self.prototypes.detach() if context.progress < self.freeze_share else self.prototypes
+        prototypes = self.prototypes if context.reached(self.freeze_share) else self.prototypes.detach()
         memory_bank = None
-        if self.queue is not None and context.progress >= self.queue_share:
+        if self.queue is not None and context.reached(self.queue_share):
             memory_bank = self.queue.items @ self.prototypes.detach().T
         seen = Embeddings(
             embedded @ prototypes.T, memory_bank=memory_bank, labels=batch.labels, global_views=len(batch.crops[0])

@@ -26,8 +26,10 @@ OUTSIDE_THE_HASH = (
     "trainer.diagnostics_every",
     "trainer.stop_on_collapse",
     "trainer.progress",
+    "trainer.profile",
     "trainer.timeout",
     "trainer.keep_pages",
+    "trainer.compile",  # rounds differently, as another number of threads does
 )
 
 

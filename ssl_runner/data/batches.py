@@ -1,6 +1,6 @@
 """The two kinds of batches. No bare tuple or dict is passed between modules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -26,9 +26,16 @@ class Views:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> Self:
-        labels = None if self.labels is None else self.labels.to(device)
-        crops = tuple(crop.to(device) for crop in self.crops)
-        return replace(self, crops=crops, labels=labels, indices=self.indices.to(device))
+        return self.each(lambda tensor: tensor.to(device))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch; in batches with equal fields always in the same order."""
+        return [*self.crops, *([] if self.labels is None else [self.labels]), self.indices]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The batch with every tensor changed."""
+        labels = None if self.labels is None else change(self.labels)
+        return replace(self, crops=tuple(map(change, self.crops)), labels=labels, indices=change(self.indices))
 
     def chunk(self, n: int) -> list[Self]:
         """At most n batches of B / n images each; all views of an image stay together."""
@@ -64,13 +71,18 @@ class Episodes:
         return len(self.support_labels)
 
     def to(self, device: torch.device | str) -> Self:
-        return self._each(lambda tensor: tensor.to(device))
+        return self.each(lambda tensor: tensor.to(device))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch; in batches with equal fields always in the same order."""
+        images = [self.support_images, self.support_labels, self.query_images, self.query_labels]
+        return [*images, *(self.domains[name] for name in sorted(self.domains))]
 
     def chunk(self, n: int) -> list[Self]:
         """At most n batches of T / n tasks each."""
         size = -(-len(self) // n)
         starts = range(0, len(self), size)
-        return [self._each(lambda tensor, start=start: tensor[start : start + size]) for start in starts]
+        return [self.each(lambda tensor, start=start: tensor[start : start + size]) for start in starts]
 
     def by_domain(self, accuracy: Tensor) -> dict[str, Tensor]:
         """``accuracy/DOMAIN`` from accuracies (T,). Its mean over pieces of a batch is the mean over the domain's
@@ -78,7 +90,8 @@ class Episodes:
         """
         return {f"accuracy/{name}": (weights * accuracy).mean() for name, weights in self.domains.items()}
 
-    def _each(self, change) -> Self:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The batch with every tensor changed."""
         return replace(
             self,
             support_images=change(self.support_images),

@@ -56,9 +56,9 @@ class DINO(Loss):
         self.warmup_share, self.center_momentum = warmup_share, center_momentum
         self.register_buffer("center", torch.zeros(()))  # becomes (K,) at the first step, when K is known
 
-    def teacher_temperature(self, context: StepContext) -> float:
-        """The teacher's temperature at this step."""
-        warmed = min(1.0, context.progress / self.warmup_share) if self.warmup_share > 0 else 1.0
+    def teacher_temperature(self, progress: float) -> float:
+        """The teacher's temperature when this share of the run, in [0, 1), is done."""
+        warmed = min(1.0, progress / self.warmup_share) if self.warmup_share > 0 else 1.0
         return self.first_temperature + (self.last_temperature - self.first_temperature) * warmed
 
     def forward(self, embeddings: Embeddings, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,7 +71,7 @@ class DINO(Loss):
         views, images, _ = online.shape
         if views < 2:
             raise InvalidValue("DINO compares different views, got 1 view; set batching.views=2")
-        temperature = self.teacher_temperature(context)
+        temperature = context.follow(self.teacher_temperature)
         teacher = ((target - self.center) / temperature).softmax(dim=-1)
         student = (online / self.student_temperature).log_softmax(dim=-1)
         cross_entropy = -torch.einsum("gbk,vbk->gv", teacher, student) / images
@@ -82,7 +82,7 @@ class DINO(Loss):
             metrics = {
                 "teacher_entropy": torch.special.entr(teacher).sum(dim=-1).mean(),  # log K: collapsed to uniform
                 "dimensions_in_use": torch.special.entr(usage).sum().exp(),  # 1: collapsed to one dimension
-                "teacher_temperature": torch.full((), temperature, device=online.device),
+                "teacher_temperature": torch.zeros((), device=online.device) + temperature,
             }
         return loss, metrics
 
@@ -90,7 +90,11 @@ class DINO(Loss):
     def after_step(self, context: StepContext, target: Tensor) -> None:
         """Moves the center towards the mean of the teacher's outputs (G, B, K) of all processes."""
         mean = target.to(torch.promote_types(target.dtype, torch.float32)).mean(dim=(0, 1)).to(self.center.dtype)
-        self.center = self.center_momentum * self.center + (1 - self.center_momentum) * mean
+        moved = self.center_momentum * self.center + (1 - self.center_momentum) * mean
+        if self.center.shape == moved.shape:
+            self.center.copy_(moved)  # in its place, which a recorded step reads
+        else:
+            self.center = moved
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         saved = state_dict.get(f"{prefix}center")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_runner.losses.negatives import Negatives
 from ssl_runner.runtime import collectives, process_group
+from ssl_runner.runtime.spans import span
 from ssl_runner.runtime.step_context import StepContext
 
 
@@ -67,7 +68,7 @@ class Loss(nn.Module):
         precision.
         """
         kind = embeddings.online.device.type
-        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
+        with span("loss"), torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
             return super().__call__(embeddings, context)
 
     @abstractmethod

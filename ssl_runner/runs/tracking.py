@@ -28,6 +28,8 @@ class Silence:
 
     def warn(self, text: str) -> None: ...
 
+    def tell(self, subject: str, text: str) -> None: ...
+
     def scalars(self, step: int, values: dict[str, float]) -> None: ...
 
     def flush(self) -> None: ...
@@ -85,6 +87,10 @@ class Tracker(Silence):
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
         self.console.warn(text)
+
+    def tell(self, subject: str, text: str) -> None:
+        """Print one line about a subject above the bar."""
+        self.console.tell(subject, text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Log one point of every tag after ``step`` steps.

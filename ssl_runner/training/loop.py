@@ -4,6 +4,7 @@ Three evaluators train their own classifier or network, each in a loop of a few 
 resuming: `SourceClassifier`, `FromScratch` and `FineTuning` in ssl_runner/evaluation.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,14 @@ from ssl_runner.runtime import process_group
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.runtime.signals import Stop, stop_signals
+from ssl_runner.runtime.spans import span
 from ssl_runner.runtime.step_context import StepContext
+from ssl_runner.training.ahead import Ahead
 from ssl_runner.training.checkpointing import Checkpointing
 from ssl_runner.training.health import check_finite, collapse, report_lost_process
+from ssl_runner.training.profiling import Profile
 from ssl_runner.training.run import Run
+from ssl_runner.training.trainer import Gradients
 
 if TYPE_CHECKING:
     from ssl_runner.runs.tracking import Silence
@@ -60,6 +65,10 @@ class Loop:
         self.checkpointing = Checkpointing(
             folder / "checkpoints", run.algorithm, run.optimizer, run.identity, resumed, open_ended
         )
+        self.ahead = Ahead(run.batching, run.trainer.device, self.max_steps)
+        self.gradients: Gradients | None = self._gradients()
+        profile = functools.partial(Profile, folder, run.trainer, functools.partial(tracker.tell, "profile"))
+        self.profile = profile() if run.trainer.profile else None
         self.meter = Meter(run.batching.images_per_step)
         first = process_group.rank() == 0
         self.validate, self.watch = (run.validate, run.watch) if first else (None, None)
@@ -77,6 +86,7 @@ class Loop:
             if stop.requested:  # the signal came too late for the last step
                 raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(self.folder)}")
         seconds = self.checkpointing.seconds
+        self.gradients = None  # a recording keeps the memory of a step
         return {
             "steps": self.max_steps,
             "training_seconds": seconds,
@@ -90,6 +100,8 @@ class Loop:
         logging = self._due(trainer.log_every, done)
         looking = self.watch is not None and self._due(trainer.diagnostics_every, done)
         process_group.begin_step(step)
+        if self.profile is not None:
+            self.profile.advance(step)
         with report_lost_process(self.folder, step):
             metrics = self._step(step, logging)
             # read once, for all processes: a later signal counts for the next step
@@ -103,7 +115,8 @@ class Loop:
         if self.validate is not None and self._validating(done):
             values |= self._validate(self.validate, done)
         if values:
-            self.tracker.scalars(done, values)
+            with span("logging"):
+                self.tracker.scalars(done, values)
         if saving or collapsed is not None:
             self.tracker.flush()
             self.checkpointing.save(done)
@@ -130,9 +143,26 @@ class Loop:
         for group in run.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
         with enough_memory(self._remedy()):
-            with self.meter.waiting():
-                batch = run.batching.batch(step)
-            return self.trainer.step(run.algorithm, batch, run.optimizer, context, measure=measure)
+            with self.meter.waiting(), span("data"):
+                batch = self.ahead.batch(step)
+            metrics = self.trainer.step(run.algorithm, batch, run.optimizer, context, measure, self.gradients)
+            with self.meter.waiting(), span("data"):
+                self.ahead.make(step + 1)
+            return metrics
+
+    def _gradients(self) -> Gradients:
+        """The trainer's way to compute gradients, compiled and recorded as configured."""
+        run, compute, tell = self.run, self.trainer.gradients, functools.partial(self.tracker.tell, "compiler")
+        if self.trainer.compile is True:
+            from ssl_runner.training.compiling import Compiled, CompiledNetworks
+
+            run.batching.compile(lambda augmentation: Compiled(augmentation, "an augmentation", tell))
+            compute = CompiledNetworks(compute, run.algorithm, tell)
+        if self.trainer.records:
+            from ssl_runner.training.recording import Recorder
+
+            compute = Recorder(compute, tell)
+        return compute
 
     def _remedy(self) -> str:
         """What to lower if memory runs out."""

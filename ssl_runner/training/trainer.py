@@ -1,9 +1,9 @@
 """Training settings (steps, device, precision) and the optimizer step that every method shares."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,25 @@ from ssl_runner.data.batching.batching import Batching
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import allocator, collectives, process_group, randomness
 from ssl_runner.runtime.device import choose_device
+from ssl_runner.runtime.spans import span
 from ssl_runner.runtime.step_context import StepContext
 
 MOST_THREADS = 1024
+
+
+class Computed(NamedTuple):
+    """What the forward and backward pass of a batch leaves besides the gradients.
+
+    Attributes:
+        metrics: Scalars to log, ``loss`` among them.
+        carry: What `Algorithm.after_step` needs, of this process's rows.
+    """
+
+    metrics: dict[str, Tensor]
+    carry: dict[str, Tensor]
+
+
+Gradients = Callable[[Algorithm, Any, StepContext], Computed]
 
 
 class Trainer:
@@ -31,6 +47,12 @@ class Trainer:
         keep_pages: Make the allocator keep freed memory (`ssl_runner.runtime.allocator`).
         cudnn_benchmark: On CUDA, time cuDNN's algorithms for each shape and use the fastest. This is faster if shapes
             repeat, but two runs may use different algorithms and so differ in the last bits.
+        compile: On CUDA, ``auto`` records a step as a graph and replays it wherever the method allows
+            (`ssl_runner.training.recording`); ``true`` also compiles network and augmentation, on any device, which
+            takes up to a minute at the start; ``false`` launches every operation by itself. Configs of earlier versions
+            lack it.
+        profile: Whether to write a profile of ten steps into the run folder (`ssl_runner.training.profiling`). Configs
+            of earlier versions lack it.
         gradient_clip_norm: Largest norm of the gradient, or null.
         accumulate_grad_batches: Pieces a batch is cut into, each with its own backward pass. Pieces are weighted by
             size, so the gradient equals that of the whole batch if the loss does not compare across pieces (MAML).
@@ -68,6 +90,8 @@ class Trainer:
         select: str | None,
         progress: bool,
         timeout: float = process_group.TIMEOUT,
+        compile: bool | Literal["auto"] = "auto",
+        profile: bool = False,
     ) -> None:
         self._refuse(max_steps, max_epochs, precision, gradient_clip_norm, timeout)
         self._refuse_cadences(select, evaluate_every, stop_on_collapse, diagnostics_every)
@@ -97,11 +121,22 @@ class Trainer:
         self.diagnostics_every, self.stop_on_collapse = diagnostics_every, stop_on_collapse
         self.evaluate_every, self.select = evaluate_every, select
         self.progress, self.timeout = progress, timeout
+        self.compile, self.profile = compile, profile
 
     @property
     def used_threads(self) -> int:
         """Number of CPU threads: the configured one, or torch's choice."""
         return torch.get_num_threads() if self.threads is None else self.threads
+
+    @property
+    def halves(self) -> bool:
+        """Whether the forward pass is in bfloat16."""
+        return self.precision == "bfloat16"
+
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded: on CUDA, in a single process."""
+        return self.device.type == "cuda" and self.compile is not False and process_group.size() == 1
 
     @contextmanager
     def process_settings(self) -> Iterator[None]:
@@ -162,32 +197,51 @@ class Trainer:
             )
 
     def step(
-        self, algorithm: Algorithm, batch: Any, optimizer: torch.optim.Optimizer, context: StepContext, measure: bool
+        self,
+        algorithm: Algorithm,
+        batch: Any,
+        optimizer: torch.optim.Optimizer,
+        context: StepContext,
+        measure: bool,
+        gradients: Gradients | None = None,
     ) -> dict[str, Tensor]:
-        """Take one optimizer step. Nothing in it waits for the device."""
+        """Take one optimizer step. Nothing in it waits for the device.
+
+        Args:
+            measure: Whether the metrics will be logged.
+            gradients: Another way to compute what `gradients` computes, which is the default.
+        """
         # dropout and drop-path draw from torch's own generator
         torch.manual_seed(randomness.number(context.seed, "network", context.step) + process_group.rank())
-        optimizer.zero_grad(set_to_none=True)
-        pieces = batch.chunk(self.accumulate_grad_batches) if self.accumulate_grad_batches > 1 else [batch]
-        metrics: dict[str, Tensor] = {}
-        carries: list[dict[str, Tensor]] = []
-        for piece in pieces:
-            weight = len(piece) / len(batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                step = algorithm.training_step(piece, context)
-            (step.loss * weight).backward()
-            for name, value in ({"loss": step.loss.detach()} | step.metrics).items():
-                metrics[name] = metrics.get(name, 0) + value.detach() * weight
-            carries.append(step.carry)
+        metrics, carry = (gradients or self.gradients)(algorithm, batch, context)
+        metrics = dict(metrics)
         collectives.average_gradients(algorithm.parameters())
         if measure:
             metrics = collectives.average(metrics)
         if self.gradient_clip_norm is not None:
             metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), self.gradient_clip_norm)
         elif measure:
-            gradients = [parameter.grad for parameter in algorithm.parameters() if parameter.grad is not None]
-            metrics["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
-        optimizer.step()
-        carry = {name: collectives.gather(torch.cat([part[name] for part in carries])) for name in carries[0]}
-        algorithm.after_step(context, carry)
+            slopes = [parameter.grad for parameter in algorithm.parameters() if parameter.grad is not None]
+            metrics["gradient_norm"] = torch.nn.utils.get_total_norm(slopes)
+        with span("optimizer"):
+            optimizer.step()
+            algorithm.after_step(context, {name: collectives.gather(part) for name, part in carry.items()})
         return metrics
+
+    def gradients(self, algorithm: Algorithm, batch: Any, context: StepContext) -> Computed:
+        """Compute the gradients of a batch, in as many pieces as configured."""
+        for parameter in algorithm.parameters():
+            parameter.grad = None
+        pieces = batch.chunk(self.accumulate_grad_batches) if self.accumulate_grad_batches > 1 else [batch]
+        metrics: dict[str, Tensor] = {}
+        carries: list[dict[str, Tensor]] = []
+        for piece in pieces:
+            weight = len(piece) / len(batch)
+            with span("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves):
+                step = algorithm.training_step(piece, context)
+            with span("backward"):
+                (step.loss * weight).backward()
+            for name, value in ({"loss": step.loss.detach()} | step.metrics).items():
+                metrics[name] = metrics.get(name, 0) + value.detach() * weight
+            carries.append(step.carry)
+        return Computed(metrics, {name: torch.cat([part[name] for part in carries]) for name in carries[0]})

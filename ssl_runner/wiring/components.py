@@ -121,6 +121,15 @@ def optimizer(node: Config) -> None:
         ) from None
 
 
+def optimizer_of(node: Config, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer of a run; on CUDA in few kernels, if it is one of torch's that can do this."""
+    fused = "fused" in inspect.signature(locate(node["_target_"])).parameters
+    chosen = {"fused", "foreach", "differentiable"} & node.keys()
+    if device.type == "cuda" and fused and not chosen:
+        return build(node, "optimizer")(groups, fused=True)
+    return build(node, "optimizer")(groups)
+
+
 def name(given: str) -> None:
     """Raises ConfigError for a name that is not a path below the outputs folder."""
     path = PurePath(given)

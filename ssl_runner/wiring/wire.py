@@ -153,7 +153,7 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
 
 
 def _assemble(parts: Parts, config: Config, step_bytes: int | None) -> Run:
-    optimizer = build(config["optimizer"], "optimizer")(parts.algorithm.parameter_groups())
+    optimizer = components.optimizer_of(config["optimizer"], parts.algorithm.parameter_groups(), parts.device)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     identity = checkpoint.Identity.of(config, parts.splits.train.fingerprint, parts.trainer.used_threads)

@@ -85,7 +85,7 @@ def test_the_metrics_show_a_teacher_with_constant_output():
 )
 def test_the_teachers_temperature_rises_linearly_and_then_stays_constant(share, expected):
     loss = dino(warmup_share=share)
-    temperatures = [loss.teacher_temperature(context(step)) for step in (0, 1, 10, 99)]
+    temperatures = [loss.teacher_temperature(context(step).progress) for step in (0, 1, 10, 99)]
     assert temperatures == pytest.approx(expected, abs=1e-12)
 
 

@@ -107,8 +107,9 @@ class RandomResizedCrop(Transform):
         # if no try fits, the widest centered box of a permitted ratio
         tall = min(height, max(1, round(width / self.ratio[0])))
         wide = min(width, max(1, round(height * self.ratio[1])))
-        centered = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], device=draws.device)
-        return torch.where(found[:, None], box, centered)
+        centered = (height - tall) // 2, (width - wide) // 2, tall, wide  # numbers, which need no copy to a GPU
+        columns = zip(box.unbind(1), centered, strict=True)
+        return torch.stack([torch.where(found, drawn, number) for drawn, number in columns], dim=1)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         height, width = images.shape[-2:]

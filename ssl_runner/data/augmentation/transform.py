@@ -15,8 +15,9 @@ class Transform(ABC):
     The result of a sample depends only on its own image and its own row, not on the other samples of the batch. A rank
     that holds half of a batch therefore makes the same views that a single process would have made.
 
-    Parameters are computed on the device of the draws. The intended use is draws on the CPU with images on a GPU: the
-    rows to change are then known without asking the GPU, and nothing here waits for it.
+    Parameters are computed on the device of the draws. With draws on the CPU, the rows to change are known, and only
+    those are computed. With draws on a GPU, all rows are computed and the chosen ones taken: nothing waits for the GPU,
+    and every batch has the same shapes, so that the compiler can join the transforms into a few kernels.
 
     Attributes:
         columns: Number of uniform draws it uses from a sample's row.
@@ -60,7 +61,7 @@ class Augmentation(Transform):
 
         Args:
             images: (B, C, H, W), uint8 or float in [0, 1].
-            draws: float32 (B, columns) in [0, 1), preferably on the CPU, wherever the images are.
+            draws: float32 (B, columns) in [0, 1), on the CPU or on the images' device.
 
         Raises:
             ValueError: If the draws have another shape.
@@ -81,21 +82,25 @@ class Augmentation(Transform):
 
 def to_device(parameters: Tensor, device: torch.device) -> Tensor:
     """Moves parameters to the images' device without waiting for a GPU."""
-    # CUDA copies pageable memory to a staging buffer before it returns, so the source may be freed; MPS may not
-    return parameters.to(device, non_blocking=device.type == "cuda")
+    if device.type != "cuda" or parameters.is_cuda:
+        return parameters.to(device)
+    # from pageable memory, CUDA may wait for the stream; pinned memory is kept until the copy is done, then used again
+    return parameters.pin_memory().to(device, non_blocking=True)
 
 
 def change_rows(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
     """The images (B, ...), with the chosen ones replaced by ``change(images, *parameters)``.
 
-    Only the chosen rows are computed.
+    Only the chosen rows are computed, unless their choice is on a GPU.
 
     Args:
         chosen: bool (B,).
         change: A function that keeps the images' shape.
         parameters: Each (B, ...).
     """
-    rows = chosen.nonzero().squeeze(1)  # draws are on the CPU; on a GPU this would wait for it
+    if _unknown(chosen):
+        return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), change(images, *parameters), images)
+    rows = chosen.nonzero().squeeze(1)
     if len(rows) == 0:
         return images
     moved = [to_device(parameter, images.device) for parameter in parameters]
@@ -104,6 +109,11 @@ def change_rows(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *
     rows = to_device(rows, images.device)
     changed = change(images.index_select(0, rows), *(parameter.index_select(0, rows) for parameter in moved))
     return images.index_copy(0, rows, changed)
+
+
+def _unknown(chosen: Tensor) -> bool:
+    """Whether the program would have to wait for a GPU to know which rows are chosen."""
+    return chosen.is_cuda
 
 
 def between(draws: Tensor, low: float, high: float) -> Tensor:

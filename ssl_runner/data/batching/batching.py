@@ -1,11 +1,14 @@
 """From a dataset to batches. Each is a function of (seed, step) alone, so there is nothing to restore on resume."""
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset
@@ -32,6 +35,7 @@ class Batching(ABC):
     n_outputs: int | None = None
     n_views: int = 1
     most_ways: int | None = None
+    _compiled: Callable[[Augmentation], Callable[[Tensor, Tensor], Tensor]] | None = None
 
     @abstractmethod
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -48,6 +52,17 @@ class Batching(ABC):
     def largest(self) -> Views | Episodes:
         """A batch of the largest shape that a step may have, to find out whether it fits into memory."""
         return self.batch(0)
+
+    def compile(self, compiler: Callable[[Augmentation], Callable[[Tensor, Tensor], Tensor]]) -> None:
+        """Let a compiler make the function of each augmentation, once."""
+        self._compiled = functools.cache(compiler)
+
+    def augment(self, augmentation: Augmentation, images: Tensor, draws: Tensor) -> Tensor:
+        """Augmented images, float (M, C, H', W'); on a GPU their draws (M, columns) go there in one copy."""
+        if images.is_cuda:
+            draws = to_device(draws, images.device)
+        change = augmentation if self._compiled is None else self._compiled(augmentation)
+        return change(images, draws)
 
 
 def own_draws(seed: int, stream: str, step: int, copies: int, n: int, columns: int) -> Tensor:

@@ -1,7 +1,10 @@
 """Views at two resolutions."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Views
@@ -46,10 +49,14 @@ class MultiCropBatching(Batching):
         self.seed, self.n_outputs = seed, self.whole.n_outputs
         self.steps_per_epoch = self.whole.steps_per_epoch
 
+    def compile(self, compiler: Callable[[Augmentation], Callable[[Tensor, Tensor], Tensor]]) -> None:
+        super().compile(compiler)
+        self.whole.compile(compiler)
+
     def batch(self, step: int) -> Views:
         batch = self.whole.batch(step)
         images = self.whole.images_at(batch.indices).repeat(self.local_views, 1, 1, 1)
         columns = self.local_augmentation.columns
         draws = own_draws(self.seed, "local", step, self.local_views, self.whole.batch_size, columns)
-        local = F.avg_pool2d(self.local_augmentation(images, draws), 2)
+        local = F.avg_pool2d(self.augment(self.local_augmentation, images, draws), 2)
         return Views((*batch.crops, local.unflatten(0, (self.local_views, len(batch)))), batch.labels, batch.indices)

@@ -76,7 +76,6 @@ class ViewBatching(Batching):
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
         first, second, n = self.augmentation, self.second_augmentation, len(images) // self.n_views
         if second is first:
-            return first(images, draws)
-        return torch.cat(
-            [first(images[:n], draws[:n, : first.columns]), second(images[n:], draws[n:, : second.columns])]
-        )
+            return self.augment(first, images, draws)
+        parts = (first, images[:n], draws[:n, : first.columns]), (second, images[n:], draws[n:, : second.columns])
+        return torch.cat([self.augment(*part) for part in parts])

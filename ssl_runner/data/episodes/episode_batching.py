@@ -10,7 +10,7 @@ from ssl_runner.data.batches import Episodes
 from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.task_augmentation import TaskAugmentation
-from ssl_runner.data.episodes.tasks import Tasks, TaskSampler
+from ssl_runner.data.episodes.tasks import Tasks, TaskSampler, sorted_labels
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import process_group, randomness
 
@@ -98,11 +98,11 @@ class EpisodeBatching(Batching):
         whole = indices.numel() * process_group.size()
         draws = own_draws(self.seed, "augmentation", step, 1, whole, self.augmentation.columns)
         images = gather(self.images, indices.flatten(), self.device)
-        images = self._changed(self.augmentation(images, draws).unflatten(0, tuple(indices.shape)), tasks, step)
+        images = self.augment(self.augmentation, images, draws).unflatten(0, tuple(indices.shape))
+        images = self._changed(images, tasks, step)
         support, query = images.split([tasks.support.shape[1], tasks.query.shape[1]], dim=1)
         support_labels, query_labels = (
-            torch.arange(n_way, device=self.device).repeat_interleave(a_class).repeat(len(tasks), 1)
-            for a_class in (k_shot, self.n_query)
+            sorted_labels(len(tasks), n_way, a_class, self.device) for a_class in (k_shot, self.n_query)
         )
         domains = {name: to_device(weight[rows], self.device) for name, weight in weights.items()}
         return Episodes(support, support_labels, query, query_labels, n_way, domains)

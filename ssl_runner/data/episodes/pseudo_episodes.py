@@ -8,7 +8,7 @@ from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes
 from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.episodes.tasks import sample
+from ssl_runner.data.episodes.tasks import sample, sorted_labels
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import process_group, randomness
 
@@ -87,9 +87,8 @@ class PseudoEpisodeBatching(Batching):
         sources = self.sources(step)
         support = self._views(sources, self.k_shot, self.support_augmentation, "support augmentation", step)
         query = self._views(sources, self.n_query, self.augmentation, "augmentation", step)
-        labels = torch.arange(self.n_way, device=self.device)
         support_labels, query_labels = (
-            labels.repeat_interleave(views).repeat(len(sources), 1) for views in (self.k_shot, self.n_query)
+            sorted_labels(len(sources), self.n_way, views, self.device) for views in (self.k_shot, self.n_query)
         )
         return Episodes(support, support_labels, query, query_labels, self.n_way)
 
@@ -104,4 +103,4 @@ class PseudoEpisodeBatching(Batching):
         indices = sources.repeat_interleave(views, dim=1)
         draws = own_draws(self.seed, stream, step, 1, indices.numel() * process_group.size(), augmentation.columns)
         images = gather(self.images, indices.flatten(), self.device)
-        return augmentation(images, draws).unflatten(0, tuple(indices.shape))
+        return self.augment(augmentation, images, draws).unflatten(0, tuple(indices.shape))

@@ -50,8 +50,12 @@ class Tasks:
         return self._labels(self.query)
 
     def _labels(self, indices: Tensor) -> Tensor:
-        labels = torch.arange(self.n_way).repeat_interleave(indices.shape[1] // self.n_way)
-        return labels.expand(len(indices), -1)
+        return sorted_labels(len(indices), self.n_way, indices.shape[1] // self.n_way, "cpu")
+
+
+def sorted_labels(tasks: int, n_way: int, per_class: int, device: torch.device | str) -> Tensor:
+    """Labels int64 (tasks, n_way * per_class), in every task 0, 0, ..., 1, 1, ...; made without waiting for a GPU."""
+    return torch.arange(n_way, device=device)[:, None].expand(tasks, n_way, per_class).flatten(1)
 
 
 class TaskSampler:

@@ -34,11 +34,12 @@ SIMCLR = ["experiment=simclr_cifar10", "trainer.precision=bfloat16", "trainer.cu
 WAYS = {"launched": "false", "recorded": "auto", "compiled": "true"}
 PRETEXT = ["byol", "moco_v2", "moco_v3", "barlow_twins", "vicreg", "dino", "swav", "lejepa"]
 META = ["protonet", "r2d2", "maml", "anil", "reptile", "context"]
+SHORT = ["trainer.max_epochs=null", "trainer.max_steps=1000"]  # `auto` compiles longer ones
 MOST = 1_000_000  # steps, so that schedules hardly move
 BEGAN = time.perf_counter()
 
 
-def row(name: str, **figures: Any) -> None:
+def row(name: str, /, **figures: Any) -> None:
     """Print a row of the table at once."""
     text = "  ".join(f"{key} {value}" for key, value in figures.items())
     print(f"[{time.perf_counter() - BEGAN:5.0f} s] {name:<28} {text}", flush=True)
@@ -61,14 +62,15 @@ class Bench:
     """A run whose steps are taken by hand, as `Loop` takes them."""
 
     def __init__(self, words: list[str], compile: str) -> None:
-        config, _ = validate.checked_config(Composer(conf_folder()), [*words, f"trainer.compile={compile}"])
+        config, _ = validate.checked_config(Composer(conf_folder()), [*words, *SHORT, f"trainer.compile={compile}"])
         self.run = wire.wire(config)
         self.tracker = Silent()
         self.loop = Loop(self.run, Path("unused"), self.tracker, None)  # type: ignore[arg-type]
         self.ahead = Ahead(self.run.batching, self.run.device, MOST)
         self.run.algorithm.train()
         self.done = 0
-        torch.backends.cudnn.benchmark = self.run.trainer.cudnn_benchmark
+        self.settings = self.run.trainer.process_settings()
+        self.settings.__enter__()
 
     def take(self, steps: int, measure: bool = False) -> dict[str, torch.Tensor]:
         metrics = {}
@@ -188,7 +190,7 @@ def clean() -> None:
 
 def speed() -> None:
     """The table of speeds."""
-    row("device", name=torch.cuda.get_device_name(), torch=torch.__version__, cpus=os.cpu_count())
+    row("device", card=torch.cuda.get_device_name(), torch=torch.__version__, cpus=os.cpu_count())
     simclr()
     began = time.perf_counter()
     Bench(["experiment=protonet_omniglot", "eval=[]"], "false")

@@ -153,7 +153,7 @@ class Loop:
     def _gradients(self) -> Gradients:
         """The trainer's way to compute gradients, compiled and recorded as configured."""
         run, compute, tell = self.run, self.trainer.gradients, functools.partial(self.tracker.tell, "compiler")
-        if self.trainer.compile is True:
+        if self.trainer.compiles(run.algorithm.batch_type, self.max_steps):
             from ssl_runner.training.compiling import Compiled, CompiledNetworks
 
             run.batching.compile(lambda augmentation: Compiled(augmentation, "an augmentation", tell))

@@ -99,7 +99,6 @@ def test_a_decay_by_steps_spans_the_steps_as_the_recipes_does(harness, monkeypat
     ("script", "mark", "given"),
     [
         ("reproduce", "table", lambda script: ()),
-        ("contrastive_table", "contrastive mnist", lambda script: ("mnist",)),
         ("meta_table", "meta omniglot", lambda script: (script.Asked(RESULTS, None, None, None, 1, None, None),)),
         ("verdict_table", "verdict", lambda script: (script.Asked(RESULTS, "", 10, None, None, ()),)),
     ],
@@ -109,9 +108,3 @@ def test_the_page_has_what_the_kept_results_give(results_script, script, mark, g
     _, _, rest = (RESULTS / "README.md").read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
     written, end, _ = rest.partition(f"\n<!-- end of {mark} -->")
     assert end and script.table(*given(script)) == written
-
-
-def test_the_page_on_hard_negatives_has_what_the_kept_results_give(results_script):
-    script = results_script("hard_negatives")
-    page = RESULTS / "hard_negatives.md"
-    assert script.as_page(json.loads(page.with_suffix(".json").read_text())) == page.read_text(encoding="utf-8")

@@ -47,7 +47,7 @@ class MomentumQueue(Algorithm):
     def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         for mean, online in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(online, 1 - self.momentum)
-        places = (self.pointer + torch.arange(len(carry["keys"]))) % len(self.queue)
+        places = (self.pointer + torch.arange(len(carry["keys"]), device=self.queue.device)) % len(self.queue)
         self.queue[places] = carry["keys"]
         self.pointer.copy_((places[-1] + 1) % len(self.queue))
         self.filled.add_(len(places)).clamp_(max=len(self.queue))
@@ -67,7 +67,7 @@ class QueueLoss(Loss):
         online, target = F.normalize(embeddings.online[0], dim=-1), F.normalize(embeddings.target[0], dim=-1)
         positive = (online * target).sum(-1, keepdim=True)
         logits = torch.cat([positive, online @ F.normalize(embeddings.memory_bank, dim=-1).T], dim=1) / 0.2
-        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
         return loss, {"negatives": torch.tensor(float(len(embeddings.memory_bank)))}
 
 
@@ -178,7 +178,7 @@ class Sequence(Algorithm):
         support = encode_tasks(self.network.encoder, support_images)
         query = encode_tasks(self.network.encoder, query_images)
         tasks, queries = query.shape[:2]
-        unknown = torch.full((tasks, queries), self.n_way)
+        unknown = torch.full((tasks, queries), self.n_way, device=query.device)
         support = self.token(torch.cat([support, F.one_hot(support_labels, self.n_way + 1)], dim=-1))
         query = self.token(torch.cat([query, F.one_hot(unknown, self.n_way + 1)], dim=-1))
         # one sequence per query, so that queries cannot see each other
@@ -205,7 +205,7 @@ class FittedInClassify(Algorithm):
     def classify(self, support_images, support_labels, query_images, n_way):
         support = F.normalize(encode_tasks(self.network.encoder, support_images), dim=-1)
         query = F.normalize(encode_tasks(self.network.encoder, query_images), dim=-1)
-        weights = torch.zeros(len(support), support.shape[-1], n_way)
+        weights = torch.zeros(len(support), support.shape[-1], n_way, device=support.device)
         with torch.enable_grad():
             for _ in range(self.steps):
                 weights.requires_grad_()

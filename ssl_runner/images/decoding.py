@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -78,7 +78,9 @@ class Damage(NamedTuple):
     remedy: str = "replace or delete it"
 
 
-class _Decoded(NamedTuple):
+class Decoded(NamedTuple):
+    """The pixels of a file, uint8 (C, H, W), and what was noticed (`Findings`)."""
+
     pixels: np.ndarray
     deepest: int | None
     several_frames: bool
@@ -130,7 +132,16 @@ def refuse(damaged: Sequence[tuple[Path, Damage]], n: int, may_skip: bool) -> No
     raise DataError(f"{begin}{', or '.join(remedies)}.")
 
 
-def decode_or_damage(path: Path, decoding: Decoding) -> _Decoded | Damage:
+@overload
+def decode_or_damage(path: Path, decoding: Decoding) -> Decoded | Damage: ...
+
+
+@overload
+def decode_or_damage(path: Path, decoding: Decoding, postpone: bool) -> Decoded | Damage | None: ...
+
+
+def decode_or_damage(path: Path, decoding: Decoding, postpone: bool = False) -> Decoded | Damage | None:
+    """The pixels of a file, or why it has none; None for an enormous image that is to be postponed."""
     try:
         with Image.open(path) as opened:
             megapixels = opened.width * opened.height / 1e6
@@ -140,6 +151,8 @@ def decode_or_damage(path: Path, decoding: Decoding) -> _Decoded | Damage:
             several = bool(getattr(opened, "is_animated", False))
             if megapixels < LARGE:
                 return _pixels(opened, decoding, several)
+            if postpone:
+                return None
             with _large:
                 return _pixels(opened, decoding, several)
     except Unreadable as error:
@@ -150,7 +163,7 @@ def decode_or_damage(path: Path, decoding: Decoding) -> _Decoded | Damage:
         return Damage(_why(path, error))
 
 
-def _pixels(opened: Image.Image, decoding: Decoding, several: bool) -> _Decoded:
+def _pixels(opened: Image.Image, decoding: Decoding, several: bool) -> Decoded:
     upright = ImageOps.exif_transpose(opened)
     deepest = int(np.asarray(upright).max()) if is_deep(upright) and not upright.mode.startswith("F") else None
     upright.format = opened.format  # a rotated copy has lost it
@@ -161,7 +174,7 @@ def _pixels(opened: Image.Image, decoding: Decoding, several: bool) -> _Decoded:
     if decoding.size is not None:
         image = ImageOps.fit(image, (decoding.size, decoding.size), Image.Resampling.LANCZOS)
     pixels = np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
-    return _Decoded(pixels, deepest, several)
+    return Decoded(pixels, deepest, several)
 
 
 def _why(path: Path, error: Exception) -> str:

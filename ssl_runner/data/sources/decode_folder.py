@@ -1,4 +1,4 @@
-"""Decodes all image files of a dataset in threads."""
+"""Decodes all image files of a dataset, many of them in processes, a few in threads."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +11,16 @@ import numpy as np
 from rich.progress import Progress
 
 from ssl_runner.errors import DataError, printable
-from ssl_runner.images.decoding import Damage, Decoding, decode_or_damage, pillow_limit_raised, pixels_of
+from ssl_runner.images.decoding import Damage, Decoded, Decoding, decode_or_damage, pillow_limit_raised, pixels_of
 from ssl_runner.images.modes import bits_for
+from ssl_runner.images.workers import Workers, workers
 from ssl_runner.runtime.console import Console
 
 Made = TypeVar("Made")
 
 
 CHUNK = 1024  # images decoded together, all of which are in memory
+SHARE = 32  # of them that a process decodes at a time
 
 
 @dataclass
@@ -52,11 +54,11 @@ def decode_all(files: Sequence[Path], decoding: Decoding, findings: Findings) ->
     first: tuple[Path, tuple[int, ...]] | None = None
     starts = range(0, len(files), CHUNK)
     bar = Progress(console=Console(stderr=True), transient=True, disable=len(starts) == 1)
-    # Pillow releases the interpreter's lock while it decodes and resizes
-    with pillow_limit_raised(), bar, ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+    threads = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
+    with pillow_limit_raised(), bar, threads as pool, workers(decoding, len(files)) as processes:
         for start in bar.track(starts, description=f"decoding {len(files)} images"):
             chunk, whole = files[start : start + CHUNK], []
-            for place, found in enumerate(pool.map(lambda path: decode_or_damage(path, decoding), chunk)):
+            for place, found in enumerate(_decoded(chunk, decoding, pool, processes)):
                 if isinstance(found, Damage):
                     findings.damaged[start + place] = found
                     continue
@@ -76,6 +78,19 @@ def decode_all(files: Sequence[Path], decoding: Decoding, findings: Findings) ->
                 greatest = 255 - int(pixels.min()) if decoding.invert else int(pixels.max())
                 findings.greatest = max(findings.greatest, greatest)
                 yield pixels
+
+
+def _decoded(
+    files: Sequence[Path], decoding: Decoding, pool: ThreadPoolExecutor, processes: Workers | None
+) -> Iterator[Decoded | Damage]:
+    """What is found in each file, in order."""
+    if processes is None:
+        # Pillow releases the interpreter's lock while it decodes and resizes
+        yield from pool.map(lambda path: decode_or_damage(path, decoding), files)
+        return
+    shares = [files[start : start + SHARE] for start in range(0, len(files), SHARE)]
+    for found in pool.map(processes.decode, shares):
+        yield from found
 
 
 def decode_dataset(

@@ -1,0 +1,83 @@
+import gzip
+import json
+import time
+
+import pytest
+import torch
+
+from ssl_runner.cli import validate
+from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.runs.tracking import Silence
+from ssl_runner.runtime import spans
+from ssl_runner.runtime.spans import span
+from ssl_runner.training import profiling
+from ssl_runner.training.loop import Loop
+from ssl_runner.wiring import wire
+
+TINY = ["model.encoder.width=4", "batching.batch_size=16", "eval=[]", "trainer.diagnostics_every=null"]
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory):
+    """The folder of a profiled run and what was told."""
+    folder, told = tmp_path_factory.mktemp("run"), []
+    steps = f"trainer.max_steps={profiling.WARM + profiling.STEPS + 1}"
+    words = [*TINY, "trainer.max_epochs=null", steps, "trainer.profile=true", "trainer.device=cpu"]
+    run = wire.wire(validate.checked_config(Composer(conf_folder()), words)[0])
+
+    class Told(Silence):
+        def tell(self, subject: str, text: str) -> None:
+            told.append((subject, text))
+
+    Loop(run, folder, Told(), None).run_to_the_end()
+    return folder / profiling.FOLDER, told
+
+
+def test_the_trace_has_each_part_of_every_profiled_step(profiled):
+    folder, _ = profiled
+    with gzip.open(folder / "step.pt.trace.json.gz", "rt") as file:
+        names = [event.get("name") for event in json.load(file)["traceEvents"]]
+    for part in ("forward", "loss", "backward", "optimizer"):
+        assert names.count(part) == profiling.STEPS
+    assert names.count("data") == 2 * profiling.STEPS  # a batch, and the one that is made ahead
+
+
+def test_the_shares_are_told_and_written_with_the_most_expensive_operations(profiled):
+    folder, told = profiled
+    summary = (folder / "summary.txt").read_text()
+    [(subject, text)] = told
+    assert subject == "profile" and text.partition(";")[0] == summary.partition(";")[0]
+    shares = {
+        name: int(word.strip("%,;"))
+        for name, word in zip(*[iter(text.split("each; ")[1].split()[:10])] * 2, strict=True)
+    }
+    assert set(shares) == {"data", "forward", "loss", "backward", "optimizer"} and 30 < sum(shares.values()) <= 101
+    assert summary.count("aten::") >= profiling.LISTED - 4
+
+
+def test_a_part_has_the_share_of_its_time(tmp_path):
+    told: list[str] = []
+
+    class Trainer:
+        device = torch.device("cpu")
+
+    profile = profiling.Profile(tmp_path, Trainer(), told.append)  # type: ignore[arg-type]
+    for step in range(profiling.WARM + profiling.STEPS + 1):
+        profile.advance(step)
+        with span("data"):
+            time.sleep(0.03 if step >= profiling.WARM else 0)
+        with span("forward"), span("loss"):
+            time.sleep(0.01 if step >= profiling.WARM else 0)
+    words = told[0].replace(",", "").replace(";", "").split()
+    share = {name: int(words[words.index(name) + 1].strip("%")) for name in ("data", "loss")}
+    assert share["data"] > 2 * share["loss"] > 0  # three times, less what other work on the machine takes
+
+
+def test_without_a_profile_a_span_records_nothing():
+    with torch.profiler.profile() as profiler, span("data"):
+        torch.ones(2).sum()
+    assert "data" not in {event.key for event in profiler.key_averages()}
+    with torch.profiler.profile() as profiler, spans.profiled(), span("data"):
+        torch.ones(2).sum()
+    assert "data" in {event.key for event in profiler.key_averages()}

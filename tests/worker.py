@@ -81,8 +81,8 @@ def double(batch: Views | Episodes) -> Views | Episodes:
 def take(algorithm: Algorithm, batch: Views | Episodes, context: StepContext) -> dict[str, Tensor]:
     """The gradients of a step, and the state after it."""
     step = algorithm.train().training_step(batch, context)
-    step.loss.backward()
-    collectives.average_gradients(algorithm.parameters())
+    with collectives.averaged_gradients(algorithm.parameters()):
+        step.loss.backward()
     algorithm.after_step(context, {name: collectives.gather(value) for name, value in step.carry.items()})
     gradients = {f"gradient of {name}": value.grad for name, value in algorithm.named_parameters()}
     found = {name: value for name, value in gradients.items() if value is not None}
@@ -120,6 +120,7 @@ def measure(out: Path, *names: str) -> None:
     """Write the differences of some cases, or of all; each process runs this."""
     process_group.init()
     torch.set_num_threads(1)
+    collectives.MESSAGE = 500  # bytes, so that the gradients of these small networks leave in several messages
     composer = Composer(CONF)
     found = {name: apart(composer, overrides) for name, overrides in cases().items() if name in (names or [name])}
     if process_group.rank() == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_runner.comparison.configs import Configs
-from ssl_runner.comparison.report import Run
+from ssl_runner.comparison.report import ENCODER, Run
 from ssl_runner.errors import ConfigError, InvalidValue, printable
 from ssl_runner.runs import evaluations, run_folder
 from ssl_runner.runtime.file_lock import is_held
@@ -51,12 +51,15 @@ def read(paths: Sequence[Path], validation: bool = False) -> Found:
     found, configs, seen = Found(), Configs(), set()
     for path in paths:
         any_run, left = False, len(found.left_out)
-        for folder in _run_folders(path, found):
+        for folder, is_run in _run_folders(path, found):
             any_run = True
             place = os.path.realpath(folder)
             if place not in seen:
                 seen.add(place)
-                _take(Path(folder), configs, found, validation)
+                if is_run:
+                    _take(Path(folder), configs, found, validation)
+                else:
+                    _take_encoder(Path(folder), found)
         if not any_run and len(found.left_out) == left:
             found.left_out.append((path, "there is no run in it"))
     return found
@@ -67,8 +70,11 @@ def _no_folder(path: Path) -> str:
     return f"{printable(str(path))} {state}; give run folders, or folders above them, such as outputs"
 
 
-def _run_folders(top: str | Path, found: Found) -> Iterator[str]:
-    """Folders of runs, in the order of their names; a run folder holds no other run."""
+def _run_folders(top: str | Path, found: Found) -> Iterator[tuple[str, bool]]:
+    """Folders of runs (True) and of evaluations of encoders without a run (False), in the order of their names.
+
+    Neither holds another run.
+    """
     try:
         entries = sorted(os.scandir(top), key=lambda entry: entry.name)
     except OSError as error:
@@ -76,7 +82,10 @@ def _run_folders(top: str | Path, found: Found) -> Iterator[str]:
         return
     names = {entry.name for entry in entries}
     if run_folder.RESULT in names or CONFIG in names:
-        yield str(top)
+        yield str(top), True
+        return
+    if Path(top).parent.name == evaluations.FOLDER and any(name.endswith(evaluations.ANSWERS) for name in names):
+        yield str(top), False
         return
     if SWEEP_LOCK in names and not found.sweeping:
         found.sweeping = is_held(Path(top) / SWEEP_LOCK)
@@ -108,13 +117,43 @@ def _take(folder: Path, configs: Configs, found: Found, validation: bool) -> Non
     _take_evaluations(run, found)
 
 
-def _take_evaluations(run: Run, found: Found) -> None:
-    """Add what ``ssl-eval`` has kept beside a run: further figures of the same setting and seed."""
-    for path in sorted((run.folder / evaluations.FOLDER).glob("*.json")):
+def _take_encoder(folder: Path, found: Found) -> None:
+    """Add what ``ssl-eval`` has kept of an encoder that no run has trained: its own name is its setting."""
+    for path, one in _kept(folder, found):
+        about = one.content.get("encoder", {})
+        git, name = one.content.get("git"), str(about.get("name", folder.name))
+        found.runs.append(
+            Run(
+                folder=path,
+                name=name,
+                status=run_folder.FINISHED,
+                config={ENCODER: name},
+                config_hash=f"{folder.name}/{path.stem}",
+                seed=0,
+                metrics={key: float(value) for key, value in one.metrics.items() if isinstance(value, int | float)},
+                protocols=one.protocols,
+                dataset=one.content.get("dataset", {}),
+                seconds=None,
+                command=str(one.content.get("command", "")),
+                commit=git.get("commit") if isinstance(git, dict) else None,
+            )
+        )
+        found.ended[path] = path.stat().st_mtime
+
+
+def _kept(folder: Path, found: Found) -> Iterator[tuple[Path, evaluations.Evaluation]]:
+    """The evaluations in a folder; what cannot be read is left out and named."""
+    for path in sorted(folder.glob("*.json")):
         one = evaluations.read(path)
         if one is None:
             found.left_out.append((path, "is damaged, or of another version; ssl-eval --again writes it once more"))
-            continue
+        else:
+            yield path, one
+
+
+def _take_evaluations(run: Run, found: Found) -> None:
+    """Add what ``ssl-eval`` has kept beside a run: further figures of the same setting and seed."""
+    for path, one in _kept(run.folder / evaluations.FOLDER, found):
         figures = {key: float(value) for key, value in one.metrics.items() if isinstance(value, int | float)}
         data, command = one.content.get("dataset", run.dataset), str(one.content.get("command", ""))
         found.runs.append(

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ENCODER = "encoder"  # the only key of the config of an encoder that no run has trained
+
 
 @dataclass(frozen=True)
 class Run:
@@ -13,7 +15,7 @@ class Run:
         folder: The run folder.
         name: What a person calls it: the name of a sweep's job, or the folder's name.
         status: As `run_folder.status`.
-        config: The resolved config, with dotted keys.
+        config: The resolved config, with dotted keys; of an encoder without a run, its name under `ENCODER` alone.
         config_hash: Of everything that can change the result.
         seed: Of its draws.
         metrics: All figures of result.json: ``knn/top1``, ``raw_pixels/knn/top1``.

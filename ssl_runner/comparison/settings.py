@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ssl_runner.comparison.report import Run
+from ssl_runner.comparison.report import ENCODER, Run
 from ssl_runner.config.hashing import OUTSIDE_THE_HASH
 from ssl_runner.config.labels import key_labels
 from ssl_runner.config.suggestions import did_you_mean
@@ -31,6 +31,9 @@ def varying(runs: Sequence[Run], by_data: bool) -> list[str]:
         runs: Of all rows.
         by_data: Whether columns stand for datasets; then keys of the dataset that follow from its content make no rows.
     """
+    trained = [run for run in runs if ENCODER not in run.config]
+    if len(trained) < len(runs):  # encoders that no run has trained
+        return [ENCODER, *(varying(trained, by_data) if trained else [])]
     keys = [key for key in _differing(runs) if not any(fnmatch.fnmatchcase(key, one) for one in _NO_SETTING)]
     keys = [key for key in keys if not _is_seed(key, runs)]
     if by_data:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ssl_runner.runtime.atomic_write import write_atomically
 
-FOLDER, FORMAT = "evaluations", 1
+FOLDER, FORMAT, ANSWERS = "evaluations", 1, ".answers.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def folder_of(name: str, digest: str | None) -> Path:
 
 def answers_path(path: Path) -> Path:
     """The file of the single answers, beside that of the evaluation."""
-    return path.with_name(f"{path.stem}.answers.safetensors")
+    return path.with_name(f"{path.stem}{ANSWERS}")
 
 
 def protocol_hash(facts: Mapping[str, Any]) -> str:

@@ -6,7 +6,9 @@ slice times the number of processes, and gradients are averaged, so a parameter'
 with the whole batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,19 +28,24 @@ def total(values: Tensor) -> Tensor:
     return values if process_group.size() == 1 else _Total.apply(values)
 
 
-@torch.no_grad()
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace every gradient by its mean over processes, with one message per dtype."""
+@contextmanager
+def averaged_gradients(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, a backward pass replaces every gradient by its mean over processes.
+
+    Gradients are sent in messages of about 8 MiB as soon as they are computed, while others still are: the backward
+    pass reaches the last parameters first.
+    """
     if process_group.size() == 1:
+        yield
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-        same = [gradient for gradient in gradients if gradient.dtype == dtype]
-        flat = torch.cat([gradient.flatten() for gradient in same])
-        process_group.together(dist.all_reduce, flat, on_gpu=flat.is_cuda)
-        flat /= process_group.size()
-        for gradient, mean in zip(same, flat.split([gradient.numel() for gradient in same]), strict=True):
-            gradient.copy_(mean.view(gradient.shape))
+    messages = _Messages([parameter for parameter in parameters if parameter.requires_grad])
+    hooks = [parameter.register_post_accumulate_grad_hook(messages.ready) for parameter in messages.parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    messages.finish()
 
 
 @torch.no_grad()
@@ -49,6 +56,70 @@ def average(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     values = torch.stack([value.float() for value in metrics.values()])
     process_group.together(dist.all_reduce, values, on_gpu=values.is_cuda)
     return dict(zip(metrics, values / process_group.size(), strict=True))
+
+
+MESSAGE = 8 * 2**20  # bytes: long enough for the full rate of a network, short enough to leave early
+
+
+@dataclass
+class _Message:
+    """Gradients that are sent together; ``missing`` of them are not computed yet."""
+
+    parameters: list[Tensor]
+    missing: int
+    flat: Tensor | None = None
+    work: Any = None
+
+
+class _Messages:
+    """The gradients of one backward pass on their way.
+
+    Messages leave in the same order in every process, whatever is ready first.
+
+    Attributes:
+        parts: The message of each parameter.
+    """
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.all: list[_Message] = []
+        self.parts: dict[Tensor, _Message] = {}
+        self.sent = 0
+        for parameter in reversed(parameters):
+            last = self.all[-1].parameters if self.all else []
+            size = sum(one.nbytes for one in last)
+            if not last or size >= MESSAGE or (last[0].dtype, last[0].device) != (parameter.dtype, parameter.device):
+                self.all.append(_Message([], 0))
+            self.all[-1].parameters.append(parameter)
+            self.all[-1].missing += 1
+            self.parts[parameter] = self.all[-1]
+
+    def ready(self, parameter: Tensor) -> None:
+        """A parameter's gradient is computed."""
+        self.parts[parameter].missing -= 1
+        while self.sent < len(self.all) and not self.all[self.sent].missing:
+            self._send()
+
+    def finish(self) -> None:
+        """Send what is left, because some parameters have no gradient, and wait for the means."""
+        while self.sent < len(self.all):
+            self._send()
+        for message in self.all:
+            if message.flat is None:
+                continue
+            process_group.finish(message.work, message.flat.is_cuda)
+            message.flat /= process_group.size()
+            gradients = [parameter.grad for parameter in message.parameters if parameter.grad is not None]
+            means = message.flat.split([gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view(gradient.shape))
+
+    def _send(self) -> None:
+        message = self.all[self.sent]
+        self.sent += 1
+        gradients = [parameter.grad for parameter in message.parameters if parameter.grad is not None]
+        if gradients:
+            message.flat = torch.cat([gradient.flatten() for gradient in gradients])
+            message.work = process_group.begin(dist.all_reduce, message.flat)
 
 
 class _Gather(torch.autograd.Function):

@@ -161,8 +161,18 @@ def _barrier() -> None:
 
 def together(collective: Callable[..., Any], *arguments: Any, on_gpu: bool = False) -> None:
     """Run a collective operation and watch for processes that do not answer; on a GPU, its stream waits for them."""
+    finish(begin(collective, *arguments), on_gpu)
+
+
+def begin(collective: Callable[..., Any], *arguments: Any) -> Any:
+    """Begin a collective operation, to be given to `finish`. All processes begin theirs in the same order."""
     with _talking():
-        work = collective(*arguments, async_op=True)
+        return collective(*arguments, async_op=True)
+
+
+def finish(work: Any, on_gpu: bool = False) -> None:
+    """Wait for an operation and watch for processes that do not answer; on a GPU, its stream waits for them."""
+    with _talking():
         if _watch is None or on_gpu:
             work.wait()
             return

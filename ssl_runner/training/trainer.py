@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -228,7 +228,6 @@ class Trainer:
         torch.manual_seed(randomness.number(context.seed, "network", context.step) + process_group.rank())
         metrics, carry = (gradients or self.gradients)(algorithm, batch, context)
         metrics = dict(metrics)
-        collectives.average_gradients(algorithm.parameters())
         if measure:
             metrics = collectives.average(metrics)
         if self.gradient_clip_norm is not None:
@@ -242,17 +241,18 @@ class Trainer:
         return metrics
 
     def gradients(self, algorithm: Algorithm, batch: Any, context: StepContext) -> Computed:
-        """Compute the gradients of a batch, in as many pieces as configured."""
+        """Compute the gradients of a batch, in as many pieces as configured, and their means over processes."""
         for parameter in algorithm.parameters():
             parameter.grad = None
         pieces = batch.chunk(self.accumulate_grad_batches) if self.accumulate_grad_batches > 1 else [batch]
         metrics: dict[str, Tensor] = {}
         carries: list[dict[str, Tensor]] = []
-        for piece in pieces:
-            weight = len(piece) / len(batch)
+        for number, piece in enumerate(pieces, 1):
+            weight, last = len(piece) / len(batch), number == len(pieces)
             with span("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves):
                 step = algorithm.training_step(piece, context)
-            with span("backward"):
+            mean = collectives.averaged_gradients(algorithm.parameters()) if last else nullcontext()
+            with span("backward"), mean:
                 (step.loss * weight).backward()
             for name, value in ({"loss": step.loss.detach()} | step.metrics).items():
                 metrics[name] = metrics.get(name, 0) + value.detach() * weight

@@ -323,3 +323,27 @@ def test_what_ssl_eval_has_kept_is_a_column_of_its_own_unless_it_was_measured_al
     assert means == [[pytest.approx(0.8), pytest.approx(0.4)], [pytest.approx(0.9), pytest.approx(0.45)]]
     assert all(len(figure.values) == 2 for row in report.rows for figure in row.figures.values())
     assert [path.name for path, _ in report.unfinished] == ["cut.json"]
+
+
+def test_encoders_without_a_run_have_rows_of_their_own_in_the_columns_of_what_was_asked_alike(tmp_path):
+    runs = [
+        made_runs.make(tmp_path / f"run_{rate}_{seed}", {"knn/top1": 0.8}, seed, {"optimizer.lr": rate})
+        for rate in (0.1, 0.2)
+        for seed in (0, 1)
+    ]
+    result = json.loads((runs[0] / "result.json").read_text())
+    for name, score in (("timm:resnet18", 0.7), ("raw_pixels", 0.6)):
+        content = {
+            "encoder": {"name": name},
+            "metrics": {"knn/top1": score},
+            "protocols": result["protocols"],
+            "dataset": result["dataset"],
+        }
+        evaluations.write(tmp_path / "evaluations" / name.replace(":", "_") / "asked.json", content, {})
+    report = build([tmp_path])
+    assert report.varying == ["encoder", "optimizer.lr"]
+    means = {(row.setting["encoder"], row.setting["optimizer.lr"]): row.figures[0].mean for row in report.rows}
+    assert means == {("", 0.1): 0.8, ("", 0.2): 0.8, ("timm:resnet18", ""): 0.7, ("raw_pixels", ""): 0.6}
+    assert len(report.columns) == 1 and not report.unfinished
+    alone = build([tmp_path / "evaluations"])
+    assert alone.varying == ["encoder"] and len(alone.rows) == 2

@@ -25,3 +25,9 @@ def main_figures(keys: Sequence[str]) -> list[str]:
         if key.removesuffix("/top1") in names and key[: -len("/top1")].rpartition("/")[0] not in names
     ]
     return [key for key in main if "/verdict/" not in key] or own or merits
+
+
+def shown_figures(keys: Sequence[str]) -> list[str]:
+    """The keys that TensorBoard shows: the main ones, and the paired differences that a verdict rests on."""
+    main = set(main_figures(keys))
+    return [key for key in keys if key in main or key.endswith("/difference")]

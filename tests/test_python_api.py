@@ -97,5 +97,14 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     notebook = nbformat.read(ROOT / "docs" / "python.ipynb", as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={}).execute()
     text = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
-    assert "kNN" in text
+    assert "kNN" in text and "Warning" not in text
+    pages = [
+        output["data"]["text/html"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "text/html" in output.get("data", {})
+    ]
+    bars = [page for page in pages if "<progress" in page]
+    assert len(bars) == 1 and "60/60 steps" in bars[0], "the bar is drawn once, and stands at the end"
+    assert any("config.loss.temperature" in page for page in pages), "the table of runs"
     assert list(tmp_path.glob("simclr_digits/*/result.json"))

@@ -18,7 +18,7 @@ from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.jobs import search_plan
 from ssl_runner.cli.similar import Similar
 from ssl_runner.cli.spaces import Plan
-from ssl_runner.cli.sweep import folder_of
+from ssl_runner.cli.sweep import folder_of, renew_board
 from ssl_runner.cli.validate import Checked, check_jobs, checked_config
 from ssl_runner.config.building import build
 from ssl_runner.config.hashing import config_hash
@@ -60,7 +60,7 @@ def run_search(app: App, composer: Composer, overrides: list[str]) -> int:
     content = _content(plan, checked)
     folder = folder_of(overrides, base, f"search_{content}", outputs, checked.configs[0]["name"], again)
     with held(folder):
-        sweep = _begin(folder, None if again else outputs, checked.job_bytes)
+        sweep = _begin(folder, None if again else outputs, checked.job_bytes, list(plan.spaces))
         if plan.figures:
             console.tell("search", plan.figures)
         make = _Maker(composer, plan, checked)
@@ -131,7 +131,7 @@ def _content(plan: Plan, checked: Checked) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _begin(folder: Path, outputs: Path | None, job_bytes: int | None) -> Sweep:
+def _begin(folder: Path, outputs: Path | None, job_bytes: int | None, searched: list[str]) -> Sweep:
     """The sweep in its folder, with the jobs of earlier commands.
 
     Raises:
@@ -140,10 +140,10 @@ def _begin(folder: Path, outputs: Path | None, job_bytes: int | None) -> Sweep:
     if not (folder / manifest.FILE).exists():
         asked = Manifest.of(provenance.command(), provenance.git(), [], [], [])
         asked.write(folder)
-        return Sweep(folder, asked, outputs, job_bytes)
+        return Sweep(folder, asked, outputs, job_bytes, searched)
     if not (folder / study.FILE).exists() and manifest.read(folder).jobs:
         raise InvalidValue(f"{folder} holds another sweep; give another hydra.sweep.dir, or leave it out")
-    return Sweep(folder, manifest.read(folder), outputs, job_bytes)
+    return Sweep(folder, manifest.read(folder), outputs, job_bytes, searched)
 
 
 def _total(plan: Plan) -> int:
@@ -192,6 +192,7 @@ def _short(value: Any, text: str) -> str:
 def _summarise(composer: Composer, trials: Trials, console: Console) -> int:
     """The best trial, its values, and the command that runs it; returns the exit code."""
     known, sweep = trials.study, trials.sweep
+    renew_board(sweep, console, [f"eval/validation/{known.search.metric}"])
     words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "interrupted"}
     counts = ", ".join(f"{count} {words[state]}" for state in words if (count := known.count(state)))
     for one in known.trials:

@@ -50,6 +50,7 @@ def run_sweep(composer: Composer, overrides: Sequence[str], checked: Checked) ->
         sweep = begin(folder, asked, None if again else outputs, checked.job_bytes)
         _report_code(sweep, console)
         if launcher.detached:
+            renew_board(sweep, console)
             return launcher.submit(sweep, console)
         try:
             drive(sweep, launcher, Grid(sweep.unfinished), Table(console))
@@ -90,8 +91,19 @@ def _report_code(sweep: Sweep, console: Console) -> None:
         )
 
 
+def renew_board(sweep: Sweep, console: Console, first: Sequence[str] = ()) -> None:
+    """Write what TensorBoard shows of the sweep as a whole; a full disk must not hide what the jobs did."""
+    from ssl_runner.sweeps import board  # imports torch
+
+    try:
+        board.renew(sweep, first)
+    except OSError as error:
+        console.warn(f"TensorBoard's pages of the sweep were not written: {error}")
+
+
 def _summarise(sweep: Sweep, console: Console) -> None:
     """Counts, the reason of each failure, and how to go on."""
+    renew_board(sweep, console)
     for number, one in enumerate(sweep.states):
         if one.status == "failed":
             console.tell("failed", f"{sweep.jobs[number].name}: {one.reason or 'see its folder'}")

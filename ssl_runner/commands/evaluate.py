@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from ssl_runner.cli import home_folder
 from ssl_runner.commands import eval_command, eval_config, eval_words
@@ -17,8 +17,9 @@ from ssl_runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssl_runner.evaluation.compared import Evaluations
+    from ssl_runner.wiring.loaded_run import LoadedRun
 
-Encoder = str | Path
+Encoder = Union[str, Path, "LoadedRun"]
 _Activity = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 
@@ -38,12 +39,12 @@ def evaluate(
 ) -> "Evaluations":
     """Evaluate trained encoders in this process, as ``ssl-eval`` does.
 
-    For example, ``evaluate(RUN).metrics``, ``evaluate(RUN, "dataset=mnist eval=[knn]")``, or
+    For example, ``evaluate(run).metrics``, ``evaluate(RUN, "dataset=mnist eval=[knn]")``, or
     ``evaluate([RUN, "timm:resnet18"], "suite=transfer").differences``.
 
     Args:
-        encoders: One or several: run folders, ``timm:NAME``, ``timm:NAME@FILE``, ``torchvision:NAME``, files of ours
-            (.safetensors), ``raw_pixels``.
+        encoders: One or several: runs, run folders, ``timm:NAME``, ``timm:NAME@FILE``, ``torchvision:NAME``, files of
+            ours (.safetensors), ``raw_pixels``.
         overrides: Words of a command line: a list, or one string that is split as in a shell.
         again: Whether to compute what is kept beside an encoder already.
         config_dir: A folder with further options and suites, like ``--config-dir``.
@@ -58,8 +59,9 @@ def evaluate(
     strangers, words, suite = eval_words.sorted_out(words)
     if strangers:
         raise ConfigError([f"{word}: not an override; write key=value, and give encoders first" for word in strangers])
-    several = [encoders] if isinstance(encoders, str | os.PathLike) else list(encoders)
-    names = list(dict.fromkeys(str(one) for one in several))
+    single = isinstance(encoders, str | os.PathLike) or hasattr(encoders, "folder")
+    several: list[Any] = [encoders] if single else list(encoders)  # pyright: ignore[reportArgumentType]
+    names = list(dict.fromkeys(str(getattr(one, "folder", one)) for one in several))
     extra = None if config_dir is None else Path(config_dir)
     rows = eval_config.rows(names, words, suite, extra)
     return _evaluated(names, rows, again, lambda _: contextlib.nullcontext(), warnings.warn)

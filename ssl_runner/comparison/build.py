@@ -8,10 +8,12 @@ from pathlib import Path
 from ssl_runner.comparison import reading, settings, statistics
 from ssl_runner.comparison.against import differences_to
 from ssl_runner.comparison.aggregate import aggregated
-from ssl_runner.comparison.columns import EPISODES, Measure, Measures, chosen, titled
+from ssl_runner.comparison.columns import Measure, Measures, chosen, titled
 from ssl_runner.comparison.report import Column, Interval, Report, Row, Run
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.errors import ConfigError, printable
+from ssl_runner.runs.figures import EPISODES, VALIDATION
+from ssl_runner.runs.intervals import mean_interval
 
 
 def build(paths: Sequence[Path], metrics: Sequence[str] = (), baseline: str | None = None) -> Report:
@@ -25,7 +27,7 @@ def build(paths: Sequence[Path], metrics: Sequence[str] = (), baseline: str | No
     Raises:
         ConfigError: A path is missing, no run has a result, or a metric or the baseline is not found.
     """
-    return of(reading.read(paths, any(one.startswith(reading.VALIDATION) for one in metrics)), paths, metrics, baseline)
+    return of(reading.read(paths, any(one.startswith(VALIDATION) for one in metrics)), paths, metrics, baseline)
 
 
 def of(found: reading.Found, paths: Sequence[Path], metrics: Sequence[str] = (), baseline: str | None = None) -> Report:
@@ -114,7 +116,7 @@ def _interval(members: Sequence[Run], found: Sequence[tuple[int, str]]) -> Inter
     if len(found) == 1:
         position, name = found[0]
         episodes = members[position].metrics.get(f"{name.rpartition('/')[0]}/{EPISODES}")
-    return Interval(*statistics.mean_interval(values), values, episodes, runs=[position for position, _ in found])
+    return Interval(*mean_interval(values), values, episodes, runs=[position for position, _ in found])
 
 
 def _with_best(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[str]]:

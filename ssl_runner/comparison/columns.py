@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_runner.comparison.reading import VALIDATION
 from ssl_runner.comparison.report import Column, Run
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import ConfigError
+from ssl_runner.runs.figures import CHOICES, EPISODES, VALIDATION, main_figures
 
-EPISODES = "ci95"  # last part of a key: half the interval over episodes of its metric
-_CHOICES = (EPISODES, "regularisation")  # last parts of keys that are no figures of merit
 _SHARES = ("top1", "top5", "accuracy", "difference")
 _LOWER = ("loss", "error", "alignment", "uniformity")
 
@@ -146,9 +144,9 @@ def chosen(runs: Sequence[Run], patterns: Sequence[str]) -> list[str]:
         ConfigError: A pattern fits no metric.
     """
     every = list(dict.fromkeys(key for run in runs for key in run.metrics))
-    merits = [key for key in every if key.rpartition("/")[2] not in _CHOICES]
+    merits = [key for key in every if key.rpartition("/")[2] not in CHOICES]
     if not patterns:
-        return _main(merits)
+        return main_figures(merits)
     fitting = {one: [key for key in merits if fnmatch.fnmatchcase(key, one)] for one in patterns}
     wrong = [_no_metric(one, every, merits) for one, found in fitting.items() if not found]
     if wrong:
@@ -161,18 +159,6 @@ def _no_metric(pattern: str, every: Sequence[str], merits: Sequence[str]) -> str
         return f"--metric: {pattern} is the interval over episodes of {pattern[: -len(EPISODES)]}top1; ask for that one"
     some = ", ".join(merits[:12]) + (", ..." if len(merits) > 12 else "")
     return f"--metric: no run has {pattern}{did_you_mean(pattern, list(merits))}; there are: {some}"
-
-
-def _main(merits: Sequence[str]) -> list[str]:
-    own = [key for key in merits if key.partition("/")[0] not in BASELINES and not key.startswith(VALIDATION)]
-    names = {key.removesuffix("/top1") for key in own if key.endswith("/top1")}
-    # few_shot/5w1s/inductive is another way to compute few_shot/5w1s
-    main = [
-        key
-        for key in own
-        if key.removesuffix("/top1") in names and key[: -len("/top1")].rpartition("/")[0] not in names
-    ]
-    return [key for key in main if "/verdict/" not in key] or own or list(merits)
 
 
 def titled(measures: Sequence[Measure]) -> tuple[list[Column], list[str]]:

@@ -11,10 +11,10 @@ from ssl_runner.comparison.configs import Configs
 from ssl_runner.comparison.report import ENCODER, Run
 from ssl_runner.errors import ConfigError, InvalidValue, printable
 from ssl_runner.runs import evaluations, run_folder
+from ssl_runner.runs.figures import VALIDATION
 from ssl_runner.runtime.file_lock import is_held
 
 CONFIG, SWEEP_LOCK = "config.yaml", ".sweep.lock"
-VALIDATION = "validation/"  # before the metrics that were computed on validation images
 _LOGGED = "eval/validation/"  # the same in metrics.jsonl
 
 

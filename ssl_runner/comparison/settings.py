@@ -1,24 +1,19 @@
 """Which config keys vary between runs, and the runs of each setting."""
 
-import fnmatch
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from ssl_runner.comparison.report import ENCODER, Run
-from ssl_runner.config.hashing import OUTSIDE_THE_HASH
 from ssl_runner.config.labels import key_labels
 from ssl_runner.config.suggestions import did_you_mean
+from ssl_runner.config.varying import ABSENT, NO_SETTING, differing, follows, follows_seed, named, texts, value_of
 from ssl_runner.errors import ConfigError
 
-ABSENT = ""  # the value of a key that a run's config does not have
-TARGET = "._target_"
-
-# besides what cannot change a result: evaluators and baselines stand in the columns, seeds are repetitions
-_NO_SETTING = (*OUTSIDE_THE_HASH, "seed", "eval", "eval.*", "baselines", "baselines*", "*._partial_")
-MANY = 6  # varying keys; with more, keys that follow from a chosen option are not shown
+# evaluators and baselines stand in the columns, seeds are repetitions
+_NO_ROW = (*NO_SETTING, "seed", "eval", "eval.*", "baselines", "baselines*")
 
 
 def varying(runs: Sequence[Run], by_data: bool) -> list[str]:
@@ -34,72 +29,23 @@ def varying(runs: Sequence[Run], by_data: bool) -> list[str]:
     trained = [run for run in runs if ENCODER not in run.config]
     if len(trained) < len(runs):  # encoders that no run has trained
         return [ENCODER, *(varying(trained, by_data) if trained else [])]
-    keys = [key for key in _differing(runs) if not any(fnmatch.fnmatchcase(key, one) for one in _NO_SETTING)]
-    keys = [key for key in keys if not _is_seed(key, runs)]
+    configs, seeds = [run.config for run in runs], [run.seed for run in runs]
+    keys = [key for key in differing(configs, _NO_ROW) if not follows_seed(key, configs, seeds)]
     if by_data:
         data = [_identity(run) for run in runs]
-        keys = [key for key in keys if not (key.startswith("dataset.") and _follows(_values(key, runs), data))]
-    names = list(dict.fromkeys(key.removesuffix(TARGET) for key in keys))
-    values = {name: _values(name, runs) for name in names}
-    options = [key.removesuffix(TARGET) for key in keys if key.endswith(TARGET)]
-    return [name for name in names if not _derived(name, options, values)]
-
-
-def _derived(name: str, options: Collection[str], values: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether a key's values follow from an option above it; with many keys, from any option."""
-    above = [option for option in options if name.startswith(f"{option}.")]
-    if name not in options and len(values) > MANY:
-        above = list(options)
-    return any(_follows(values[name], values[option]) for option in above)
-
-
-def _differing(runs: Sequence[Run]) -> list[str]:
-    first, found = runs[0].config, set()
-    for run in runs[1:]:
-        config = run.config
-        found |= first.keys() ^ config.keys()
-        found.update(key for key, value in config.items() if key in first and first[key] != value)
-    order = dict.fromkeys(key for run in runs for key in run.config)
-    return [key for key in order if key in found]
-
-
-def _is_seed(key: str, runs: Sequence[Run]) -> bool:
-    return len({run.seed for run in runs}) > 1 and all(run.config.get(key) == run.seed for run in runs)
+        keys = [key for key in keys if not (key.startswith("dataset.") and follows(texts(key, configs), data))]
+    return named(keys, configs)
 
 
 def _identity(run: Run) -> str:
     return json.dumps([run.dataset.get("name"), run.dataset.get("fingerprint"), run.dataset.get("split_by")])
 
 
-def _values(name: str, runs: Iterable[Run]) -> list[str]:
-    return [json.dumps(value_of(run, name)) for run in runs]
-
-
-def _follows(values: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether equal ``others`` always go with equal ``values``."""
-    return len(set(zip(others, values, strict=True))) == len(set(others))
-
-
-def value_of(run: Run, name: str) -> Any:
-    """The value of a key in a run's config: of a group, the name of its option, ``nt_xent`` or ``Adam``."""
-    target = run.config.get(f"{name}{TARGET}")
-    if target is not None:
-        return option(str(target))
-    value = run.config.get(name, ABSENT)
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def option(target: str) -> str:
-    """A short name of a class or function: that of its module where both say the same, else its own."""
-    *_, module, own = f".{target}".split(".")
-    return module if module.replace("_", "").lower() == own.replace("_", "").lower() else own
-
-
 def grouped(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[dict[str, Any], list[Run]]]:
     """The settings, ordered by their values, with their runs, ordered by seed and folder."""
     found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in runs:
-        setting = {name: value_of(run, name) for name in names}
+        setting = {name: value_of(run.config, name) for name in names}
         found.setdefault(json.dumps(list(setting.values())), (setting, []))[1].append(run)
     for setting, members in found.values():
         members.sort(key=lambda run: (run.seed, str(run.folder)))

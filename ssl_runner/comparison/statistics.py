@@ -1,10 +1,8 @@
-"""Statistics over few seeds, by scipy: intervals, paired tests, corrections, robust means over tasks.
+"""Statistics over few seeds, by scipy: paired tests, corrections, robust means over tasks.
 
-Seeds are a sample of what training gives; an interval over them says how far the mean of other seeds may lie. It is
-another thing than an evaluator's interval over episodes, which knows one trained encoder only.
+Intervals over seeds are in `ssl_runner.runs.intervals`.
 """
 
-import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,28 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVEL = 0.95
+from ssl_runner.runs.intervals import LEVEL, mean_interval
+
 RESAMPLES = 9_999  # of the bootstrap
 EXACT = 16  # pairs; 65,536 flips of signs take a tenth of a second
 _AT_ONCE = 2**17  # flips of all rows that are tested together
 
 Seeds = Mapping[int, float]  # figure by seed
-
-
-@functools.cache
-def _quantile(n: int) -> float:
-    from scipy import stats  # slow to import
-
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean and the ends of its 95% interval by Student's t; without ends for a single value."""
-    n, mean = len(values), math.fsum(values) / len(values)
-    if n < 2:
-        return mean, None, None
-    half = _quantile(n) * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    return mean, mean - half, mean + half
 
 
 def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:

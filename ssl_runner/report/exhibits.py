@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,10 +30,14 @@ from ssl_runner.training.run import Run
 N_PROJECTED = 500
 
 
-def before(writer: SummaryWriter, run: Run, config: dict[str, Any]) -> None:
-    """Log the config, the hyperparameters, the layout of the curves, and pictures of the network's input."""
+def before(writer: SummaryWriter, run: Run, config: dict[str, Any], columns: Sequence[str] | None = None) -> None:
+    """Log the config, the hyperparameters, the layout of the curves, and pictures of the network's input.
+
+    Args:
+        columns: The keys that vary in the run's sweep; None for a run of its own.
+    """
     log_config(writer, config)
-    log_hparams(writer, config)
+    log_hparams(writer, config, columns)
     batch = run.batching.batch(0)
     if isinstance(batch, Views):
         writer.add_image("views", views_picture(batch), 0)

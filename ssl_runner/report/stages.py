@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ssl_runner.evaluation.evaluator import merits
 from ssl_runner.report import console as tables
 from ssl_runner.report import exhibits, verdict
 from ssl_runner.report.hparams import log_final_metrics
@@ -11,6 +10,7 @@ from ssl_runner.runs.events import final_writer
 from ssl_runner.runs.tracking import Silence, Tracker
 from ssl_runner.runtime import process_group
 from ssl_runner.runtime.console import Console
+from ssl_runner.sweeps.sweep import columns_of
 from ssl_runner.training.run import Run
 from ssl_runner.training.session import Session
 
@@ -21,7 +21,7 @@ def before(session: Session, tracker: Silence) -> None:
         return
     announce(session.run, session.folder, session.start, session.console)
     if session.resumed is None and isinstance(tracker, Tracker):
-        exhibits.before(tracker.writer, session.run, session.config)
+        exhibits.before(tracker.writer, session.run, session.config, columns_of(session.folder))
 
 
 def after(session: Session) -> None:
@@ -31,9 +31,7 @@ def after(session: Session) -> None:
         return
     steps = session.speed["steps"]
     with final_writer(session.folder) as writer:
-        times = {f"time/{name}": value for name, value in result.times.items()}
-        scores = {name: result.metrics[name] for name in merits(result.metrics)}
-        log_final_metrics(writer, scores | times, steps)
+        log_final_metrics(writer, result.metrics, steps)
         exhibits.after(writer, session.run, steps)
     if sentences := verdict.sentences(result.metrics, result.content["protocols"]):
         result.content["verdict"] = sentences

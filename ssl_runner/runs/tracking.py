@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ssl_runner.runs import events, run_folder
 from ssl_runner.runs.logged import rows
+from ssl_runner.runs.notebook_bar import NotebookBar
 from ssl_runner.runtime.atomic_write import write_atomically
 from ssl_runner.runtime.console import Console
 
@@ -57,7 +58,7 @@ class Tracker(Silence):
         self.file = self.path.open("a", encoding="utf-8")
         self.linked = os.fstat(self.file.fileno()).st_nlink > 0  # some file systems do not count links
         self.console = Console(stderr=True)
-        self.progress: Progress | None = None
+        self.progress: Progress | NotebookBar | None = None
 
     def __enter__(self) -> "Tracker":
         return self
@@ -68,14 +69,18 @@ class Tracker(Silence):
 
     @contextmanager
     def bar(self, step: int, max_steps: int, shown: bool) -> Iterator[None]:
-        """Inside, the console shows the progress and the remaining time."""
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        figures = TextColumn("{task.fields[figures]}")
-        bar = Progress(TextColumn("training"), *columns, figures, console=self.console, disable=not shown)
-        with bar as self.progress:
+        """Inside, the console or the notebook shows the progress and the remaining time."""
+        with self._bar(shown) as self.progress:
             self.task = self.progress.add_task("training", total=max_steps, completed=step, figures="")
             yield
         self.progress = None
+
+    def _bar(self, shown: bool) -> Progress | NotebookBar:
+        if self.console.is_jupyter:
+            return NotebookBar(disable=not shown)
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        figures = TextColumn("{task.fields[figures]}")
+        return Progress(TextColumn("training"), *columns, figures, console=self.console, disable=not shown)
 
     def advance(self, step: int) -> None:
         """Move the bar to ``step`` steps done."""

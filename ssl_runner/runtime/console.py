@@ -1,6 +1,7 @@
 """The console of a run. It uses rich, which help and error messages do not need."""
 
-from typing import IO
+import contextlib
+from typing import IO, Any
 
 import rich.console
 from rich.text import Text
@@ -18,6 +19,10 @@ class Console(rich.console.Console):
     def file(self) -> IO[str]:
         """The present output stream; writing to it never raises, even if nobody reads it."""
         return guard(super().file, "stderr" if self.stderr else "stdout")
+
+    def status(self, *arguments: Any, **options: Any) -> Any:
+        """A line that moves while something is at work; nothing in a notebook, where rich would need ipywidgets."""
+        return contextlib.nullcontext() if self.is_jupyter else super().status(*arguments, **options)
 
     def warn(self, text: str) -> None:
         """Print a warning in one line."""

@@ -1,16 +1,17 @@
 """A sweep in its folder: the manifest, and how each job stands."""
 
 import contextlib
+import functools
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ssl_runner.errors import FolderInUse, InvalidValue
 from ssl_runner.runs import run_folder
 from ssl_runner.runtime.atomic_write import write_atomically
 from ssl_runner.runtime.file_lock import locked
-from ssl_runner.sweeps import manifest
+from ssl_runner.sweeps import columns, manifest
 from ssl_runner.sweeps.manifest import Job, Manifest
 from ssl_runner.sweeps.state import MISSING, State, finished_runs, state
 
@@ -32,14 +33,28 @@ class Sweep:
         written: Its manifest.
         outputs: Folder of all runs: what is finished there counts. None where it does not.
         job_bytes: See above.
+        searched: The keys that a search varies; None where all jobs are known beforehand.
     """
 
-    def __init__(self, folder: Path, written: Manifest, outputs: Path | None, job_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        written: Manifest,
+        outputs: Path | None,
+        job_bytes: int | None = None,
+        searched: Sequence[str] | None = None,
+    ) -> None:
+        self.searched = searched
         self.folder, self.manifest, self.job_bytes = folder, written, job_bytes
         self.jobs: list[Job] = written.jobs
         self.to_come = 0
         self.elsewhere = {} if outputs is None else finished_runs(outputs)
         self.states: list[State] = [state(job, self.folder_of(n), self.elsewhere) for n, job in enumerate(self.jobs)]
+
+    @functools.cached_property
+    def columns(self) -> list[str]:
+        """The keys that vary between the jobs, which tables show."""
+        return columns.columns([job.config for job in self.jobs]) if self.searched is None else list(self.searched)
 
     def folder_of(self, number: int) -> Path:
         """The run folder of a job."""
@@ -70,7 +85,7 @@ class Sweep:
         """Write the file that a job's process starts from, into its run folder."""
         folder, job = self.folder_of(number), self.jobs[number]
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"overrides": job.overrides, "config": job.config})
+        text = json.dumps({"overrides": job.overrides, "config": job.config, "columns": self.columns})
         write_atomically(folder / JOB, lambda path: path.write_text(text, encoding="utf-8"))
 
     @property
@@ -115,6 +130,11 @@ def read_job(folder: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidValue(f"--job: {path} cannot be read ({error}); give the sweep's command again") from None
+
+
+def columns_of(folder: Path) -> list[str] | None:
+    """The keys that vary in the sweep that started the run in a folder; None for a run of its own."""
+    return read_job(folder).get("columns") or None if (folder / JOB).is_file() else None
 
 
 @contextlib.contextmanager

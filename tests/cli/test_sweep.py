@@ -13,6 +13,7 @@ import pytest
 from run_folders import TINY
 
 from ssl_runner.sweeps import manifest
+from ssl_runner.sweeps.sweep import read_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +50,8 @@ def test_jobs_run_apart_are_skipped_when_done_and_a_bad_one_ends_alone(typed, tm
     }
     assert "failed  lr=1e+30,seed=1: the" in first.out
     assert "2 finished, 2 failed of 4 jobs" in first.out
+    assert [path.name for path in (folder / "Mean_over_seeds").iterdir()] == ["lr=0.001,seeds=2"]
+    assert read_job(folder / names[0])["columns"] == ["optimizer.lr", "seed"]
     written = (folder / "lr=0.001,seed=1" / "result.json").stat().st_mtime_ns
     again = typed("-m", *TINY, "optimizer.lr=0.001", "seed=1,2,3")
     assert again.code == 0, again.err

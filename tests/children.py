@@ -18,9 +18,9 @@ from typing import Any
 Deed = Callable[[], None]
 
 _server = multiprocessing.get_context("forkserver")
-# torch._dynamo comes with every optimizer, and takes longer than torch
-_PRELOADED = ["torch._dynamo", "torch.func", "sklearn.datasets", "hydra", "ssl_runner.cli.compose_errors"]
-_server.set_forkserver_preload([*_PRELOADED, "ssl_runner.wiring.wire", "ssl_runner.report.exhibits"])
+# torch._dynamo comes with torch.func.grad, and takes longer than torch
+_PRELOADED = ["torch._dynamo", "torch.func", "sklearn.datasets", "ssl_runner.wiring.wire", "ssl_runner.report.exhibits"]
+_server.set_forkserver_preload([*_PRELOADED, "warmed"])
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,13 @@ def type_in(arguments: list[str]) -> None:
 
     sys.argv = ["ssl-train", *arguments]
     train.main()
+
+
+def type_in_torchrun(arguments: list[str]) -> None:
+    """Do what ``torchrun`` does."""
+    from torch.distributed import run
+
+    run.main(arguments)
 
 
 def _type_in_eval(arguments: list[str]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from shipped_conf import read_once
 from small_program import settle, small_conf, small_program  # noqa: F401  fixtures
 
-from ssl_runner.cli import compose, search_path
-from ssl_runner.cli.search_path import conf_folder
+from ssl_runner.cli import compose
 
 # Tests run on the CPU even if there is a GPU, since some compare bits; CUDA_VISIBLE_DEVICES=0 runs them on the GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -18,16 +18,29 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 settings.register_profile("untimed", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("untimed")
 
-# the longest files
+# the longest files, in the order in which they start; a worker takes a second file at once if its first has one test
 FIRST = (
+    "test_slurm_cluster",
     "test_distributed",
+    "test_signals",
+    "test_locale",
+    "test_ray",
     "test_runs",
     "test_recipes",
-    "test_signals",
+    "test_sweep",
+    "test_search",
+    "test_faults",
+    "test_endings",
     "test_combinations",
     "test_timm_encoder",
     "test_export",
-    "test_slurm_cluster",
+    "test_eval",
+    "test_python_api",
+    "test_longer_runs",
+    "test_verdict_runs",
+    "test_trainer",
+    "test_old_runs",
+    "test_strangers",
 )
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
@@ -35,7 +48,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, so that no worker is left with one at the end."""
-    items.sort(key=lambda item: item.path.stem not in FIRST)
+    places = {stem: place for place, stem in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
 
 
 @pytest.fixture(scope="session")
@@ -65,16 +79,6 @@ def session_environment(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def shipped_conf_is_read_once():
     """Composers of the shipped conf folder share a loader, which keeps the files that it has read."""
-    made, loader = {}, compose.Loader
-
-    def shared(folder: Path, extra_folder: Path | None):
-        if folder != conf_folder() or extra_folder is not None:
-            return loader(folder, extra_folder)
-        key = (folder, *search_path.plugin_folders())
-        if key not in made:
-            made[key] = loader(folder, None)
-        return made[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compose, "Loader", shared)
+        patch.setattr(compose, "Loader", read_once())
         yield

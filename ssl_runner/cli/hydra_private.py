@@ -6,6 +6,7 @@ of Hydra breaks something, tests/cli/test_hydra_private.py fails and says which 
 
 import contextlib
 import copy
+import functools
 import os
 import pickle
 import re
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import hydra
 import omegaconf
 from hydra import version
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -99,6 +101,7 @@ class Loader:
     def __init__(self, folder: Path, extra_folder: Path | None) -> None:
         register_resolver("unique", unique)
         search_plugins_too()
+        interpolate_where_asked()
         if BASE:
             version.setbase(BASE["version_base"])
         setup_globals()  # ${now:} and ${hydra:}, which otherwise only hydra.main registers
@@ -198,6 +201,26 @@ def search_plugins_too() -> None:
     known = Plugins.instance().discover(SearchPathPlugin)
     if PluginSearchPath not in known:
         Plugins.instance().register(PluginSearchPath)
+
+
+def interpolate_where_asked() -> None:
+    """Let Hydra 1.3 make a config of all choices only for defaults lists that interpolate one of them.
+
+    It makes one for the defaults list of each file, twenty in a composition, which takes most of the time of a defaults
+    list; nothing reads it in a list without ``${``. Relies on ``_create_interpolation_map``, which 1.4 does not have.
+    """
+    name = "_create_interpolation_map"
+    make = getattr(defaults_list, name, None)
+    if make is None or hasattr(make, "__wrapped__"):
+        return
+
+    @functools.wraps(make)
+    def made(overrides: Any, entries: Sequence[Any], self_added: bool) -> DictConfig:
+        if any(not entry.is_self() and entry.is_interpolation() for entry in entries):
+            return make(overrides, entries, self_added)
+        return DictConfig({})
+
+    setattr(defaults_list, name, made)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

@@ -29,6 +29,9 @@ MINE = {
     "number": "5",
     "list": "[1, 2]",
     "header": "# @package [x\nseed: 1",
+    "follow": "defaults: [optimizer: adam, second: '${optimizer}', _self_]",
+    "second/adam": "lr: 2",
+    "second/sgd": "lr: 3",
 }
 
 
@@ -162,6 +165,12 @@ def test_the_defaults_list_says_what_selects_each_option(loader):
     assert mine["experiment/simclr_mnist"] == ("", None)
     assert {"optimizer", "experiment", "model/encoder"} <= single
     assert "eval" not in single
+
+
+@pytest.mark.parametrize(("words", "rates"), [([], (0.001, 2)), (["optimizer=sgd"], (0.1, 3))])
+def test_a_defaults_list_follows_the_choices_that_it_interpolates(loader, words, rates):
+    config = loader.compose("follow", words, RunMode.RUN)
+    assert (config.optimizer.lr, config.second.lr) == rates
 
 
 def test_groups_options_and_files_are_found_in_both_folders(loader):

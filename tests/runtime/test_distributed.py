@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import children
@@ -46,9 +45,12 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"} | more
 
 
-def torchrun(*overrides: str, processes: int = 2) -> list[str]:
-    torch_words = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
-    return [sys.executable, *torch_words, f"--master-port={port()}", "-m", "ssl_runner.train", *overrides]
+def torchrun(logs: Path, *overrides: str) -> children.Child:
+    """``torchrun --nproc-per-node=2 -m ssl_runner.train OVERRIDES``; its two processes are fresh ones."""
+    words = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port()}", "-m", "ssl_runner.train"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return children.Child(logs, children.type_in_torchrun, [*words, *overrides])
 
 
 def pair(logs: Path, work, *arguments, deed=None) -> list[children.Child]:
@@ -112,8 +114,8 @@ collectives.total(torch.ones(2))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
-@pytest.mark.parametrize("end", ["process_group.shutdown()", "raise SystemExit(0)"])
-def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_exit(end):
+def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_exit():
+    """Neither where the group is shut down, as process 0 does here, nor where an exception ends the program."""
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
     processes = [
         subprocess.Popen(
@@ -122,7 +124,7 @@ def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_exit(end):
             text=True,
             env=environment(RANK=rank, LOCAL_RANK=rank, **meeting),
         )
-        for rank in ("0", "1")
+        for rank, end in (("0", "process_group.shutdown()"), ("1", "raise SystemExit(0)"))
     ]
     assert [process.communicate(timeout=120)[0] for process in processes] == ["[]\n", "[]\n"]
     assert [process.returncode for process in processes] == [0, 0]
@@ -148,15 +150,18 @@ def test_weights_after_8_steps_equal_those_of_one_process_and_only_process_0_pri
 def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_resume_from(tmp_path):
     folder = tmp_path / "run"
     words = [*SMALL, "trainer.max_steps=100000", f"hydra.run.dir={folder}"]
-    running = subprocess.Popen(torchrun(*words), stderr=subprocess.PIPE, text=True, env=environment())
+    running = torchrun(tmp_path / "torchrun", *words)
     last = folder / "checkpoints" / "last.pt"
-    until = time.monotonic() + 200
-    while not last.exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    (victim,) = [pid for pid in started_by(running.pid) if rank_of(pid) == "1"]
-    os.kill(victim, signal.SIGKILL)
-    _, printed = running.communicate(timeout=120)
-    assert running.returncode == 1
+    try:
+        children.until(lambda: last.exists() or not running.process.is_alive())
+        (victim,) = [pid for pid in started_by(running.process.pid) if rank_of(pid) == "1"]
+        os.kill(victim, signal.SIGKILL)
+        ended = running.ended()
+    finally:
+        if running.process.is_alive():
+            running.signal(signal.SIGTERM)
+    printed = ended.err
+    assert ended.code == 1, printed
     assert "another process of this run is gone at step" in printed, printed
     assert f"-m ssl_runner.train resume={folder}" in printed
     step = torch.load(last, weights_only=True)["step"]

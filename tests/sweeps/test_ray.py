@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -32,7 +31,7 @@ WORDS = [
     "-m",
     *TINY,
     "loss._target_=waiting.WaitingNTXent",
-    "seed=1,2,3",
+    "seed=1,2",
     "hydra.launcher.threads=1",
 ]
 ON_NODE = How(processes=1, threads=1, gpus=False, settings={}, working_folder=None)
@@ -40,14 +39,11 @@ KNOBS = {"jobs": "auto", "cpus_per_job": 1, "gpus_per_job": "auto", "processes":
 
 
 @pytest.fixture
-def environment(tmp_path, data_root) -> dict[str, str]:
+def environment(tmp_path, data_root, monkeypatch) -> None:
     """Of the sweep's command; what a job needs of it has to reach the nodes."""
-    return {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-        "SSL_RUNNER_TRUSTED": "waiting",
-        "SSL_RUNNER_OUTPUTS": str(tmp_path / "outputs"),
-    }
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    monkeypatch.setenv("SSL_RUNNER_TRUSTED", "waiting")
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
 
 
 @pytest.fixture
@@ -64,20 +60,18 @@ def cluster(monkeypatch):
 
 
 @pytest.fixture
-def started(environment):
+def started(environment, tmp_path):
     """Starts a sweep; none outlives the test."""
-    sweeps: list[subprocess.Popen[str]] = []
+    sweeps: list[children.Child] = []
 
-    def start(*words: str, **changes: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "ssl_runner.train", *WORDS, *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        sweeps.append(subprocess.Popen(command, env=environment | changes, **pipes))
+    def start(*words: str) -> children.Child:
+        sweeps.append(children.Child(tmp_path / "sweep.logs", children.type_in, [*WORDS, *words]))
         return sweeps[-1]
 
     yield start
     for sweep in sweeps:
-        sweep.kill()
-        sweep.communicate()
+        sweep.process.kill()
+        sweep.ended()
 
 
 def results(sweep: Path) -> dict[str, dict]:
@@ -99,19 +93,16 @@ def parents_of_jobs(outputs: Path) -> dict[str, int]:
     return found
 
 
-def wait_until(condition: Callable[[], object], sweep: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert sweep.poll() is None, sweep.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_until(condition: Callable[[], object], sweep: children.Child) -> None:
+    children.until(lambda: bool(condition()) or not sweep.process.is_alive())
+    assert sweep.process.is_alive(), sweep.ended()
 
 
 def test_jobs_of_a_lost_node_go_on_elsewhere_to_what_they_would_have_been(cluster, started, tmp_path, monkeypatch):
     outputs, gate = tmp_path / "outputs", tmp_path / "gate"
-    monkeypatch.setenv("SSL_RUNNER_TRUSTED", "waiting")
-    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "local"))
-    local = children.command(tmp_path / "logs", [*WORDS, "hydra.launcher.jobs=2"])
+    with monkeypatch.context() as patch:
+        patch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "local"))
+        local = children.command(tmp_path / "logs", [*WORDS, "hydra.launcher.jobs=2"])
     assert local.code == 0, local.err
     variables = f"hydra.launcher.runtime_env={{env_vars:{{{waiting.FILE}:{gate}}}}}"
     sweep = started("hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", variables)
@@ -121,15 +112,15 @@ def test_jobs_of_a_lost_node_go_on_elsewhere_to_what_they_would_have_been(cluste
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     wait_until(lambda: parents_of_jobs(outputs) != before, sweep)
     lost = {name for name, parent in before.items() if parents_of_jobs(outputs).get(name) != parent}
-    while sweep.poll() is None:  # jobs that start now wait, too
+    while sweep.process.is_alive():  # the lost job, which starts now, waits too
         gate.unlink(missing_ok=True)
         time.sleep(0.05)
-    out, err = sweep.communicate()
-    assert (sweep.returncode, err) == (0, ""), out
-    assert "3 finished of 3 jobs" in out
-    assert not [line for line in out.splitlines() if "ray" in line.replace(str(tmp_path), "").lower()]
+    ended = sweep.ended()
+    assert (ended.code, ended.err) == (0, ""), ended.out
+    assert "2 finished of 2 jobs" in ended.out
+    assert not [line for line in ended.out.splitlines() if "ray" in line.replace(str(tmp_path), "").lower()]
     found, expected = results(outputs), results(tmp_path / "local")
-    assert len(expected) == 3
+    assert len(expected) == 2
     metrics = {name: one["metrics"] for name, one in found.items()}
     assert metrics == {name: one["metrics"] for name, one in expected.items()}
     assert len(lost) == 1
@@ -139,10 +130,10 @@ def test_jobs_of_a_lost_node_go_on_elsewhere_to_what_they_would_have_been(cluste
 def test_an_address_where_no_cluster_answers_is_refused_in_one_message_before_anything_is_written(started, tmp_path):
     pytest.importorskip("ray", reason=NO_RAY)
     sweep = started("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1")
-    out, err = sweep.communicate()
-    assert (sweep.returncode, out) == (2, "")
-    assert err.startswith("hydra.launcher.address=127.0.0.1:1: no Ray cluster answers; start a cluster with")
-    assert len(err.splitlines()) == 1
+    ended = sweep.ended()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("hydra.launcher.address=127.0.0.1:1: no Ray cluster answers; start a cluster with")
+    assert len(ended.err.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
 
 

@@ -26,7 +26,7 @@ SHORT = [
 ]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_job=0", "hydra.launcher.cpus_per_job=1"]
 LOCAL = ["hydra/launcher=local", "hydra.launcher.jobs=2", "hydra.launcher.threads=1"]
-SEEDS = "seed=1,2,3,4,5,6"
+SEEDS = "seed=1,2,3,4"
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_a_sweep_survives_a_requeue_the_time_limit_and_a_cancellation(
     (folder,) = (tmp_path / "outputs" / "simclr_digits").iterdir()
     (submission,) = json.loads((folder / "slurm.json").read_text())["submissions"]
     number, names = submission["id"], submission["jobs"]
-    assert names == [f"seed={seed}" for seed in range(1, 7)]
-    assert "missing  6, submitted now" in printed and f"submitted  as {number};" in printed
+    assert names == [f"seed={seed}" for seed in range(1, 5)]
+    assert "missing  4, submitted now" in printed and f"submitted  as {number};" in printed
 
     def left(task: str) -> list[str]:
         asked = ["squeue", "--noheader", f"--user={os.getuid()}", "--array", "--format=%i"]
@@ -121,5 +121,5 @@ def test_a_sweep_survives_a_requeue_the_time_limit_and_a_cancellation(
     monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "local"))
     typed(SEEDS, *LOCAL)
     (other,) = (tmp_path / "local" / "simclr_digits").iterdir()
-    assert len(metrics(other)) == 6
+    assert len(metrics(other)) == 4
     assert metrics(folder) == metrics(other)

@@ -63,8 +63,9 @@ class Profile:
         self.profiler.export_chrome_trace(str(self.folder / "step.pt.trace.json.gz"))
         averages = self.profiler.key_averages()
         key = "self_cpu_time_total" if self.cuda is None else "self_device_time_total"
-        table = averages.table(sort_by=key, row_limit=LISTED, max_name_column_width=60)
         shares = self._shares(averages, seconds)
+        averages[:] = [event for event in averages if event.key not in PARTS]  # a part is no operation
+        table = averages.table(sort_by=key, row_limit=LISTED, max_name_column_width=60)
         text = f"{STEPS} steps, {1000 * seconds / STEPS:.2f} ms each; {shares}"
         (self.folder / "summary.txt").write_text(f"{text}\n\n{table}\n", encoding="utf-8")
         self.tell(f"{text}; {self.folder / 'summary.txt'} has the {LISTED} most expensive operations")

@@ -100,8 +100,9 @@ def _parts(image: Image.Image, shape: tuple[int, int], cuts: Sequence[Cut]) -> I
         )
         for box, _ in cuts
     ]
-    left, top, right, bottom = (pick(values) for pick, values in zip((min, min, max, max), zip(*edges), strict=True))
-    array = np.array(image.crop((left, top, right, bottom)))  # only what is needed leaves Pillow's memory
+    lefts, tops, rights, bottoms = zip(*edges, strict=True)
+    left, top = min(lefts), min(tops)
+    array = np.array(image.crop((left, top, max(rights), max(bottoms))))  # only what is needed leaves Pillow's memory
     pixels = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
     for (x, y, end_x, end_y), (_, size) in zip(edges, cuts, strict=True):
         yield pixels[:, y - top : end_y - top, x - left : end_x - left], size

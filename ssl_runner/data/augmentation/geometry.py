@@ -101,14 +101,15 @@ class RandomResizedCrop(Transform):
         self.scale = check_range("RandomResizedCrop.scale", scale, 0, 1)
         self.ratio = check_range("RandomResizedCrop.ratio", ratio, 0)
 
-    def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """Top, left, height and width of each box, int64 (B, 4)."""
+    def parameters(self, draws: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+        """Top, left, height and width of each box, int64 (B, 4), in images of one size or each of its own, (B,)."""
         box, found = boxes.random_boxes(draws, height, width, self.scale, self.ratio)
         # if no try fits, the widest centered box of a permitted ratio
-        tall = min(height, max(1, round(width / self.ratio[0])))
-        wide = min(width, max(1, round(height * self.ratio[1])))
-        centered = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], device=draws.device)
-        return torch.where(found[:, None], box, centered)
+        high, wide = (torch.as_tensor(side, dtype=torch.float64).expand(len(draws)) for side in (height, width))
+        rows = (wide / self.ratio[0]).round().clamp(min=1).minimum(high)
+        columns = (high * self.ratio[1]).round().clamp(min=1).minimum(wide)
+        centered = torch.stack([(high - rows).div(2).floor(), (wide - columns).div(2).floor(), rows, columns], 1).long()
+        return torch.where(found[:, None], box, centered.to(box.device))
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         height, width = images.shape[-2:]

@@ -297,7 +297,6 @@ def test_a_disk_without_space_is_told_before_packing(zoo, monkeypatch):
 
 
 def test_a_disk_that_fills_up_keeps_what_was_packed(zoo, cache, monkeypatch):
-    monkeypatch.setattr(packing, "COMMIT", 1)
     original, written = packing._Writer._write, []
 
     def full(writer, data, record, text):

@@ -81,7 +81,8 @@ def read_index(folder: Path) -> Index | None:
                 f"delete {printable(str(folder))}, and it is made again."
             )
     assert records is not None and texts is not None
-    return Index(folder, records.view(RECORD), state["extra"], texts)
+    # as plain arrays, still of mapped memory: numpy's memmap is slow to index
+    return Index(folder, np.asarray(records).view(RECORD), state["extra"], np.asarray(texts))
 
 
 class Appending:

@@ -1,5 +1,6 @@
 """Writes image files one after another into a few large ones, which are read faster and open at once."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -106,12 +107,15 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None or issubclass(kind, KeyboardInterrupt):
-                self._told(self.commit)
-        finally:
-            if self.file is not None:
-                self.file.close()
+        if kind is None:
+            self._told(self.commit)
+            self._close()
+            return
+        with contextlib.suppress(OSError):  # a full disk stays full; the error that ended the block is the one to tell
+            if issubclass(kind, KeyboardInterrupt | DataError):
+                self.commit()
+        with contextlib.suppress(OSError):
+            self._close()
 
     def take(self, file: ImageFile, data: bytes, record: np.ndarray | Damage, max_megapixels: float) -> None:
         """Write one image, or remember that it is damaged."""

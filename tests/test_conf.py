@@ -21,6 +21,7 @@ OPTIONS = sorted(
 )
 MANDATORY = {
     "image_folder": ["dataset.root=."],
+    "webdataset": ["dataset.shards=[train.tar]"],
     "torchvision": ["dataset.name=KMNIST"],
     "timm": ["model.encoder.name=resnet10t"],
 }

@@ -6,12 +6,32 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from ssl_runner.errors import InvalidValue
+from ssl_runner.data.stores.stored_images import StoredImages
+from ssl_runner.errors import DataError, InvalidValue
+
+# in memory or memory-mapped, or decoded when they are asked for; indexing returns a tensor of either
+Images = Tensor | StoredImages
+
+
+def every(images: Images, step: int) -> Images:
+    """One of every ``step`` images, from the first on. Those of a store are not decoded."""
+    return images.at(slice(None, None, step)) if isinstance(images, StoredImages) else images[::step]
+
+
+def held(images: Images, who: str) -> Tensor:
+    """The images, which must be in memory.
+
+    Raises:
+        DataError: They are in a store; ``who`` needs all of them at once.
+    """
+    if isinstance(images, StoredImages):
+        raise DataError(f"{who} needs all images in memory at once, but these are packed; set storage=memory for them.")
+    return images
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a dataset, in memory or memory-mapped.
+    """One split of a dataset, in memory, memory-mapped, or in a store from which images are decoded as they are needed.
 
     Attributes:
         name: The name in messages, such as ``mnist/train``.
@@ -27,7 +47,7 @@ class Dataset:
     """
 
     name: str
-    images: Tensor
+    images: Images
     labels: Tensor | None
     class_names: tuple[str, ...]
     class_groups: tuple[str, ...] | None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm, Classifier
 from ssl_runner.data.batching.batching import on_device
-from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.dataset import Dataset, Images
 from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import features_at
@@ -25,11 +25,11 @@ class Contender:
     """
 
     name: str
-    values: Tensor
+    values: Images
     classify: Callable[[Tensor, Tensor, Tensor, int], dict[str, Tensor]]
 
     @classmethod
-    def of_rule(cls, name: str, values: Tensor, rule: Classifier) -> "Contender":
+    def of_rule(cls, name: str, values: Images, rule: Classifier) -> "Contender":
         """A contender with a single way to classify."""
         return cls(name, values, lambda *task: {"": rule(*task)})
 

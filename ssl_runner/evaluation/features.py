@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.errors import InvalidValue
-from ssl_runner.evaluation.gallery import gallery_indices, rows_at
+from ssl_runner.evaluation.gallery import gallery_indices, images_at, rows_at
 from ssl_runner.models.features import features
 
 # The values hold encoder and dataset, so that other objects cannot reuse their ids, which are the key.
@@ -54,7 +54,7 @@ def features_at(encoder: nn.Module, dataset: Dataset, indices: Tensor, device: t
     """
     if 2 * len(indices) > len(dataset) or (id(encoder), id(dataset)) in (_memory.get() or {}):
         return dataset_features(encoder, dataset, device)
-    found = _finite(features(encoder, dataset.images[indices], device), dataset)
+    found = _finite(features(encoder, images_at(dataset.images, indices), device), dataset)
     return found.new_zeros(len(dataset), found.shape[1]).index_copy_(0, indices.to(device), found)
 
 

@@ -17,7 +17,7 @@ from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.answers import keep
-from ssl_runner.evaluation.gallery import SEED, GalleryIndices, by_share, gallery_indices, rows_at, rows_of
+from ssl_runner.evaluation.gallery import SEED, GalleryIndices, by_share, gallery_indices, images_at, rows_of
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.models.features import features
 from ssl_runner.models.network import Encoder
@@ -103,7 +103,7 @@ class FineTuning(Labelled):
         with own_generators(device):
             encoder, head = self.train(algorithm.eval_encoder(), sets, test.n_classes, device)
         with torch.no_grad():
-            scores = head(features(encoder, rows_at(test.images, sets.queries), device))
+            scores = head(features(encoder, images_at(test.images, sets.queries), device))
         self._check_finite(scores.sum(), "last")
         right = scores.argmax(dim=1).cpu() == sets.query_labels
         keep(self.key("top1"), right)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_runner.data.dataset import Images
 from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.fine_tuning import zero_head
@@ -45,7 +46,7 @@ class FromScratch:
         )
 
     def accuracies(
-        self, encoder: Encoder, images: Tensor, tasks: Tasks, seed: int, device: torch.device
+        self, encoder: Encoder, images: Images, tasks: Tasks, seed: int, device: torch.device
     ) -> tuple[Tensor, float]:
         """The accuracy of each task, float64 (T,), and the median time of a task in milliseconds.
 

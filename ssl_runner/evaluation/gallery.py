@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.data.augmentation.transform import to_device
-from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.dataset import Dataset, Images, Splits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import randomness
 
@@ -36,12 +36,12 @@ class GalleryIndices:
     queries: Tensor
     query_labels: Tensor
 
-    def images(self) -> list[Tensor]:
+    def images(self) -> list[Images]:
         """The gallery's images, uint8 (N_i, C, H, W) of each part; a part that is used whole is not copied."""
         found, start = [], 0
         for part in self.parts:
             inside = (self.gallery >= start) & (self.gallery < start + len(part))
-            found.append(rows_at(part.images, self.gallery[inside] - start))
+            found.append(images_at(part.images, self.gallery[inside] - start))
             start += len(part)
         return found
 
@@ -129,7 +129,12 @@ def rows_at(values: Tensor, wanted: Tensor) -> Tensor:
     return values if len(wanted) == len(values) else values[wanted.to(values.device)]
 
 
-def rows_of(parts: Sequence[Tensor], rows: Tensor, device: torch.device) -> Tensor:
+def images_at(images: Images, wanted: Tensor) -> Images:
+    """Like `rows_at`; images of a store are not decoded."""
+    return rows_at(images, wanted) if isinstance(images, Tensor) else images.at(wanted)
+
+
+def rows_of(parts: Sequence[Images], rows: Tensor, device: torch.device) -> Tensor:
     """Rows (M,) of the concatenated parts, in this order on the device, without waiting for a GPU that holds them."""
     found, order, start = [], [], 0
     for part in parts:

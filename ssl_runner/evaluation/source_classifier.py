@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batching.batching import gather, on_device
-from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.dataset import Dataset, every
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.fine_tuning import zero_head
 from ssl_runner.evaluation.gallery import labels_of
@@ -100,5 +100,5 @@ def standardised(encoder: Encoder, judged: Dataset, source: Dataset, device: tor
     These come from at most 10,000 evenly spread source images, so neither labels nor other images of the judged dataset
     have any influence.
     """
-    gallery = features(encoder, source.images[:: -(-len(source) // LOOKED_AT)], device)
+    gallery = features(encoder, every(source.images, -(-len(source) // LOOKED_AT)), device)
     return standardise(gallery, features(encoder, judged.images, device))[1]

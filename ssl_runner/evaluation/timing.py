@@ -4,9 +4,9 @@ import time
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.data.dataset import Images
 from ssl_runner.data.episodes.tasks import Tasks
 
 
@@ -19,7 +19,7 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def adaptation_ms(algorithm: Algorithm, images: Tensor, tasks: Tasks, device: torch.device) -> float:
+def adaptation_ms(algorithm: Algorithm, images: Images, tasks: Tasks, device: torch.device) -> float:
     """Median milliseconds to adapt to one task and classify its queries from pixels, one task at a time.
 
     Args:

@@ -1,5 +1,8 @@
 """Decodes image files to uint8 arrays."""
 
+import contextlib
+import io
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +19,10 @@ from ssl_runner.images.modes import Unreadable, eight_bits, is_deep
 LISTED = 20  # damaged files that are named; any more are only counted
 LARGE = 50  # megapixels from which files are decoded one at a time
 
+_IN_MEMORY = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 _large = threading.Lock()
-_pillow = threading.RLock()
+_pillow = threading.Lock()
+_raised, _own_limit = 0, Image.MAX_IMAGE_PIXELS  # blocks in which Pillow's limit is off, and the limit outside them
 
 
 @dataclass(frozen=True)
@@ -133,23 +138,24 @@ def refuse(damaged: Sequence[tuple[Path, Damage]], n: int, may_skip: bool) -> No
 
 
 @overload
-def decode_or_damage(path: Path, decoding: Decoding) -> Decoded | Damage: ...
+def decode_or_damage(file: Path | bytes, decoding: Decoding) -> Decoded | Damage: ...
 
 
 @overload
-def decode_or_damage(path: Path, decoding: Decoding, postpone: bool) -> Decoded | Damage | None: ...
+def decode_or_damage(file: Path | bytes, decoding: Decoding, postpone: bool) -> Decoded | Damage | None: ...
 
 
-def decode_or_damage(path: Path, decoding: Decoding, postpone: bool = False) -> Decoded | Damage | None:
-    """The pixels of a file, or why it has none; None for an enormous image that is to be postponed."""
+def decode_or_damage(file: Path | bytes, decoding: Decoding, postpone: bool = False) -> Decoded | Damage | None:
+    """The pixels of a file, which is given by its path or its content, or why it has none.
+
+    None for an enormous image that is to be postponed.
+    """
     try:
-        with Image.open(path) as opened:
-            megapixels = opened.width * opened.height / 1e6
-            if megapixels > decoding.max_megapixels:
-                size = f"{opened.width:,} x {opened.height:,} pixels, more than {decoding.max_megapixels:g} million"
-                return Damage(size, f"if you trust the file, set dataset.max_megapixels={int(megapixels) + 1}")
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+            if damage := too_large(opened, decoding):
+                return damage
             several = bool(getattr(opened, "is_animated", False))
-            if megapixels < LARGE:
+            if opened.width * opened.height < LARGE * 1e6:
                 return _pixels(opened, decoding, several)
             if postpone:
                 return None
@@ -160,44 +166,71 @@ def decode_or_damage(path: Path, decoding: Decoding, postpone: bool = False) -> 
     except (
         Exception
     ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more, depending on the format
-        return Damage(_why(path, error))
+        return Damage(_why(file, error))
+
+
+def too_large(opened: Image.Image, decoding: Decoding) -> Damage | None:
+    """The damage of an image that has more pixels than are permitted. It is known before they are decoded."""
+    megapixels = opened.width * opened.height / 1e6
+    if megapixels <= decoding.max_megapixels:
+        return None
+    size = f"{opened.width:,} x {opened.height:,} pixels, more than {decoding.max_megapixels:g} million"
+    return Damage(size, f"if you trust the file, set dataset.max_megapixels={int(megapixels) + 1}")
+
+
+def readable(opened: Image.Image, decoding: Decoding) -> Image.Image:
+    """The image, upright, in gray (L) or RGB, and inverted if asked for, but not resized."""
+    ImageOps.exif_transpose(opened, in_place=True)
+    return _in_mode(opened, decoding)
+
+
+def _in_mode(upright: Image.Image, decoding: Decoding) -> Image.Image:
+    image = eight_bits(upright, decoding.color, decoding.value_range, decoding.bits)
+    mode = "L" if decoding.channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)  # convert would copy
+    return ImageOps.invert(image) if decoding.invert else image
 
 
 def _pixels(opened: Image.Image, decoding: Decoding, several: bool) -> Decoded:
-    upright = ImageOps.exif_transpose(opened)
-    deepest = int(np.asarray(upright).max()) if is_deep(upright) and not upright.mode.startswith("F") else None
-    upright.format = opened.format  # a rotated copy has lost it
-    image = eight_bits(upright, decoding.color, decoding.value_range, decoding.bits)
-    image = image.convert("L" if decoding.channels == 1 else "RGB")
-    if decoding.invert:
-        image = ImageOps.invert(image)
+    ImageOps.exif_transpose(opened, in_place=True)
+    deepest = int(np.asarray(opened).max()) if is_deep(opened) and not opened.mode.startswith("F") else None
+    image = _in_mode(opened, decoding)
     if decoding.size is not None:
         image = ImageOps.fit(image, (decoding.size, decoding.size), Image.Resampling.LANCZOS)
     pixels = np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
     return Decoded(pixels, deepest, several)
 
 
-def _why(path: Path, error: Exception) -> str:
+def _why(file: Path | bytes, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    try:
-        if path.stat().st_size == 0:
+    with contextlib.suppress(OSError):
+        if (len(file) if isinstance(file, bytes) else file.stat().st_size) == 0:
             return "the file is empty"
-    except OSError:
-        pass
     reason = " ".join(str(error).split()) or type(error).__name__
-    return printable(reason.replace(repr(str(path)), "it").replace(str(path), "it"))
+    if isinstance(file, bytes):
+        return printable(_IN_MEMORY.sub("it", reason))
+    return printable(reason.replace(repr(str(file)), "it").replace(str(file), "it"))
 
 
 @contextmanager
 def pillow_limit_raised() -> Iterator[None]:
-    """Turns off Pillow's own limit of pixels inside the block; `Decoding.max_megapixels` applies instead."""
+    """Turns off Pillow's own limit of pixels inside the block; `Decoding.max_megapixels` applies instead.
+
+    The limit belongs to the process. Blocks of several threads may overlap: the last one restores it.
+    """
+    global _raised, _own_limit
     with _pillow:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+        if _raised == 0:
+            _own_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _raised += 1
+    try:
+        yield
+    finally:
+        with _pillow:
+            _raised -= 1
+            if _raised == 0:
+                Image.MAX_IMAGE_PIXELS = _own_limit
 
 
 def pixels_of(shape: tuple[int, ...]) -> str:

@@ -1,12 +1,19 @@
 """Frozen features of images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 BATCH_SIZE = 256
+
+
+class Images(Protocol):
+    """A tensor, or images that are decoded one batch after another."""
+
+    def split(self, split_size: int, /) -> Iterable[Tensor]: ...
 
 
 @contextmanager
@@ -26,7 +33,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def features(encoder: nn.Module, images: Tensor, device: torch.device, batch_size: int = BATCH_SIZE) -> Tensor:
+def features(encoder: nn.Module, images: Images, device: torch.device, batch_size: int = BATCH_SIZE) -> Tensor:
     """Features as float32 (N, D) on the device, of images uint8 (N, C, H, W), including the last, smaller batch."""
     with evaluating(encoder):
         parts = [encoder(batch.to(device)).flatten(1).float() for batch in images.split(batch_size)]

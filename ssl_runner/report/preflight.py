@@ -88,7 +88,7 @@ def _named(part: Dataset | None, name: str) -> str:
 def _batch(run: Run) -> str:
     batching = run.batching
     if batching.batch_type is Views:
-        own, processes = len(batching.batch(0)), process_group.size()
+        own, processes = len(batching.largest()), process_group.size()
         shared = f", {own:,} on each of {processes} processes" if processes > 1 else ""
         return f"{own * processes:,} images, {batching.images_per_step:,} views of them{shared}"
     size = f"{batching.images_per_step:,} images"
@@ -111,11 +111,9 @@ def _span(numbers: range) -> str:
 
 
 def _memory(run: Run) -> str:
-    images = run.splits.train.images.nbytes
-    step = run.step_bytes
-    return (
-        f"a step about {_size(step)}, training images {_size(images)}" if step else f"training images {_size(images)}"
-    )
+    images, step = run.splits.train.images.nbytes, run.step_bytes
+    held = f"training images {_size(images)}" if images else "training images are not held"
+    return f"a step about {_size(step)}, {held}" if step else held
 
 
 def _size(n: int) -> str:

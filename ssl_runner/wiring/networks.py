@@ -9,6 +9,7 @@ from ssl_runner.config.building import build
 from ssl_runner.config.schema import Config
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.runtime import randomness
 from ssl_runner.wiring import components
@@ -52,8 +53,14 @@ def finish_network(encoder: Encoder, config: Config, batching: Batching, weights
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], over at most 10,000 evenly spread training images."""
-    images = dataset.images[:: -(-len(dataset) // 10_000)]
+    """Mean and standard deviation of each channel in [0, 1], over at most 10,000 evenly spread training images.
+
+    Of packed images, these were computed from all original pixels when they were packed.
+    """
+    images = dataset.images
+    if isinstance(images, StoredImages):
+        return images.mean_and_std()
+    images = images[:: -(-len(dataset) // 10_000)]
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
     for part in images.split(256):  # histograms are exact and need no float copy of the images
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.transpose(0, 1)])

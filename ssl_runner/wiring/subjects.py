@@ -14,6 +14,7 @@ from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.sources.source import convert, resize
+from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.models import saving
@@ -94,7 +95,10 @@ def _converted(splits: Splits, shape: Sequence[int]) -> Splits:
     """The same images in another shape; name, labels and fingerprint stay, and with them tasks and their hashes."""
 
     def part(dataset: Dataset) -> Dataset:
-        return replace(dataset, images=resize(convert(dataset.images, shape[0]), shape[1]))
+        images = dataset.images
+        if isinstance(images, StoredImages):
+            return replace(dataset, images=images.converted(shape[0], shape[1]))
+        return replace(dataset, images=resize(convert(images, shape[0]), shape[1]))
 
     validation = None if splits.validation is None else part(splits.validation)
     return replace(splits, train=part(splits.train), validation=validation, test=part(splits.test))

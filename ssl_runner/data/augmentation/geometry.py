@@ -101,15 +101,24 @@ class RandomResizedCrop(Transform):
         self.scale = check_range("RandomResizedCrop.scale", scale, 0, 1)
         self.ratio = check_range("RandomResizedCrop.ratio", ratio, 0)
 
-    def parameters(self, draws: Tensor, height: int, width: int) -> Tensor:
-        """Top, left, height and width of each box, int64 (B, 4)."""
+    def parameters(self, draws: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+        """Top, left, height and width of each box, int64 (B, 4), in images of one size or each of its own, (B,)."""
         box, found = boxes.random_boxes(draws, height, width, self.scale, self.ratio)
         # if no try fits, the widest centered box of a permitted ratio
+        if isinstance(height, Tensor) or isinstance(width, Tensor):
+            return torch.where(found[:, None], box, self._centered(len(draws), height, width).to(box.device))
         tall = min(height, max(1, round(width / self.ratio[0])))
         wide = min(width, max(1, round(height * self.ratio[1])))
         centered = (height - tall) // 2, (width - wide) // 2, tall, wide  # numbers, which need no copy to a GPU
         columns = zip(box.unbind(1), centered, strict=True)
         return torch.stack([torch.where(found, drawn, number) for drawn, number in columns], dim=1)
+
+    def _centered(self, n: int, height: int | Tensor, width: int | Tensor) -> Tensor:
+        """The widest centered box of a permitted ratio in each of n images, int64 (n, 4)."""
+        high, wide = (torch.as_tensor(side, dtype=torch.float64).expand(n) for side in (height, width))
+        rows = (wide / self.ratio[0]).round().clamp(min=1).minimum(high)
+        columns = (high * self.ratio[1]).round().clamp(min=1).minimum(wide)
+        return torch.stack([(high - rows).div(2).floor(), (wide - columns).div(2).floor(), rows, columns], 1).long()
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         height, width = images.shape[-2:]

@@ -1,12 +1,18 @@
 """The interface of an augmentation: a function of a batch of images and a table of uniform draws, nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
+
+# Bytes of images as floats that fit into a CPU's cache through all transforms. At 224 pixels, SimCLR's jitter takes
+# 2.9 ms an image in eights, and 5.4 ms in 32s, whose every pass goes through memory. Where FEW images fit, all are done
+# at once.
+CACHED = 5 * 2**20
+FEW = 64
 
 
 class Transform(ABC):
@@ -66,15 +72,37 @@ class Augmentation(Transform):
         Raises:
             ValueError: If the draws have another shape.
         """
+        self._check(images, draws)
+        return self._apply(list(self.transforms.values()), images, draws)
+
+    @property
+    def first(self) -> Transform | None:
+        """The first transform, which may be applied beforehand while an image is decoded."""
+        return next(iter(self.transforms.values()), None)
+
+    def rest(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Like a call, for images to which the first transform was applied already. The draws are the same."""
+        self._check(images, draws)
+        first, *others = self.transforms.values()
+        return self._apply(others, images, draws[:, first.columns :])
+
+    def _check(self, images: Tensor, draws: Tensor) -> None:
         if draws.shape != (len(images), self.columns):
             raise InvalidValue(
                 f"draws have shape {tuple(draws.shape)}, expected {(len(images), self.columns)}: one row per image and "
                 "Augmentation.columns uniform numbers in each."
             )
+
+    @classmethod
+    def _apply(cls, transforms: Sequence[Transform], images: Tensor, draws: Tensor) -> Tensor:
+        several = max(1, CACHED // max(1, 4 * images[0].numel())) if len(images) else 1
+        if images.device.type == "cpu" and several < min(FEW, len(images)):
+            parts = zip(images.split(several), draws.split(several), strict=True)
+            return torch.cat([cls._apply(transforms, *part) for part in parts])
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).div_(255)
         start = 0
-        for transform in self.transforms.values():
+        for transform in transforms:
             images = transform(images, draws[:, start : start + transform.columns])
             start += transform.columns
         return images

@@ -6,7 +6,8 @@ from torch import Tensor
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batches import Views
-from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
+from ssl_runner.data.batching.batching import Batching, own_draws
+from ssl_runner.data.batching.cropping import Cropping, Plan, ViewsOf
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import process_group, randomness
@@ -49,33 +50,39 @@ class ViewBatching(Batching):
             )
         process_group.rows(self.batch_size, "batching.batch_size")  # raises an error if the processes cannot share them
         self.seed, self.device = seed, device
-        self.images = on_device(dataset.images, device)
-        self.labels = dataset.labels
+        self.labels, self.n_images = dataset.labels, len(dataset)
+        self.cropping = Cropping(dataset.images, device, self.plan, self.augment)
         self.steps_per_epoch = len(dataset) // self.batch_size
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, step: int) -> Views:
+        return self.of(*self.cropping(step))
+
+    def largest(self) -> Views:
+        return self.of(*self.cropping.shapes(0))
+
+    def plan(self, step: int) -> Plan:
+        """This process's images of a step, and the views to be made of them."""
+        indices = self._indices(step)
+        first, second, n = self.augmentation, self.second_augmentation, len(indices)
+        columns = max(first.columns, second.columns)
+        draws = own_draws(self.seed, "augmentation", step, self.n_views, self.batch_size, columns)
+        if second is first:
+            return Plan(indices, [ViewsOf(first, draws)])
+        parts = (first, draws[:n, : first.columns]), (second, draws[n:, : second.columns])
+        return Plan(indices, [ViewsOf(*part) for part in parts])
+
+    def _indices(self, step: int) -> Tensor:
         assert self.steps_per_epoch is not None
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            order = randomness.permutation(self.seed, "order", epoch, len(self.images))
+            order = randomness.permutation(self.seed, "order", epoch, self.n_images)
             self._epoch, self._order = epoch, torch.from_numpy(order)
         indices = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        indices = indices[process_group.rows(self.batch_size, "batching.batch_size")]
-        columns = max(self.augmentation.columns, self.second_augmentation.columns)
-        draws = own_draws(self.seed, "augmentation", step, self.n_views, self.batch_size, columns)
-        images = self.images_at(indices).repeat(self.n_views, 1, 1, 1)
-        crops = self._augment(images, draws).unflatten(0, (self.n_views, len(indices)))
+        return indices[process_group.rows(self.batch_size, "batching.batch_size")]
+
+    def of(self, indices: Tensor, views: list[Tensor]) -> Views:
+        """The batch of these images and their views, each (V, M, C, H, W)."""
         labels = None if self.labels is None else to_device(self.labels[indices], self.device)
+        crops = views[0] if len(views) == 1 else torch.cat(views)
         return Views(crops=(crops,), labels=labels, indices=to_device(indices, self.device))
-
-    def images_at(self, indices: Tensor) -> Tensor:
-        """Images uint8 (M, C, H, W) on the device, at indices (M,) of the dataset."""
-        return gather(self.images, indices, self.device)
-
-    def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
-        first, second, n = self.augmentation, self.second_augmentation, len(images) // self.n_views
-        if second is first:
-            return self.augment(first, images, draws)
-        parts = (first, images[:n], draws[:n, : first.columns]), (second, images[n:], draws[n:, : second.columns])
-        return torch.cat([self.augment(*part) for part in parts])

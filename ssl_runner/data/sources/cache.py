@@ -15,6 +15,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from ssl_runner.data.dataset import Images, Note
 from ssl_runner.data.sources.decode_folder import Findings, decode_dataset
 from ssl_runner.data.sources.source import row_digests
 from ssl_runner.errors import DataError, printable
@@ -36,15 +37,17 @@ class Loaded:
         files: The files of these images.
         damaged: The files that were left out, with the reason.
         findings: What was noticed while decoding.
-        digests: `row_digests` of the images.
+        digests: `row_digests` of the images, or of their files if these are packed.
+        notes: Notes on how they are stored.
     """
 
-    images: Tensor
+    images: Images
     content: str
     files: list[ImageFile]
     damaged: list[tuple[Path, Damage]]
     findings: Findings
     digests: np.ndarray
+    notes: tuple[Note, ...] = ()
 
 
 class _Stored(NamedTuple):
@@ -80,26 +83,43 @@ def load_images(name: str, folder: Path, found: Scan, decoding: Decoding, damage
     Raises:
         DataError: Files are damaged and not skipped (the message names them), all files are damaged, or sizes differ.
     """
+    check_damaged(damaged)
+    images, content, findings, digests = _stored(name, folder, found.files, decoding)
+    bad, broken = left_out(folder, found, findings, damaged)
+    whole = [file for place, file in enumerate(found.files) if place not in findings.damaged]
+    if bad or broken:
+        names = [printable(str(path.relative_to(folder))) for path, _ in (*bad, *broken)]
+        content = f"{content} without {short_hash(names)}"
+    return Loaded(images, content, whole, [*bad, *broken], findings, digests)
+
+
+def check_damaged(damaged: str | None) -> None:
+    """Raises DataError if this is not a way to treat damaged files."""
     if damaged not in (None, "refuse", "skip"):
         raise DataError(f"dataset.damaged={damaged!r}: expected 'refuse' or 'skip'.")
-    images, content, findings, digests = _stored(name, folder, found.files, decoding)
+
+
+def left_out(
+    folder: Path, found: Scan, findings: Findings, damaged: str | None
+) -> tuple[list[tuple[Path, Damage]], list[tuple[Path, Damage]]]:
+    """The damaged files and the broken links, each with the reason.
+
+    Raises:
+        DataError: There are some, and they are not skipped; or no file is whole.
+    """
     broken = [(folder.joinpath(*path), Damage(reason, "fix or delete it")) for path, reason in found.broken]
     bad = [(folder.joinpath(*found.files[place].path), damage) for place, damage in sorted(findings.damaged.items())]
     if damaged != "skip" or len(findings.damaged) == len(found.files):
         refuse([*bad, *broken], len(found.files) + len(broken), may_skip=damaged == "refuse")
-    whole = [file for place, file in enumerate(found.files) if place not in findings.damaged]
-    if bad or broken:
-        left_out = [printable(str(path.relative_to(folder))) for path, _ in (*bad, *broken)]
-        content = f"{content} without {_short_hash(left_out)}"
-    return Loaded(images, content, whole, [*bad, *broken], findings, digests)
+    return bad, broken
 
 
 def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decoding) -> _Stored:
     """The cache entry of these files, which is written if it does not exist."""
     # decoding depends on Pillow's version; archives may unpack different files with equal times, hence the folder
-    owner = _short_hash([name, str(folder.resolve()), asdict(decoding), PIL.__version__, FORMAT])
+    owner = short_hash([name, str(folder.resolve()), asdict(decoding), PIL.__version__, FORMAT])
     try:
-        entry = cache_folder() / f"{name}-{owner}-{_short_hash(files)}"
+        entry = cache_folder() / f"{name}-{owner}-{short_hash(files)}"
         stored = _read(entry)
         if stored is None:
             refuse_decoding(name)
@@ -120,7 +140,8 @@ def _stored(name: str, folder: Path, files: Sequence[ImageFile], decoding: Decod
     return _Stored(torch.from_numpy(images), content, findings, row_digests(images))
 
 
-def _short_hash(content: object) -> str:
+def short_hash(content: object) -> str:
+    """Hash of plain JSON data, for names of files."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

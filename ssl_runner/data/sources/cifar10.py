@@ -8,7 +8,7 @@ import torch
 
 from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
-from ssl_runner.data.dataset import Splits
+from ssl_runner.data.dataset import Splits, held
 from ssl_runner.data.sources.cache import load_images
 from ssl_runner.data.sources.download import by_torchvision, download, torchvision_class
 from ssl_runner.data.sources.source import Source, convert, or_blank, resize, train_and_test
@@ -84,7 +84,7 @@ def _from_jpegs(folder: Path, size: int | None, channels: int | None) -> Source:
     loaded = load_images("cifar10", folder, found, Decoding(size=None, channels=3))
     return Source(
         name="cifar10",
-        images=resize(convert(loaded.images, channels), size),
+        images=resize(convert(held(loaded.images, "cifar10"), channels), size),
         labels=torch.tensor([CLASSES.index(file.path[1]) for file in files]),
         class_names=CLASSES,
         class_groups=None,

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
-from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.dataset import Dataset, Images, Splits, held
 from ssl_runner.data.sources.partitions import kept_partition
 from ssl_runner.data.sources.source import content_hash
+from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.errors import DataError, NotDownloaded
 from ssl_runner.models import saving
 from ssl_runner.models.features import features
@@ -66,7 +67,7 @@ def clustered(
     try:
         assigned = kept_partition(lambda: points(train, source), partitions, clusters, seed, *made_of)
     except NotDownloaded:  # blank images, in as many clusters as could be left
-        train = replace(train, images=torch.zeros_like(train.images[:1]).expand_as(train.images))
+        train = replace(train, images=torch.zeros_like(train.images[:1]).expand(train.images.shape))
         assigned = (torch.arange(len(train)) % max(1, min(clusters, len(train) // min_images))).expand(partitions, -1)
     kind = "pixels" if source is None else "features"
     classes = as_classes(train, assigned, min_images, f"clustered by {kind}", *made_of)
@@ -109,7 +110,7 @@ def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...
 def points(train: Dataset, encoder: Encoder | None) -> np.ndarray:
     """The points to cluster, float32 (N, D): pixels in [0, 1] or L2-normalised features."""
     if encoder is None:
-        return train.images.flatten(1).numpy().astype(np.float32) / 255
+        return held(train.images, "clustering of pixels").flatten(1).numpy().astype(np.float32) / 255
     return F.normalize(features(encoder, train.images, torch.device("cpu")), dim=1).numpy()
 
 
@@ -156,10 +157,14 @@ def as_classes(train: Dataset, clusters: Tensor, min_images: int, how: str, *mad
 
 
 def _content(dataset: Dataset) -> str:
+    if isinstance(dataset.images, StoredImages):
+        return dataset.fingerprint
     return "blank" if dataset.images.stride(0) == 0 else content_hash(dataset.images.numpy())
 
 
-def _taken(images: Tensor, indices: Tensor) -> Tensor:
+def _taken(images: Images, indices: Tensor) -> Images:
+    if isinstance(images, StoredImages):
+        return images.at(indices)
     if images.stride(0) == 0:  # blank images without memory
         return images[:1].expand(len(indices), -1, -1, -1)
     return images.index_select(0, indices)

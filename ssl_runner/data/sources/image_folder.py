@@ -13,12 +13,15 @@ from ssl_runner.data.dataset import Note, Splits
 from ssl_runner.data.sources.cache import Loaded, load_images
 from ssl_runner.data.sources.class_files import read_lists, read_tables
 from ssl_runner.data.sources.folder_layout import Layout, layout_of
+from ssl_runner.data.sources.packed_folder import pack_folder, suits_memory
 from ssl_runner.data.sources.source import PARTS, Source
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_by_classes, split_source
 from ssl_runner.errors import DataError, printable
 from ssl_runner.images.decoding import LISTED, Decoding
 from ssl_runner.images.files import ImageFile, Scan, scan
+
+Storage = Literal["memory", "packed", "auto"]
 
 DARK = 64  # if the largest value is below this, a set uses less than a quarter of its format's range
 
@@ -38,8 +41,9 @@ def image_folder(
     damaged: Literal["refuse", "skip"] = "refuse",
     max_megapixels: float = 179,
     duplicates: Duplicates = "warn",
+    storage: Storage = "memory",
 ) -> Splits:
-    """Images of any size and format in one of three layouts, decoded once and kept in the cache.
+    """Images of any size and format in one of three layouts, decoded once and kept in the cache, or packed.
 
     The layouts are ``root/{train,val,test}/CLASS/**`` (`folder_layout.PART_FOLDERS` has the names of parts),
     ``root/CLASS/**``, or images without labels directly in ``root`` or in its parts. A root with train and val but
@@ -65,6 +69,9 @@ def image_folder(
         damaged: ``refuse`` or ``skip`` unreadable files and broken links.
         max_megapixels: Larger files count as damaged.
         duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
+        storage: ``memory`` decodes and resizes every image once, and keeps the pixels. ``packed`` keeps the files as
+            they are, and cuts random crops out of the original pixels at every step. ``auto`` is ``memory`` if the
+            pixels take less than a quarter of this machine's memory.
 
     Raises:
         DataError: The folder is missing, empty or has another layout, or images are damaged; the message names them.
@@ -75,13 +82,13 @@ def image_folder(
         raise DataError(f"dataset.class_split={class_split} needs dataset.split=classes, got {split!r}.")
     found, given = scan(folder), None if class_split is None else absolute(class_split)
     if given is not None and given.is_dir():
-        return _split_by_tables(folder, given, found, decoding, damaged, duplicates)
+        return _split_by_tables(folder, given, found, decoding, damaged, duplicates, storage)
     layout = layout_of(folder, found.files)
     found.files = layout.files
     lists = (
         None if given is None else read_lists(given, sorted(set(layout.labels or ())))
     )  # before decoding, which takes long
-    loaded = load_images("image_folder", folder, found, decoding, damaged)
+    loaded = _load("image_folder", folder, found, decoding, damaged, storage)
     if len(loaded.files) < len(layout.files):
         layout = replace(layout_of(folder, loaded.files), notes=layout.notes)
     source = _source(folder, found, layout, loaded, decoding)
@@ -97,18 +104,36 @@ def image_folder(
 
 
 def _split_by_tables(
-    folder: Path, tables: Path, found: Scan, decoding: Decoding, damaged: str, duplicates: Duplicates
+    folder: Path,
+    tables: Path,
+    found: Scan,
+    decoding: Decoding,
+    damaged: str,
+    duplicates: Duplicates,
+    storage: Storage,
 ) -> Splits:
     """Splits by the classes in train.csv, val.csv and test.csv."""
     files, labels, parts = read_tables(tables, found.files)
     found.files, label_of = files, dict(zip(files, labels, strict=True))
     # its own selection of files, so its own entry
-    loaded = load_images(f"image_folder-{_tag(tables)}", folder, found, decoding, damaged)
+    loaded = _load(f"image_folder-{_tag(tables)}", folder, found, decoding, damaged, storage)
     layout = Layout(loaded.files, {}, [label_of[file] for file in loaded.files], ())
     source = _source(folder, found, layout, loaded, decoding)
     present = set(source.class_names)
     numbers = {part: [source.class_names.index(name) for name in parts[part] if name in present] for part in PARTS}
     return split_by_classes(source, numbers, duplicates)
+
+
+def _load(name: str, folder: Path, found: Scan, decoding: Decoding, damaged: str, storage: Storage) -> Loaded:
+    if storage not in ("memory", "packed", "auto"):
+        raise DataError(f"dataset.storage={storage!r}: expected 'memory', 'packed' or 'auto'.")
+    if storage == "packed" or (storage == "auto" and not suits_memory(len(found.files), decoding)):
+        return pack_folder(folder, found, decoding, damaged)
+    loaded = load_images(name, folder, found, decoding, damaged)
+    if storage == "memory":
+        return loaded
+    text = "decoded once and kept in memory, because they fit; dataset.storage=packed crops original pixels instead"
+    return replace(loaded, notes=(Note("storage", "memory", text),))
 
 
 def _source(folder: Path, found: Scan, layout: Layout, loaded: Loaded, decoding: Decoding) -> Source:
@@ -136,7 +161,7 @@ def _source(folder: Path, found: Scan, layout: Layout, loaded: Loaded, decoding:
 
 def _notes(folder: Path, found: Scan, loaded: Loaded, decoding: Decoding) -> list[Note]:
     """Notes on which of the folder's files were left out, and how the others were read."""
-    notes, findings = [], loaded.findings
+    notes, findings = list(loaded.notes), loaded.findings
     if loaded.damaged:
         named = {printable(str(path.relative_to(folder))): damage.reason for path, damage in loaded.damaged[:LISTED]}
         first, n = next(iter(named.items())), len(loaded.damaged)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.dataset import Dataset, Splits, held
 from ssl_runner.data.splits.splitting import check_split_seed, gathered
 from ssl_runner.errors import DataError
 from ssl_runner.runtime import randomness
@@ -68,7 +68,8 @@ def _joined(parts: Mapping[str, Dataset], classes: Mapping[str, list[int]], mix:
         number = torch.full((part.n_classes,), -1)
         number[classes[name]] = torch.arange(len(classes[name])) + len(names)
         renumbered = number[part.labels]
-        images.append(gathered(part.images, (renumbered >= 0).nonzero().squeeze(1)))
+        own = held(part.images, f"{name}, a part of a mixture,")
+        images.append(gathered(own, (renumbered >= 0).nonzero().squeeze(1)))
         labels.append(renumbered[renumbered >= 0])
         names += [f"{name}/{part.class_names[label]}" for label in classes[name]]
         domains += [name] * len(classes[name])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
-from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.dataset import Dataset, Splits, held
 from ssl_runner.data.sources.cache import load_images
 from ssl_runner.data.sources.download import download
 from ssl_runner.data.sources.source import Source, blank, convert
@@ -101,7 +101,7 @@ def vinyals_classes(alphabets: Sequence[str]) -> dict[str, list[int]]:
 def with_rotations(dataset: Dataset) -> Dataset:
     """Four times the images and classes: unchanged, and rotated counter-clockwise by 90, 180 and 270 degrees."""
     labels: Tensor = dataset.labels  # type: ignore[assignment]
-    turned = [torch.rot90(dataset.images, turns, dims=(2, 3)) for turns in range(4)]
+    turned = [torch.rot90(held(dataset.images, "omniglot"), turns, dims=(2, 3)) for turns in range(4)]
     names = [f"{name}/rot{90 * turns}" for turns in range(4) for name in dataset.class_names]
     return Dataset(
         name=dataset.name,
@@ -125,7 +125,7 @@ def _source(folder: Path, size: int | None, channels: int | None) -> Source:
     loaded = load_images("omniglot", folder, found, Decoding(size=size, channels=1, invert=True))
     return Source(
         name="omniglot",
-        images=convert(loaded.images, channels),
+        images=convert(held(loaded.images, "omniglot"), channels),
         labels=torch.tensor([number[file.path[:3]] for file in files]),
         class_names=tuple(f"{alphabet}/{character}" for _, alphabet, character in characters),
         class_groups=tuple(alphabet for _, alphabet, _ in characters),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_runner.data.dataset import Note
+from ssl_runner.data.dataset import Images, Note
 from ssl_runner.errors import DataError, NotDownloaded
 
 PARTS = ("train", "validation", "test")
@@ -33,11 +33,11 @@ class Source:
         notes: Notes on how it was read.
         decoding: How files were decoded, see `Splits`.
         file_names: One name per image, if each image has its own file.
-        digests: `row_digests` of the images, if they are known.
+        digests: `row_digests` of the images, or hashes of their files, if they are known. Stored images have them.
     """
 
     name: str
-    images: Tensor
+    images: Images
     labels: Tensor | None
     class_names: tuple[str, ...]
     class_groups: tuple[str, ...] | None

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_runner.data.dataset import Note
+from ssl_runner.data.dataset import Images, Note
 from ssl_runner.data.sources.source import Source, row_digests
+from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.errors import DataError
 
 Duplicates = Literal["warn", "drop", "refuse"]
@@ -22,7 +23,7 @@ def without_copies(
 ) -> tuple[dict[str, Tensor], tuple[Note, ...]]:
     """The indices of each part, and notes about images that occur in two parts.
 
-    Two images are equal if all their pixels are, after decoding and resizing.
+    Two images are equal if all their pixels are, after decoding and resizing; of packed ones, if their files are.
 
     Args:
         source: All images; blank ones are ignored.
@@ -37,7 +38,10 @@ def without_copies(
         raise DataError(f"dataset.duplicates={duplicates!r}: expected 'warn', 'drop' or 'refuse'.")
     if source.images.stride(0) == 0 or not len(source.images):
         return dict(indices), ()
-    digests = row_digests(source.images.numpy()) if source.digests is None else source.digests
+    digests = source.digests
+    if digests is None:
+        assert isinstance(source.images, Tensor), "stored images come with digests"
+        digests = row_digests(source.images.numpy())
     twins = _twins(digests, indices)
     if not twins:
         return dict(indices), ()
@@ -59,8 +63,10 @@ def without_copies(
     return left, (Note("dropped_duplicates", dropped, f"dropped {numbers}: {text}"),)
 
 
-def all_alike(images: Tensor) -> bool:
+def all_alike(images: Images) -> bool:
     """Whether there are at least two images, uint8 (N, C, H, W), all equal. It stops at the first that differs."""
+    if isinstance(images, StoredImages):
+        return images.all_alike()
     if len(images) < 2 or images.stride(0) == 0:
         return False
     return all(bool((chunk == images[0]).all()) for chunk in images.split(256))

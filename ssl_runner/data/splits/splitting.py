@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_runner.data.dataset import Dataset, Note, Splits
+from ssl_runner.data.dataset import Dataset, Images, Note, Splits
 from ssl_runner.data.sources.source import PARTS, Source
 from ssl_runner.data.splits.copies import Duplicates, all_alike, without_copies
+from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.errors import DataError
 from ssl_runner.runtime import randomness
 
@@ -173,7 +174,10 @@ def _splits(
     return Splits(parts["train"], validation, parts["test"], by, (*source.notes, *notes), source.decoding)
 
 
-def gathered(images: Tensor, indices: Tensor) -> Tensor:
+def gathered(images: Images, indices: Tensor) -> Images:
+    """The images at indices (M,). Those of a store are not decoded."""
+    if isinstance(images, StoredImages):
+        return images.at(indices)
     if images.stride(0) == 0:  # blank images without memory: all are equal
         return images[: len(indices)]
     return images[indices]
@@ -191,7 +195,10 @@ def _part(source: Source, part: str, indices: Tensor, classes: Sequence[int] | N
         groups = None if groups is None else tuple(groups[label] for label in classes)
     consecutive = len(indices) > 0 and int(indices[-1] - indices[0]) + 1 == len(indices)
     # a slice stays memory-mapped; anything else is copied into memory
-    images = source.images[int(indices[0]) : int(indices[-1]) + 1] if consecutive else gathered(source.images, indices)
+    if consecutive and isinstance(source.images, Tensor):
+        images = source.images[int(indices[0]) : int(indices[-1]) + 1]
+    else:
+        images = gathered(source.images, indices)
     digest = hashlib.sha256(repr((source.content, names, groups)).encode())
     digest.update(indices.numpy().tobytes() + (b"" if labels is None else labels.numpy().tobytes()))
     return Dataset(f"{source.name}/{part}", images, labels, names, groups, digest.hexdigest()[:16])

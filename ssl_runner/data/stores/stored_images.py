@@ -1,0 +1,172 @@
+"""Images of a store that look like the tensor of all of them, and are decoded when they are asked for."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_runner.data.stores.inspection import mean_and_std, same
+from ssl_runner.data.stores.store import ImageStore
+from ssl_runner.data.stores.threads import decoding_threads, pool
+from ssl_runner.images.cutting import Box, Cut, cut, fit
+from ssl_runner.images.decoding import Decoding
+
+ON_A_THREAD = 8  # images at most that a thread decodes before the next thread's turn
+
+
+class Pending:
+    """Images that threads are decoding.
+
+    Args:
+        made: Filled by the threads, one tensor per kind of cut.
+        futures: One per task of a thread.
+    """
+
+    def __init__(self, made: list[Tensor], futures: Sequence[Future[None]]) -> None:
+        self.made, self.futures = made, futures
+
+    def wait(self) -> list[Tensor]:
+        """The images, once all are decoded.
+
+        Raises:
+            DataError: One of them is damaged; the message names it.
+        """
+        for future in self.futures:
+            future.result()
+        return self.made
+
+    def drop(self) -> None:
+        """Forget what has not begun."""
+        for future in self.futures:
+            future.cancel()
+
+
+class StoredImages:
+    """Some images of a store, as uint8 (N, C, H, W): indexing decodes, so it returns a tensor in memory.
+
+    An image is resized and cut from the middle, to exactly the pixels that the same file has in memory. `begin` cuts
+    boxes out of the original pixels instead.
+
+    Args:
+        store: All images.
+        rows: The numbers of these, int64 (N,).
+        decoding: Its size is the height and width.
+    """
+
+    device, dtype = torch.device("cpu"), torch.uint8
+    nbytes = 0  # nothing is held
+
+    def __init__(self, store: ImageStore, rows: np.ndarray, decoding: Decoding) -> None:
+        assert decoding.size is not None
+        self.store, self.rows, self.decoding, self.size = store, rows, decoding, decoding.size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), self.decoding.channels, self.size, self.size))
+
+    def stride(self, dim: int) -> int:
+        """As of a contiguous tensor; 0 would mean blank images."""
+        return int(np.prod(self.shape[dim + 1 :]))
+
+    def at(self, places: Tensor | slice) -> "StoredImages":
+        """The images at these places, not yet decoded."""
+        chosen = places if isinstance(places, slice) else places.cpu().numpy()
+        return StoredImages(self.store, self.rows[chosen], self.decoding)
+
+    def converted(self, channels: Literal[1, 3], size: int) -> "StoredImages":
+        """The same images in gray (1) or color (3), of another height and width."""
+        return StoredImages(self.store, self.rows, replace(self.decoding, channels=channels, size=size))
+
+    def all_alike(self) -> bool:
+        """Whether these are at least two, and all equal."""
+        return same(self.store.index.records["digest"][self.rows])
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel in [0, 1], of the original pixels; nothing is decoded."""
+        return mean_and_std(self.store.index.records[self.rows], self.decoding.channels)
+
+    def __getitem__(self, places: Tensor | slice | int) -> Tensor:
+        if isinstance(places, int):
+            return self._fitted(self.rows[[places]]).wait()[0][0]
+        if isinstance(places, slice):
+            return self._fitted(self.rows[places]).wait()[0]
+        rows = self.rows[places.cpu().numpy()]
+        return self._fitted(rows.ravel()).wait()[0].unflatten(0, rows.shape)
+
+    def index_select(self, dim: int, places: Tensor) -> Tensor:
+        """As torch's, along the first dimension."""
+        assert dim == 0
+        return self[places]
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """The images in batches of a size; the next one is decoded while the last one is used."""
+        starts = range(0, len(self), size)
+        ahead = self._fitted(self.rows[:size]) if starts else None
+        for start in starts:
+            batch = ahead
+            more = self.rows[start + size : start + 2 * size]
+            ahead = self._fitted(more) if len(more) else None
+            assert batch is not None
+            yield batch.wait()[0]
+
+    def heights_and_widths(self, places: Tensor) -> Tensor:
+        """Of the original, upright images at these places, int64 (M, 2)."""
+        records = self.store.index.records[self.rows[places.numpy()]]
+        return torch.from_numpy(np.stack([records["height"], records["width"]], axis=1).astype(np.int64))
+
+    def begin(self, places: Tensor, boxes: Sequence[Tensor | None], sizes: Sequence[int]) -> Pending:
+        """Let threads decode images and cut boxes out of them; each image is decoded once.
+
+        Args:
+            places: int64 (M,).
+            boxes: For each kind of cut: top, left, height and width, int64 (V, M, 4) for V cuts of each image; or
+                None for the image resized and cut from the middle.
+            sizes: Height and width of each kind's cuts; unused without boxes.
+
+        Returns:
+            One tensor per kind, uint8 (V, M, C, size, size); without boxes V is 1.
+        """
+        rows, channels = self.rows[places.numpy()], self.decoding.channels
+        shapes = [
+            (1, len(rows), *self.shape[1:]) if box is None else (len(box), len(rows), channels, size, size)
+            for box, size in zip(boxes, sizes, strict=True)
+        ]
+        made = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
+        lists = [None if box is None else box.tolist() for box in boxes]
+        step = max(1, min(ON_A_THREAD, len(rows) // (2 * decoding_threads())))
+        task = partial(self._cut, rows, lists, sizes, made)
+        return Pending(made, [pool().submit(task, start, start + step) for start in range(0, len(rows), step)])
+
+    def _fitted(self, rows: np.ndarray) -> Pending:
+        images = StoredImages(self.store, rows, self.decoding)
+        pending = images.begin(torch.arange(len(rows)), [None], [self.size])
+        pending.made = [pending.made[0][0]]
+        return pending
+
+    def _cut(self, rows: np.ndarray, boxes: list, sizes: Sequence[int], made: list[Tensor], start: int, end: int):
+        for place in range(start, min(end, len(rows))):
+            row = int(rows[place])
+            data, name = self.store.encoded(row), partial(self.store.name, row)
+            for kind, box in enumerate(boxes):
+                if box is None:
+                    made[kind][0, place] = torch.from_numpy(fit(data, self.decoding, name))
+            wanted = [
+                (kind, view, Cut(Box(*box[view][place]), sizes[kind]))
+                for kind, box in enumerate(boxes)
+                if box is not None
+                for view in range(len(box))
+            ]
+            if wanted:
+                record = self.store.index.records[row]
+                shape = int(record["height"]), int(record["width"])
+                parts = cut(data, shape, [one for _, _, one in wanted], self.decoding, name)
+                for (kind, view, _), part in zip(wanted, parts, strict=True):
+                    made[kind][view, place] = part

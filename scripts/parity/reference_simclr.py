@@ -120,8 +120,9 @@ def main() -> None:
     torch.manual_seed(0)
     splits = cifar10(given.data, "images", 5000, [5, 0, 5], 0, None, None)
     known = [splits.train, splits.validation]
+    assert isinstance(splits.train.images, torch.Tensor) and isinstance(splits.test.images, torch.Tensor)
     encoder = train(splits.train.images, given.epochs, given.workers, device)
-    bank = torch.cat([features(encoder, part.images, device) for part in known])
+    bank = torch.cat([features(encoder, part.images, device) for part in known])  # type: ignore[arg-type]
     labels = torch.cat([part.labels for part in known]).to(device)  # type: ignore[arg-type]
     told = nearest(bank, labels, features(encoder, splits.test.images, device))
     print(f"kNN {(told == splits.test.labels.to(device)).float().mean():.2%}")  # type: ignore[union-attr]

@@ -87,7 +87,7 @@ class Tracker(Silence):
         if self.reached is not None:
             self.reached(step)
         if self.progress is not None:
-            self.progress.update(self.task, completed=step)
+            self.progress.update(self.task, completed=step)  # type: ignore[arg-type] each bar's own kind of task
 
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
@@ -109,7 +109,7 @@ class Tracker(Silence):
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
         if self.progress is not None and "train/loss" in values:
-            self.progress.update(self.task, figures=_figures(values))
+            self.progress.update(self.task, figures=_figures(values))  # type: ignore[arg-type]
 
     def flush(self) -> None:
         """Write everything to disk; needed before a checkpoint, so that the log is complete up to it."""

@@ -138,7 +138,7 @@ class Trainer:
         """
         if self.compile == "auto":
             return self.records and batch_type is Views and steps >= LONG
-        return self.compile
+        return self.compile is True
 
     @property
     def halves(self) -> bool:
@@ -155,7 +155,8 @@ class Trainer:
         """Inside, threads and cuDNN have the configured settings. An allocator that keeps pages stays so afterwards."""
         if self.keep_pages:
             allocator.keep_pages()
-        cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
+        cudnn: Any = torch.backends.cudnn
+        threads = torch.get_num_threads()
         before = cudnn.benchmark, cudnn.deterministic
         torch.set_num_threads(self.used_threads)
         cudnn.benchmark, cudnn.deterministic = self.cudnn_benchmark, not self.cudnn_benchmark

@@ -97,7 +97,7 @@ def _converted(splits: Splits, shape: Sequence[int]) -> Splits:
     def part(dataset: Dataset) -> Dataset:
         images = dataset.images
         if isinstance(images, StoredImages):
-            return replace(dataset, images=images.converted(shape[0], shape[1]))
+            return replace(dataset, images=images.converted(3 if shape[0] == 3 else 1, shape[1]))
         return replace(dataset, images=resize(convert(images, shape[0]), shape[1]))
 
     validation = None if splits.validation is None else part(splits.validation)

@@ -121,9 +121,9 @@ def killed_during_validation() -> None:
 
 
 def killed_during_the_final_evaluation() -> None:
-    from ssl_runner.evaluation import evaluator
+    from ssl_runner.training import session
 
-    before(evaluator, "evaluate", at_call(2), lambda *_: die())
+    before(session, "evaluate", at_call(2), lambda *_: die())
 
 
 def killed_after_the_final_evaluation() -> None:
@@ -257,8 +257,8 @@ def weights_are_lost(step: int) -> None:
 
     original = Trainer.step
 
-    def replaced(self, algorithm, batch, optimizer, context, measure):
-        metrics = original(self, algorithm, batch, optimizer, context, measure)
+    def replaced(self, algorithm, batch, optimizer, context, *more):
+        metrics = original(self, algorithm, batch, optimizer, context, *more)
         if context.step == step:
             with torch.no_grad():
                 next(algorithm.parameters()).fill_(torch.nan)
@@ -276,9 +276,9 @@ def memory_runs_short(step: int | None, bytes_left: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     if step is None:
-        from ssl_runner.evaluation import evaluator
+        from ssl_runner.training import session
 
-        before(evaluator, "evaluate", at_call(1), lambda *_: limit())
+        before(session, "evaluate", at_call(1), lambda *_: limit())
     else:
         at_step(step, limit)
 

@@ -95,10 +95,10 @@ def test_a_double_trains_evaluates_and_resumes_bitwise(name, tmp_path, monkeypat
 
     original = trainer.Trainer.step
 
-    def crash(self, algorithm, batch, optimizer, context, measure):
+    def crash(self, algorithm, batch, optimizer, context, *more):
         if context.step == 3:
             raise KeyboardInterrupt
-        return original(self, algorithm, batch, optimizer, context, measure)
+        return original(self, algorithm, batch, optimizer, context, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "step", crash)

@@ -6,6 +6,7 @@ import functools
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -509,6 +510,7 @@ FORWARD_LEARNERS = (
 )
 # what an option needs beside it to make a valid run; the data is tiny or absent
 WITH = {
+    "dataset/webdataset": ["dataset.shards=[train.tar]"],
     **{
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
         for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "imaml")
@@ -550,13 +552,25 @@ def default():
     return validate.checked_config(Composer(CONF), [])[0]
 
 
+def pack(folder: Path) -> None:
+    """Put the images of class folders into a shard, each with its label beside it."""
+    with tarfile.open(folder / "train.tar", "w") as shard:
+        for path in sorted(folder.rglob("*.png")):
+            label = path.with_suffix(".cls")
+            label.write_text(path.parent.name)
+            shard.add(path, path.name)
+            shard.add(label, label.name)
+
+
 @pytest.mark.parametrize("option", [option for option, found in OPTIONS.items() if found])
 def test_no_key_accepts_a_number_that_makes_no_sense(option, default, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path / "data"))
-    for number in range(4 if option == "dataset/image_folder" else 0):
+    for number in range(4 if option in ("dataset/image_folder", "dataset/webdataset") else 0):
         (tmp_path / f"class{number % 2}").mkdir(exist_ok=True)
         Image.new("L", (8, 8), number).save(tmp_path / f"class{number % 2}" / f"{number}.png")
+    if option == "dataset/webdataset":
+        pack(tmp_path)
     before = files(tmp_path)
     group, _, name = option.rpartition("/")
     *parents, place = [*group.split("/"), *([name] if group == "eval" else [])]

@@ -73,6 +73,8 @@ def webdataset(
         DataError: A shard is missing, truncated, or no tar archive; images are damaged; some images have no label.
     """
     check_damaged(damaged)
+    if not cache_gb >= 0:
+        raise DataError(f"dataset.cache_gb={cache_gb}: expected a number of at least 0; 0 copies nothing.")
     decoding = Decoding(size, channels, background=background, max_megapixels=max_megapixels)
     parts = {"train": shards, "validation": validation_shards, "test": test_shards}
     given = {part: _described(names) for part, names in parts.items() if names}

@@ -59,7 +59,8 @@ def of(found: reading.Found, paths: Sequence[Path], metrics: Sequence[str] = (),
         rows.append(Row(setting, members, figures))
     if repeated:
         notes.append(
-            f"{repeated} figures of a setting, seed and column that several runs have count once, from the newest run."
+            "Figures of one setting, seed and column that several runs have count once, from the newest run: "
+            f"{repeated} times."
         )
     rows, told = _with_best(rows, columns)
     number = None if baseline is None else settings.find_baseline(baseline, [row.setting for row in rows])

@@ -48,7 +48,7 @@ _ROOT = {
 
 _FLAGS = """\
 Flags:
-  -m, --multirun    run once for each combination of values: seed=0,1,2
+  -m, --multirun    run once for each combination of values: loss.temperature=0.1,0.2 seed=0,1,2
   --cfg job         show the composed config and stop
   --help GROUP      the options of a group: ssl-train --help loss
   --help GROUP=NAME an option, with each of its keys explained: ssl-train --help loss=hard_negative
@@ -59,11 +59,7 @@ Flags:
 More examples:
   ssl-train                                              {default}
   ssl-train experiment=simclr_mnist optimizer=adam optimizer.lr=3e-4 trainer.max_epochs=2
-  ssl-train experiment=maml_omniglot algorithm.second_order=false
-  ssl-train -m loss.temperature=0.1,0.2 seed=0,1,2       six runs
   ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
-  ssl-train resume=RUN trainer.max_steps=2000            beyond its end, where scheduler=constant or step_decay
-  ssl-train reproduce=outputs/simclr_mnist/RUN           run it again and compare the figures
 
 Runs go to outputs/NAME/RUN (SSL_RUNNER_OUTPUTS=FOLDER: elsewhere). Data is looked for in data/ (SSL_RUNNER_DATA).
 SSL_RUNNER_TRUSTED=PACKAGE,... lets configs name classes of your own packages.

@@ -83,6 +83,9 @@ class Loop:
                 self.tracker.scalars(0, _tagged("train/diagnostics", self.watch()))
             for step in range(start, self.max_steps):
                 self._pass(step, stop)
+            if self.profile is not None:
+                self.profile.advance(self.max_steps)
+                self.profile.end()
             if stop.requested:  # the signal came too late for the last step
                 raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(self.folder)}")
         seconds = self.checkpointing.seconds

@@ -36,7 +36,7 @@ class Profile:
         self.first: int | None = None
         self.inside = ExitStack()
         self.profiler: Any = None
-        self.began = 0.0
+        self.began, self.done = 0.0, False
 
     def advance(self, step: int) -> None:
         """Call before each step; the profile begins and ends here."""
@@ -49,10 +49,17 @@ class Profile:
             self.inside.enter_context(spans.profiled())
             self.began = time.perf_counter()
         if step == self.first + WARM + STEPS:
+            self.done = True
             self._settle()
             seconds = time.perf_counter() - self.began
             self.inside.close()
             self._write(seconds)
+
+    def end(self) -> None:
+        """Call after the last step: a session that was too short for a profile says so."""
+        self.inside.close()
+        if not self.done:
+            self.tell(f"none: it looks at {STEPS} steps after the first {WARM} of a session, which ended before")
 
     def _settle(self) -> None:
         if self.cuda is not None:

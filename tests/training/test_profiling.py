@@ -66,6 +66,16 @@ def test_a_part_has_the_share_of_its_time_and_the_forward_pass_that_without_the_
     assert profile._shares(events, 1.0) == "data 25%, forward 40%, loss 10%"
 
 
+def test_a_session_that_is_too_short_says_so(tmp_path):
+    told: list[str] = []
+    profile = profiling.Profile(tmp_path, SimpleNamespace(device=torch.device("cpu")), told.append)  # type: ignore[arg-type]
+    for step in range(profiling.WARM):
+        profile.advance(step)
+    profile.end()
+    assert len(told) == 1 and told[0].startswith("none: it looks at 10 steps after the first 20")
+    assert not (tmp_path / profiling.FOLDER).exists()
+
+
 def test_without_a_profile_a_span_records_nothing():
     with torch.profiler.profile() as profiler, span("data"):
         torch.ones(2).sum()

@@ -59,7 +59,8 @@ def eight_bits(
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow inverts the inks of every JPEG, as needed for Adobe's programs but not for others
         image = Image.fromarray(255 - np.asarray(image), "CMYK")
-    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    image = image if image.mode == mode else image.convert(mode)  # convert would copy
     if value_range is not None:
         low, high = value_range
         table = [round(min(255.0, max(0.0, (value - low) * 255 / (high - low)))) for value in range(256)]

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_runner.data.augmentation.checks import check_probability, check_range
-from ssl_runner.data.augmentation.transform import Transform, between, change_rows, per_image
+from ssl_runner.data.augmentation.transform import RowTransform, between, per_image
 from ssl_runner.errors import InvalidValue
+
+WIDEST = 5  # sigmas: what lies beyond changes a sum of pixels by less than the last bits of a float
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
@@ -30,10 +32,25 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
         )
     offsets = torch.arange(-reach, reach + 1, device=images.device)
     taps = torch.softmax(-0.5 * (offsets / sigma[:, None]).square(), dim=1)  # (B, kernel_size)
-    padded = F.pad(images, [reach] * 4, mode="reflect")
+    if sigma.is_cuda or reach < 2:
+        return _convolved(images, taps)
+    out = torch.empty_like(images)
+    needed = (sigma * WIDEST).ceil().clamp(1, reach).int()  # on a CPU, half of the taps would do nothing
+    for radius in needed.unique().tolist():
+        rows = (needed == radius).nonzero().squeeze(1)
+        part = images[int(rows) :][:1] if len(rows) == 1 else images.index_select(0, rows)
+        near = taps.index_select(0, rows)[:, reach - radius : reach + radius + 1]
+        out.index_copy_(0, rows, _convolved(part, near))
+    return out
+
+
+def _convolved(images: Tensor, taps: Tensor) -> Tensor:
+    """Images convolved along both axes with their own taps (B, an odd number), and reflected at their borders."""
+    count = taps.shape[1]
+    padded = F.pad(images, [count // 2] * 4, mode="reflect")
     for axis in (2, 3):
         # one term per tap, so images can have any size and weights can differ between images
-        parts = (padded.narrow(axis, i, images.shape[axis]) for i in range(kernel_size))
+        parts = (padded.narrow(axis, i, images.shape[axis]) for i in range(count))
         terms = zip(parts, taps.unbind(1), strict=True)
         part, weight = next(terms)
         total = part * per_image(weight)
@@ -43,7 +60,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     return padded.clamp_(0, 1)
 
 
-class GaussianBlur(Transform):
+class GaussianBlur(RowTransform):
     """Blur of random width (Chen et al. 2020, arXiv:2002.05709, app. A).
 
     Args:
@@ -68,6 +85,5 @@ class GaussianBlur(Transform):
         """Whether to change each image, bool (B,), and sigma in pixels (B,)."""
         return draws[:, 0] < self.probability, between(draws[:, 1], *self.sigma)
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        chosen, sigma = self.parameters(draws, *images.shape[-2:])
-        return change_rows(images, chosen, lambda rows, widths: gaussian_blur(rows, widths, self.kernel_size), sigma)
+    def change(self, images: Tensor, sigma: Tensor) -> Tensor:
+        return gaussian_blur(images, sigma, self.kernel_size)

@@ -62,7 +62,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     # the share of the chroma in each channel, over the sixths of the circle
     shares = (hue - 3).abs_().sub_(1), (hue - 2).abs_().neg_().add_(2), hue.sub_(4).abs_().neg_().add_(2)
     for channel, share in enumerate(shares):
-        out[:, channel] = share.clamp_(0, 1).mul_(chroma).add_(low)
+        torch.add(share.clamp_(0, 1).mul_(chroma), low, out=out[:, channel])
     return out.clamp_(0, 1)
 
 
@@ -74,10 +74,14 @@ def _hexagon(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chroma = (high - low).clamp_(
         min=1e-12
     )  # for gray this is 0 / 1e-12; without chroma the resulting hue has no effect
-    from_green = (blue - red).div_(chroma).add_(2)
-    from_blue = (red - green).div_(chroma).add_(4)
-    hue = torch.where(high == green, from_green, from_blue, out=from_blue)
-    return high, low, torch.where(high == red, (green - blue).div_(chroma), hue, out=hue)
+    # 1.0 where a channel is the largest, of several the first one: floats, since torch compares to bools, and chooses
+    # by them, without vector instructions
+    of_red, of_green = torch.empty_like(high), torch.empty_like(high)
+    torch.eq(high, red, out=of_red)
+    torch.eq(high, green, out=of_green).sub_(of_red).clamp_(min=0)
+    of_blue = (1 - of_red).sub_(of_green)
+    difference = (red - green).mul_(of_blue).addcmul_(blue - red, of_green).addcmul_(green - blue, of_red)
+    return high, low, difference.div_(chroma).add_(of_green, alpha=2).add_(of_blue, alpha=4)
 
 
 def solarize(images: Tensor, threshold: float) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssl_runner.data.augmentation import boxes
 from ssl_runner.data.augmentation.checks import check_probability, check_range
-from ssl_runner.data.augmentation.transform import Transform, change_rows
+from ssl_runner.data.augmentation.transform import RowTransform
 from ssl_runner.errors import InvalidValue
 
 
@@ -19,7 +19,7 @@ def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tens
     return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], value)
 
 
-class RandomErasing(Transform):
+class RandomErasing(RowTransform):
     """Sets a random box to one value (Zhong et al. 2017, arXiv:1708.04896).
 
     Boxes are drawn as in torchvision, except that the ratio is width / height, as for crops, and a box may be as high
@@ -50,6 +50,5 @@ class RandomErasing(Transform):
         box, found = boxes.random_boxes(draws[:, 1:], height, width, self.scale, self.ratio)
         return found & (draws[:, 0] < self.probability), box
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        chosen, box = self.parameters(draws, *images.shape[-2:])
-        return change_rows(images, chosen, lambda rows, part: erase(rows, *part.unbind(1), value=self.value), box)
+    def change(self, images: Tensor, box: Tensor) -> Tensor:
+        return erase(images, *box.unbind(1), value=self.value)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssl_runner.data.augmentation import boxes
 from ssl_runner.data.augmentation.checks import check_probability, check_range
-from ssl_runner.data.augmentation.transform import Transform, change_rows, to_device
+from ssl_runner.data.augmentation.transform import RowTransform, Transform, to_device
 from ssl_runner.errors import InvalidValue
 
 
@@ -153,7 +153,7 @@ class PadCrop(Transform):
         return pad_crop(images, *corner.unbind(1), padding=self.padding)
 
 
-class HorizontalFlip(Transform):
+class HorizontalFlip(RowTransform):
     """Swaps left and right.
 
     Args:
@@ -172,5 +172,5 @@ class HorizontalFlip(Transform):
         """Whether to flip each image, bool (B,)."""
         return draws[:, 0] < self.probability
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        return change_rows(images, self.parameters(draws, *images.shape[-2:]), lambda rows: rows.flip(-1))
+    def change(self, images: Tensor) -> Tensor:
+        return images.flip(-1)

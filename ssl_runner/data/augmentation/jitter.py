@@ -4,11 +4,11 @@ from torch import Tensor, stack
 
 from ssl_runner.data.augmentation import color
 from ssl_runner.data.augmentation.checks import check_amount, check_probability
-from ssl_runner.data.augmentation.transform import Transform, between, change_rows
+from ssl_runner.data.augmentation.transform import RowTransform, between
 from ssl_runner.errors import InvalidValue
 
 
-class ColorJitter(Transform):
+class ColorJitter(RowTransform):
     """Changes brightness, contrast, saturation and hue, each by its own factor (Chen et al. 2020, arXiv:2002.05709,
     app. A).
 
@@ -41,11 +41,7 @@ class ColorJitter(Transform):
         turn = between(draws[:, 4], -self.hue, self.hue)
         return draws[:, 0] < self.probability, stack([*factors, turn], dim=1)
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        chosen, factors = self.parameters(draws, *images.shape[-2:])
-        return change_rows(images, chosen, self._change, factors)
-
-    def _change(self, images: Tensor, factors: Tensor) -> Tensor:
+    def change(self, images: Tensor, factors: Tensor) -> Tensor:
         if self.brightness:
             images = color.adjust_brightness(images, factors[:, 0])
         if self.contrast:
@@ -57,7 +53,7 @@ class ColorJitter(Transform):
         return images
 
 
-class RandomGrayscale(Transform):
+class RandomGrayscale(RowTransform):
     """Removes color and keeps the number of channels.
 
     Args:
@@ -76,11 +72,11 @@ class RandomGrayscale(Transform):
         """Whether to change each image, bool (B,)."""
         return draws[:, 0] < self.probability
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        return change_rows(images, self.parameters(draws, *images.shape[-2:]), color.to_gray)
+    def change(self, images: Tensor) -> Tensor:
+        return color.to_gray(images)
 
 
-class Solarize(Transform):
+class Solarize(RowTransform):
     """Inverts bright values (Grill et al. 2020, arXiv:2006.07733, app. B).
 
     Args:
@@ -103,6 +99,5 @@ class Solarize(Transform):
         """Whether to change each image, bool (B,)."""
         return draws[:, 0] < self.probability
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        chosen = self.parameters(draws, *images.shape[-2:])
-        return change_rows(images, chosen, lambda rows: color.solarize(rows, self.threshold))
+    def change(self, images: Tensor) -> Tensor:
+        return color.solarize(images, self.threshold)

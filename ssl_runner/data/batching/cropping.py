@@ -1,6 +1,7 @@
 """From a step's images and draws to augmented views, whether the images are in memory or in a store."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,7 @@ class Cropping:
     ) -> None:
         self.images = on_device(images, device)
         self.device, self.plan, self.augment = device, plan, augment
+        self._shapes: dict[int, torch.Size] = {}
         self._ahead: dict[tuple[int, int, int], tuple[Plan, Pending]] = {}
 
     def __call__(self, step: int) -> tuple[Tensor, list[Tensor]]:
@@ -70,13 +72,9 @@ class Cropping:
         if not isinstance(self.images, StoredImages):
             return self(step)
         plan = self.plan(step)
-        made, blank = [], torch.zeros(1, *self.images.shape[1:], dtype=torch.uint8)
-        for augmentation, draws in plan.views:
-            one = augmentation(blank, draws[:1])
-            made.append(
-                one.new_empty(len(draws) // len(plan.indices), len(plan.indices), *one.shape[1:], device="meta")
-            )
-        return plan.indices, made
+        return plan.indices, [
+            torch.empty(self._shape(self.images, plan, kind), device="meta") for kind in range(len(plan.views))
+        ]
 
     def _from_store(self, images: StoredImages, step: int) -> tuple[Tensor, list[Tensor]]:
         plan, pending = self._begun(images, step)
@@ -86,17 +84,27 @@ class Cropping:
             self._begun(images, next_step)
         for key in [key for key in self._ahead if not step <= key[0] <= step + steps]:
             self._ahead.pop(key)[1].drop()
-        made = []
-        for (augmentation, draws), part in zip(plan.views, cut, strict=True):
-            n = len(draws) // len(plan.indices)
-            pixels = to_device(part, self.device)
-            if crop_of(augmentation) is None:
-                pixels = pixels.expand(n, *pixels.shape[1:])
-                views = self.augment(augmentation, pixels.flatten(0, 1), draws)
-            else:
-                views = self.augment(augmentation.rest, pixels.flatten(0, 1), draws)
-            made.append(views.unflatten(0, (n, -1)))
-        return plan.indices, made
+        if self.device.type != "cpu":
+            cut = [self._augmented(plan, kind, to_device(part, self.device)) for kind, part in enumerate(cut)]
+        return plan.indices, cut
+
+    def _augmented(self, plan: Plan, kind: int, pixels: Tensor, start: int = 0) -> Tensor:
+        """Views (V, m, C, H, W) of a kind, of cuts (V or 1, m, C, H, W) of the m images from place ``start`` on."""
+        augmentation, draws = plan.views[kind]
+        table = draws.unflatten(0, (-1, len(plan.indices)))[:, start : start + pixels.shape[1]]
+        pixels = pixels.expand(len(table), *pixels.shape[1:]).flatten(0, 1)
+        change = augmentation if crop_of(augmentation) is None else augmentation.rest
+        return self.augment(change, pixels, table.flatten(0, 1)).unflatten(0, (len(table), -1))
+
+    def _shape(self, images: StoredImages, plan: Plan, kind: int) -> tuple[int, ...]:
+        """The shape of a kind's views, found by augmenting a blank image once."""
+        augmentation, draws = plan.views[kind]
+        if kind not in self._shapes:
+            size = getattr(crop_of(augmentation), "size", None) or images.size
+            blank = torch.zeros(1, images.shape[1], size, size, dtype=torch.uint8)
+            change = augmentation if crop_of(augmentation) is None else augmentation.rest
+            self._shapes[kind] = change(blank, draws[:1]).shape[1:]
+        return (len(draws) // len(plan.indices), len(plan.indices), *self._shapes[kind])
 
     def _begun(self, images: StoredImages, step: int) -> tuple[Plan, Pending]:
         key = (step, process_group.rank(), process_group.size())
@@ -104,7 +112,13 @@ class Cropping:
             plan = self.plan(step)
             boxes = [_boxes(images, plan.indices, views) for views in plan.views]
             sizes = [getattr(crop_of(views.augmentation), "size", None) or images.size for views in plan.views]
-            self._ahead[key] = (plan, images.begin(plan.indices, boxes, sizes))
+            finish = made = None
+            if self.device.type == "cpu":
+                # the thread that has decoded an image augments it, too, while it is in the cache. Memory is taken here:
+                # what glibc gives to other threads in large pieces it does not keep (`keep_pages`)
+                finish = partial(self._augmented, plan)
+                made = [torch.empty(self._shape(images, plan, kind)) for kind in range(len(plan.views))]
+            self._ahead[key] = (plan, images.begin(plan.indices, boxes, sizes, finish, made))
         return self._ahead[key]
 
 

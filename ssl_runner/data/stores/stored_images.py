@@ -1,6 +1,6 @@
 """Images of a store that look like the tensor of all of them, and are decoded when they are asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,8 @@ from ssl_runner.data.stores.threads import decoding_threads, pool
 from ssl_runner.images.cutting import Box, Cut, cut, fit
 from ssl_runner.images.decoding import Decoding
 
+Finish = Callable[[int, Tensor, int], Tensor]
+
 ON_A_THREAD = 8  # images at most that a thread decodes before the next thread's turn
 
 
@@ -23,15 +25,22 @@ class Pending:
     """Images that threads are decoding.
 
     Args:
-        made: Filled by the threads, one tensor per kind of cut.
-        futures: One per task of a thread.
+        made: Filled by the threads, one tensor (V, M, ...) per kind of cut.
+        finish: Makes the result of some images from their pixels: `finish(kind, pixels (V', m, C, H, W), start)` gives
+            (V, m, ...), where the images are those from place ``start`` on. None keeps the pixels.
     """
 
-    def __init__(self, made: list[Tensor], futures: Sequence[Future[None]]) -> None:
-        self.made, self.futures = made, futures
+    def __init__(self, made: list[Tensor], finish: Finish | None) -> None:
+        self.made, self.finish = made, finish
+        self.futures: list[Future[None]] = []
+
+    def put(self, kind: int, pixels: Tensor, start: int) -> None:
+        """Take some images of a kind, uint8 (V', m, C, H, W), from place ``start`` on."""
+        part = pixels if self.finish is None else self.finish(kind, pixels, start)
+        self.made[kind][:, start : start + part.shape[1]] = part
 
     def wait(self) -> list[Tensor]:
-        """The images, once all are decoded.
+        """The images by kind, once all are decoded.
 
         Raises:
             DataError: One of them is damaged; the message names it.
@@ -95,11 +104,11 @@ class StoredImages:
 
     def __getitem__(self, places: Tensor | slice | int) -> Tensor:
         if isinstance(places, int):
-            return self._fitted(self.rows[[places]]).wait()[0][0]
+            return self._fitted(self.rows[[places]])[0]
         if isinstance(places, slice):
-            return self._fitted(self.rows[places]).wait()[0]
+            return self._fitted(self.rows[places])
         rows = self.rows[places.cpu().numpy()]
-        return self._fitted(rows.ravel()).wait()[0].unflatten(0, rows.shape)
+        return self._fitted(rows.ravel()).unflatten(0, rows.shape)
 
     def index_select(self, dim: int, places: Tensor) -> Tensor:
         """As torch's, along the first dimension."""
@@ -109,64 +118,79 @@ class StoredImages:
     def split(self, size: int) -> Iterator[Tensor]:
         """The images in batches of a size; the next one is decoded while the last one is used."""
         starts = range(0, len(self), size)
-        ahead = self._fitted(self.rows[:size]) if starts else None
+        ahead = self._fitting(self.rows[:size]) if starts else None
         for start in starts:
             batch = ahead
             more = self.rows[start + size : start + 2 * size]
-            ahead = self._fitted(more) if len(more) else None
+            ahead = self._fitting(more) if len(more) else None
             assert batch is not None
-            yield batch.wait()[0]
+            yield batch.wait()[0][0]
 
     def heights_and_widths(self, places: Tensor) -> Tensor:
         """Of the original, upright images at these places, int64 (M, 2)."""
         records = self.store.index.records[self.rows[places.numpy()]]
         return torch.from_numpy(np.stack([records["height"], records["width"]], axis=1).astype(np.int64))
 
-    def begin(self, places: Tensor, boxes: Sequence[Tensor | None], sizes: Sequence[int]) -> Pending:
+    def begin(
+        self,
+        places: Tensor,
+        boxes: Sequence[Tensor | None],
+        sizes: Sequence[int],
+        finish: Finish | None = None,
+        made: list[Tensor] | None = None,
+    ) -> Pending:
         """Let threads decode images and cut boxes out of them; each image is decoded once.
 
         Args:
-            places: int64 (M,).
+            places: int64 (M,), at least one.
             boxes: For each kind of cut: top, left, height and width, int64 (V, M, 4) for V cuts of each image; or
                 None for the image resized and cut from the middle.
             sizes: Height and width of each kind's cuts; unused without boxes.
+            finish: What the threads make of the pixels, see `Pending`.
+            made: Where they put it; None without ``finish``.
 
         Returns:
-            One tensor per kind, uint8 (V, M, C, size, size); without boxes V is 1.
+            What becomes ``made``, or one tensor per kind, uint8 (V, M, C, size, size), where V is 1 without boxes.
         """
         rows, channels = self.rows[places.numpy()], self.decoding.channels
-        shapes = [
-            (1, len(rows), *self.shape[1:]) if box is None else (len(box), len(rows), channels, size, size)
-            for box, size in zip(boxes, sizes, strict=True)
-        ]
-        made = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
+        if made is None:
+            shapes = [
+                (1, len(rows), *self.shape[1:]) if box is None else (len(box), len(rows), channels, size, size)
+                for box, size in zip(boxes, sizes, strict=True)
+            ]
+            made = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
+        pending = Pending(made, finish)
         lists = [None if box is None else box.tolist() for box in boxes]
         step = max(1, min(ON_A_THREAD, len(rows) // (2 * decoding_threads())))
-        task = partial(self._cut, rows, lists, sizes, made)
-        return Pending(made, [pool().submit(task, start, start + step) for start in range(0, len(rows), step)])
-
-    def _fitted(self, rows: np.ndarray) -> Pending:
-        images = StoredImages(self.store, rows, self.decoding)
-        pending = images.begin(torch.arange(len(rows)), [None], [self.size])
-        pending.made = [pending.made[0][0]]
+        task = partial(self._cut, rows, lists, sizes, pending)
+        pending.futures += [pool().submit(task, start, start + step) for start in range(0, len(rows), step)]
         return pending
 
-    def _cut(self, rows: np.ndarray, boxes: list, sizes: Sequence[int], made: list[Tensor], start: int, end: int):
-        for place in range(start, min(end, len(rows))):
-            row = int(rows[place])
-            data, name = self.store.encoded(row), partial(self.store.name, row)
-            for kind, box in enumerate(boxes):
-                if box is None:
-                    made[kind][0, place] = torch.from_numpy(fit(data, self.decoding, name))
-            wanted = [
-                (kind, view, Cut(Box(*box[view][place]), sizes[kind]))
-                for kind, box in enumerate(boxes)
-                if box is not None
-                for view in range(len(box))
-            ]
-            if wanted:
-                record = self.store.index.records[row]
-                shape = int(record["height"]), int(record["width"])
-                parts = cut(data, shape, [one for _, _, one in wanted], self.decoding, name)
-                for (kind, view, _), part in zip(wanted, parts, strict=True):
-                    made[kind][view, place] = part
+    def _fitted(self, rows: np.ndarray) -> Tensor:
+        """Images resized and cut from the middle, uint8 (M, C, H, W)."""
+        return self._fitting(rows).wait()[0][0] if len(rows) else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
+
+    def _fitting(self, rows: np.ndarray) -> Pending:
+        images = StoredImages(self.store, rows, self.decoding)
+        return images.begin(torch.arange(len(rows)), [None], [self.size])
+
+    def _cut(self, rows: np.ndarray, boxes: list, sizes: Sequence[int], pending: Pending, start: int, end: int) -> None:
+        cuts = [self._cuts_of(rows, boxes, sizes, place) for place in range(start, min(end, len(rows)))]
+        for kind in range(len(boxes)):
+            pending.put(kind, torch.stack([cut[kind] for cut in cuts], dim=1), start)
+
+    def _cuts_of(self, rows: np.ndarray, boxes: list, sizes: Sequence[int], place: int) -> list[Tensor]:
+        """The cuts of an image by kind, uint8 (V, C, size, size)."""
+        row = int(rows[place])
+        data, name = self.store.encoded(row), partial(self.store.name, row)
+        wanted = [
+            Cut(Box(*view[place]), size)
+            for box, size in zip(boxes, sizes, strict=True)
+            for view in (() if box is None else box)
+        ]
+        record = self.store.index.records[row]
+        shape = int(record["height"]), int(record["width"])
+        parts = iter(cut(data, shape, wanted, self.decoding, name) if wanted else ())
+        if None in boxes:
+            middle = torch.from_numpy(fit(data, self.decoding, name))[None]
+        return [middle if box is None else torch.stack([next(parts) for _ in box]) for box in boxes]

@@ -3,6 +3,9 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import threadpoolctl
+import torch
+
 MOST = 32
 
 _pool: ThreadPoolExecutor | None = None
@@ -18,8 +21,14 @@ def pool() -> ThreadPoolExecutor:
     """The pool that all stores share. Pillow and torch release the interpreter's lock while they decode and resize."""
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decoding")
+        _pool = ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decoding", initializer=_alone)
     return _pool
+
+
+def _alone() -> None:
+    """Let torch use one core in this thread: the others are busy with their own images."""
+    torch.get_num_threads()  # sets what a new thread begins with, which the next line then changes
+    threadpoolctl.threadpool_limits(1, user_api="openmp")
 
 
 def _forget() -> None:

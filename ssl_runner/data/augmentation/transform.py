@@ -13,6 +13,7 @@ from ssl_runner.errors import InvalidValue
 # at once.
 CACHED = 5 * 2**20
 FEW = 64
+LARGE = 2**15  # numbers in an image that is copied by itself
 
 
 class Transform(ABC):
@@ -170,7 +171,13 @@ def change_rows(
         return changed.contiguous() if overwrite else changed  # an expanded one cannot be written to
     rows = to_device(rows, images.device)
     changed = change(images.index_select(0, rows), *(parameter.index_select(0, rows) for parameter in moved))
-    return images.index_copy_(0, rows, changed) if overwrite else images.index_copy(0, rows, changed)
+    if not overwrite:
+        return images.index_copy(0, rows, changed)
+    if images[0].numel() < LARGE:
+        return images.index_copy_(0, rows, changed)
+    for row, part in zip(rows.tolist(), changed, strict=True):  # a fifth of the time of index_copy_
+        images[row].copy_(part)
+    return images
 
 
 def _unknown(chosen: Tensor) -> bool:

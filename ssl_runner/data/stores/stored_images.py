@@ -18,7 +18,7 @@ from ssl_runner.images.decoding import Decoding
 
 Finish = Callable[[int, Tensor, int], Tensor]
 
-ON_A_THREAD = 8  # images at most that a thread decodes before the next thread's turn
+ON_A_THREAD = 4  # images at most that a thread decodes before the next thread's turn; two views fit into its cache
 
 
 class Pending:

@@ -10,6 +10,7 @@ _DATA = "ssl_runner.data"
 TARGETS = {
     "ssl_runner.algorithms.context.Context": "ssl_runner.algorithms.in_context_transformer.InContextTransformer",
     "ssl_runner.algorithms.predictive.Predictive": "ssl_runner.algorithms.stop_gradient.StopGradient",
+    "ssl_runner.models.timm_encoder.ViT": "ssl_runner.models.vit.ViT",
     "ssl_runner.trainer.Trainer": "ssl_runner.training.trainer.Trainer",
     f"{_DATA}.augmentation.ColourJitter": f"{_DATA}.augmentation.ColorJitter",
     f"{_DATA}.batching.EpisodeBatching": f"{_DATA}.episodes.episode_batching.EpisodeBatching",

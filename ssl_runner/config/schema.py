@@ -20,6 +20,7 @@ ROOT_KEYS: Mapping[str, Any] = {
     "dataset": Node,
     "augmentation": Node,
     "batching": Node,
+    "masking": Node | None,
     "optimizer": Factory,
     "scheduler": Node,
     "eval.*": Node | None,

@@ -7,6 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ssl_runner.data.masking.masking import Masks
+
 
 @dataclass(frozen=True)
 class Views:
@@ -16,11 +18,13 @@ class Views:
         crops: One float tensor (V, B, C, H, W) in [0, 1] per resolution, global views first.
         labels: int64 (B,), or None.
         indices: int64 (B,), the images' indices in the dataset.
+        masks: What is hidden of the global views, ``crops[0]``, or None.
     """
 
     crops: tuple[Tensor, ...]
     labels: Tensor | None
     indices: Tensor
+    masks: Masks | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -30,20 +34,25 @@ class Views:
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the batch; in batches with equal fields always in the same order."""
-        return [*self.crops, *([] if self.labels is None else [self.labels]), self.indices]
+        masks = [] if self.masks is None else self.masks.tensors()
+        return [*self.crops, *([] if self.labels is None else [self.labels]), self.indices, *masks]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The batch with every tensor changed."""
         labels = None if self.labels is None else change(self.labels)
-        return replace(self, crops=tuple(map(change, self.crops)), labels=labels, indices=change(self.indices))
+        masks = None if self.masks is None else self.masks.each(change)
+        return replace(
+            self, crops=tuple(map(change, self.crops)), labels=labels, indices=change(self.indices), masks=masks
+        )
 
     def chunk(self, n: int) -> list[Self]:
         """At most n batches of B / n images each; all views of an image stay together."""
         labels = [None] * n if self.labels is None else self.labels.chunk(n)
         crops = zip(*(crop.chunk(n, dim=1) for crop in self.crops), strict=True)
+        masks = [None] * n if self.masks is None else self.masks.chunk(n)
         # torch's chunk may return fewer pieces than n, and then there are more Nones than needed
-        parts = zip(crops, labels, self.indices.chunk(n), strict=False)
-        return [replace(self, crops=crop, labels=label, indices=index) for crop, label, index in parts]
+        parts = zip(crops, labels, self.indices.chunk(n), masks, strict=False)
+        return [replace(self, crops=a, labels=b, indices=c, masks=d) for a, b, c, d in parts]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 from ssl_runner.export.programs import about
 from ssl_runner.export.source import Trained
 from ssl_runner.models.resnet import ResNet
-from ssl_runner.models.timm_encoder import Timm, ViT
+from ssl_runner.models.timm_encoder import Timm
+from ssl_runner.models.vit import ViT
 
 # parts of `ResNet.body`, by their position
 _PARTS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}

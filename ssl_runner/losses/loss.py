@@ -1,6 +1,7 @@
 """The interface of a loss, and the embeddings that it sees."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,6 +12,31 @@ from ssl_runner.losses.negatives import Negatives
 from ssl_runner.runtime import collectives, process_group
 from ssl_runner.runtime.spans import span
 from ssl_runner.runtime.step_context import StepContext
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Predicted patches of R masks, P of each. They are this process's own.
+
+    Attributes:
+        predicted: (R, P, D).
+        target: (R, P, D) without gradient.
+        weights: (R, P), of each patch in the mean of its mask; their sum is 1, or 0 for a mask that hides nothing.
+    """
+
+    predicted: Tensor
+    target: Tensor
+    weights: Tensor
+
+    def mean(self, told: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The mean over masks, in which one that hides nothing counts 0.
+
+        Args:
+            told: From predicted and target, in at least float32, to the loss of each patch (R, P).
+        """
+        precision = torch.promote_types(self.predicted.dtype, torch.float32)
+        found = told(self.predicted.to(precision), self.target.detach().to(precision))
+        return (found * self.weights).sum() / len(self.weights)
 
 
 @dataclass(frozen=True)
@@ -25,6 +51,7 @@ class Embeddings:
         labels: int64 (B,), or None.
         memory_bank_labels: int64 (M,), or None.
         global_views: How many of the V views, counted from the first, are global ones; None if all are.
+        patches: Predicted patches, or None.
     """
 
     online: Tensor
@@ -33,16 +60,18 @@ class Embeddings:
     labels: Tensor | None = None
     memory_bank_labels: Tensor | None = None
     global_views: int | None = None
+    patches: Patches | None = None
 
 
 class Loss(nn.Module):
     """A callable from embeddings to a scalar and metrics. It knows nothing of encoders, devices or processes.
 
-    ``needs`` names the fields of `Embeddings` that it requires: ``labels``, ``target``, ``memory_bank``, and
-    ``prototypes`` if ``online`` must contain scores against them. ``uses`` names the fields that it uses if they are
-    present. The wiring rejects a combination that does not fill a needed field, or that fills a field that the loss
-    would ignore. ``views`` is the smallest number of views it compares, and ``most_views`` the largest, if there is a
-    limit. ``of_logits`` means that it takes class scores instead of embeddings.
+    ``needs`` names the fields of `Embeddings` that it requires: ``labels``, ``target``, ``memory_bank``, ``patches``,
+    ``patch_scores`` if those must be scores of prototypes, and ``prototypes`` if ``online`` must contain scores against
+    them. ``uses`` names the fields that it uses if they are present. The wiring rejects a combination that does not
+    fill a needed field, or that fills a field that the loss would ignore. ``views`` is the smallest number of views it
+    compares, and ``most_views`` the largest, if there is a limit. ``of_logits`` means that it takes class scores
+    instead of embeddings.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -77,7 +106,7 @@ class Loss(nn.Module):
 
 
 def gathered(embeddings: Embeddings) -> Embeddings:
-    """The embeddings of all processes. The memory bank is the same on each of them."""
+    """The embeddings of all processes. The memory bank is the same on each of them; patches stay each one's own."""
     if process_group.size() == 1:
         return embeddings
     target, labels = embeddings.target, embeddings.labels

@@ -9,7 +9,7 @@ from ssl_runner.errors import InvalidValue
 
 
 @torch.no_grad()
-def sinkhorn(exponents: Tensor, iterations: int) -> Tensor:
+def sinkhorn(exponents: Tensor, iterations: int, counted: Tensor | None = None) -> Tensor:
     """Log of the assignment of n rows to m columns in which all columns get nearly the same total.
 
     Each iteration gives every column the same total and then every row a total of 1 (Cuturi 2013, arXiv:1306.0895; as
@@ -18,13 +18,20 @@ def sinkhorn(exponents: Tensor, iterations: int) -> Tensor:
     Args:
         exponents: Similarities divided by a temperature (..., n, m), batched over the leading dimensions.
         iterations: At least 1.
+        counted: bool (n,), rows that take part; the others get their own softmax under the same column factors. None
+            for all.
 
     Returns:
         (..., n, m), whose exp sums to 1 in each row.
     """
     rows, columns = exponents.shape[-2:]
     for _ in range(iterations):
-        exponents = exponents - exponents.logsumexp(dim=-2, keepdim=True) + math.log(rows / columns)
+        if counted is None:
+            exponents = exponents - exponents.logsumexp(dim=-2, keepdim=True) + math.log(rows / columns)
+        else:
+            own = exponents.masked_fill(~counted[:, None], -torch.inf).logsumexp(dim=-2, keepdim=True)
+            share = (counted.sum().clamp_min(1) / columns).log()
+            exponents = exponents - own.clamp_min(torch.finfo(exponents.dtype).min) + share
         exponents = exponents - exponents.logsumexp(dim=-1, keepdim=True)
     return exponents
 

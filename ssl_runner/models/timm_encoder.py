@@ -1,6 +1,6 @@
 """timm's encoders, for images of any size and number of channels."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,31 +57,6 @@ class Timm(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, out_features) of normalised images (B, C, H, W)."""
         return self.body(images)
-
-
-class ViT(Timm):
-    """Vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) in DeiT's sizes. The class token is the feature.
-
-    Args:
-        in_channels: 1 or 3.
-        image_size: Height and width in pixels, a multiple of ``patch_size``.
-        size: ``tiny`` (192 wide, 3 heads) or ``small`` (384 wide, 6 heads), both with 12 blocks.
-        patch_size: Height and width of a patch, for example 4 for images of 32 pixels.
-
-    Raises:
-        ValueError: The image size is not a multiple of the patch size.
-    """
-
-    def __init__(self, in_channels: int, image_size: int, size: Literal["tiny", "small"], patch_size: int) -> None:
-        if patch_size < 1 or image_size % patch_size:
-            fitting = [side for side in range(2, image_size) if image_size % side == 0]
-            raise InvalidValue(
-                f"patch_size={patch_size} does not divide images of {image_size} pixels; "
-                f"give one of {', '.join(map(str, fitting))}"
-            )
-        # local crops differ in size from global ones, so position embeddings are interpolated
-        arguments = {"img_size": image_size, "patch_size": patch_size, "dynamic_img_size": True}
-        super().__init__(in_channels, image_size, f"vit_{size}_patch16_224", pretrained=False, arguments=arguments)
 
 
 def _create(name: str, pretrained: bool, in_channels: int, image_size: int, arguments: dict[str, Any]) -> nn.Module:

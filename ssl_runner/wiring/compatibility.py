@@ -6,12 +6,14 @@ from typing import Any
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.algorithms.masked import Masked
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
+from ssl_runner.data.masking import Masking
 from ssl_runner.errors import ConfigError, NotDownloaded, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
@@ -23,12 +25,16 @@ PROVIDERS = {
     "target": "algorithm=momentum or stop_gradient",
     "memory_bank": "algorithm.queue_size=4096 (of momentum or stop_gradient)",
     "prototypes": "algorithm=prototypes",
+    "patches": "algorithm=masked",
+    "patch_scores": "algorithm/target=prototypes algorithm.predictor=null",
 }
 # which options use a field that an algorithm provides
 READERS = {
     "target": "loss=info_nce, negative_cosine or dino, or algorithm=contrastive",
     "memory_bank": "algorithm.queue_size=0",
     "prototypes": "loss=swav, or algorithm=contrastive",
+    "patches": "loss=mse, smooth_l1 or patch_cross_entropy",
+    "patch_scores": "loss=patch_cross_entropy",
 }
 REFUSED: Any = object()  # stands for an object that could not be built
 
@@ -70,6 +76,32 @@ def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> 
         return
     if splits.train.labels is None:
         raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
+
+
+def mask(batching: Batching, masking: Masking | None, algorithm: Algorithm) -> None:
+    """Let the batching hide patches for an algorithm that predicts them.
+
+    Raises:
+        ConfigError: Masking, batching and algorithm do not fit.
+    """
+    if not isinstance(algorithm, Masked):
+        if masking is not None:
+            raise ConfigError(
+                [f"masking hides patches, but {type(algorithm).__name__} predicts none; set masking=none"]
+            )
+        return
+    if masking is None:
+        if algorithm.image_loss is None:
+            raise ConfigError(["masking=none leaves nothing to predict; choose masking=random, block or multi_block"])
+        return
+    masking.check(algorithm.encoder.grid)
+    if algorithm.image_loss is not None and masking.masks > 1:
+        remedy = "set masking.masks=1 or algorithm.image_loss=null"
+        raise ConfigError([f"masking.masks={masking.masks}, but a loss between views takes one mask of each; {remedy}"])
+    batching.masking, batching.grid = masking, algorithm.encoder.grid
+    if algorithm.hidden == "dropped" and not masking.constant(algorithm.encoder.grid):
+        remedy = "give masking.share=[0.4,0.4] and masking.probability=1, or set algorithm.hidden=replaced"
+        raise ConfigError([f"hidden=dropped needs as many visible patches in every image; {remedy}"])
 
 
 def refuse_head(algorithm: type[Algorithm], network: Network, batching: Batching) -> None:

@@ -12,6 +12,7 @@ from ssl_runner.config.schema import Config
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
+from ssl_runner.data.masking import Masking
 from ssl_runner.errors import NotDownloaded
 from ssl_runner.evaluation.evaluator import Evaluator
 from ssl_runner.losses.loss import Loss
@@ -30,6 +31,7 @@ from ssl_runner.wiring.compatibility import (
     Attempts,
     check_evaluators,
     check_selection,
+    mask,
     refuse_baselines,
     refuse_head,
     refuse_misfits,
@@ -66,6 +68,7 @@ class Parts:
     trainer: Any = REFUSED
     augmentation: Any = REFUSED
     batching: Any = REFUSED
+    masking: Any = None
     loss: Any = REFUSED
     schedule: Any = REFUSED
     evaluators: dict[str, Any] = field(default_factory=dict)
@@ -112,6 +115,7 @@ def _settings(config: Config, attempt: Attempts) -> Parts:
     parts.trainer = attempt(make, config["trainer"], "trainer", Trainer)
     parts.augmentation = attempt(make, config["augmentation"], "augmentation", Augmentation)
     parts.batching = attempt(make, config["batching"], "batching", Batching, augmentation=parts.augmentation)
+    parts.masking = attempt(make, config["masking"], "masking", Masking)
     parts.loss = attempt(make, config["loss"], "loss", Loss)
     parts.schedule = attempt(make, config["scheduler"], "scheduler", Schedule)
     for name, node in config["eval"].items():
@@ -144,6 +148,7 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
     if REFUSED not in (parts.fit, given):
         with weights.drawn():
             parts.algorithm = attempt(components.part, config["algorithm"], "algorithm", Algorithm, **given)
+    attempt(mask, parts.batching, parts.masking, parts.algorithm)
     attempt(place, parts.algorithm, parts.trainer)
     judged = None if parts.algorithm is REFUSED else parts.algorithm
     attempt(check_evaluators, parts.evaluators, judged, parts.splits, parts.device)

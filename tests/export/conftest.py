@@ -20,7 +20,7 @@ from ssl_runner.models.saving import FILE, bare_encoder, save_encoder
 
 MODELS = "ssl_runner.models"
 RESNET = {"_target_": f"{MODELS}.resnet.ResNet", "_partial_": True, "depth": 18}
-VIT = {"_target_": f"{MODELS}.timm_encoder.ViT", "_partial_": True, "size": "tiny", "patch_size": 8}
+VIT = {"_target_": f"{MODELS}.vit.ViT", "_partial_": True, "size": "tiny", "patch_size": 8}
 TIMM: dict[str, Any] = {
     "_target_": f"{MODELS}.timm_encoder.Timm",
     "_partial_": True,

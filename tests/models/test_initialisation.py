@@ -9,7 +9,8 @@ from torch import nn
 from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
-from ssl_runner.models.timm_encoder import Timm, ViT
+from ssl_runner.models.timm_encoder import Timm
+from ssl_runner.models.vit import ViT
 
 STATE_OF_BATCH_NORM = {"running_mean": 0.0, "running_var": 1.0, "weight": 1.0, "bias": 0.0}
 

@@ -9,7 +9,8 @@ import torch
 
 from ssl_runner.config.building import build
 from ssl_runner.errors import ConfigError
-from ssl_runner.models.timm_encoder import Timm, ViT
+from ssl_runner.models.timm_encoder import Timm
+from ssl_runner.models.vit import ViT
 
 # The smallest member of each of timm's families, by number of weights.
 SMALL = """

@@ -3,6 +3,7 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset, Images
+from ssl_runner.data.masking.masking import Masking
 from ssl_runner.data.stores.stored_images import StoredImages
+from ssl_runner.models.patches import Grid
 from ssl_runner.runtime import process_group, randomness
 
 Change = Callable[[Tensor, Tensor], Tensor]  # from images and draws to images: an `Augmentation`, or a part of one
@@ -28,6 +31,8 @@ class Batching(ABC):
         n_outputs: Width of a classification head for these batches, None without classes.
         n_views: Views of an image in a batch.
         most_ways: The largest number of classes in a task, None without tasks.
+        masking: What hides patches of the global views, or None.
+        grid: Patches of an image, if there is masking.
     """
 
     batch_type: ClassVar[type[Views] | type[Episodes]]
@@ -37,6 +42,8 @@ class Batching(ABC):
     n_outputs: int | None = None
     n_views: int = 1
     most_ways: int | None = None
+    masking: Masking | None = None
+    grid: Grid | None = None
     _compiled: Callable[[Change], Change] | None = None
 
     @abstractmethod
@@ -58,6 +65,18 @@ class Batching(ABC):
     def compile(self, compiler: Callable[[Change], Change]) -> None:
         """Let a compiler make the function of each augmentation, once."""
         self._compiled = functools.cache(compiler)
+
+    def masked(self, views: Views, seed: int, step: int, images: int, device: torch.device) -> Views:
+        """The views with their masks, if there is masking.
+
+        Args:
+            images: Images in the batch of all processes.
+        """
+        if self.masking is None:
+            return views
+        assert self.grid is not None
+        masks = self.masking(seed, step, len(views.crops[0]), images, self.grid, device)
+        return replace(views, masks=masks)
 
     def augment(self, augmentation: Change, images: Tensor, draws: Tensor) -> Tensor:
         """Augmented images, float (M, C, H', W'); on a GPU their draws (M, columns) go there in one copy."""

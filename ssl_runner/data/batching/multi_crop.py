@@ -55,10 +55,10 @@ class MultiCropBatching(Batching):
         self.cropping = Cropping(self.whole.cropping.images, device, self.plan, self.augment)
 
     def batch(self, step: int) -> Views:
-        return self._of(*self.cropping(step))
+        return self._masked(self._of(*self.cropping(step)), step)
 
     def largest(self) -> Views:
-        return self._of(*self.cropping.shapes(0))
+        return self._masked(self._of(*self.cropping.shapes(0)), 0)
 
     def plan(self, step: int) -> Plan:
         """The plan of the global views, and that of the local ones."""
@@ -66,6 +66,9 @@ class MultiCropBatching(Batching):
         columns = self.local_augmentation.columns
         draws = own_draws(self.seed, "local", step, self.local_views, self.whole.batch_size, columns)
         return Plan(indices, [*views, ViewsOf(self.local_augmentation, draws)])
+
+    def _masked(self, views: Views, step: int) -> Views:
+        return self.masked(views, self.seed, step, self.whole.batch_size, self.whole.device)
 
     def _of(self, indices: Tensor, views: list[Tensor]) -> Views:
         batch = self.whole.of(indices, views[:-1])

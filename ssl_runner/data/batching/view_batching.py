@@ -56,10 +56,10 @@ class ViewBatching(Batching):
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, step: int) -> Views:
-        return self.of(*self.cropping(step))
+        return self._masked(self.of(*self.cropping(step)), step)
 
     def largest(self) -> Views:
-        return self.of(*self.cropping.shapes(0))
+        return self._masked(self.of(*self.cropping.shapes(0)), 0)
 
     def plan(self, step: int) -> Plan:
         """This process's images of a step, and the views to be made of them."""
@@ -80,6 +80,9 @@ class ViewBatching(Batching):
             self._epoch, self._order = epoch, torch.from_numpy(order)
         indices = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         return indices[process_group.rows(self.batch_size, "batching.batch_size")]
+
+    def _masked(self, views: Views, step: int) -> Views:
+        return self.masked(views, self.seed, step, self.batch_size, self.device)
 
     def of(self, indices: Tensor, views: list[Tensor]) -> Views:
         """The batch of these images and their views, each (V, M, C, H, W)."""

@@ -1,0 +1,244 @@
+"""A student that predicts what is hidden from it: MAE, SimMIM, I-JEPA, data2vec, iBOT, DINOv2 and what lies between."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.algorithms.patch_targets import PatchTarget, Whole
+from ssl_runner.algorithms.views import embed_views
+from ssl_runner.data.batches import Views
+from ssl_runner.data.masking.masking import Masks
+from ssl_runner.errors import InvalidValue
+from ssl_runner.losses.loss import Embeddings, Loss, Patches, gathered
+from ssl_runner.models.network import Encoder, Network
+from ssl_runner.models.patches import take
+from ssl_runner.models.predictors import Predictor
+from ssl_runner.models.vit import Tokens, ViT, vit_of
+from ssl_runner.optim.schedules import half_cosine
+from ssl_runner.runtime.step_context import StepContext
+
+PredictorFactory = Callable[[int, int, Any], Predictor]
+
+
+class Masked(Algorithm):
+    """Masked prediction, the arrangement of several methods: what is hidden (`masking`), what is predicted (`target`),
+    by what (`predictor`) and how it is told (`loss`) are chosen one by one.
+
+    - MAE (He et al. 2021, arXiv:2111.06377): random masks, dropped; normalised pixels; a transformer; MSE.
+    - SimMIM (Xie et al. 2021, arXiv:2111.09886): random squares, replaced; pixels; a linear layer; absolute difference.
+    - I-JEPA (Assran et al. 2023, arXiv:2301.08243): multi-block masks, dropped; the teacher's patches; a narrow
+      transformer; smooth L1.
+    - data2vec (Baevski et al. 2022, arXiv:2202.03555; 2.0: arXiv:2212.07525): block masks; the mean of the teacher's
+      blocks.
+    - iBOT (Zhou et al. 2021, arXiv:2111.07832) and DINOv2 (Oquab et al. 2023, arXiv:2304.07193): block masks, replaced;
+      prototypes; no predictor but the head; cross-entropy; with DINO's loss between views.
+
+    The teacher, if the target or a loss between views needs one, sees the global views with nothing hidden. It is the
+    moving average of the student's encoder and head.
+
+    Args:
+        target: What is predicted.
+        predictor: Predicts it from the student's tokens; null where the head gives the scores of prototypes.
+        hidden: ``dropped`` patches are not computed at all; ``replaced`` ones by a learned token.
+        image_loss: A loss between the head's outputs for the class tokens of all views, such as DINO's, or null. Local
+            views are not masked.
+        image_weight: Its factor, at least 0.
+        feature_loss: A loss of the class tokens of the global views before the head, such as KoLeo's, or null.
+        feature_weight: Its factor, at least 0.
+        momentum: The teacher's momentum at the first step, in [0, 1].
+        final_momentum: At the last step; a half cosine in between. I-JEPA and data2vec raise it in a straight line.
+        freeze_share: Share of the run, from its start, during which the head's prototypes keep their initial values.
+        product: ``student`` or ``teacher``: whose encoder is exported and evaluated.
+    """
+
+    batch_type = Views
+    supports_accumulation = False
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        target: PatchTarget,
+        predictor: PredictorFactory | None,
+        hidden: Literal["dropped", "replaced"],
+        image_loss: Loss | None,
+        image_weight: float,
+        feature_loss: Loss | None,
+        feature_weight: float,
+        momentum: float,
+        final_momentum: float,
+        freeze_share: float,
+        product: Literal["student", "teacher"],
+    ) -> None:
+        super().__init__(network)
+        encoder = self.encoder
+        if hidden not in ("dropped", "replaced") or product not in ("student", "teacher"):
+            raise InvalidValue(f"hidden={hidden!r}, product={product!r}; give dropped or replaced, student or teacher")
+        if not 0 <= momentum <= final_momentum <= 1:
+            raise InvalidValue(
+                f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one at least "
+                "as large"
+            )
+        if min(image_weight, feature_weight) < 0:
+            raise InvalidValue(f"image_weight={image_weight}, feature_weight={feature_weight}; give at least 0")
+        if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
+            raise InvalidValue(
+                f"freeze_share={freeze_share}; give a share of the run in [0, 1), or 0 for a head without prototypes "
+                "(model/head=dino has some)"
+            )
+        self.loss, self.target, self.hidden = loss, target, hidden
+        self.image_loss, self.image_weight = image_loss, image_weight
+        self.feature_loss, self.feature_weight = feature_loss, feature_weight
+        width = target.width(network, encoder, network.encoder.input_shape[0])
+        self.predictor = None if predictor is None else predictor(encoder.width, width, encoder.grid)
+        self._refuse_predictor(width)
+        self.mask_token = nn.Parameter(torch.empty(encoder.width).normal_(std=0.02)) if hidden == "replaced" else None
+        needed = target.needs_teacher or (image_loss is not None and "target" in image_loss.needs)
+        self.teacher = copy.deepcopy(network).requires_grad_(False) if needed else None
+        self.momentum, self.final_momentum = momentum, final_momentum
+        self.freeze_share, self.product = freeze_share, product
+
+    @classmethod
+    def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        scores = str(arguments["target"].get("_target_", "")).endswith(".Prototypes")
+        return frozenset({"patches", "patch_scores"} if scores else {"patches"})
+
+    @property
+    def encoder(self) -> ViT:
+        """The student's transformer."""
+        return vit_of(self.network.encoder.backbone)
+
+    def training_step(self, batch: Views, context: StepContext) -> Step:
+        masks, views = batch.masks, batch.crops[0]
+        if self.freeze_share:
+            # without a gradient the optimizer does not change them, not even by weight decay
+            self.network.head.prototypes.requires_grad_(context.reached(self.freeze_share))
+        images = self.network.encoder.prepare(views.flatten(0, 1))  # (V * B, C, H, W)
+        with torch.no_grad():
+            whole = Whole(images, self._teacher_tokens(images), self.teacher)
+        student = self._student(images.unflatten(0, views.shape[:2]), masks)
+        loss, metrics, carry = images.new_zeros(()), {}, {}
+        if masks is not None:
+            patches = self._patches(student, whole, masks)
+            loss, metrics = self.loss(Embeddings(student.prefix[None, :, 0], patches=patches), context)
+            metrics = metrics | {"patch_loss": loss.detach()}
+            carry = self._scores(patches, masks)
+        if self.image_loss is not None:
+            image, told, target = self._between_views(student, whole, batch, context)
+            loss = loss + self.image_weight * image
+            metrics |= {"image_loss": image.detach()} | {f"image/{name}": value for name, value in told.items()}
+            carry |= {} if target is None else {"target": target.transpose(0, 1)}
+        if self.feature_loss is not None:
+            cls = student.prefix[:, 0].unflatten(0, (len(views), -1, views.shape[1]))[:, 0]
+            spread, told = self.feature_loss(gathered(Embeddings(cls)), context)
+            loss = loss + self.feature_weight * spread
+            metrics |= {"feature_loss": spread.detach()} | {f"feature/{name}": value for name, value in told.items()}
+        return Step(loss, metrics, carry)
+
+    @torch.no_grad()
+    def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
+        if self.teacher is not None:
+            weight = 1 - half_cosine(self.momentum, self.final_momentum, context.progress)
+            for mean, value in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(value, weight)
+        if "total" in carry:
+            mean = carry["total"].sum(dim=0) / carry["count"].sum().clamp_min(1)
+            self.loss.after_step(context, mean[None, None])
+        if "target" in carry and self.image_loss is not None:
+            self.image_loss.after_step(context, carry["target"].transpose(0, 1))
+
+    def eval_encoder(self) -> Encoder:
+        return self._product().encoder
+
+    def embedding(self, images: Tensor) -> Tensor:
+        return self._product()(images)
+
+    def _pooled(self, tokens: Tokens) -> Tensor:
+        """What the encoder makes of an image's tokens."""
+        return self.encoder.pooled(torch.cat([tokens.prefix, tokens.patches], dim=1))
+
+    def _refuse_predictor(self, width: int) -> None:
+        """Raises ValueError for a predictor that cannot predict the target."""
+        if self.predictor is None and not self.target.of_prototypes:
+            raise InvalidValue(
+                f"predictor=null, but the head gives no {type(self.target).__name__} of a patch; choose "
+                "algorithm/predictor=transformer or linear"
+            )
+        if self.predictor is not None and self.target.of_prototypes:
+            raise InvalidValue("the head gives the scores of prototypes; set algorithm.predictor=null")
+        if self.predictor is None and self.encoder.out_features != self.encoder.width:
+            raise InvalidValue(
+                f"the head reads an image's features ({self.encoder.out_features}) and a patch's "
+                f"({self.encoder.width}); set model.encoder.features=cls or mean, and layers=1"
+            )
+        reads = self.predictor is None or self.predictor.reads_hidden
+        if reads and self.hidden == "dropped":
+            reader = "the head" if self.predictor is None else type(self.predictor).__name__
+            raise InvalidValue(
+                f"hidden=dropped, but {reader} reads the tokens at hidden places, which are not computed then; set "
+                "algorithm.hidden=replaced, or choose algorithm/predictor=transformer"
+            )
+
+    def _product(self) -> Network:
+        return self.teacher if self.product == "teacher" and self.teacher is not None else self.network
+
+    def _student(self, images: Tensor, masks: Masks | None) -> Tokens:
+        """Tokens of images (V, B, C, H, W), one row for each of (V, M, B) masks, or for each image without masks."""
+        if masks is None:
+            return self.encoder.tokens(images.flatten(0, 1))
+        repeated = images[:, None].expand(-1, masks.hidden.shape[1], *images.shape[1:]).flatten(0, 2)
+        if self.hidden == "replaced":
+            return self.encoder.tokens(repeated, hidden=masks.hidden.flatten(0, 2), mask_token=self.mask_token)
+        assert masks.visible is not None
+        return self.encoder.tokens(repeated, visible=masks.visible.flatten(0, 2))
+
+    def _teacher_tokens(self, images: Tensor) -> Tokens | None:
+        if self.teacher is None:
+            return None
+        return vit_of(self.teacher.encoder.backbone).tokens(images, layers=self.target.layers)
+
+    def _patches(self, student: Tokens, whole: Whole, masks: Masks) -> Patches:
+        """Predictions and targets, one row for each of (V, M, B) masks."""
+        n_masks, groups = masks.targets.shape[1], masks.targets.flatten(0, 2)  # (V * M * B, Q, P)
+        visible = masks.visible.flatten(0, 2) if self.hidden == "dropped" and masks.visible is not None else None
+        if self.predictor is None:
+            read = take(student.patches, groups.flatten(1))
+            predicted = self.network.head(read.flatten(0, 1)).unflatten(0, read.shape[:2])
+        else:
+            predicted = self.predictor(student, visible, groups).flatten(1, 2)
+        with torch.no_grad():  # (V, M, B, Q * P) -> (V * B, M * Q * P): the teacher sees an image once for all masks
+            places = masks.targets.flatten(3).transpose(1, 2).flatten(0, 1).flatten(1)
+            target = self.target(whole, places, self.encoder)
+            split = target.unflatten(1, (n_masks, -1)).unflatten(0, (len(masks.targets), -1))
+            target = split.transpose(1, 2).flatten(0, 2)
+        return Patches(predicted, target, masks.weights.flatten(0, 2).flatten(1))
+
+    def _scores(self, patches: Patches, masks: Masks) -> dict[str, Tensor]:
+        """What `after_step` needs for a center of patches: sums (B, K) and counts (B, 1) of each image's targets."""
+        if not self.target.of_prototypes:
+            return {}
+        counted = (patches.weights > 0).to(patches.target.dtype)
+        rows = masks.hidden.shape[:3]
+        total = torch.einsum("rp,rpk->rk", counted, patches.target).unflatten(0, rows).sum(dim=(0, 1))
+        return {"total": total, "count": counted.sum(dim=1, keepdim=True).unflatten(0, rows).sum(dim=(0, 1))}
+
+    def _between_views(
+        self, student: Tokens, whole: Whole, batch: Views, context: StepContext
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The loss between views, its metrics, and the teacher's outputs (V, B, K)."""
+        assert self.image_loss is not None
+        n_global, n_images = batch.crops[0].shape[:2]
+        online = self.network.head(self._pooled(student)).unflatten(0, (n_global, n_images))
+        if len(batch.crops) > 1:
+            online = torch.cat([online, embed_views(self.network, batch.crops[1:])])
+        target = None
+        if whole.tokens is not None and whole.teacher is not None:
+            with torch.no_grad():
+                target = whole.teacher.head(self._pooled(whole.tokens)).unflatten(0, (n_global, n_images))
+        seen = Embeddings(online, target=target, labels=batch.labels, global_views=n_global)
+        loss, metrics = self.image_loss(gathered(seen), context)
+        return loss, metrics, target

@@ -7,6 +7,7 @@ the test process may not compute at all once that has used threads or a GPU.
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -14,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 Deed = Callable[[], None]
 
@@ -65,6 +68,24 @@ def run(config: dict[str, Any], folder: Path, deed: Deed | None = None) -> Ended
 def command(logs: Path, arguments: Sequence[str], deed: Deed | None = None) -> Ended:
     """Run ``ssl-train ARGUMENTS`` in a child."""
     return Child(logs, type_in, list(arguments), deed=deed).ended()
+
+
+def port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def pair(logs: Path, work: Callable[..., Any], *arguments: Any, deed: Deed | None = None) -> list[Child]:
+    """Two processes of one run, which call ``work(*arguments)``."""
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "LOCAL_WORLD_SIZE": "2"}
+    started = []
+    for rank in ("0", "1"):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (meeting | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}).items():
+                patch.setenv(name, value)
+            started.append(Child(logs / rank, work, *arguments, deed=deed))
+    return started
 
 
 def evaluation(logs: Path, arguments: Sequence[str], deed: Deed | None = None) -> Ended:

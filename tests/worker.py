@@ -6,7 +6,7 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python worker.py OUT [
 import copy
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,9 @@ def apart(config: Config) -> dict[str, float]:
     return {kind: difference / sizes[kind] if sizes[kind] else difference for kind, difference in differences.items()}
 
 
-def composed(names: Sequence[str]) -> dict[str, Config]:
+def composed(names: Sequence[str], known: Mapping[str, list[str]]) -> dict[str, Config]:
     """The configs of some cases. The processes share this work, which takes longer than the steps."""
-    composer, known = Composer(CONF), cases()
+    composer = Composer(CONF)
     mine = {name: checked_config(composer, known[name])[0] for name in names[process_group.rank() :: 2]}
     both: list[Any] = [None, None]
     distributed.all_gather_object(both, mine)
@@ -138,7 +138,7 @@ def measure(out: Path, *names: str) -> None:
     torch.set_num_threads(1)
     collectives.MESSAGE = 500  # bytes, so that the gradients of these small networks leave in several messages
     vars(wire)["first_step_bytes"] = lambda *_: None  # a rehearsal of the step on the meta device
-    found = {name: apart(config) for name, config in composed(names or [*cases()]).items()}
+    found = {name: apart(config) for name, config in composed(names or [*cases()], cases()).items()}
     if process_group.rank() == 0:
         out.write_text(json.dumps(found, indent=1))
     process_group.shutdown()

@@ -15,13 +15,13 @@ from ssl_runner.data.masking.masking import Masks
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss, Patches, gathered
 from ssl_runner.models.network import Encoder, Network
-from ssl_runner.models.patches import take
+from ssl_runner.models.patches import Grid, take
 from ssl_runner.models.predictors import Predictor
 from ssl_runner.models.vit import Tokens, ViT, vit_of
 from ssl_runner.optim.schedules import half_cosine
 from ssl_runner.runtime.step_context import StepContext
 
-PredictorFactory = Callable[[int, int, Any], Predictor]
+PredictorFactory = Callable[[int, int, Grid], Predictor]
 
 
 class Masked(Algorithm):

@@ -200,9 +200,18 @@ def _without_experiment(composer: Composer, hydra: list[str], selected: Selectio
     there = composer.selection([*hydra, *removed])
     groups = dict.fromkeys(path.rpartition("/")[0] for path in (*there.packages, *selected.packages))
     groups.pop(EXPERIMENT, None)
-    lines = [(group, selected.override(group)) for group in groups]
-    lines = [(group, f"{group}=[]" if line[0] == "~" and group in there.several else line) for group, line in lines]
-    return [*removed, *(line if group in there.known else f"+{line}" for group, line in lines)]
+    inner = [group for group in groups if any(group.startswith(f"{outer}/") for outer in groups)]
+    lines = [*removed]
+    for some in ([group for group in groups if group not in inner], inner):  # algorithm=masked brings algorithm/target
+        there = composer.selection([*hydra, *lines]) if some is inner and inner else there
+        lines += [_selecting(selected.override(group), group, there) for group in some]
+    return lines
+
+
+def _selecting(override: str, group: str, there: Selection) -> str:
+    """The override of a group for a composition that selects these options so far."""
+    line = f"{group}=[]" if override[0] == "~" and group in there.several else override
+    return line if group in there.known else f"+{line}"
 
 
 def _is_value(override: Override, node: str) -> bool:

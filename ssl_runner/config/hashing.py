@@ -30,6 +30,7 @@ OUTSIDE_THE_HASH = (
     "trainer.timeout",
     "trainer.keep_pages",
     "trainer.compile",  # rounds differently, as another number of threads does
+    "trainer.shard",  # the same
 )
 
 

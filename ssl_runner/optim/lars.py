@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_runner.errors import InvalidValue
+from ssl_runner.runtime import collectives
 
 
 class LARS(torch.optim.Optimizer):
@@ -56,10 +57,11 @@ class LARS(torch.optim.Optimizer):
         gradients = list(torch._foreach_add(slopes_of, weights, alpha=group["weight_decay"]))
         adapted = [place for place, weight in enumerate(weights) if weight.ndim > 1]
         if adapted:
-            norms = torch.stack(torch._foreach_norm([weights[place] for place in adapted]))
-            slopes = torch.stack(torch._foreach_norm([gradients[place] for place in adapted]))
+            measured = [side[place] for side in (weights, gradients) for place in adapted]
+            norms, slopes = collectives.norms(measured).chunk(2)
             factors = torch.where((norms > 0) & (slopes > 0), group["trust"] * norms / slopes, 1.0)
-            torch._foreach_mul_([gradients[place] for place in adapted], list(factors.unbind()))
+            own = [collectives.own_rows(gradients[place]) for place in adapted]
+            torch._foreach_mul_(own, list(factors.unbind()))
         buffers = []
         for parameter, gradient in zip(parameters, gradients, strict=True):
             state = self.state[parameter]

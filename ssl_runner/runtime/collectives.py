@@ -6,7 +6,7 @@ slice times the number of processes, and gradients are averaged, so a parameter'
 with the whole batch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +33,12 @@ def averaged_gradients(parameters: Iterable[Tensor]) -> Iterator[None]:
     """Inside, a backward pass replaces every gradient by its mean over processes.
 
     Gradients are sent in messages of about 8 MiB as soon as they are computed, while others still are: the backward
-    pass reaches the last parameters first.
+    pass reaches the last parameters first. Sharded ones are left to `fully_shard`, which has averaged them.
     """
     if process_group.size() == 1:
         yield
         return
-    messages = _Messages([parameter for parameter in parameters if parameter.requires_grad])
+    messages = _Messages([each for each in parameters if each.requires_grad and not is_shard(each)])
     hooks = [parameter.register_post_accumulate_grad_hook(messages.ready) for parameter in messages.parts]
     try:
         yield
@@ -56,6 +56,45 @@ def average(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     values = torch.stack([value.float() for value in metrics.values()])
     process_group.together(dist.all_reduce, values, on_gpu=values.is_cuda)
     return dict(zip(metrics, values / process_group.size(), strict=True))
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Whether a tensor's rows are divided among processes (`ssl_runner.training.sharding`)."""
+    return hasattr(tensor, "to_local")  # a DTensor, whose package takes long to import
+
+
+def own_rows(tensor: Tensor) -> Tensor:
+    """The rows of a sharded tensor that this process holds, in the same memory; any other tensor as it is."""
+    return tensor.to_local() if is_shard(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@torch.no_grad()
+def whole(tensor: Tensor) -> Tensor:
+    """All rows of a sharded tensor; any other tensor as it is."""
+    if not is_shard(tensor):
+        return tensor
+    rows = own_rows(tensor)
+    padded = rows.new_zeros(-(-len(tensor) // process_group.size()), *tensor.shape[1:])
+    padded[: len(rows)] = rows
+    return gather(padded)[: len(tensor)]
+
+
+@torch.no_grad()
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of each tensor, with all rows of sharded ones."""
+    own = torch.stack(torch._foreach_norm([own_rows(tensor) for tensor in tensors]))
+    shards = [is_shard(tensor) for tensor in tensors]
+    if not any(shards):
+        return own
+    summed = total(own.double().square()).sqrt().to(own.dtype)  # one message
+    return torch.where(torch.tensor(shards, device=own.device), summed, own)
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of all tensors together, with all rows of sharded ones."""
+    if not any(is_shard(tensor) for tensor in tensors):
+        return torch.nn.utils.get_total_norm(tensors)
+    return torch.linalg.vector_norm(norms(tensors))
 
 
 MESSAGE = 8 * 2**20  # bytes: long enough for the full rate of a network, short enough to leave early

@@ -44,8 +44,8 @@ class Identity:
 def save(
     folder: Path,
     step: int,
-    algorithm: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    algorithm: dict[str, Any],
+    optimizer: dict[str, Any],
     identity: Identity,
     best: dict[str, float | int] | None,
     seconds: float,
@@ -55,6 +55,8 @@ def save(
     """Write folder/last.pt, and keep the one before as previous.pt.
 
     Args:
+        algorithm: Its ``state_dict()``, with whole tensors.
+        optimizer: The same.
         best: Value and step of the best validation score so far.
         seconds: Training time so far.
         open_ended: Whether nothing so far depended on where the run ends.
@@ -83,7 +85,8 @@ def rehearse(algorithm: nn.Module, optimizer: torch.optim.Optimizer, identity: I
     Raises:
         ValueError: The checkpoint cannot be written or read.
     """
-    state, stream = _state(0, algorithm, optimizer, identity, None, 0.0), io.BytesIO()
+    states = algorithm.state_dict(), optimizer.state_dict()
+    state, stream = _state(0, *states, identity, None, 0.0), io.BytesIO()
     light = tree_map(lambda value: value.to("meta") if isinstance(value, torch.Tensor) else value, state)
     try:
         torch.save(light, stream)
@@ -99,16 +102,16 @@ def rehearse(algorithm: nn.Module, optimizer: torch.optim.Optimizer, identity: I
 
 def _state(
     step: int,
-    algorithm: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    algorithm: dict[str, Any],
+    optimizer: dict[str, Any],
     identity: Identity,
     best: dict[str, float | int] | None,
     seconds: float,
 ) -> dict[str, Any]:
     return {
         "step": step,
-        "algorithm": algorithm.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "algorithm": algorithm,
+        "optimizer": optimizer,
         "identity": vars(identity),
         "versions": versions.versions(),
         "best": best,

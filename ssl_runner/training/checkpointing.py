@@ -11,7 +11,7 @@ import torch
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.runtime import atomic_write, process_group
 from ssl_runner.runtime.step_context import Horizon
-from ssl_runner.training import checkpoint
+from ssl_runner.training import checkpoint, sharding
 
 
 class Checkpointing:
@@ -24,6 +24,8 @@ class Checkpointing:
     Args:
         folder: The folder of the checkpoints.
         algorithm: The algorithm to save; its state is restored if a run is resumed.
+        whole: The algorithm that validation judged and that gets the selected weights. It is another one only if
+            ``algorithm`` is sharded.
         optimizer: The optimizer to save; its state is restored too.
         identity: Stored in the checkpoints.
         resumed: The state that `checkpoint.load` returned, or None for a new run.
@@ -34,17 +36,18 @@ class Checkpointing:
         self,
         folder: Path,
         algorithm: Algorithm,
+        whole: Algorithm,
         optimizer: torch.optim.Optimizer,
         identity: checkpoint.Identity,
         resumed: dict[str, Any] | None,
         open_ended: bool,
     ) -> None:
-        self.folder, self.algorithm, self.optimizer, self.identity = folder, algorithm, optimizer, identity
+        self.folder, self.algorithm, self.whole = folder, algorithm, whole
+        self.optimizer, self.identity = optimizer, identity
         self.start, self.best, before = 0, None, 0.0
         self.horizon, self.ends = Horizon(matters=not open_ended), list[int]()
         if resumed is not None:
-            algorithm.load_state_dict(resumed["algorithm"])
-            optimizer.load_state_dict(resumed["optimizer"])
+            sharding.load(algorithm, optimizer, resumed)
             self.start, self.best, before = resumed["step"], resumed["best"], resumed["seconds"]
             self.horizon.matters |= not resumed["open_ended"]
             self.ends = resumed["ends"]
@@ -63,10 +66,11 @@ class Checkpointing:
         self.began += time.perf_counter() - began
 
     def save(self, step: int) -> None:
-        """Write a checkpoint after ``step`` steps; only process 0 writes."""
+        """Write a checkpoint after ``step`` steps. All processes call this; only process 0 writes."""
+        algorithm, optimizer = (sharding.whole_state(part) for part in (self.algorithm, self.optimizer))
         if process_group.rank() > 0:
             return
-        given = self.algorithm, self.optimizer, self.identity, self.best, self.seconds
+        given = algorithm, optimizer, self.identity, self.best, self.seconds
         checkpoint.save(self.folder, step, *given, not self.horizon.matters, self.ends)
 
     def keep_best(self, value: float, step: int) -> None:
@@ -74,7 +78,7 @@ class Checkpointing:
         if self.best is not None and value <= self.best["value"]:
             return
         self.folder.mkdir(exist_ok=True)
-        state = self.algorithm.state_dict()
+        state = self.whole.state_dict()
         atomic_write.write_atomically(self.folder / checkpoint.BEST, lambda path: torch.save(state, path))
         self.best = {"value": value, "step": step}
 
@@ -83,5 +87,5 @@ class Checkpointing:
         if self.best is None:
             return {"checkpoint": checkpoint.LAST}
         state = torch.load(self.folder / checkpoint.BEST, map_location=device, weights_only=True)
-        self.algorithm.load_state_dict(state)
+        self.whole.load_state_dict(state)
         return {"checkpoint": checkpoint.BEST} | self.best

@@ -5,15 +5,15 @@ resuming: `SourceClassifier`, `FromScratch` and `FineTuning` in ssl_runner/evalu
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ssl_runner.errors import RunStopped
-from ssl_runner.runtime import process_group
+from ssl_runner.runtime import collectives, process_group
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.runtime.launch_environment import how_to_go_on
 from ssl_runner.runtime.signals import Stop, stop_signals
@@ -63,7 +63,7 @@ class Loop:
         self.max_steps = run.trainer.steps(run.batching)
         open_ended = bool(getattr(run.schedule, "open_ended", False))
         self.checkpointing = Checkpointing(
-            folder / "checkpoints", run.algorithm, run.optimizer, run.identity, resumed, open_ended
+            folder / "checkpoints", run.trained, run.algorithm, run.optimizer, run.identity, resumed, open_ended
         )
         self.ahead = Ahead(run.batching, run.trainer.device, self.max_steps)
         self.gradients: Gradients | None = self._gradients()
@@ -77,12 +77,14 @@ class Loop:
     def run_to_the_end(self) -> dict[str, Any]:
         """Train to the last step and return what `fit` returns."""
         start = self.checkpointing.start
-        self.run.algorithm.train()
+        self.run.trained.train()
         with self.tracker.bar(start, self.max_steps, self.trainer.progress), stop_signals() as stop:
-            if self.watch is not None and start == 0:
-                self.tracker.scalars(0, _tagged("train/diagnostics", self.watch()))
+            if self.trainer.diagnostics_every is not None and start == 0:
+                with self.run.whole():
+                    self.tracker.scalars(0, {} if self.watch is None else _tagged("train/diagnostics", self.watch()))
             for step in range(start, self.max_steps):
-                self._pass(step, stop)
+                with report_lost_process(self.folder, step):
+                    self._pass(step, stop)
             if self.profile is not None:
                 self.profile.advance(self.max_steps)
                 self.profile.end()
@@ -90,6 +92,7 @@ class Loop:
                 raise KeyboardInterrupt(f"stopped after the last step; {how_to_go_on(self.folder)}")
         seconds = self.checkpointing.seconds
         self.gradients = None  # a recording keeps the memory of a step
+        self.run.gather()
         return {
             "steps": self.max_steps,
             "training_seconds": seconds,
@@ -101,23 +104,22 @@ class Loop:
         """Take one step, then log, validate and save as due."""
         trainer, done = self.trainer, step + 1
         logging = self._due(trainer.log_every, done)
-        looking = self.watch is not None and self._due(trainer.diagnostics_every, done)
+        looking, validating = self._due(trainer.diagnostics_every, done), self._validating(done)
         process_group.begin_step(step)
         if self.profile is not None:
             self.profile.advance(step)
-        with report_lost_process(self.folder, step):
-            metrics = self._step(step, logging)
-            # read once, for all processes: a later signal counts for the next step
-            stopping = process_group.any_of(stop.requested)
+        metrics = self._step(step, logging)
+        # read once, for all processes: a later signal counts for the next step
+        stopping = process_group.any_of(stop.requested)
         saving = self._due(trainer.checkpoint_every, done) or stopping
         self._check(metrics, done, logging, saving or looking)
-        values, collapsed = self._look(done) if looking else ({}, None)
+        with self.run.whole() if looking or validating else nullcontext():
+            values, collapsed = self._look(done) if looking else ({}, None)
+            scores = self._validate(done) if validating else {}
         if logging:
             values |= _tagged("train", metrics) | self.meter.lap(done - self.checkpointing.start)
             values["train/lr"] = self.run.optimizer.param_groups[0]["lr"]
-        if self.validate is not None and self._validating(done):
-            values |= self._validate(self.validate, done)
-        if values:
+        if values := values | scores:
             with span("logging"):
                 self.tracker.scalars(done, values)
         if saving or collapsed is not None:
@@ -148,7 +150,7 @@ class Loop:
         with enough_memory(self._remedy()):
             with self.meter.waiting(), span("data"):
                 batch = self.ahead.batch(step)
-            metrics = self.trainer.step(run.algorithm, batch, run.optimizer, context, measure, self.gradients)
+            metrics = self.trainer.step(run.trained, batch, run.optimizer, context, measure, self.gradients)
             with self.meter.waiting(), span("data"):
                 self.ahead.make(step + 1)
             return metrics
@@ -177,27 +179,30 @@ class Loop:
         if logging or thoroughly:
             check_finite("loss", metrics["loss"], done, self.checkpointing.folder)
         if thoroughly:  # a finite loss can have a gradient that is not finite
-            norm = torch.nn.utils.get_total_norm(list(self.run.algorithm.parameters()))
+            norm = collectives.total_norm(list(self.run.trained.parameters()))
             check_finite("norm of the weights", norm, done, self.checkpointing.folder)
 
     def _look(self, done: int) -> tuple[Metrics, str | None]:
         """The diagnostics, and the reason to stop the run or None. Without stop_on_collapse, a collapse warns once."""
-        assert self.watch is not None
-        with self.meter.paused(), enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
-            values = _tagged("train/diagnostics", self.watch())
-        collapsed = collapse(values["train/diagnostics/embedding_std"], done)
-        if collapsed is None or self.trainer.stop_on_collapse:
-            return values, collapsed
-        if not self.warned_of_collapse:
+        values, collapsed = dict[str, float](), None
+        if self.watch is not None:
+            with self.meter.paused(), enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
+                values = _tagged("train/diagnostics", self.watch())
+            collapsed = collapse(values["train/diagnostics/embedding_std"], done)
+        if self.trainer.stop_on_collapse:
+            return values, process_group.broadcast(collapsed)  # all processes save and stop together
+        if collapsed is not None and not self.warned_of_collapse:
             self.tracker.warn(collapsed)
-        self.warned_of_collapse = True
+            self.warned_of_collapse = True
         return values, None
 
-    def _validate(self, validate: Callable[[], Metrics], done: int) -> Metrics:
+    def _validate(self, done: int) -> Metrics:
         """The validation scores; the weights are saved if they are the best so far."""
+        if self.validate is None:  # process 0 does it
+            return {}
         assert self.trainer.select is not None
         with self.checkpointing.paused(), self.meter.paused():
-            scores = validate()
+            scores = self.validate()
             self.checkpointing.keep_best(scores[self.trainer.select], done)
         return _tagged("eval/validation", scores)
 

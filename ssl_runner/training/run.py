@@ -4,6 +4,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,18 @@ from ssl_runner.models import saving
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.step_context import StepContext
-from ssl_runner.training import checkpoint
+from ssl_runner.training import checkpoint, sharding
 from ssl_runner.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Run:
-    """All objects of a run."""
+    """All objects of a run.
+
+    Attributes:
+        algorithm: Evaluated and exported.
+        sharded: The copy that is trained instead, divided among processes, or None (`sharding.shard`).
+    """
 
     seed: int
     trainer: Trainer
@@ -38,10 +44,20 @@ class Run:
     evaluators: dict[str, Evaluator]
     identity: checkpoint.Identity
     step_bytes: int | None
+    sharded: Algorithm | None = None
 
     @property
     def device(self) -> torch.device:
         return self.trainer.device
+
+    @property
+    def trained(self) -> Algorithm:
+        """What the steps change."""
+        return self.algorithm if self.sharded is None else self.sharded
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, process 0 has the current weights in `algorithm`. All processes enter."""
+        return nullcontext() if self.sharded is None else sharding.gathered(self.sharded, self.algorithm, self.device)
 
     @property
     def fingerprint(self) -> str:
@@ -53,6 +69,11 @@ class Run:
         """Memory of a step and of the images, by the estimate."""
         parts = (self.splits.train, self.splits.validation, self.splits.test)
         return (self.step_bytes or 0) + sum(part.images.nbytes for part in parts if part is not None)
+
+    def gather(self) -> None:
+        """Give process 0's `algorithm` the current weights. All processes call this."""
+        if self.sharded is not None:
+            sharding.gather(self.sharded, self.algorithm, self.device)
 
     def description(self) -> dict[str, Any]:
         """The content of result.json before the first step: seed, data, protocols, hardware."""
@@ -101,8 +122,8 @@ class Run:
         """Take the first step; returns its duration in seconds and its metrics."""
         context = StepContext(0, self.trainer.steps(self.batching), self.seed, self.device)
         began = time.perf_counter()
-        self.algorithm.train()
-        metrics = self.trainer.step(self.algorithm, self.batching.batch(0), self.optimizer, context, measure=True)
+        self.trained.train()
+        metrics = self.trainer.step(self.trained, self.batching.batch(0), self.optimizer, context, measure=True)
         figures = {name: float(value) for name, value in metrics.items()}
         return time.perf_counter() - began, figures
 

@@ -88,7 +88,7 @@ class Session:
             return RawPixels(self.run.splits.train.images.shape[1:]).to(self.run.device)
         if name == "untrained":
             assert self.untrained is not None
-            return self.untrained
+            return self.untrained.to(self.run.device)
         return self.run.algorithm
 
 

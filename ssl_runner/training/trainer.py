@@ -71,6 +71,8 @@ class Trainer:
         progress: Whether to draw a progress bar.
         timeout: With several processes, seconds to wait for one that does not answer. Configs of earlier versions lack
             it.
+        shard: Divide weights, gradients and optimizer state among processes (`ssl_runner.training.sharding`), for
+            encoders that do not fit otherwise. Configs of earlier versions lack it.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Trainer:
         timeout: float = process_group.TIMEOUT,
         compile: bool | Literal["auto"] = "auto",
         profile: bool = False,
+        shard: bool = False,
     ) -> None:
         self._refuse(max_steps, max_epochs, precision, gradient_clip_norm, timeout)
         self._refuse_cadences(select, evaluate_every, stop_on_collapse, diagnostics_every)
@@ -124,7 +127,7 @@ class Trainer:
         self.diagnostics_every, self.stop_on_collapse = diagnostics_every, stop_on_collapse
         self.evaluate_every, self.select = evaluate_every, select
         self.progress, self.timeout = progress, timeout
-        self.compile, self.profile = compile, profile
+        self.compile, self.profile, self.shard = compile, profile, shard
 
     @property
     def used_threads(self) -> int:
@@ -231,11 +234,12 @@ class Trainer:
         metrics = dict(metrics)
         if measure:
             metrics = collectives.average(metrics)
-        if self.gradient_clip_norm is not None:
-            metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), self.gradient_clip_norm)
-        elif measure:
+        if self.gradient_clip_norm is not None or measure:
             slopes = [parameter.grad for parameter in algorithm.parameters() if parameter.grad is not None]
-            metrics["gradient_norm"] = torch.nn.utils.get_total_norm(slopes)
+            metrics["gradient_norm"] = collectives.total_norm(slopes)
+        if self.gradient_clip_norm is not None:
+            norm = metrics["gradient_norm"]
+            torch.nn.utils.clip_grads_with_norm_(algorithm.parameters(), self.gradient_clip_norm, norm)
         with span("optimizer"):
             optimizer.step()
             algorithm.after_step(context, {name: collectives.gather(part) for name, part in carry.items()})
@@ -243,7 +247,8 @@ class Trainer:
 
     def gradients(self, algorithm: Algorithm, batch: Any, context: StepContext) -> Computed:
         """Compute the gradients of a batch, in as many pieces as configured, and their means over processes."""
-        for parameter in algorithm.parameters():
+        parameters = list(algorithm.parameters())  # as they are between steps: sharded, if they are
+        for parameter in parameters:
             parameter.grad = None
         pieces = batch.chunk(self.accumulate_grad_batches) if self.accumulate_grad_batches > 1 else [batch]
         metrics: dict[str, Tensor] = {}
@@ -252,7 +257,7 @@ class Trainer:
             weight, last = len(piece) / len(batch), number == len(pieces)
             with span("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves):
                 step = algorithm.training_step(piece, context)
-            mean = collectives.averaged_gradients(algorithm.parameters()) if last else nullcontext()
+            mean = collectives.averaged_gradients(parameters) if last else nullcontext()
             with span("backward"), mean:
                 (step.loss * weight).backward()
             for name, value in ({"loss": step.loss.detach()} | step.metrics).items():

@@ -18,6 +18,7 @@ from ssl_runner.errors import ConfigError, NotDownloaded, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
+from ssl_runner.training import sharding
 from ssl_runner.training.trainer import Trainer
 
 # which options provide a field that a loss may need
@@ -189,6 +190,8 @@ def refuse_misfits(
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}, but {name} compares every image "
             "of the batch with every other, so a batch cannot be cut; set it to 1"
         )
+    if trainer.shard:
+        problems += sharding.misfits(algorithm, trainer.compile)
     if algorithm.surrogate:
         reason = f"{name}'s gradient is itself the update"
         if trainer.gradient_clip_norm is not None:

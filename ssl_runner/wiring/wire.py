@@ -22,7 +22,7 @@ from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runtime import process_group, randomness
 from ssl_runner.runtime.compiler_aside import leave_compiler_out
 from ssl_runner.runtime.no_download import no_download
-from ssl_runner.training import checkpoint, memory_estimate
+from ssl_runner.training import checkpoint, memory_estimate, sharding
 from ssl_runner.training.run import Run
 from ssl_runner.training.trainer import Trainer
 from ssl_runner.wiring import components
@@ -103,7 +103,8 @@ def wire(config: Config) -> Run:
     if parts.splits is REFUSED or REFUSED in parts.evaluators.values():  # although there is no problem
         raise NotDownloaded(f"the data of {config['dataset']['_target_']}, or of an evaluator, is not available yet")
     run = _assemble(parts, config, step_bytes)
-    attempt(run.rehearse_saving, config["model"]["encoder"])
+    if process_group.rank() == 0:  # which saves
+        attempt(run.rehearse_saving, config["model"]["encoder"])
     attempt.settle()
     return run
 
@@ -149,6 +150,8 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
         with weights.drawn():
             parts.algorithm = attempt(components.part, config["algorithm"], "algorithm", Algorithm, **given)
     attempt(mask, parts.batching, parts.masking, parts.algorithm)
+    if not attempt.problems and parts.trainer.shard:
+        attempt(sharding.refuse_weights, parts.algorithm)
     attempt(place, parts.algorithm, parts.trainer)
     judged = None if parts.algorithm is REFUSED else parts.algorithm
     attempt(check_evaluators, parts.evaluators, judged, parts.splits, parts.device)
@@ -158,7 +161,10 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
 
 
 def _assemble(parts: Parts, config: Config, step_bytes: int | None) -> Run:
-    optimizer = components.optimizer_of(config["optimizer"], parts.algorithm.parameter_groups(), parts.device)
+    trainer, algorithm = parts.trainer, parts.algorithm
+    sharded = sharding.shard(algorithm, parts.device, trainer.channels_last) if trainer.shard else None
+    trained = algorithm if sharded is None else sharded
+    optimizer = components.optimizer_of(config["optimizer"], trained.parameter_groups(), parts.device)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     identity = checkpoint.Identity.of(config, parts.splits.train.fingerprint, parts.trainer.used_threads)
@@ -173,6 +179,7 @@ def _assemble(parts: Parts, config: Config, step_bytes: int | None) -> Run:
         parts.evaluators,
         identity,
         step_bytes,
+        sharded,
     )
 
 

@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,46 +34,34 @@ SMALL = [
 ]
 
 
-def port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"} | more
 
 
 def torchrun(logs: Path, *overrides: str) -> children.Child:
     """``torchrun --nproc-per-node=2 -m ssl_runner.train OVERRIDES``; its two processes are fresh ones."""
-    words = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port()}", "-m", "ssl_runner.train"]
+    words = [
+        "--nproc-per-node=2",
+        "--master-addr=127.0.0.1",
+        f"--master-port={children.port()}",
+        "-m",
+        "ssl_runner.train",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         return children.Child(logs, children.type_in_torchrun, [*words, *overrides])
 
 
-def pair(logs: Path, work, *arguments, deed=None) -> list[children.Child]:
-    """Two processes that have joined a group, forked from one that has already imported torch."""
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "LOCAL_WORLD_SIZE": "2"}
-    started = []
-    for rank in ("0", "1"):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in (meeting | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}).items():
-                patch.setenv(name, value)
-            started.append(children.Child(logs / rank, work, *arguments, deed=deed))
-    return started
-
-
 def together(logs: Path, *words: str) -> list[children.Ended]:
     """``ssl-train WORDS`` on both processes."""
-    return [child.ended() for child in pair(logs, children.type_in, list(words))]
+    return [child.ended() for child in children.pair(logs, children.type_in, list(words))]
 
 
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory) -> dict[str, dict[str, float]]:
     """Differences between two processes and one, measured by the processes themselves."""
     out = tmp_path_factory.mktemp("two") / "differences.json"
-    ended = [child.ended() for child in pair(out.parent, measure, out)]
+    ended = [child.ended() for child in children.pair(out.parent, measure, out)]
     assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
     return json.loads(out.read_text())
 
@@ -116,7 +103,7 @@ collectives.total(torch.ones(2))
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 @pytest.mark.parametrize("end", ["process_group.shutdown()", "raise SystemExit(0)"])
 def test_gloo_leaves_no_thread_that_would_abort_the_interpreter_at_exit(end):
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": children.port()}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PARTING + end],
@@ -188,7 +175,7 @@ def test_a_resumed_run_of_two_processes_equals_the_uninterrupted_one(tmp_path):
     words = [*SMALL, "algorithm=momentum", "loss=info_nce", "algorithm.queue_size=96"]
     whole = together(tmp_path / "logs", *words, f"hydra.run.dir={tmp_path / 'whole'}")
     folder = tmp_path / "cut"
-    running = pair(tmp_path / "cut.logs", children.type_in, [*words, f"hydra.run.dir={folder}"])
+    running = children.pair(tmp_path / "cut.logs", children.type_in, [*words, f"hydra.run.dir={folder}"])
     children.until((folder / "checkpoints" / "last.pt").exists)
     for child in running:
         child.signal(signal.SIGKILL)
@@ -208,7 +195,7 @@ def test_a_resumed_run_of_two_processes_equals_the_uninterrupted_one(tmp_path):
 )
 def test_a_mistake_is_reported_once(words, message, tmp_path):
     words = [*words, f"hydra.run.dir={tmp_path / 'run'}"]
-    first, second = pair(tmp_path / "logs", children.type_in, words)
+    first, second = children.pair(tmp_path / "logs", children.type_in, words)
     ended = first.ended()
     second.signal(signal.SIGTERM)  # as torchrun does, which it leaves to the other one
     printed = ended.err + second.ended().err
@@ -217,12 +204,13 @@ def test_a_mistake_is_reported_once(words, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("silent", [0, 1])
-def test_a_process_that_does_not_answer_is_named_and_ends_the_run_after_the_timeout(silent, tmp_path):
+@pytest.mark.parametrize(("silent", "shard"), [(0, False), (1, False), (1, True)])
+def test_a_process_that_does_not_answer_is_named_and_ends_the_run_after_the_timeout(silent, shard, tmp_path):
     folder = tmp_path / "run"
     words = [*SMALL, "trainer.checkpoint_every=2", "trainer.timeout=8", f"hydra.run.dir={folder}"]
+    words += ["trainer.shard=true"] if shard else []
     deed = functools.partial(deeds.one_stops_at_step, 3, silent)
-    processes = pair(tmp_path / "logs", children.type_in, words, deed=deed)
+    processes = children.pair(tmp_path / "logs", children.type_in, words, deed=deed)
     try:
         ended = processes[1 - silent].ended()
     finally:
@@ -243,5 +231,5 @@ def test_a_process_that_does_not_answer_is_named_and_ends_the_run_after_the_time
 
 
 def test_a_busy_process_does_not_count_as_silent(tmp_path):
-    ended = [child.ended() for child in pair(tmp_path, deeds.first_is_busy)]
+    ended = [child.ended() for child in children.pair(tmp_path, deeds.first_is_busy)]
     assert [(one.out, one.err) for one in ended] == [("True\n", "")] * 2

@@ -112,6 +112,9 @@ def fit(
     run: Any = SimpleNamespace(
         trainer=trainer(**changes),
         algorithm=algorithm,
+        trained=algorithm,
+        whole=nullcontext,
+        gather=lambda: None,
         batching=made or batching(),
         optimizer=optimizer,
         schedule=schedule or Constant(),

@@ -1,93 +1,96 @@
-"""How long a batch of episodes takes, and where the time goes.
+"""Milliseconds of a batch of episodes, beside a loop over images and what has to be done.
 
-    OMP_NUM_THREADS=2 python scripts/benchmarks/episodes.py [--batches 100] [--rounds 5]
-
-32 tasks of 5 ways, 1 shot and 15 queries, 80 images each, of Omniglot's 4,400 training classes (rotations are classes),
-in memory, without augmentation. The reference is the loop that one writes first: a task, a class, an image at a time.
-Both alternate, a round each; a row is the median over all batches of all rounds. The parts are timed one by one, on the
-same draws.
+32 tasks of 5 ways, 1 shot and 15 queries, 80 images each, of Omniglot's 4,400 training classes (rotations are
+classes), in memory, without augmentation. The loop is that which one writes first: a task, a class, an image at a
+time. What has to be done is to gather bytes and to write floats. learn2learn does not build on Python 3.11 or later.
 """
 
-import argparse
 import random
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ssl_runner.cli import validate
-from ssl_runner.cli.compose import Composer
-from ssl_runner.cli.search_path import conf_folder
-from ssl_runner.config.building import build
-from ssl_runner.data.augmentation import Augmentation
-from ssl_runner.data.batching.batching import gather, own_draws
-from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.episodes.episode_batching import EpisodeBatching
-from ssl_runner.runtime import allocator, randomness
+from .measure import apart, checked, exponent, in_turn, median_ratio, repeated
+from .row import Goal, Row, Settings
 
 WAYS, SHOTS, QUERIES, TASKS = 5, 1, 15, 32
-CPU = torch.device("cpu")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=100, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5, help="in which all take turns")
-    asked = parser.parse_args()
+def ours(experiment: str, tasks: int, times: int) -> dict[str, float]:
+    """Milliseconds of a batch, its parts, and the loop's, alternating."""
+    dataset, batching = batches(experiment, tasks)
+    naive = loop(dataset, tasks)
+    calls: dict[str, Callable[[], Any]] = {"batch": counted(batching.batch), **parts(batching, tasks)}
+    found = {name: 1000 * repeated(call, times) for name, call in calls.items()}
+    return found | {"loop": 1000 * repeated(counted(naive), max(1, times // 10))}
+
+
+def growth(experiment: str, tasks: list[int]) -> list[float]:
+    """Seconds of a batch by the number of its tasks."""
+    return [repeated(counted(batches(experiment, count)[1].batch), 50) for count in tasks]
+
+
+def batches(experiment: str, tasks: int) -> tuple[Any, Any]:
+    """Dataset and batching."""
+    import torch
+
+    from ssl_runner.config.building import build
+    from ssl_runner.data.augmentation import Augmentation
+    from ssl_runner.data.episodes.episode_batching import EpisodeBatching
+    from ssl_runner.runtime import allocator
+
     allocator.keep_pages()  # as in a run
-    config, _ = validate.checked_config(Composer(conf_folder()), ["experiment=protonet_omniglot"])
-    dataset: Dataset = build(config["dataset"], "dataset").train
-    batching = EpisodeBatching(Augmentation({}), WAYS, SHOTS, QUERIES, TASKS)
-    batching.bind(dataset, seed=0, device=CPU)
-    kinds = {"batch": batching.batch, **parts(batching), "naive loop": loop(dataset)}
-    milliseconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(asked.rounds):
-        for name, make in kinds.items():
-            repeats = asked.batches if name != "naive loop" else max(1, asked.batches // 10)
-            milliseconds[name] += [timed(make, step) for step in range(repeats)]
-    print(f"{len(dataset):,} images, {torch.get_num_threads()} threads, {asked.rounds} rounds of {asked.batches}")
-    print("| what | ms, median | least |\n| --- | --- | --- |")
-    for name, found in milliseconds.items():
-        print(f"| {name} | {statistics.median(found):.2f} | {min(found):.2f} |")
+    dataset = build(checked([f"experiment={experiment}"])["dataset"], "dataset").train
+    batching = EpisodeBatching(Augmentation({}), WAYS, SHOTS, QUERIES, tasks)
+    batching.bind(dataset, seed=0, device=torch.device("cpu"))
+    return dataset, batching
 
 
-def parts(batching: EpisodeBatching) -> dict[str, Callable[[int], Any]]:
+def counted(make: Callable[[int], Any]) -> Callable[[], Any]:
+    """A batch of the next step at each call."""
+    step = iter(range(10**9))
+    return lambda: make(next(step))
+
+
+def parts(batching: Any, tasks: int) -> dict[str, Callable[[], Any]]:
     """What `EpisodeBatching.batch` does one after the other, each on what the one before it made."""
-    sampler, augmentation = batching.sampler, batching.augmentation
+    import torch
 
-    def draws(step: int):
-        images = TASKS * WAYS * (SHOTS + QUERIES)
-        own_draws(0, "augmentation", step, 1, images, augmentation.columns)
-        return randomness.uniforms(0, "tasks", step, TASKS, sampler.columns)
+    from ssl_runner.data.batching.batching import gather, own_draws
+    from ssl_runner.runtime import randomness
+
+    sampler, augmentation, cpu = batching.sampler, batching.augmentation, torch.device("cpu")
+
+    def draws(step: int) -> Any:
+        own_draws(0, "augmentation", step, 1, tasks * WAYS * (SHOTS + QUERIES), augmentation.columns)
+        return randomness.uniforms(0, "tasks", step, tasks, sampler.columns)
 
     table = draws(0)
-    tasks = sampler(table)
-    indices = torch.cat([tasks.support, tasks.query], dim=1).flatten()
-    images = gather(batching.images, indices, CPU)
+    drawn = sampler(table)
+    indices = torch.cat([drawn.support, drawn.query], dim=1).flatten()
+    images = gather(batching.images, indices, cpu)
     none = torch.empty(len(images), 0)
     return {
-        "- draws": draws,
-        "- task sampling": lambda _: sampler(table),
-        "- gather": lambda _: gather(batching.images, indices, CPU),
-        "- conversion to float": lambda _: augmentation(images, none),
+        "draws": counted(draws),
+        "task sampling": lambda: sampler(table),
+        "gather": lambda: gather(batching.images, indices, cpu),
+        "conversion to float": lambda: augmentation(images, none),
     }
 
 
-def loop(dataset: Dataset) -> Callable[[int], tuple[Tensor, ...]]:
+def loop(dataset: Any, count: int) -> Callable[[int], tuple[Any, ...]]:
     """The naive reference: the same tasks in law, by the random module."""
-    assert dataset.labels is not None
+    import torch
+
     members: dict[int, list[int]] = {}
     for place, label in enumerate(dataset.labels.tolist()):
         members.setdefault(label, []).append(place)
     classes = list(members)
 
-    def batch(step: int) -> tuple[Tensor, ...]:
+    def batch(step: int) -> tuple[Any, ...]:
         generator = random.Random(step)
         tasks = []
-        for _ in range(TASKS):
+        for _ in range(count):
             support, query, support_labels, query_labels = [], [], [], []
             for label, true in enumerate(generator.sample(classes, WAYS)):
                 chosen = generator.sample(members[true], SHOTS + QUERIES)
@@ -102,12 +105,28 @@ def loop(dataset: Dataset) -> Callable[[int], tuple[Tensor, ...]]:
     return batch
 
 
-def timed(make: Callable[[int], Any], step: int) -> float:
-    """Milliseconds of a call."""
-    began = time.perf_counter()
-    make(step)
-    return 1000 * (time.perf_counter() - began)
-
-
-if __name__ == "__main__":
-    main()
+def rows(settings: Settings) -> Iterator[Row]:
+    """A batch beside the loop and what has to be done, its parts, and growth with the tasks."""
+    given = ("protonet_digits", 2, 2) if settings.quick else ("protonet_omniglot", TASKS, 200)
+    found = in_turn({"ours": lambda: apart(settings, ours, *given)}, settings.rounds)["ours"]
+    batch, slow = [result["batch"] for result in found], [result["loop"] for result in found]
+    needed = [result["gather"] + result["conversion to float"] for result in found]
+    own = statistics.median(batch)
+    yield Row(
+        "batch: the loop's time / it",
+        own,
+        "ms",
+        "loop",
+        statistics.median(slow),
+        median_ratio(slow, batch),
+        Goal(least=10),
+    )
+    ratio = median_ratio(batch, needed)
+    yield Row(
+        "batch / what has to be done", own, "ms", "gather, floats", statistics.median(needed), ratio, Goal(most=4)
+    )
+    for part in ("draws", "task sampling", "gather", "conversion to float"):
+        yield Row(f"- {part}", statistics.median(result[part] for result in found), "ms")
+    tasks = [1, 2] if settings.quick else [1, 4, 16, 64, 256]
+    slope = exponent(tasks, apart(settings, growth, given[0], tasks))
+    yield Row(f"growth with tasks, {tasks[0]} to {tasks[-1]}", slope, "", goal=Goal(most=1.05))

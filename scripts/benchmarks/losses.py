@@ -1,34 +1,32 @@
-"""What contrastive losses of many pairs cost: milliseconds of forward and backward pass, and memory beside the inputs.
+"""Milliseconds and memory of contrastive losses, forward and backward pass, beside lightly's NTXentLoss.
 
-    OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py             # ours
-    OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py --rounds 9  # and lightly's NTXentLoss, where it is installed
-
-float32 embeddings of 128 numbers on the CPU. Each figure comes from a process of its own: the median of its passes
-after one that is not counted, and its greatest resident memory less that before the first pass (Linux). Ours and
-lightly's take turns; ratios are of each round's two, and their median is printed, because these timings are noisy.
+float32 embeddings of 128 numbers on the CPU; T = 0.1. Each figure comes from a process of its own. Memory is beside
+the inputs. lightly has none of the others in this form, so all are held against its NTXentLoss; its matrix of 32,768
+pairs alone would take 17 GB, several times over.
 """
 
-import argparse
-import importlib.util
-import json
-import resource
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+
+from .measure import apart, exponent, grown, in_turn, median_ratio, medians, repeated
+from .peers import name, parts
+from .row import Goal, Row, Settings
 
 DIMENSION, TEMPERATURE, CLASSES = 128, 0.1, 100
-PASSES = {256: 60, 1024: 15, 4096: 5, 32768: 1}
-NAMES = ["nt_xent", "debiased", "hcl", "dcl", "supcon"]
+PASSES = {64: 100, 256: 60, 1024: 15, 4096: 5, 16384: 1, 32768: 1}
+COMPARED = {
+    256: ["nt_xent", "debiased", "hcl", "dcl", "supcon"],
+    1024: ["nt_xent", "hcl"],
+    4096: ["nt_xent", "hcl"],
+}
+MOST = {256: 1.1, 1024: 0.6, 4096: 0.2}  # of lightly's time
 
 
-def loss_of(name: str) -> Callable:
+def loss_of(kind: str) -> Callable:
     """From two views (N, D) each, and labels (N,), to a scalar."""
     import torch
 
-    if name == "lightly":
+    if kind == "lightly":
         from lightly.loss import NTXentLoss  # pyright: ignore[reportMissingImports]
 
         theirs = NTXentLoss(TEMPERATURE)
@@ -48,16 +46,16 @@ def loss_of(name: str) -> Callable:
         "hcl": HardNegative(TEMPERATURE, 0.01, 1.0),
         "dcl": DCL(TEMPERATURE, None),
         "supcon": SupCon(TEMPERATURE),
-    }[name]
+    }[kind]
     context = StepContext(0, 1, 0, torch.device("cpu"))
     return lambda first, second, labels: ours(Embeddings(torch.stack([first, second]), labels=labels), context)[0]
 
 
-def measured(name: str, n: int) -> dict[str, float]:
+def ours(kind: str, n: int) -> dict[str, float]:
     """Milliseconds and megabytes of one loss of n pairs, in this process."""
     import torch
 
-    loss = loss_of(name)
+    loss = loss_of(kind)
 
     def views(count: int) -> tuple:
         torch.manual_seed(0)
@@ -65,63 +63,52 @@ def measured(name: str, n: int) -> dict[str, float]:
         second = first + torch.randn(count, DIMENSION)
         return first.requires_grad_(), second.requires_grad_(), torch.arange(count) % CLASSES
 
-    loss(*views(4)).backward()  # libraries loaded, threads started
-    inputs = views(n)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = pages * resource.getpagesize() / 1e6
-    milliseconds = []
-    for _ in range(PASSES[n] + (n < max(PASSES))):
+    def step() -> None:
         for view in inputs[:2]:
             view.grad = None
-        began = time.perf_counter()
         loss(*inputs).backward()
-        milliseconds.append(1000 * (time.perf_counter() - began))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"ms": statistics.median(milliseconds[-PASSES[n] :]), "MB": most - before}
+
+    loss(*views(4)).backward()  # libraries loaded, threads started
+    inputs = views(n)
+    megabytes = grown(step)
+    return {"ms": 1000 * repeated(step, PASSES[n]), "MB": megabytes}
 
 
-def apart(name: str, n: int) -> dict[str, float]:
-    """The same in a process of its own."""
-    command = [sys.executable, __file__, "--part", name, str(n)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{name} of {n} pairs failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def by_lightly(n: int) -> dict[str, float]:
+    """The same of lightly's NTXentLoss."""
+    return ours("lightly", n)
 
 
-def row(n: int, names: list[str], rounds: int) -> None:
-    """Print a line for each loss; the last of the names is the one compared with."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in names:
-            found[name].append(apart(name, n))
-    for name in names:
-        ms, megabytes = (statistics.median(result[key] for result in found[name]) for key in ("ms", "MB"))
-        ratio = "-"
-        if "lightly" in found:
-            pairs = zip(found[name], found["lightly"], strict=True)
-            ratio = f"{statistics.median(ours['ms'] / theirs['ms'] for ours, theirs in pairs):.2f}"
-        print(f"| {n:,} | {name} | {ms:,.1f} | {megabytes:,.0f} | {ratio} |", flush=True)
+def rows(settings: Settings) -> Iterator[Row]:
+    """Time and memory beside lightly's, and their growth with the pairs."""
+    compared = {64: COMPARED[256]} if settings.quick else COMPARED
+    for n, kinds in compared.items():
+        mine = {kind: lambda kind=kind, n=n: apart(settings, ours, kind, n) for kind in kinds}
+        found = in_turn(mine | parts(settings, {"lightly": by_lightly}, n), settings.rounds)
+        for kind in kinds:
+            yield from beside(f"{kind}, {n:,} pairs", found[kind], found.get("lightly"), n)
+    sizes = [64, 256] if settings.quick else list(PASSES)
+    costs = [apart(settings, ours, "nt_xent", n) for n in sizes]
+    largest = f"nt_xent, {sizes[-1]:,} pairs"
+    yield Row(f"{largest}: time", costs[-1]["ms"], "ms")
+    yield Row(f"{largest}: memory", costs[-1]["MB"], "MB", "the matrix", (2 * sizes[-1]) ** 2 * 4e-6)
+    span = f"{sizes[0]} to {sizes[-1]:,} pairs"
+    slope = exponent(sizes, [cost["ms"] for cost in costs])
+    yield Row(f"nt_xent: growth of time, {span}", slope, "", goal=Goal(most=2.1))
+    slope = exponent(sizes[2:] or sizes, [max(cost["MB"], 0.1) for cost in costs[2:] or costs])
+    yield Row("nt_xent: growth of memory, from 1,024 pairs", slope, "", goal=Goal(most=1.1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="in which losses take turns")
-    parser.add_argument("--pairs", type=int, nargs="+", choices=PASSES, default=list(PASSES), help="of views")
-    parser.add_argument("--losses", nargs="+", choices=NAMES, default=NAMES, help="of ours")
-    parser.add_argument("--part", nargs=2, metavar=("LOSS", "PAIRS"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.part:
-        print(json.dumps(measured(asked.part[0], int(asked.part[1]))))
+def beside(what: str, own: list[dict], its: list[dict] | None, n: int) -> Iterator[Row]:
+    """Time and memory of a loss."""
+    middle = medians(own)
+    if its is None:
+        yield Row(f"{what}: time", middle["ms"], "ms")
+        yield Row(f"{what}: memory", middle["MB"], "MB")
         return
-    peer = ["lightly"] if importlib.util.find_spec("lightly") else []
-    print("| pairs | loss | ms | MB | time / lightly's |\n|---|---|---|---|---|")
-    for n in asked.pairs:
-        if n == max(PASSES):  # the matrix alone would take 17 GB, several times over
-            row(n, asked.losses[:1], 1)
-        else:
-            row(n, asked.losses + peer, asked.rounds)
-
-
-if __name__ == "__main__":
-    main()
+    for key, what_of, goal in (("ms", "time", Goal(most=MOST.get(n, 2))), ("MB", "memory", Goal(most=1))):
+        other, ratio = (
+            statistics.median(r[key] for r in its),
+            median_ratio([r[key] for r in own], [r[key] for r in its]),
+        )
+        yield Row(f"{what}: {what_of} / the peer's", middle[key], key, name("lightly"), other, ratio, goal)

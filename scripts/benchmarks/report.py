@@ -1,30 +1,25 @@
-"""Seconds and memory of ``ssl-report`` over made-up run folders: docs/results/report.json.
+"""Seconds and memory of `ssl-report` over made-up run folders, and their growth.
 
-    python scripts/benchmarks/report.py [--runs 1000 10000] [--rounds 5]
-
-Each folder has a config and a result as large as those of experiment=simclr_mnist. A sweep of temperatures and learning
-rates has ten seeds of each setting. The command is timed from its start to its end, with all imports; the median of the
-rounds counts, and the largest memory of them. On a machine that does other work, look at the processor's seconds.
+Each folder has a config and a result as large as those of experiment=simclr_mnist. A sweep of temperatures and
+learning rates has ten seeds of each setting. The command is timed with all imports; on a machine that does other
+work, look at the processor's seconds.
 """
 
-import argparse
 import json
 import multiprocessing
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from ssl_runner.runs import provenance
+from .measure import command_cost, exponent
+from .row import Goal, Row, Settings
 
 SEEDS = 10
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+BASELINE = ["--baseline", "temperature=0.05,lr=0.001"]
+SECONDS = {100: 3, 1_000: 4, 10_000: 15}  # of the processor, at most
 KNN = {
     "k": 20,
     "temperature": 0.1,
@@ -58,6 +53,8 @@ DATA = {
 
 def make(outputs: Path, runs: int) -> None:
     """Write run folders."""
+    import yaml
+
     from ssl_runner.cli.python_api import compose
     from ssl_runner.config.hashing import config_hash
 
@@ -99,49 +96,25 @@ def make(outputs: Path, runs: int) -> None:
         (folder / "result.json").write_text(json.dumps(result, indent=2))
 
 
-def measured(outputs: Path, *words: str) -> tuple[float, float, float]:
-    """Seconds, seconds of the processor, and peak memory in MB of the command."""
-    command = [sys.executable, "-m", "ssl_runner.commands.report", str(outputs), *words]
-    # compiled modules are kept, as they are by default
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    assert status == 0, "ssl-report failed"
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10000])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=RESULTS / "report.json")
-    asked = parser.parse_args()
-    found = []
-    for runs in asked.runs:
+def rows(settings: Settings) -> Iterator[Row]:
+    """Of several numbers of runs, without and with a baseline."""
+    sizes, costs = [20] if settings.quick else list(SECONDS), []
+    for runs in sizes:
         with tempfile.TemporaryDirectory() as folder:
             # in a process of its own: the memory of a child counts from its parent's at the start
             making = multiprocessing.get_context("spawn").Process(target=make, args=(Path(folder), runs))
             making.start()
             making.join()
-            for words in ([], ["--baseline", "temperature=0.05,lr=0.001"]):
-                measured(Path(folder), *words)  # modules are compiled, and the disk's cache is filled
-                rounds = [measured(Path(folder), *words) for _ in range(asked.rounds)]
-                seconds, processor, memory = zip(*rounds, strict=True)
-                found.append(
-                    {
-                        "runs": runs,
-                        "words": words,
-                        "seconds": round(statistics.median(seconds), 2),
-                        "processor_seconds": round(statistics.median(processor), 2),
-                        "peak_mb": round(max(memory)),
-                    }
-                )
-                print(found[-1], flush=True)
-    content = {"command": provenance.command(), "rounds": asked.rounds, "cpus": os.cpu_count(), "measured": found}
-    asked.output.write_text(json.dumps(content, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            for words in ([],) if settings.quick else ([], BASELINE):
+                command = [sys.executable, "-m", "ssl_runner.commands.report", folder, *words]
+                if not settings.quick:
+                    command_cost(command)  # modules are compiled, and the disk's cache is filled
+                found = [command_cost(command) for _ in range(settings.rounds)]
+                middle = {key: statistics.median(cost[key] for cost in found) for key in found[0]}
+                what = f"{runs:,} runs{' --baseline' if words else ''}"
+                yield Row(f"{what}: of the processor", middle["processor"], "s", goal=Goal(most=SECONDS.get(runs, 9)))
+                yield Row(f"{what}: time", middle["seconds"], "s")
+                yield Row(f"{what}: memory", middle["mb"], "MB", goal=Goal(most=400))
+            costs.append(middle["processor"])
+    if len(sizes) > 1:
+        yield Row(f"growth with runs, {sizes[0]:,} to {sizes[-1]:,}", exponent(sizes, costs), "", goal=Goal(most=1))

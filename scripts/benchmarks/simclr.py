@@ -1,50 +1,40 @@
-"""What a SimCLR step costs: this runner's whole step, the bare forward and backward pass in it, and lightly end to end.
+"""Pairs of views a second of a SimCLR step, beside its bare forward and backward pass and lightly's training.
 
-    python scripts/benchmarks/simclr.py                       # runner against bare pass
-    python scripts/benchmarks/simclr.py --lightly PYTHON      # and against lightly 1.6.0 in that interpreter
-
-CIFAR-10, conv4-64 with projector, batch 256, CPU. The parts run in turn, each in a process of its own, `--rounds`
-times; medians and the ratio round by round are printed, because these timings are noisy.
-
-Protocol for lightly: CIFAR-10 arrays in memory, `Image.fromarray` and `SimCLRTransform(input_size=32,
-gaussian_blur=0.0)` per item, DataLoader with 2 workers, `SimCLRProjectionHead(256, 256, 128)`, `NTXentLoss(0.5)`, SGD;
-rate over 14 batches after 3. It does not decode either; it augments per image on PIL, and it keeps no freed pages.
+CIFAR-10, conv4-64 with projector, batch 256. *Bare* is forward and backward pass of the same network on the same
+batches, in the same memory format. lightly: arrays in memory, `Image.fromarray` and `SimCLRTransform(input_size=32,
+gaussian_blur=0.0)` per item, a DataLoader of two workers, `SimCLRProjectionHead(256, 256, 128)`, `NTXentLoss(0.5)`,
+SGD; 14 batches after 3. It keeps no freed pages, and does not decode either.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
+
+from .measure import apart, in_turn, median_ratio, wired
+from .peers import name, parts
+from .row import Goal, Row, Settings
 
 WARM, COUNTED, BATCH = 3, 14, 256
 
 
-def runner() -> dict[str, float]:
-    """Pairs of views a second of the whole step, and of forward and backward alone on the same batches."""
+def ours(experiment: str, batch_size: int, counted: int) -> dict[str, float]:
+    """Pairs a second of the whole step, and of forward and backward pass alone; the share of making views."""
     import torch
 
-    from ssl_runner.cli import validate
-    from ssl_runner.cli.compose import Composer
-    from ssl_runner.cli.search_path import conf_folder
     from ssl_runner.runtime.step_context import StepContext
-    from ssl_runner.wiring import wire
 
-    overrides = ["experiment=simclr_cifar10", "model/encoder=conv4", f"batching.batch_size={BATCH}", "eval=[]"]
-    config, _ = validate.checked_config(Composer(conf_folder()), overrides)
-    run = wire.wire(config)
+    run = wired([f"experiment={experiment}", "model/encoder=conv4", f"batching.batch_size={batch_size}", "eval=[]"])
     algorithm = run.algorithm.train()
     seconds: dict[str, list[float]] = {"step": [], "data": [], "bare": []}
-    for step in range(WARM + COUNTED):
+    for step in range(WARM + counted):
         context = StepContext(step, 1000, 0, run.device)
         began = time.perf_counter()
         batch = run.batching.batch(step)
         data = time.perf_counter()
         run.trainer.step(algorithm, batch, run.optimizer, context, measure=False)
         done = time.perf_counter()
-        images = batch.crops[0].flatten(0, 1)  # type: ignore[union-attr]
+        images = batch.crops[0].flatten(0, 1)
         prepared = algorithm.network.encoder.prepare(images).contiguous(memory_format=torch.channels_last)
         for parameter in algorithm.parameters():
             parameter.grad = None
@@ -52,22 +42,19 @@ def runner() -> dict[str, float]:
         algorithm.network.head(algorithm.network.encoder.backbone(prepared)).sum().backward()
         after = time.perf_counter()
         if step >= WARM:
-            for name, value in (("step", done - began), ("data", data - began), ("bare", after - bare)):
-                seconds[name].append(value)
-    rates = {name: BATCH / statistics.mean(values) for name, values in seconds.items() if name != "data"}
+            for key, value in (("step", done - began), ("data", data - began), ("bare", after - bare)):
+                seconds[key].append(value)
+    rates = {key: batch_size / statistics.mean(seconds[key]) for key in ("step", "bare")}
     return rates | {"data_share": sum(seconds["data"]) / sum(seconds["step"])}
 
 
-def peer() -> dict[str, float]:
-    """Pairs of views a second of lightly's SimCLR."""
+def lightly_loader(batch_size: int) -> Any:
+    """Batches of two views of 10,000 made-up images; making views costs the same whatever is in them."""
     import torch
-    from lightly.loss import NTXentLoss  # pyright: ignore[reportMissingImports]
-    from lightly.models.modules import SimCLRProjectionHead  # pyright: ignore[reportMissingImports]
     from lightly.transforms import SimCLRTransform  # pyright: ignore[reportMissingImports]
     from PIL import Image
-    from torch import nn
 
-    arrays = torch.load(Path(sys.argv[-1]), weights_only=True).permute(0, 2, 3, 1).contiguous().numpy()
+    arrays = torch.randint(0, 256, (10_000, 32, 32, 3), dtype=torch.uint8).numpy()
     transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
 
     class Views(torch.utils.data.Dataset):
@@ -77,75 +64,46 @@ def peer() -> dict[str, float]:
         def __getitem__(self, index):
             return transform(Image.fromarray(arrays[index]))
 
-    def block(channels):
+    return torch.utils.data.DataLoader(Views(), batch_size, shuffle=True, drop_last=True, num_workers=2)
+
+
+def by_lightly(counted: int) -> dict[str, float]:
+    """Pairs a second of lightly's SimCLR, end to end."""
+    import torch
+    from lightly.loss import NTXentLoss  # pyright: ignore[reportMissingImports]
+    from lightly.models.modules import SimCLRProjectionHead  # pyright: ignore[reportMissingImports]
+    from torch import nn
+
+    def block(channels: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2))
 
     encoder = nn.Sequential(block(3), block(64), block(64), block(64), nn.Flatten())
     model = nn.Sequential(encoder, SimCLRProjectionHead(256, 256, 128))
     loss = NTXentLoss(0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    loader = torch.utils.data.DataLoader(Views(), BATCH, shuffle=True, drop_last=True, num_workers=2)
     began = 0.0
-    for number, views in enumerate(loader):
+    for number, views in enumerate(lightly_loader(BATCH)):
         if number == WARM:
             began = time.perf_counter()
-        if number == WARM + COUNTED:
+        if number == WARM + counted:
             break
         first, second = model(views[0]), model(views[1])
         optimizer.zero_grad()
         loss(first, second).backward()
         optimizer.step()
-    return {"lightly": COUNTED * BATCH / (time.perf_counter() - began)}
+    return {"step": counted * BATCH / (time.perf_counter() - began)}
 
 
-def arrays(path: Path) -> None:
-    """CIFAR-10's training images as one file that the other interpreter can read without this package."""
-    import torch
-
-    from ssl_runner.cli import validate
-    from ssl_runner.cli.compose import Composer
-    from ssl_runner.cli.search_path import conf_folder
-    from ssl_runner.config.building import build
-
-    config, _ = validate.checked_config(Composer(conf_folder()), ["experiment=simclr_cifar10"])
-    torch.save(build(config["dataset"], "dataset").train.images[:10_000].clone(), path)
-
-
-def part(python: str, *arguments: str) -> dict[str, float]:
-    """Run one part in a process of its own."""
-    done = subprocess.run([python, __file__, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lightly", metavar="PYTHON", help="interpreter that has lightly 1.6.0")
-    parser.add_argument("--rounds", type=int, default=5, help="in which the parts take turns")
-    parser.add_argument("--part", choices=["runner", "lightly"], help=argparse.SUPPRESS)
-    parser.add_argument("arrays", nargs="?", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.part:
-        print(json.dumps(runner() if asked.part == "runner" else peer()))
-        return
-    file = Path("outputs") / "cifar10_images.pt"
-    if asked.lightly:
-        file.parent.mkdir(exist_ok=True)
-        arrays(file)
-    rounds = []
-    for _ in range(asked.rounds):
-        found = part(sys.executable, "--part", "runner")
-        if asked.lightly:
-            found |= part(asked.lightly, "--part", "lightly", str(file))
-        print({name: round(value, 3) for name, value in found.items()}, flush=True)
-        rounds.append(found)
-    for name in rounds[0]:
-        print(f"{name:>10}: median {statistics.median(found[name] for found in rounds):.3f}")
-    print(f"step / bare: median {statistics.median(found['step'] / found['bare'] for found in rounds):.3f}")
-    if asked.lightly:
-        print(f"step / lightly: median {statistics.median(found['step'] / found['lightly'] for found in rounds):.2f}")
-
-
-if __name__ == "__main__":
-    main()
+def rows(settings: Settings) -> Iterator[Row]:
+    """The step beside the bare pass and lightly, and what views take of it."""
+    given = ("simclr_digits", 8, 1) if settings.quick else ("simclr_cifar10", BATCH, COUNTED)
+    others = parts(settings, {"lightly": by_lightly}, given[2])
+    found = in_turn({"ours": lambda: apart(settings, ours, *given), **others}, settings.rounds)
+    step, bare, share = ([result[key] for result in found["ours"]] for key in ("step", "bare", "data_share"))
+    own, ratio = statistics.median(step), median_ratio(step, bare)
+    yield Row("step / bare pass", own, "pairs/s", "bare pass", statistics.median(bare), ratio, Goal(least=0.9))
+    for peer in others:
+        rates = [result["step"] for result in found[peer]]
+        other, ratio = statistics.median(rates), median_ratio(step, rates)
+        yield Row("step / the peer's", own, "pairs/s", name(peer), other, ratio, Goal(least=2))
+    yield Row("views' share of the step", 100 * statistics.median(share), "%", goal=Goal(most=10))

@@ -1,59 +1,43 @@
-"""What tracking costs: the same training with everything that goes to TensorBoard, and with nothing.
+"""Seconds of training with everything that goes to TensorBoard, beside the same training with nothing.
 
-    python scripts/benchmarks/tracking.py [experiment=NAME override ...] [--steps 300] [--pairs 5]
-
-Both kinds alternate in one process; the ratio is of the medians. What is done once (config, pictures, projector) is
-measured apart, because its share shrinks with the run's length.
+A line every 10 steps, diagnostics every 100, pictures, projector. Both kinds alternate in one process. What is done
+once a run (config, pictures, projector) is measured apart, because its share shrinks with the run's length.
 """
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ssl_runner.cli import validate
-from ssl_runner.cli.compose import Composer
-from ssl_runner.cli.search_path import conf_folder
-from ssl_runner.report import exhibits
-from ssl_runner.runs.events import final_writer
-from ssl_runner.runs.tracking import Tracker
-from ssl_runner.training.loop import fit
-from ssl_runner.wiring import wire
+from .measure import apart, checked, in_turn, median_ratio
+from .row import Goal, Row, Settings
+
+STEPS = {"simclr_digits": 300, "simclr_mnist": 100}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="what makes the run, as for ssl-train")
-    parser.add_argument("--steps", type=int, default=300, help="of each training")
-    parser.add_argument("--pairs", type=int, default=5, help="of trainings, one of each kind")
-    asked = parser.parse_intermixed_args()
-    config, _ = validate.checked_config(Composer(conf_folder()), asked.overrides)
-    whole = wire.wire(config).trainer.steps(wire.wire(config).batching)
-    config["trainer"] |= {"max_epochs": None, "max_steps": asked.steps, "progress": False}
-    silent = config | {"trainer": config["trainer"] | {"log_every": asked.steps, "diagnostics_every": None}}
-    kinds: dict[str, list[tuple[float, float]]] = {"tracked": [], "silent": []}
-    for _ in range(asked.pairs):
-        for kind, wanted in (("tracked", config), ("silent", silent)):
-            kinds[kind].append(measured(wanted))
-    seconds = {kind: statistics.median(loop for loop, _ in runs) for kind, runs in kinds.items()}
-    once = statistics.median(once for _, once in kinds["tracked"])
-    share = seconds["tracked"] / seconds["silent"] - 1
-    report = {
-        "overrides": asked.overrides,
-        "steps": asked.steps,
-        "seconds": seconds,
-        "cost of the loop": f"{share:.2%}",
-        "seconds once a run": round(once, 3),
-        "cost of a whole run's training": f"{share + once / (seconds['silent'] / asked.steps * whole):.2%}",
-    }
-    print(json.dumps(report, indent=2))
+def compared(experiment: str, steps: int, rounds: int) -> dict[str, list]:
+    """Of both kinds, seconds of the loop and of what is done once, in each round; and the steps of a whole run."""
+    from ssl_runner.wiring import wire
+
+    config = checked([f"experiment={experiment}"])
+    run = wire.wire(config)
+    whole = run.trainer.steps(run.batching)
+    config["trainer"] |= {"max_epochs": None, "max_steps": steps, "progress": False}
+    silent = config | {"trainer": config["trainer"] | {"log_every": steps, "diagnostics_every": None}}
+    parts = {"tracked": lambda: training(config), "silent": lambda: training(silent)}
+    return in_turn(parts, rounds) | {"whole": [(whole, 0)]}
 
 
-def measured(config: dict[str, Any]) -> tuple[float, float]:
+def training(config: dict[str, Any]) -> tuple[float, float]:
     """Seconds of the loop, and of what is shown once."""
+    from ssl_runner.report import exhibits
+    from ssl_runner.runs.events import final_writer
+    from ssl_runner.runs.tracking import Tracker
+    from ssl_runner.training.loop import fit
+    from ssl_runner.wiring import wire
+
     run = wire.wire(config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -70,5 +54,17 @@ def measured(config: dict[str, Any]) -> tuple[float, float]:
         return loop, once + time.perf_counter() - began
 
 
-if __name__ == "__main__":
-    main()
+def rows(settings: Settings) -> Iterator[Row]:
+    """Of two experiments, the loop with and without, and the whole run."""
+    for experiment, steps in {"simclr_digits": 3}.items() if settings.quick else STEPS.items():
+        found = apart(settings, compared, experiment, steps, settings.rounds)
+        tracked, silent = ([loop for loop, _ in found[kind]] for kind in ("tracked", "silent"))
+        ratio, without = median_ratio(tracked, silent), statistics.median(silent)
+        own = statistics.median(tracked)
+        yield Row(
+            f"{experiment}, {steps} steps, with / without", own, "s", "nothing tracked", without, ratio, Goal(most=1.05)
+        )
+        once, whole = statistics.median(once for _, once in found["tracked"]), without * found["whole"][0][0] / steps
+        yield Row(
+            f"{experiment}: once a run / all its training", once, "s", "training", whole, once / whole, Goal(most=0.02)
+        )

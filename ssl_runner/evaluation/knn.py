@@ -17,6 +17,8 @@ from ssl_runner.models.features import evaluating
 
 # Largest number of similarities in memory at once: 64 MiB in float32.
 CHUNK = 2**24
+# Similarities whose maximum is looked at before themselves.
+GROUP = 16
 # Votes are summed as integers of this resolution, so that the order does not matter and ties are exact.
 RESOLUTION = 2**40
 
@@ -75,8 +77,12 @@ class KNN(Labelled):
         """
         gallery, queries = F.normalize(gallery, dim=1), F.normalize(queries, dim=1)
         rows = max(1, CHUNK // len(gallery))
-        votes = [self._votes(chunk @ gallery.T, gallery_labels, n_classes) for chunk in queries.split(rows)]
-        return torch.cat([chunk.argmax(dim=1) for chunk in votes])
+        # one place for all products: fresh pages for each would take a third of its time
+        place, found = queries.new_empty(min(rows, len(queries)), len(gallery)), []
+        for chunk in queries.split(rows):
+            similarity = torch.mm(chunk, gallery.T, out=place[: len(chunk)])
+            found.append(self._votes(similarity, gallery_labels, n_classes).argmax(dim=1))
+        return torch.cat(found)
 
     def _votes(self, similarity: Tensor, gallery_labels: Tensor, n_classes: int) -> Tensor:
         """The votes, int64 (M, n_classes), up to a factor for each row."""
@@ -90,7 +96,7 @@ class KNN(Labelled):
 def nearest(similarity: Tensor, k: int) -> Tensor:
     """Positions int64 (M, k) of the k largest values in each row (M, N), in any order; the first ones of ties."""
     n = similarity.shape[1]
-    values, indices = similarity.topk(min(k + 1, n))
+    values, indices = largest(similarity, min(k + 1, n))
     if k == n:
         return indices
     # topk may take any of the values that tie with the last one it takes.
@@ -103,3 +109,22 @@ def nearest(similarity: Tensor, k: int) -> Tensor:
         kept = above | (equal & (equal.cumsum(dim=1) <= room))
         indices[tied] = kept.nonzero()[:, 1].view(-1, k)
     return indices
+
+
+def largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest values in each row (M, N), sorted, and their positions; any ones of ties.
+
+    What `topk` returns, in up to a third of its time: they lie in the groups that have the largest maxima, and only
+    these groups are searched.
+    """
+    rows, n = similarity.shape
+    width = n // GROUP
+    if width < 4 * count:
+        return similarity.topk(count)
+    maxima = similarity[:, : width * GROUP].unflatten(1, (GROUP, width)).amax(dim=1)
+    groups = maxima.topk(count, sorted=False).indices
+    members = torch.arange(0, width * GROUP, width, device=similarity.device)
+    rest = torch.arange(width * GROUP, n, device=similarity.device)
+    candidates = torch.cat([(groups[:, None] + members[:, None]).flatten(1), rest.expand(rows, -1)], dim=1)
+    values, places = similarity.gather(1, candidates).topk(count)
+    return values, candidates.gather(1, places)

@@ -20,6 +20,7 @@ from ssl_runner.data.augmentation import (
     RandomGrayscale,
     RandomResizedCrop,
     Solarize,
+    transform,
 )
 from ssl_runner.models.network import Encoder
 
@@ -86,6 +87,17 @@ def test_the_order_of_the_rows_changes_no_bit():
     pixels, draws = batch(32), draws_for(augmentation, 32)
     order = torch.randperm(32, generator=seeded(3))
     assert torch.equal(augmentation(pixels[order], draws[order]), augmentation(pixels, draws)[order])
+
+
+@pytest.mark.parametrize(
+    "cached", [1, 3 * 12 * 15 * 4 * 4, 3 * 12 * 15 * 4 * 7]
+)  # pieces of 1, of up to 4 and 7 images
+def test_pieces_that_fit_into_the_cache_change_no_bit(cached, monkeypatch):
+    augmentation, pixels = Augmentation(every_transform()), batch(10)
+    draws = draws_for(augmentation, 10)
+    whole = augmentation(pixels, draws)
+    monkeypatch.setattr(transform, "CACHED", cached)
+    assert torch.equal(augmentation(pixels, draws), whole)
 
 
 def test_equal_images_with_different_draws_give_different_views():

@@ -68,6 +68,18 @@ def test_ties_between_neighbours_go_to_the_first_in_the_gallery():
     assert found == [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
 
 
+@pytest.mark.parametrize(("columns", "k"), [(1000, 3), (1001, 7), (1015, 14)])
+@pytest.mark.parametrize("levels", [None, 5, 200])  # with few levels, nearly all similarities tie
+def test_many_columns_are_searched_by_groups_as_if_sorted(columns, k, levels):
+    similarity = torch.rand(20, columns, generator=torch.Generator().manual_seed(k))
+    if levels:
+        similarity = (similarity * levels).floor()
+    assert columns // knn.GROUP >= 4 * (k + 1)  # groups are looked at
+    assert torch.equal(knn.largest(similarity, k)[0], similarity.sort(dim=1, descending=True).values[:, :k])
+    expected = similarity.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(nearest(similarity, k).sort(dim=1).values, expected.sort(dim=1).values)
+
+
 def test_ties_between_classes_go_to_the_lowest_class():
     gallery = torch.eye(4)
     found = KNN(4, 0.1).predict(gallery, torch.tensor([3, 2, 3, 2]), torch.ones(1, 4), 4)

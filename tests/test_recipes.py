@@ -1,18 +1,17 @@
 """Every recipe fits other data and another encoder with only that override, or says what to lower."""
 
-import json
 import re
 
 import pytest
+from datasets_read_once import datasets_read_once
 from PIL import Image
 
 from ssl_runner.cli import validate
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.config.building import build
-from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import ConfigError
-from ssl_runner.wiring import components, wire
+from ssl_runner.wiring import wire
 
 CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -22,19 +21,7 @@ ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", 
 
 @pytest.fixture(autouse=True, scope="module")
 def each_dataset_is_read_once():
-    """Caches datasets, since reading and splitting takes most of the time of wiring."""
-    read, known = components.part, {}
-
-    def part(node, path, role, **supplied):
-        if role is not Splits:
-            return read(node, path, role, **supplied)
-        key = json.dumps(node, sort_keys=True)
-        if key not in known:
-            known[key] = read(node, path, role)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(components, "part", part)
+    with datasets_read_once({}):
         yield
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets_read_once import Known, datasets_read_once
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -29,6 +30,18 @@ def few_tasks_to_show(monkeypatch):
     monkeypatch.setattr(adaptation, "N_TASKS", 4)
 
 
+@pytest.fixture(scope="module")
+def known_datasets() -> Known:
+    return {}
+
+
+@pytest.fixture
+def each_dataset_is_read_once(known_datasets):
+    """The first recipe for a dataset reads it."""
+    with datasets_read_once(known_datasets):
+        yield
+
+
 def small(name: str) -> list[str]:
     overrides = [f"experiment={name}", *SMALL, "model/encoder=conv4", "model.encoder.width=4", "eval=[few_shot]"]
     overrides += ["eval.few_shot.episodes=4", "baselines=[]"]
@@ -47,6 +60,7 @@ def run(folder, *overrides: str) -> dict:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.usefixtures("each_dataset_is_read_once")
 def test_every_experiment_runs_and_leaves_a_complete_folder(name, tmp_path, request):
     if not name.endswith("digits"):
         request.getfixturevalue("data_root")

@@ -1,5 +1,6 @@
 """Versions of the packages that can change a result."""
 
+import functools
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -10,11 +11,15 @@ _PACKAGES = ("ssl-runner", "torch", "torchvision", "numpy", "hydra-core", "sciki
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that can change a result."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
+    found = {"python": platform.python_version()} | {package: _installed(package) for package in _PACKAGES}
     found["torch"] = str(torch.__version__)  # includes the build; str, because torch has its own class for it
     return found
+
+
+@functools.cache
+def _installed(package: str) -> str:
+    """Read once in a process, which has imported the packages as they were."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,5 +1,6 @@
 """The 1,797 handwritten digits of scikit-learn, which need no download."""
 
+import functools
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -61,9 +62,16 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     if package is not None and package.origin is not None:
         table = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
         if table.is_file():  # the file that load_digits reads, without its import, which takes seconds
-            rows = np.loadtxt(table, delimiter=",")
-            return rows[:, :-1], rows[:, -1]
+            return _parsed(table)
     from sklearn.datasets import load_digits
 
     shades, labels = load_digits(return_X_y=True)
     return np.asarray(shades), np.asarray(labels)
+
+
+@functools.cache
+def _parsed(table: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Shades and labels of the table; kept, since each job of a sweep and each split in a process asks for them."""
+    rows = np.loadtxt(table, delimiter=",")
+    rows.flags.writeable = False
+    return rows[:, :-1], rows[:, -1]

@@ -70,7 +70,7 @@ class TransformerPredictor(Predictor):
 
     def __init__(self, width: int, out_features: int, grid: Grid, predictor_width: int, depth: int, heads: int) -> None:
         super().__init__()
-        if depth < 1 or heads < 1 or predictor_width % heads:
+        if min(depth, heads, predictor_width) < 1 or predictor_width % heads:
             raise InvalidValue(
                 f"predictor_width={predictor_width}, depth={depth}, heads={heads}; give at least 1 block, and a width "
                 "that the heads divide"
@@ -118,7 +118,8 @@ class ConvolutionalPredictor(Predictor):
         self, width: int, out_features: int, grid: Grid, predictor_width: int, depth: int, kernel_size: int, groups: int
     ) -> None:
         super().__init__()
-        if depth < 1 or kernel_size % 2 == 0 or predictor_width % groups or width % groups:
+        sizes = depth, kernel_size, predictor_width, groups
+        if min(sizes) < 1 or kernel_size % 2 == 0 or predictor_width % groups or width % groups:
             raise InvalidValue(
                 f"depth={depth}, kernel_size={kernel_size}, predictor_width={predictor_width}, groups={groups}; give "
                 f"at least 1 layer, an odd kernel, and groups that divide the width and the {width} of the tokens"

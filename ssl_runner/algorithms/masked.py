@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.patch_targets import PatchTarget, Whole
 from ssl_runner.algorithms.views import embed_views
+from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.masking.masking import Masks
 from ssl_runner.errors import InvalidValue
@@ -95,7 +96,7 @@ class Masked(Algorithm):
         self.feature_loss, self.feature_weight = feature_loss, feature_weight
         width = target.width(network, encoder, network.encoder.input_shape[0])
         self.predictor = None if predictor is None else predictor(encoder.width, width, encoder.grid)
-        self._refuse_predictor(width)
+        self._refuse_misfits()
         self.mask_token = nn.Parameter(torch.empty(encoder.width).normal_(std=0.02)) if hidden == "replaced" else None
         needed = target.needs_teacher or (image_loss is not None and "target" in image_loss.needs)
         self.teacher = copy.deepcopy(network).requires_grad_(False) if needed else None
@@ -104,7 +105,8 @@ class Masked(Algorithm):
 
     @classmethod
     def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        scores = str(arguments["target"].get("_target_", "")).endswith(".Prototypes")
+        target = arguments["target"]
+        scores = isinstance(target, Mapping) and getattr(locate(target["_target_"]), "of_prototypes", False)
         return frozenset({"patches", "patch_scores"} if scores else {"patches"})
 
     @property
@@ -146,10 +148,15 @@ class Masked(Algorithm):
             for mean, value in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(value, weight)
         if "total" in carry:
-            mean = carry["total"].sum(dim=0) / carry["count"].sum().clamp_min(1)
-            self.loss.after_step(context, mean[None, None])
+            count = carry["count"].sum()
+            mean = carry["total"].sum(dim=0) / count.clamp_min(1)
+            # where no mask of the batch hides anything, the center stays where it is
+            self.loss.after_step(context, torch.where(count > 0, mean, getattr(self.loss, "center", 0.0))[None, None])
         if "target" in carry and self.image_loss is not None:
             self.image_loss.after_step(context, carry["target"].transpose(0, 1))
+
+    def less_memory(self, accumulate: int) -> str:
+        return "lower batching.batch_size, or masking.masks where there are several"
 
     def eval_encoder(self) -> Encoder:
         return self._product().encoder
@@ -161,8 +168,8 @@ class Masked(Algorithm):
         """What the encoder makes of an image's tokens."""
         return self.encoder.pooled(torch.cat([tokens.prefix, tokens.patches], dim=1))
 
-    def _refuse_predictor(self, width: int) -> None:
-        """Raises ValueError for a predictor that cannot predict the target."""
+    def _refuse_misfits(self) -> None:
+        """Raises ValueError for a predictor that cannot predict the target, or a head that cannot take the features."""
         if self.predictor is None and not self.target.of_prototypes:
             raise InvalidValue(
                 f"predictor=null, but the head gives no {type(self.target).__name__} of a patch; choose "
@@ -170,6 +177,16 @@ class Masked(Algorithm):
             )
         if self.predictor is not None and self.target.of_prototypes:
             raise InvalidValue("the head gives the scores of prototypes; set algorithm.predictor=null")
+        if self.target.of_prototypes and not hasattr(self.network.head, "prototypes"):
+            raise InvalidValue(
+                f"the target is scores of prototypes, but {type(self.network.head).__name__} has none; choose "
+                "model/head=dino"
+            )
+        if self.image_loss is not None and self.encoder.n_layers > 1:
+            raise InvalidValue(
+                f"model.encoder.layers={self.encoder.n_layers}, but a loss between views sees the last one; set it to "
+                "1, or algorithm.image_loss=null"
+            )
         if self.predictor is None and self.encoder.out_features != self.encoder.width:
             raise InvalidValue(
                 f"the head reads an image's features ({self.encoder.out_features}) and a patch's "
@@ -221,9 +238,11 @@ class Masked(Algorithm):
         """What `after_step` needs for a center of patches: sums (B, K) and counts (B, 1) of each image's targets."""
         if not self.target.of_prototypes:
             return {}
-        counted = (patches.weights > 0).to(patches.target.dtype)
+        target = patches.target.to(torch.promote_types(patches.target.dtype, torch.float32))
+        counted = (patches.weights > 0).to(target.dtype)
         rows = masks.hidden.shape[:3]
-        total = torch.einsum("rp,rpk->rk", counted, patches.target).unflatten(0, rows).sum(dim=(0, 1))
+        with torch.autocast(target.device.type, enabled=False):  # which would round the sums to half precision
+            total = torch.einsum("rp,rpk->rk", counted, target).unflatten(0, rows).sum(dim=(0, 1))
         return {"total": total, "count": counted.sum(dim=1, keepdim=True).unflatten(0, rows).sum(dim=(0, 1))}
 
     def _between_views(
@@ -236,7 +255,7 @@ class Masked(Algorithm):
         if len(batch.crops) > 1:
             online = torch.cat([online, embed_views(self.network, batch.crops[1:])])
         target = None
-        if whole.tokens is not None and whole.teacher is not None:
+        if "target" in self.image_loss.needs and whole.tokens is not None and whole.teacher is not None:
             with torch.no_grad():
                 target = whole.teacher.head(self._pooled(whole.tokens)).unflatten(0, (n_global, n_images))
         seen = Embeddings(online, target=target, labels=batch.labels, global_views=n_global)

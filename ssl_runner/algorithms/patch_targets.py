@@ -105,13 +105,15 @@ class Frequencies(PatchTarget):
     def __call__(self, whole: Whole, places: Tensor, encoder: ViT) -> Tensor:
         side = encoder.patch_size
         pixels = take(patchify(whole.images, side), places)
-        cosines = cosine_transform(side, pixels.device)[: self._kept(side)].to(pixels.dtype)
-        return (cosines @ pixels.unflatten(-1, (-1, side, side)) @ cosines.T).flatten(-3)
+        cosines = cosine_transform(side, pixels)[: self._kept(side)]
+        with torch.autocast(pixels.device.type, enabled=False):  # which would round these products to half precision
+            return (cosines @ pixels.unflatten(-1, (-1, side, side)) @ cosines.T).flatten(-3)
 
     def picture(self, values: Tensor, reference: Tensor) -> Tensor:
-        side = math.isqrt(reference.shape[-1] // (3 if reference.shape[-1] % 3 == 0 else 1))
+        numbers = reference.shape[-1]  # a square with one channel, three squares with three, and never both
+        side = math.isqrt(numbers) if math.isqrt(numbers) ** 2 == numbers else math.isqrt(numbers // 3)
         kept = self._kept(side)
-        cosines = cosine_transform(side, values.device)[:kept].to(values.dtype)
+        cosines = cosine_transform(side, values)[:kept]
         return (cosines.T @ values.unflatten(-1, (-1, kept, kept)) @ cosines).flatten(-3)
 
     def _kept(self, side: int) -> int:
@@ -123,7 +125,8 @@ class Features(PatchTarget):
     (data2vec, Baevski et al. 2022, arXiv:2202.03555, sec. 3.3).
 
     Args:
-        layers: Last blocks whose outputs are averaged; 0 for the output after the last layer norm.
+        layers: Last blocks whose outputs are averaged; 0 for the output after the last layer norm. Deviation: of a
+            block, data2vec takes its MLP's output before that is added to the residual stream.
         normalise: Each block before, and with ``layer`` also the mean: ``layer`` over the width of a patch (I-JEPA's
             code; data2vec for images), ``instance`` over the patches of an image (data2vec 2.0's code), or ``none``.
     """
@@ -145,7 +148,7 @@ class Features(PatchTarget):
     def __call__(self, whole: Whole, places: Tensor, encoder: ViT) -> Tensor:
         assert whole.tokens is not None
         found: Sequence[Tensor] = whole.tokens.layers if self.layers else [whole.tokens.patches]
-        normed = [self._normalised(tokens.float()) for tokens in found]
+        normed = [self._normalised(tokens.to(torch.promote_types(tokens.dtype, torch.float32))) for tokens in found]
         mean = normed[0] if len(normed) == 1 else torch.stack(normed).mean(dim=0)
         if len(normed) > 1 and self.normalise == "layer":
             mean = self._normalised(mean)
@@ -175,9 +178,9 @@ class Prototypes(PatchTarget):
         return whole.teacher.head(take(whole.tokens.patches, places).flatten(0, 1)).unflatten(0, places.shape)
 
 
-def cosine_transform(side: int, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II matrix (side, side), float64: row k has frequency k."""
-    places = torch.arange(side, dtype=torch.float64, device=device)
+def cosine_transform(side: int, like: Tensor) -> Tensor:
+    """The orthonormal DCT-II matrix (side, side), with the type and device of a tensor: row k has frequency k."""
+    places = torch.arange(side, dtype=like.dtype, device=like.device)
     cosines = torch.cos(torch.pi / side * (places + 0.5) * places[:, None]) * math.sqrt(2 / side)
     cosines[0] /= math.sqrt(2)
     return cosines

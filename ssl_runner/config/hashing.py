@@ -34,8 +34,16 @@ OUTSIDE_THE_HASH = (
 )
 
 
-# keys that earlier versions do not have, and whose null is what these do
-NULL_AS_BEFORE = ("masking",)
+# keys that earlier versions do not have, with the values by which a run is what it was then
+AS_BEFORE: Mapping[str, Any] = {
+    "masking": None,
+    "loss.centering": "center",
+    "model.encoder.features": "cls",
+    "model.encoder.layers": 1,
+    "model.encoder.positions": "learned",
+    "model.encoder.registers": 0,
+    "model.encoder.drop_path": 0.0,
+}
 
 # where a run ends; part of the hash, but it may change if nothing in the run depends on it
 END = ("trainer.max_steps", "trainer.max_epochs")
@@ -59,7 +67,9 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten(config)
     outside = {key for key in flat for pattern in OUTSIDE_THE_HASH if fnmatch.fnmatchcase(key, pattern)}
-    outside |= {key for key in NULL_AS_BEFORE if flat.get(key, "") is None}
+    outside |= {key for key, value in AS_BEFORE.items() if key in flat and flat[key] == value}
+    if flat.get("loss.centering") == "center":
+        outside.add("loss.sinkhorn_iterations")  # which nothing reads then
     return {key: _canonical(value) for key, value in flat.items() if key not in outside}
 
 

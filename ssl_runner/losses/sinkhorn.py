@@ -31,7 +31,7 @@ def sinkhorn(exponents: Tensor, iterations: int, counted: Tensor | None = None) 
         else:
             own = exponents.masked_fill(~counted[:, None], -torch.inf).logsumexp(dim=-2, keepdim=True)
             share = (counted.sum().clamp_min(1) / columns).log()
-            exponents = exponents - own.clamp_min(torch.finfo(exponents.dtype).min) + share
+            exponents = exponents - own.masked_fill(~counted.any(), 0) + share
         exponents = exponents - exponents.logsumexp(dim=-1, keepdim=True)
     return exponents
 

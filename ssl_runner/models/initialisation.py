@@ -12,12 +12,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def initialised_anew(module: Module, seed: int) -> Module:
-    """A copy in evaluation mode with new initial weights, all of them trainable. The original is not changed.
+    """A copy in evaluation mode with new initial weights, all of them trainable but fixed positions. The original is
+    not changed.
 
     Each part draws its weights as its class does (``reset_parameters``, or ``init_weights`` for weights that timm's
-    models own directly), and running averages are reset. Buffers that no class resets are kept, because pixel
-    statistics are not weights. Weights are drawn on the CPU, so that a GPU gets the same ones; this seeds torch's
-    generators. Device and memory format are those of the module.
+    models own directly; then ``fix_positions`` for a transformer's fixed ones), and running averages are reset. Buffers
+    that no class resets are kept, because pixel statistics are not weights. Weights are drawn on the CPU, so that a GPU
+    gets the same ones; this seeds torch's generators. Device and memory format are those of the module.
 
     Raises:
         ValueError: Some weights belong to a class that has neither method, so trained weights would be left.
@@ -29,7 +30,7 @@ def initialised_anew(module: Module, seed: int) -> Module:
     with torch.no_grad():
         for weight in fresh.parameters():
             weight.fill_(torch.nan)
-        for ways in ("reset_parameters", "init_weights"):
+        for ways in ("reset_parameters", "init_weights", "fix_positions"):
             for part in fresh.modules():
                 if callable(reset := getattr(part, ways, None)):
                     reset()

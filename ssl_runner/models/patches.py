@@ -26,7 +26,7 @@ def take(tokens: Tensor, places: Tensor) -> Tensor:
 
 
 def sincos(grid: Grid, width: int) -> Tensor:
-    """Fixed position embeddings (N, width): sines and cosines of the row, then of the column (MAE's and I-JEPA's code).
+    """Fixed position embeddings (N, width): sines and cosines of the column, then of the row (MAE's and I-JEPA's code).
 
     Args:
         width: A multiple of 4.
@@ -38,7 +38,7 @@ def sincos(grid: Grid, width: int) -> Tensor:
         raise InvalidValue(f"width={width}; sines and cosines of rows and columns need a multiple of 4")
     rates = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     places = torch.cartesian_prod(*(torch.arange(side, dtype=torch.float64) for side in grid)).view(-1, 2)
-    angles = places[:, :, None] * rates  # (N, 2, width / 4)
+    angles = places.flip(1)[:, :, None] * rates  # (N, 2, width / 4)
     return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1).float()
 
 

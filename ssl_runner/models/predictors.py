@@ -15,6 +15,8 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.models.patches import Grid, sincos, take
 from ssl_runner.models.vit import Tokens
 
+NOISE = 0.01  # standard deviation, data2vec 2.0's code
+
 
 class Predictor(nn.Module):
     """Predicts patches.
@@ -64,9 +66,11 @@ class TransformerPredictor(Predictor):
         ValueError: A number is out of range.
     """
 
+    positions: Tensor
+
     def __init__(self, width: int, out_features: int, grid: Grid, predictor_width: int, depth: int, heads: int) -> None:
         super().__init__()
-        if depth < 1 or heads < 1 or predictor_width % heads:
+        if min(depth, heads, predictor_width) < 1 or predictor_width % heads:
             raise InvalidValue(
                 f"predictor_width={predictor_width}, depth={depth}, heads={heads}; give at least 1 block, and a width "
                 "that the heads divide"
@@ -97,7 +101,8 @@ class ConvolutionalPredictor(Predictor):
     which noise stands at the hidden places.
 
     Each layer is a convolution, a layer norm over channels without scale and shift, and a GELU, with a residual
-    connection from the second layer on, as in the authors' code.
+    connection where the number of channels stays the same, as in the authors' code. The noise is drawn like dropout: by
+    step and process, so that it depends on the number of processes.
 
     Args:
         predictor_width: Channels.
@@ -113,7 +118,8 @@ class ConvolutionalPredictor(Predictor):
         self, width: int, out_features: int, grid: Grid, predictor_width: int, depth: int, kernel_size: int, groups: int
     ) -> None:
         super().__init__()
-        if depth < 1 or kernel_size % 2 == 0 or predictor_width % groups or width % groups:
+        sizes = depth, kernel_size, predictor_width, groups
+        if min(sizes) < 1 or kernel_size % 2 == 0 or predictor_width % groups or width % groups:
             raise InvalidValue(
                 f"depth={depth}, kernel_size={kernel_size}, predictor_width={predictor_width}, groups={groups}; give "
                 f"at least 1 layer, an odd kernel, and groups that divide the width and the {width} of the tokens"
@@ -130,7 +136,7 @@ class ConvolutionalPredictor(Predictor):
         if visible is None:
             whole = tokens.patches
         else:
-            noise = torch.randn(rows, self.grid.patches, width, device=targets.device).to(tokens.patches.dtype) * 0.02
+            noise = torch.randn(rows, self.grid.patches, width, device=targets.device).to(tokens.patches.dtype) * NOISE
             whole = noise.scatter(1, visible[..., None].expand_as(tokens.patches), tokens.patches)
         maps = whole.transpose(1, 2).unflatten(2, self.grid)
         for layer in self.layers:

@@ -67,6 +67,8 @@ class ViT(Timm):
             )
         if features not in ("cls", "mean", "cls_mean"):
             raise InvalidValue(f"features={features!r} is not one of cls, mean, cls_mean")
+        if positions not in ("learned", "sincos"):
+            raise InvalidValue(f"positions={positions!r} is not one of learned, sincos")
         if registers < 0 or not 0 <= drop_path < 1:
             raise InvalidValue(f"registers={registers}, drop_path={drop_path}; give at least 0, and a share in [0, 1)")
         # local crops differ in size from global ones, so position embeddings are interpolated
@@ -82,8 +84,8 @@ class ViT(Timm):
             raise InvalidValue(f"layers={layers}; this transformer has {len(self.body.blocks)} blocks")
         self.features, self.n_layers = features, layers
         self.out_features = self.width * layers * (2 if features == "cls_mean" else 1)
-        if positions == "sincos":
-            self._fix_positions()
+        self.positions = positions
+        self.fix_positions()
 
     def tokens(
         self,
@@ -149,11 +151,14 @@ class ViT(Timm):
         scores = torch.einsum("rhd,rnhd->rhn", query, key) * query.shape[-1] ** -0.5
         return scores.softmax(dim=-1)[..., self.body.num_prefix_tokens :].unflatten(2, size)
 
-    def _fix_positions(self) -> None:
+    def fix_positions(self) -> None:
+        """Write sines and cosines into fixed positions: when it is built, and after weights are drawn anew."""
+        if self.positions == "learned":
+            return
         positions = self.body.pos_embed
         fixed = sincos(self.grid, self.width)
         prefix = positions.shape[1] - len(fixed)
-        positions.data = torch.cat([torch.zeros(prefix, self.width), fixed])[None]
+        positions.data = torch.cat([torch.zeros(prefix, self.width), fixed])[None].to(positions)
         positions.requires_grad_(False)
 
 

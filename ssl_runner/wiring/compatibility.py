@@ -6,14 +6,12 @@ from typing import Any
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.algorithms.masked import Masked
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
-from ssl_runner.data.masking import Masking
 from ssl_runner.errors import ConfigError, NotDownloaded, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
 from ssl_runner.losses.loss import Loss
@@ -77,32 +75,6 @@ def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> 
         return
     if splits.train.labels is None:
         raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
-
-
-def mask(batching: Batching, masking: Masking | None, algorithm: Algorithm) -> None:
-    """Let the batching hide patches for an algorithm that predicts them.
-
-    Raises:
-        ConfigError: Masking, batching and algorithm do not fit.
-    """
-    if not isinstance(algorithm, Masked):
-        if masking is not None:
-            raise ConfigError(
-                [f"masking hides patches, but {type(algorithm).__name__} predicts none; set masking=none"]
-            )
-        return
-    if masking is None:
-        if algorithm.image_loss is None:
-            raise ConfigError(["masking=none leaves nothing to predict; choose masking=random, block or multi_block"])
-        return
-    masking.check(algorithm.encoder.grid)
-    if algorithm.image_loss is not None and masking.masks > 1:
-        remedy = "set masking.masks=1 or algorithm.image_loss=null"
-        raise ConfigError([f"masking.masks={masking.masks}, but a loss between views takes one mask of each; {remedy}"])
-    batching.masking, batching.grid = masking, algorithm.encoder.grid
-    if algorithm.hidden == "dropped" and not masking.constant(algorithm.encoder.grid):
-        remedy = "give masking.share=[0.4,0.4] and masking.probability=1, or set algorithm.hidden=replaced"
-        raise ConfigError([f"hidden=dropped needs as many visible patches in every image; {remedy}"])
 
 
 def refuse_head(algorithm: type[Algorithm], network: Network, batching: Batching) -> None:

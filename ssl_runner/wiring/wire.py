@@ -31,12 +31,12 @@ from ssl_runner.wiring.compatibility import (
     Attempts,
     check_evaluators,
     check_selection,
-    mask,
     refuse_baselines,
     refuse_head,
     refuse_misfits,
     refuse_unlabelled,
 )
+from ssl_runner.wiring.masking import mask
 from ssl_runner.wiring.networks import FirstWeights, begin_network, finish_network
 
 
@@ -149,7 +149,7 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
     if REFUSED not in (parts.fit, given):
         with weights.drawn():
             parts.algorithm = attempt(components.part, config["algorithm"], "algorithm", Algorithm, **given)
-    attempt(mask, parts.batching, parts.masking, parts.algorithm)
+    attempt(mask, parts.batching, parts.masking, parts.algorithm, parts.augmentation, parts.splits)
     if not attempt.problems and parts.trainer.shard:
         attempt(sharding.refuse_weights, parts.algorithm)
     attempt(place, parts.algorithm, parts.trainer)

@@ -62,6 +62,14 @@ class BlockMasking(Masking):
             raise InvalidValue(
                 f"masking needs several patches, got {grid.height} x {grid.width}; give a smaller patch_size"
             )
+        low, high = (count_of(share, grid.patches) for share in self.share)
+        most = grid.patches - low if self.inverse else high
+        if self.smallest > most:
+            what = "left visible" if self.inverse else "hidden"
+            raise InvalidValue(
+                f"masking.smallest={self.smallest}, but at most {most} of {grid.patches} patches are {what}, so no "
+                f"block fits; give at most {most}"
+            )
 
     def constant(self, grid: Grid) -> bool:
         low, high = (count_of(share, grid.patches) for share in self.share)
@@ -79,7 +87,7 @@ class BlockMasking(Masking):
             chosen = self._with_block(chosen, block, wanted, grid)
         # patches of blocks first, then single ones in a random order
         order = chosen.flatten(-2).float() + draws[..., -grid.patches :]
-        chosen = order.argsort(dim=-1, descending=True).argsort(dim=-1) < wanted[..., None]
+        chosen = order.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1) < wanted[..., None]
         hidden = ~chosen if self.inverse else chosen
         return of_hidden(hidden, high, grid.patches - high if self.constant(grid) else None)
 

@@ -29,7 +29,7 @@ class MultiBlockMasking(Masking):
         context_scale: Least and greatest share of the patches that the square context has before targets are taken out,
             in (0, 1].
         least_context: Smallest number of patches of a context. Where fewer are left, others outside the targets are
-            added.
+            added, and targets' own only if there are no others (the authors' code does the same after twenty tries).
         masks: Masks of each view, drawn independently.
 
     Raises:
@@ -82,8 +82,8 @@ class MultiBlockMasking(Masking):
         context = self._filled(context, targets, draws[..., -grid.patches :])
         kept = int(context.sum(dim=-1).min())
         # visible ones first, in a random order, of which as many stay as the poorest image has
-        order = (context.float() + draws[..., -grid.patches :]).argsort(dim=-1, descending=True)[..., :kept]
-        visible = order.sort(dim=-1).values
+        order = (context.float() + draws[..., -grid.patches :]).argsort(dim=-1, descending=True, stable=True)
+        visible = order[..., :kept].sort(dim=-1).values
         hidden = torch.ones_like(context).scatter_(-1, visible, False)
         chosen = targets.byte().argsort(dim=-1, descending=True, stable=True)[..., : height * width]
         weights = torch.full(chosen.shape, 1 / (self.targets * height * width), device=draws.device)
@@ -93,8 +93,9 @@ class MultiBlockMasking(Masking):
         """Contexts of at least ``least_context`` patches: where fewer are left, further ones outside the targets, and
         inside them only if there are no others.
         """
-        ranks = (2 * context.float() + (~targets.any(dim=-2)).float() + order).argsort(dim=-1, descending=True)
-        return context | (ranks.argsort(dim=-1) < self.least_context)
+        rating = 2 * context.float() + (~targets.any(dim=-2)).float() + order
+        ranks = rating.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        return context | (ranks < self.least_context)
 
     def _target(self, draws: Tensor, grid: Grid) -> tuple[int, int]:
         """Height and width of a target, from two draws; smaller than the grid."""

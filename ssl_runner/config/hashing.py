@@ -35,7 +35,7 @@ OUTSIDE_THE_HASH = (
 
 
 # keys that earlier versions do not have, and whose null is what these do
-NULL_AS_BEFORE = ("masking",)
+NULL_AS_BEFORE = ("masking", "scheduler.final_weight_decay")
 
 # where a run ends; part of the hash, but it may change if nothing in the run depends on it
 END = ("trainer.max_steps", "trainer.max_epochs")

@@ -39,7 +39,7 @@ class Masked(Algorithm):
       prototypes; no predictor but the head; cross-entropy; with DINO's loss between views.
 
     The teacher, if the target or a loss between views needs one, sees the global views with nothing hidden. It is the
-    moving average of the student's encoder and head.
+    moving average of the student's encoder and head, without drop-path.
 
     Args:
         target: What is predicted.
@@ -110,6 +110,9 @@ class Masked(Algorithm):
         self.mask_token = nn.Parameter(torch.empty(encoder.width).normal_(std=0.02)) if hidden == "replaced" else None
         needed = target.needs_teacher or (image_loss is not None and "target" in image_loss.needs)
         self.teacher = copy.deepcopy(network).requires_grad_(False) if needed else None
+        for part in () if self.teacher is None else self.teacher.modules():
+            if hasattr(part, "drop_prob"):  # timm's DropPath: the teacher computes all blocks (iBOT, DINOv2)
+                part.drop_prob = 0.0
         self.momentum, self.final_momentum = momentum, final_momentum
         self.freeze_share, self.product = freeze_share, product
         self.schedule = straight if momentum_schedule == "linear" else half_cosine

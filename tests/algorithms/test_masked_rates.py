@@ -1,4 +1,4 @@
-"""Rates of a masked student: its parameter groups, and its teacher's momentum."""
+"""Rates of a masked student: its parameter groups, its teacher's momentum, and who drops paths."""
 
 import pytest
 import torch
@@ -55,6 +55,14 @@ def test_momentum_rises_as_configured(schedule, quarter):
     algorithm = wire.wire(config(*words)).algorithm
     at = [algorithm.momentum_at(StepContext(step, 8, 0, torch.device("cpu"))) for step in (0, 2, 4)]
     assert at == pytest.approx([0.996, quarter, 0.998])
+
+
+def test_the_student_drops_paths_and_the_teacher_none():
+    algorithm = wire.wire(config("model.encoder.drop_path=0.5")).algorithm.train()
+    images = torch.rand(4, 1, 20, 20)
+    teacher, student = algorithm.teacher.encoder.backbone, algorithm.encoder
+    assert torch.equal(teacher.tokens(images).patches, teacher.tokens(images).patches)
+    assert not torch.equal(student.tokens(images).patches, student.tokens(images).patches)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from ssl_runner.models.network import Encoder, Network
 from ssl_runner.models.patches import Grid, take
 from ssl_runner.models.predictors import Predictor
 from ssl_runner.models.vit import Tokens, ViT, vit_of
-from ssl_runner.optim.schedules import half_cosine
+from ssl_runner.optim.rates import layer_factors, with_factors
+from ssl_runner.optim.schedules import half_cosine, straight
 from ssl_runner.runtime.step_context import StepContext
 
 PredictorFactory = Callable[[int, int, Grid], Predictor]
@@ -39,7 +40,7 @@ class Masked(Algorithm):
       prototypes; no predictor but the head; cross-entropy; with DINO's loss between views.
 
     The teacher, if the target or a loss between views needs one, sees the global views with nothing hidden. It is the
-    moving average of the student's encoder and head.
+    moving average of the student's encoder and head, without drop-path.
 
     Args:
         target: What is predicted.
@@ -51,9 +52,14 @@ class Masked(Algorithm):
         feature_loss: A loss of the class tokens of the global views before the head, such as KoLeo's, or null.
         feature_weight: Its factor, at least 0.
         momentum: The teacher's momentum at the first step, in [0, 1].
-        final_momentum: At the last step; a half cosine in between. I-JEPA and data2vec raise it in a straight line.
+        final_momentum: At the last step.
+        momentum_schedule: In between: half a ``cosine`` (iBOT, DINOv2), or ``linear`` (I-JEPA; data2vec 2.0 for a part
+            of the run, after which it stays).
         freeze_share: Share of the run, from its start, during which the head's prototypes keep their initial values.
         product: ``student`` or ``teacher``: whose encoder is exported and evaluated.
+        layer_decay: Factor of the learning rate with each layer of the encoder from its output down, in (0, 1]
+            (`ssl_runner.optim.rates.layer_factors`). Predictor and head have the whole rate.
+        patch_embed_lr: A further factor for the embedding of patches, above 0.
     """
 
     batch_type = Views
@@ -74,6 +80,9 @@ class Masked(Algorithm):
         final_momentum: float,
         freeze_share: float,
         product: Literal["student", "teacher"],
+        momentum_schedule: Literal["cosine", "linear"],
+        layer_decay: float,
+        patch_embed_lr: float,
     ) -> None:
         super().__init__(network)
         encoder = self.encoder
@@ -84,6 +93,8 @@ class Masked(Algorithm):
                 f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one at least "
                 "as large"
             )
+        if momentum_schedule not in ("cosine", "linear"):
+            raise InvalidValue(f"momentum_schedule={momentum_schedule!r} is not one of cosine, linear")
         if min(image_weight, feature_weight) < 0:
             raise InvalidValue(f"image_weight={image_weight}, feature_weight={feature_weight}; give at least 0")
         if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
@@ -100,8 +111,14 @@ class Masked(Algorithm):
         self.mask_token = nn.Parameter(torch.empty(encoder.width).normal_(std=0.02)) if hidden == "replaced" else None
         needed = target.needs_teacher or (image_loss is not None and "target" in image_loss.needs)
         self.teacher = copy.deepcopy(network).requires_grad_(False) if needed else None
+        for part in () if self.teacher is None else self.teacher.modules():
+            if hasattr(part, "drop_prob"):  # timm's DropPath: the teacher computes all blocks (iBOT, DINOv2)
+                part.drop_prob = 0.0
         self.momentum, self.final_momentum = momentum, final_momentum
         self.freeze_share, self.product = freeze_share, product
+        self.schedule = straight if momentum_schedule == "linear" else half_cosine
+        self.layer_decay, self.patch_embed_lr = layer_decay, patch_embed_lr
+        layer_factors(encoder.body, layer_decay, patch_embed_lr)  # refuses numbers out of range
 
     @classmethod
     def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
@@ -144,7 +161,7 @@ class Masked(Algorithm):
     @torch.no_grad()
     def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         if self.teacher is not None:
-            weight = 1 - half_cosine(self.momentum, self.final_momentum, context.progress)
+            weight = 1 - self.momentum_at(context)
             for mean, value in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(value, weight)
         if "total" in carry:
@@ -157,6 +174,19 @@ class Masked(Algorithm):
 
     def less_memory(self, accumulate: int) -> str:
         return "lower batching.batch_size, or masking.masks where there are several"
+
+    def momentum_at(self, context: StepContext) -> float:
+        """The teacher's momentum after this step."""
+        return self.schedule(self.momentum, self.final_momentum, context.progress)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups = super().parameter_groups()
+        if self.layer_decay == self.patch_embed_lr == 1:
+            return groups
+        factors = layer_factors(self.encoder.body, self.layer_decay, self.patch_embed_lr)
+        if self.mask_token is not None:  # it stands where patches do
+            factors[id(self.mask_token)] = factors[id(self.encoder.body.cls_token)]
+        return with_factors(groups, factors)
 
     def eval_encoder(self) -> Encoder:
         return self._product().encoder

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules that torch lacks.
+"""Optimizers and schedules that torch lacks, and the rates of parameter groups.
 
 They contain no loop: the trainer calls them.
 """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ssl_runner.errors import RunStopped
+from ssl_runner.optim import rates
 from ssl_runner.runtime import collectives, process_group
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.runtime.launch_environment import how_to_go_on
@@ -118,7 +119,7 @@ class Loop:
             scores = self._validate(done) if validating else {}
         if logging:
             values |= _tagged("train", metrics) | self.meter.lap(done - self.checkpointing.start)
-            values["train/lr"] = self.run.optimizer.param_groups[0]["lr"]
+            values |= _tagged("train", rates.figures(self.run.optimizer, self.run.schedule))
         if values := values | scores:
             with span("logging"):
                 self.tracker.scalars(done, values)
@@ -144,9 +145,7 @@ class Loop:
         """Draw a batch and take a step at the scheduled learning rate."""
         run = self.run
         context = StepContext(step, self.max_steps, run.seed, self.trainer.device, self.checkpointing.horizon)
-        rate = run.schedule(step, self.max_steps)
-        for group in run.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * (1.0 if group.get("constant_lr") else rate)
+        rates.follow(run.optimizer, run.schedule, step, self.max_steps)
         with enough_memory(self._remedy()):
             with self.meter.waiting(), span("data"):
                 batch = self.ahead.batch(step)

@@ -101,6 +101,19 @@ def rates(node: Config) -> None:
         raise ConfigError(problems)
 
 
+def decay(node: Config, schedule: Any) -> None:
+    """Raises ConfigError if the schedule changes a weight decay that the optimizer does not have."""
+    final = getattr(schedule, "final_weight_decay", None)
+    parameter = inspect.signature(locate(node["_target_"])).parameters.get("weight_decay")
+    if final is None or node.get("weight_decay", parameter.default if parameter else 0):
+        return
+    has = "takes no weight decay" if parameter is None else "starts without weight decay"
+    remedy = "null" if parameter is None else "null, or optimizer.weight_decay=0.04"
+    raise ConfigError(
+        [f"scheduler.final_weight_decay={final}, but the optimizer {has}; set scheduler.final_weight_decay={remedy}"]
+    )
+
+
 def optimizer(node: Config) -> None:
     """Build the optimizer for a single weight and take a step.
 

@@ -18,6 +18,7 @@ from ssl_runner.evaluation.evaluator import Evaluator
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.blocked_sums import sum_in_blocks
 from ssl_runner.models.synchronised import synchronise
+from ssl_runner.optim import rates
 from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runtime import process_group, randomness
 from ssl_runner.runtime.compiler_aside import leave_compiler_out
@@ -123,6 +124,7 @@ def _settings(config: Config, attempt: Attempts) -> Parts:
         if node is not None:
             parts.evaluators[name] = attempt(make, node, f"eval.{name}", Evaluator)
     attempt(components.rates, config["optimizer"])
+    attempt(components.decay, config["optimizer"], parts.schedule)
     parts.method = attempt(components.method, config["algorithm"])
     takes = attempt(components.loss_for, parts.method, parts.loss)
     fit = attempt(refuse_misfits, parts.method, parts.loss, parts.batching, parts.trainer, config)
@@ -165,8 +167,7 @@ def _assemble(parts: Parts, config: Config, step_bytes: int | None) -> Run:
     sharded = sharding.shard(algorithm, parts.device, trainer.channels_last) if trainer.shard else None
     trained = algorithm if sharded is None else sharded
     optimizer = components.optimizer_of(config["optimizer"], trained.parameter_groups(), parts.device)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
+    rates.begin(optimizer)
     identity = checkpoint.Identity.of(config, parts.splits.train.fingerprint, parts.trainer.used_threads)
     return Run(
         config["seed"],

@@ -324,6 +324,13 @@ def test_the_hash_and_the_difference_include_all_other_keys(key):
     assert [line.partition(":")[0] for line in config_difference(RUN, changed(key, 7))] == [key]
 
 
+@pytest.mark.parametrize("key", ["masking", "scheduler.final_weight_decay"])
+def test_a_key_that_earlier_versions_lack_is_in_the_hash_unless_it_is_null(key):
+    assert config_hash(changed(key, None)) == config_hash(RUN)
+    assert config_difference(RUN, changed(key, None)) == []
+    assert config_hash(changed(key, 0.4)) != config_hash(RUN)
+
+
 def test_the_difference_shows_both_values():
     assert config_difference(RUN, changed("optimizer.lr", 0.2)) == ["optimizer.lr: 1 -> 0.2"]
     assert config_difference(changed("a.b", 1), RUN) == ["a.b: 1 -> (absent)"]

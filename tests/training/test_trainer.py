@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.errors import ProcessLost, RunStopped
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.optim import rates
 from ssl_runner.optim.schedules import Constant, WarmupCosine
 from ssl_runner.runs.tracking import Tracker
 from ssl_runner.runtime import collectives, process_group
@@ -102,12 +104,12 @@ def fit(
     validate=None,
     watch=None,
     lr=0.1,
+    decay=0.0,
     seed=0,
     **changes,
 ):
-    optimizer = torch.optim.SGD(algorithm.parameter_groups(), lr=lr, momentum=0.9)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
+    optimizer = torch.optim.SGD(algorithm.parameter_groups(), lr=lr, momentum=0.9, weight_decay=decay)
+    rates.begin(optimizer)
     folder.mkdir(exist_ok=True)
     run: Any = SimpleNamespace(
         trainer=trainer(**changes),
@@ -177,6 +179,23 @@ def test_the_logged_learning_rate_follows_the_schedule(tmp_path):
     schedule = WarmupCosine(2, 0.0)
     fit(Classifier(), tmp_path, schedule=schedule)
     assert [row["train/lr"] for row in log(tmp_path)] == pytest.approx([0.1 * schedule(step, 6) for step in range(6)])
+
+
+def test_a_scheduled_weight_decay_is_logged_and_goes_on_bit_for_bit(tmp_path):
+    schedule = WarmupCosine(2, 0.0, final_weight_decay=0.4)
+    whole = fit(Classifier(), tmp_path / "whole", schedule=schedule, decay=0.04)
+    expected = [0.4 - 0.36 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert [row["train/weight_decay"] for row in log(tmp_path / "whole")] == pytest.approx(expected)
+    stopping = StopAt(5)
+    stopping.final_weight_decay = 0.4
+    with pytest.raises(KeyboardInterrupt):
+        fit(Classifier(), tmp_path / "cut", schedule=stopping, decay=0.04, checkpoint_every=3)
+    resumed, _ = checkpoint.load(tmp_path / "cut" / "checkpoints", IDENTITY)
+    again = fit(Classifier(), tmp_path / "cut", schedule=schedule, decay=0.04, resumed=resumed)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    constant = fit(Classifier(), tmp_path / "constant", schedule=WarmupCosine(2, 0.0), decay=0.04)
+    assert not torch.equal(constant.network.head.weight, whole.network.head.weight)
+    assert "train/weight_decay" not in log(tmp_path / "constant")[0]
 
 
 def test_accumulation_equals_the_whole_batch(tmp_path):

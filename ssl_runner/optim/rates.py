@@ -88,7 +88,8 @@ def layer_factors(body: nn.Module, decay: float, patch_embed: float = 1.0) -> di
         )
     from timm.models import group_parameters  # takes seconds to import
 
-    layers: Any = group_parameters(body, body.group_matcher(coarse=False), reverse=True)
+    model: Any = body
+    layers: Any = group_parameters(body, model.group_matcher(coarse=False), reverse=True)
     above = max(layers.values()) + 1
     return {
         id(parameter): decay ** (above - layers[name]) * (patch_embed if name.startswith("patch_embed.") else 1.0)

@@ -1,7 +1,7 @@
 """A student that predicts what is hidden from it: MAE, SimMIM, I-JEPA, data2vec, iBOT, DINOv2 and what lies between."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -111,10 +111,9 @@ class Masked(Algorithm):
         self.mask_token = nn.Parameter(torch.empty(encoder.width).normal_(std=0.02)) if hidden == "replaced" else None
         needed = target.needs_teacher or (image_loss is not None and "target" in image_loss.needs)
         self.teacher = copy.deepcopy(network).requires_grad_(False) if needed else None
-        parts: Iterable[Any] = () if self.teacher is None else self.teacher.modules()
-        for part in parts:
-            if hasattr(part, "drop_prob"):  # timm's DropPath: the teacher computes all blocks (iBOT, DINOv2)
-                part.drop_prob = 0.0
+        for part in () if self.teacher is None else self.teacher.modules():
+            if "drop_prob" in vars(part):  # timm's DropPath: the teacher computes all blocks (iBOT, DINOv2)
+                vars(part)["drop_prob"] = 0.0
         self.momentum, self.final_momentum = momentum, final_momentum
         self.freeze_share, self.product = freeze_share, product
         self.schedule = straight if momentum_schedule == "linear" else half_cosine

@@ -164,3 +164,21 @@ def test_impossible_settings_are_refused(name, wrong):
 def test_one_view_is_refused():
     with pytest.raises(ValueError, match="got 1"):
         dino()(Embeddings(torch.zeros(1, 4, 8), target=torch.zeros(1, 4, 8)), context())
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_with_sinkhorn_the_teacher_is_balanced_over_all_its_rows(iterations):
+    torch.manual_seed(0)
+    online, target = torch.randn(4, 5, 6).double(), torch.randn(2, 5, 6).double()
+    table = torch.exp(target.reshape(10, 6) / 0.04)
+    for _ in range(iterations):
+        table = table / table.sum(dim=0)
+        table = table / table.sum(dim=1, keepdim=True)
+    teacher, student = table.view(2, 5, 6), (online / 0.1).softmax(dim=-1)
+    terms = [-(teacher[g] * student[v].log()).sum(dim=-1).mean() for g in range(2) for v in range(4) if g != v]
+    loss, metrics = dino(centering="sinkhorn", sinkhorn_iterations=iterations)(
+        Embeddings(online, target=target), context()
+    )
+    assert loss.item() == pytest.approx(float(sum(terms) / len(terms)), rel=1e-9)
+    assert metrics["teacher_entropy"].item() == pytest.approx(float(torch.special.entr(table).sum(dim=1).mean()))
+    assert dino().centering == "center"  # as in configs of earlier versions

@@ -15,6 +15,7 @@ from ssl_runner.wiring import wire
 
 CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+ON_CIFAR10 = [name for name in EXPERIMENTS if name.endswith("_cifar10") and "_to_" not in name]
 ACROSS = [name for name in EXPERIMENTS if "_to_" in name]
 ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml", "umtra")}
 
@@ -25,7 +26,7 @@ def each_dataset_is_read_once():
         yield
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("_cifar10") and name not in ACROSS])
+@pytest.mark.parametrize("name", ON_CIFAR10)
 @pytest.mark.parametrize("other", [["dataset=digits"], ["dataset=mnist", "model/encoder=conv4"]])
 def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_unchanged(name, other, data_root):
     """Complete recipes, with their batch sizes and widths: wiring rehearses the first step on the meta device. Those
@@ -41,6 +42,16 @@ def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_unchanged(
     run = wire.wire(config)
     assert run.step_bytes is not None
     assert run.trainer.steps(run.batching) >= 400
+
+
+@pytest.mark.parametrize("name", ["ibot", "dinov2"])
+def test_local_views_that_patches_do_not_divide_are_refused_with_the_remedy(name, data_root):
+    words = [f"experiment={name}_fashion_mnist", "batching=multi_crop", "baselines=[]", "batching.batch_size=4"]
+    words += [] if name == "ibot" else ["batching.local_pool=2", "batching.local_augmentation.transforms.crop.size=null"]
+    with pytest.raises(ConfigError, match="images of 14 x 14 pixels cannot be cut into patches of 4") as refused:
+        wire.wire(validate.checked_config(Composer(CONF), words)[0])
+    remedy = re.findall(r"batching\.\S+=\d+", str(refused.value))
+    assert wire.wire(validate.checked_config(Composer(CONF), [*words, *remedy])[0]).step_bytes is not None
 
 
 @pytest.mark.parametrize("name", ACROSS)

@@ -101,7 +101,11 @@ class ViT(Timm):
             visible: int64 (R, S), the only patches that are computed; None for all.
             hidden: bool (R, N), patches whose embedding is replaced by ``mask_token`` (D,) before positions are added.
             layers: How many of the last blocks' outputs are kept, too.
+
+        Raises:
+            ValueError: The images cannot be cut into patches.
         """
+        self._refuse(images)
         embedded = self.body.patch_embed(images)  # (R, h, w, D)
         if hidden is not None:
             assert mask_token is not None
@@ -126,7 +130,12 @@ class ViT(Timm):
         return self.tokens(images).patches.transpose(1, 2).unflatten(2, size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (R, out_features) of normalised images (R, C, H, W)."""
+        """Features (R, out_features) of normalised images (R, C, H, W).
+
+        Raises:
+            ValueError: They cannot be cut into patches.
+        """
+        self._refuse(images)
         if self.n_layers == 1:
             return self.pooled(self.body.forward_features(images))
         found = self.body.forward_intermediates(
@@ -150,6 +159,16 @@ class ViT(Timm):
         query, key = last.attn.q_norm(query[:, 0]), last.attn.k_norm(key)
         scores = torch.einsum("rhd,rnhd->rhn", query, key) * query.shape[-1] ** -0.5
         return scores.softmax(dim=-1)[..., self.body.num_prefix_tokens :].unflatten(2, size)
+
+    def _refuse(self, images: Tensor) -> None:
+        """Raises ValueError for images whose sides are no multiple of a patch's, such as local views may be."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            side = max(self.patch_size, height // self.patch_size * self.patch_size)
+            raise InvalidValue(
+                f"images of {height} x {width} pixels cannot be cut into patches of {self.patch_size}; if they are local "
+                f"views, set batching.local_augmentation.transforms.crop.size={side} batching.local_pool=1"
+            )
 
     def fix_positions(self) -> None:
         """Write sines and cosines into fixed positions: when it is built, and after weights are drawn anew."""

@@ -34,8 +34,12 @@ OUTSIDE_THE_HASH = (
 )
 
 
-# keys that earlier versions do not have, and whose null is what these do
-NULL_AS_BEFORE = ("masking",)
+# patterns of keys that earlier versions do not have, with the value that stands for what these do
+AS_BEFORE = {
+    "masking": None,
+    "eval.*.features": None,
+    "eval.*.layers": None,
+}
 
 # where a run ends; part of the hash, but it may change if nothing in the run depends on it
 END = ("trainer.max_steps", "trainer.max_epochs")
@@ -59,7 +63,12 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten(config)
     outside = {key for key in flat for pattern in OUTSIDE_THE_HASH if fnmatch.fnmatchcase(key, pattern)}
-    outside |= {key for key in NULL_AS_BEFORE if flat.get(key, "") is None}
+    outside |= {
+        key
+        for key, value in flat.items()
+        for pattern, before in AS_BEFORE.items()
+        if fnmatch.fnmatchcase(key, pattern) and value == before
+    }
     return {key: _canonical(value) for key, value in flat.items() if key not in outside}
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Dataset, Splits
@@ -45,7 +46,7 @@ def groups(batching: Batching, train: Dataset) -> Tensor | None:
     """
     if batching.batch_type is Episodes and not batching.makes_labels and train.labels is not None:
         return _members(train)
-    augmentation = batching.augmentation
+    augmentation: Augmentation | None = getattr(batching, "augmentation", None)
     if augmentation is None or not augmentation.columns:
         return None
     images = train.images[_draw(train, "train/diagnostics/groups", N_GROUPS)]

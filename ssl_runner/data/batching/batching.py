@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset, Images
@@ -32,7 +31,6 @@ class Batching(ABC):
         n_outputs: Width of a classification head for these batches, None without classes.
         n_views: Views of an image in a batch.
         most_ways: The largest number of classes in a task, None without tasks.
-        augmentation: Makes a view of an image, the first one if views differ; None if there is none.
         masking: What hides patches of the global views, or None.
         grid: Patches of an image, if there is masking.
     """
@@ -44,7 +42,6 @@ class Batching(ABC):
     n_outputs: int | None = None
     n_views: int = 1
     most_ways: int | None = None
-    augmentation: Augmentation | None = None
     masking: Masking | None = None
     grid: Grid | None = None
     _compiled: Callable[[Change], Change] | None = None

@@ -47,7 +47,9 @@ def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_unchanged(
 @pytest.mark.parametrize("name", ["ibot", "dinov2"])
 def test_local_views_that_patches_do_not_divide_are_refused_with_the_remedy(name, data_root):
     words = [f"experiment={name}_fashion_mnist", "batching=multi_crop", "baselines=[]", "batching.batch_size=4"]
-    words += [] if name == "ibot" else ["batching.local_pool=2", "batching.local_augmentation.transforms.crop.size=null"]
+    words += (
+        [] if name == "ibot" else ["batching.local_pool=2", "batching.local_augmentation.transforms.crop.size=null"]
+    )
     with pytest.raises(ConfigError, match="images of 14 x 14 pixels cannot be cut into patches of 4") as refused:
         wire.wire(validate.checked_config(Composer(CONF), words)[0])
     remedy = re.findall(r"batching\.\S+=\d+", str(refused.value))

@@ -120,6 +120,13 @@ class Algorithm(nn.Module):
         """
         return self.eval_encoder()(images) if self.head_classifies else self.network(images)
 
+    def branches(self) -> dict[str, nn.Module]:
+        """Networks that map images to embeddings, by name: the student and its teacher, if there is one.
+
+        Diagnostics watch each of them for collapse; without any, only `embedding`.
+        """
+        return {}
+
     def compared(self, images: Tensor, embedded: Tensor) -> Embeddings:
         """What the loss sees, without labels, of views (V, B, C, H, W) whose `embedding` is ``embedded`` (V, B, E).
 

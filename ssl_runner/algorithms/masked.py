@@ -194,6 +194,9 @@ class Masked(Algorithm):
     def embedding(self, images: Tensor) -> Tensor:
         return self._product()(images)
 
+    def branches(self) -> dict[str, nn.Module]:
+        return {} if self.teacher is None else {"student": self.network, "teacher": self.teacher}
+
     def _pooled(self, tokens: Tokens) -> Tensor:
         """What the encoder makes of an image's tokens."""
         return self.encoder.pooled(torch.cat([tokens.prefix, tokens.patches], dim=1))

@@ -4,7 +4,7 @@ import copy
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.queue import Queue, refuse_queue
@@ -126,6 +126,9 @@ class Momentum(Algorithm):
 
     def embedding(self, images: Tensor) -> Tensor:
         return (self.teacher if self.product == "teacher" else self.network)(images)
+
+    def branches(self) -> dict[str, nn.Module]:
+        return {"student": self.network, "teacher": self.teacher}
 
     def compared(self, images: Tensor, embedded: Tensor) -> Embeddings:
         online, target = (embed_views(network, (images,)) for network in (self.network, self.teacher))

@@ -34,7 +34,7 @@ OUTSIDE_THE_HASH = (
 )
 
 
-# keys that earlier versions do not have, with the values by which a run is what it was then
+# patterns of keys that earlier versions do not have, with the values by which a run is what it was then
 AS_BEFORE: Mapping[str, Any] = {
     "masking": None,
     "scheduler.final_weight_decay": None,
@@ -44,6 +44,8 @@ AS_BEFORE: Mapping[str, Any] = {
     "model.encoder.positions": "learned",
     "model.encoder.registers": 0,
     "model.encoder.drop_path": 0.0,
+    "eval.*.features": None,
+    "eval.*.layers": None,
 }
 
 # where a run ends; part of the hash, but it may change if nothing in the run depends on it
@@ -68,7 +70,12 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten(config)
     outside = {key for key in flat for pattern in OUTSIDE_THE_HASH if fnmatch.fnmatchcase(key, pattern)}
-    outside |= {key for key, value in AS_BEFORE.items() if key in flat and flat[key] == value}
+    outside |= {
+        key
+        for key, value in flat.items()
+        for pattern, before in AS_BEFORE.items()
+        if fnmatch.fnmatchcase(key, pattern) and value == before
+    }
     if flat.get("loss.centering") == "center":
         outside.add("loss.sinkhorn_iterations")  # which nothing reads then
     return {key: _canonical(value) for key, value in flat.items() if key not in outside}

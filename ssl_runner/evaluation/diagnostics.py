@@ -7,17 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.batching.batching import Batching
-from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.dataset import Splits
 from ssl_runner.evaluation import negatives
 from ssl_runner.evaluation.knn import KNN
+from ssl_runner.evaluation.watched import groups, knn_sample, pairs
 from ssl_runner.losses.negatives import Negatives
 from ssl_runner.models.features import evaluating
-from ssl_runner.runtime import randomness
 
-N_PAIRS, N_BANK, N_QUERIES, N_CLASSES = 256, 256, 256, 20
-SEED = 0
+N_BRANCH = 64  # images whose embeddings by student and teacher are looked at
 # k = 20 in a small gallery shows a trend, not a result; for results, use eval.knn
 NEIGHBOURS = KNN(k=20, temperature=0.1)
 # threshold of `spread` below which all images have almost the same embedding
@@ -41,6 +39,8 @@ class Diagnostics:
         gallery: uint8 (N, C, H, W) with gallery_labels, for the online kNN, or None.
         queries: uint8 (M, C, H, W) with query_labels, from the validation split, or None.
         labels: int64 (P,) of the pairs, or None; they only evaluate the negatives and do not affect training.
+        groups: (G, M, C, H, W), M views of each of G training images or, for episodes, M images of each of G classes;
+            None if there are none.
     """
 
     first: Tensor
@@ -50,25 +50,33 @@ class Diagnostics:
     queries: Tensor | None = None
     query_labels: Tensor | None = None
     labels: Tensor | None = None
+    groups: Tensor | None = None
 
     @classmethod
     def of(cls, splits: Splits, batching: Batching, device: torch.device) -> "Diagnostics":
         """The diagnostics of a run whose batching is bound to the data."""
-        first, second, labels = _pairs(batching, splits.train)
-        tensors = (tensor.to(device) for tensor in (first, second, *_knn_sample(splits)))
-        return cls(*tensors, labels=None if labels is None else labels.to(device))
+        first, second, labels = pairs(batching, splits.train)
+        tensors = (tensor.to(device) for tensor in (first, second, *knn_sample(splits)))
+        grouped = groups(batching, splits.train)
+        return cls(
+            *tensors,
+            labels=None if labels is None else labels.to(device),
+            groups=None if grouped is None else grouped.to(device),
+        )
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the metrics that these diagnostics compute for every algorithm."""
+    def names(self, algorithm: Algorithm) -> list[str]:
+        """Names of the metrics that these diagnostics compute, without those of negatives."""
         names = ["alignment", "uniformity", "rankme", "embedding_std", "feature_std"]
+        names += [f"{name}_std" for name in algorithm.branches()]
+        names += [] if self.groups is None else ["lidar"]
         return names if self.queries is None else [*names, "online_knn"]
 
     def __call__(self, algorithm: Algorithm) -> Metrics:
         """Metrics by name.
 
         ``alignment`` and ``uniformity`` of L2-normalised embeddings (Wang and Isola 2020, arXiv:2005.10242), ``rankme``
-        of embeddings (Garrido et al. 2023, arXiv:2210.02885), ``embedding_std`` and ``feature_std`` (`spread`), and
+        of embeddings (Garrido et al. 2023, arXiv:2210.02885), ``embedding_std`` and ``feature_std`` (`spread`),
+        ``student_std`` and ``teacher_std`` of the algorithm's `branches`, `lidar` of the groups' embeddings, and
         ``online_knn``, top-1 in [0, 1], if there are labels and a validation split. If the loss has negatives, the
         metrics of `ssl_runner.evaluation.negatives.figures` are added.
         """
@@ -85,6 +93,11 @@ class Diagnostics:
                 "embedding_std": spread(first),
                 "feature_std": spread(F.normalize(features, dim=1)),
             }
+            for name, branch in algorithm.branches().items():
+                metrics[f"{name}_std"] = spread(F.normalize(branch(self.first[:N_BRANCH]).flatten(1).float(), dim=1))
+            if self.groups is not None:
+                found = algorithm.embedding(self.groups.flatten(0, 1)).flatten(1)
+                metrics["lidar"] = lidar(found.unflatten(0, self.groups.shape[:2]))
             if self.queries is not None and self.gallery_labels is not None:
                 queries = encoder(self.queries).flatten(1).float()
                 found = NEIGHBOURS.predict(features, self.gallery_labels, queries, int(self.gallery_labels.max()) + 1)
@@ -130,6 +143,37 @@ def rankme(embeddings: Tensor) -> Tensor:
     return (-(shares * shares.log()).sum()).exp()
 
 
+def lidar(embeddings: Tensor, delta: float = 1e-4, epsilon: float = 1e-7) -> Tensor:
+    """Effective rank of what tells groups apart, for embeddings (G, M, D); from 1 to min(G - 1, D).
+
+    exp of the entropy of the eigenvalues of S_w^(-1/2) S_b S_w^(-1/2), where S_b is the covariance of the groups'
+    means and S_w that within groups plus ``delta`` on its diagonal (Thilak et al. 2023, arXiv:2312.04000, sec. 4).
+    ``epsilon`` is added to each eigenvalue's share.
+    """
+    if not embeddings.isfinite().all():
+        return embeddings.new_tensor(torch.nan)
+    within, between = _deviations(embeddings.cpu().double())
+    spectrum, axes = torch.linalg.eigh(within.T @ within / len(within))
+    whitened = between @ axes * (spectrum.clamp_min(0) + delta).rsqrt()
+    values = torch.linalg.svdvals(whitened).square()
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + epsilon
+    return (-(shares * shares.log()).sum()).exp()
+
+
+def _deviations(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings minus their group's mean (G * M, d), and these means minus that of all (G, d), d at most D.
+
+    Where D is large, they are in an orthonormal basis of the space that they span, which keeps all lengths and angles.
+    """
+    groups, members, width = embeddings.shape
+    flat = embeddings.flatten(0, 1)
+    flat = flat - flat.mean(dim=0)
+    if width > groups * members:
+        flat = torch.linalg.qr(flat.T, mode="r").R.T
+    means = flat.unflatten(0, (groups, members)).mean(dim=1)
+    return flat - means.repeat_interleave(members, dim=0), means
+
+
 def spread(embeddings: Tensor) -> Tensor:
     """Mean standard deviation of the D coordinates of (P, D) on the unit sphere, times sqrt(D).
 
@@ -137,47 +181,3 @@ def spread(embeddings: Tensor) -> Tensor:
     sec. 4.1).
     """
     return embeddings.std(dim=0).mean() * embeddings.shape[1] ** 0.5
-
-
-def _pairs(batching: Batching, train: Dataset) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The pairs of images, and their labels or None."""
-    batch = batching.batch(0)
-    if isinstance(batch, Views) and len(batch.crops[0]) > 1:
-        first, second = batch.crops[0][:2, :N_PAIRS]
-        return first, second, None if batch.labels is None else batch.labels[:N_PAIRS]
-    chosen = _draw(train, "train/diagnostics/pairs", 2 * N_PAIRS)
-    if train.labels is not None:  # pair images of the same class
-        chosen = chosen[train.labels[chosen].argsort(stable=True)]
-        same = train.labels[chosen[:-1]] == train.labels[chosen[1:]]
-        one, other = chosen[:-1][same][:N_PAIRS], chosen[1:][same][:N_PAIRS]
-        return train.images[one], train.images[other], train.labels[one]
-    if isinstance(batch, Episodes):  # pseudo-episodes without labels: a class is an image
-        support, query = (
-            images.unflatten(1, (batch.n_way, -1))[:, :, 0].flatten(0, 1)[:N_PAIRS]
-            for images in (batch.support_images, batch.query_images)
-        )
-        return support, query, None
-    images = train.images[chosen[:N_PAIRS]]
-    return images, images, None
-
-
-def _knn_sample(splits: Splits) -> tuple[Tensor, ...]:
-    validation = splits.validation
-    if validation is None or validation.labels is None or splits.train.labels is None:
-        return ()
-    if splits.by == "images":
-        if splits.train.class_names != validation.class_names:  # for example clusters
-            return ()
-        source, gallery = splits.train, _draw(splits.train, "train/diagnostics/gallery", N_BANK)
-        queries = _draw(validation, "train/diagnostics/queries", N_QUERIES)
-    else:  # classes that were not trained on; only a few, so that each has several images
-        source, drawn = validation, _draw(validation, "train/diagnostics/queries", len(validation))
-        drawn = drawn[validation.labels[drawn] < N_CLASSES][: N_BANK + N_QUERIES]
-        n_bank = len(drawn) * N_BANK // (N_BANK + N_QUERIES)
-        gallery, queries = drawn[:n_bank], drawn[n_bank:]
-    assert source.labels is not None
-    return source.images[gallery], source.labels[gallery], validation.images[queries], validation.labels[queries]
-
-
-def _draw(dataset: Dataset, stream: str, n: int) -> Tensor:
-    return torch.from_numpy(randomness.permutation(SEED, stream, 0, len(dataset))[:n])

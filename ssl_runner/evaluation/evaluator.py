@@ -14,7 +14,7 @@ from ssl_runner.evaluation.features import remembered
 EvaluatorLike = TypeVar("EvaluatorLike")
 
 # Last parts of the keys of values that an evaluator chose, which are not figures of merit.
-CHOICES = ("regularisation",)
+CHOICES = ("regularisation", "learning_rate")
 
 
 @runtime_checkable

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.gallery import gallery_indices, images_at, rows_at
+from ssl_runner.evaluation.reading import OWN, Reading
 from ssl_runner.models.features import features
 
 # The values hold encoder and dataset, so that other objects cannot reuse their ids, which are the key.
-_Memory = dict[tuple[int, int], tuple[nn.Module, Dataset, Tensor]]
+_Memory = dict[tuple[int, int, Reading], tuple[nn.Module, Dataset, Tensor]]
 _memory: ContextVar[_Memory | None] = ContextVar("features", default=None)
 
 
@@ -28,17 +29,17 @@ def remembered() -> Iterator[None]:
         _memory.reset(token)
 
 
-def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device) -> Tensor:
+def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device, reading: Reading = OWN) -> Tensor:
     """`features` of a whole dataset, computed only once inside `remembered`.
 
     Raises:
-        ValueError: If a feature is not finite.
+        ValueError: If a feature is not finite, or the encoder has none that can be read so.
     """
     memory = _memory.get()
-    key = (id(encoder), id(dataset))
+    key = (id(encoder), id(dataset), reading)
     if memory is not None and key in memory:
         return memory[key][2]
-    result = _finite(features(encoder, dataset.images, device), dataset)
+    result = _finite(features(reading.of(encoder), dataset.images, device), dataset)
     if memory is not None:
         memory[key] = (encoder, dataset, result)
     return result
@@ -52,7 +53,7 @@ def features_at(encoder: nn.Module, dataset: Dataset, indices: Tensor, device: t
     Raises:
         ValueError: If a feature is not finite.
     """
-    if 2 * len(indices) > len(dataset) or (id(encoder), id(dataset)) in (_memory.get() or {}):
+    if 2 * len(indices) > len(dataset) or (id(encoder), id(dataset), OWN) in (_memory.get() or {}):
         return dataset_features(encoder, dataset, device)
     found = _finite(features(encoder, images_at(dataset.images, indices), device), dataset)
     return found.new_zeros(len(dataset), found.shape[1]).index_copy_(0, indices.to(device), found)
@@ -86,16 +87,16 @@ class GalleryAndQueries:
 
 
 def gallery_and_queries(
-    encoder: nn.Module, splits: Splits, device: torch.device, labels: float = 1.0
+    encoder: nn.Module, splits: Splits, device: torch.device, labels: float = 1.0, reading: Reading = OWN
 ) -> GalleryAndQueries:
     """Features of the images that `gallery_indices` chooses, with a fraction ``labels`` of the gallery.
 
     Raises:
-        ValueError: If a split has no labels.
+        ValueError: If a split has no labels, or the encoder has no features that can be read so.
     """
     found = gallery_indices(splits, labels)
-    queries = dataset_features(encoder, splits.test, device)
-    parts = [dataset_features(encoder, part, device) for part in found.parts]
+    queries = dataset_features(encoder, splits.test, device, reading)
+    parts = [dataset_features(encoder, part, device, reading) for part in found.parts]
     gallery = rows_at(parts[0] if len(parts) == 1 else torch.cat(parts), found.gallery)
     return GalleryAndQueries(
         gallery,

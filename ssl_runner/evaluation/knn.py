@@ -13,7 +13,9 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.features import gallery_and_queries
 from ssl_runner.evaluation.labelled import Labelled
+from ssl_runner.evaluation.reading import Reading
 from ssl_runner.models.features import evaluating
+from ssl_runner.models.vit import Pool
 
 # Largest number of similarities in memory at once: 64 MiB in float32.
 CHUNK = 2**24
@@ -34,19 +36,36 @@ class KNN(Labelled):
         k: Number of neighbours, at most the number of images in the gallery.
         temperature: T.
         dataset: A dataset other than the run's, see `Labelled`.
+        features: Of a vision transformer: ``cls``, ``mean`` of the patches, or ``cls_mean``, whatever its own features
+            are; null for the encoder's own. The name of the score says which.
+        layers: Last blocks whose features are taken, one after the other; null for the last one.
     """
 
-    def __init__(self, k: int, temperature: float, dataset: Splits | None = None) -> None:
-        super().__init__("knn", dataset)
+    def __init__(
+        self,
+        k: int,
+        temperature: float,
+        dataset: Splits | None = None,
+        features: Pool | None = None,
+        layers: int | None = None,
+    ) -> None:
+        reading = Reading(features, layers)
+        super().__init__(f"knn{reading.name}", dataset, reading=reading)
         if k < 1 or not temperature > 0:
             raise InvalidValue(f"k={k}, temperature={temperature}; eval.{self.option} needs k >= 1 and temperature > 0")
         self.k = k
         self.temperature = temperature
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``knn/top1``; for its own dataset, ``cifar10/knn/top1``."""
+        """``knn/top1``; for its own dataset, ``cifar10/knn/top1``; for the mean of patches, ``knn_patches/top1``.
+
+        Nothing for an encoder without such features, as a run's baseline ``raw_pixels``.
+        """
+        encoder = algorithm.eval_encoder()
+        if not self.reading.fits(encoder):
+            return {}
         with evaluating(algorithm):
-            sets = gallery_and_queries(algorithm.eval_encoder(), self.judged(splits), device)
+            sets = gallery_and_queries(encoder, self.judged(splits), device, reading=self.reading)
             found = self.predict(sets.gallery, sets.gallery_labels, sets.queries, sets.n_classes)
         right = found == sets.query_labels
         keep(self.key("top1"), right)

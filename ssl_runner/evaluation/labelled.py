@@ -7,6 +7,7 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.gallery import GalleryIndices, describe, gallery_indices
+from ssl_runner.evaluation.reading import OWN, Reading
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 
 
@@ -26,10 +27,11 @@ class Labelled:
         name: See above.
         dataset: A dataset other than the run's, with images of the same shape, or None.
         labels: See above.
+        reading: The features that it uses.
     """
 
-    def __init__(self, name: str, dataset: Splits | None, labels: float = 1.0) -> None:
-        self.name, self.labels = name, labels
+    def __init__(self, name: str, dataset: Splits | None, labels: float = 1.0, reading: Reading = OWN) -> None:
+        self.name, self.labels, self.reading = name, labels, reading
         self.own = dataset
         self.target = None if dataset is None else dataset.test
         self.option = name if self.target is None else f"{name}_{self.target.source}"
@@ -46,8 +48,11 @@ class Labelled:
         """Gallery and queries of the dataset that the evaluator uses.
 
         Raises:
-            ValueError: It has no labels or only one class, or its images do not have the shape that the encoder takes.
+            ValueError: It has no labels or only one class, its images do not have the shape that the encoder takes, or
+                the encoder does not have the features.
         """
+        if algorithm is not None and (refusal := self.reading.refusal(algorithm.eval_encoder())) is not None:
+            raise InvalidValue(f"eval.{self.option}.{refusal}")
         judged = self.judged(splits)
         if self.target is not None:
             shape = splits.train.images.shape[1:] if algorithm is None else algorithm.eval_encoder().input_shape
@@ -65,11 +70,16 @@ class Labelled:
         Its classes count as seen if the run was trained on any of its images.
         """
         if self.own is None or self.target is None:
-            return describe(splits, self.labels)
+            return self.reading.described() | describe(splits, self.labels)
         trained = shares_images(self.target, splits.train)
         named = {"dataset": self.target.source, "fingerprint": self.target.fingerprint}
         named |= {note.key: note.value for note in self.own.notes}
-        return named | describe(self.own, self.labels) | {"classes": "seen" if trained else "unseen"}
+        return (
+            self.reading.described()
+            | named
+            | describe(self.own, self.labels)
+            | {"classes": "seen" if trained else "unseen"}
+        )
 
 
 def _one_class(where: str, names: Sequence[str]) -> str:

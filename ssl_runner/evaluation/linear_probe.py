@@ -18,7 +18,10 @@ from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.features import gallery_and_queries
 from ssl_runner.evaluation.gallery import by_share, gallery_indices
 from ssl_runner.evaluation.labelled import Labelled
+from ssl_runner.evaluation.reading import Reading
 from ssl_runner.models.features import evaluating
+from ssl_runner.models.network import Encoder
+from ssl_runner.models.vit import Pool
 
 # Converged: no entry of the preconditioned gradient is larger than TOLERANCE, or its norm is below NORM * TOLERANCE
 # times the root of the loss. Half the squared norm is about the excess of the loss, which is then 5e-6 of the loss.
@@ -47,12 +50,22 @@ class LinearProbe(Labelled):
         labels: Share of the labels of train and validation together, in (0, 1]: random within each class, at least one
             image per class, the same images as for fine-tuning and in every run.
         dataset: A dataset other than the run's, see `Labelled`.
+        features: Of a vision transformer: ``cls``, ``mean`` of the patches, or ``cls_mean``, whatever its own features
+            are; null for the encoder's own. The name of the score says which.
+        layers: Last blocks whose features are taken, one after the other; null for the last one.
     """
 
     def __init__(
-        self, regularisations: Sequence[float], max_iterations: int, labels: float, dataset: Splits | None = None
+        self,
+        regularisations: Sequence[float],
+        max_iterations: int,
+        labels: float,
+        dataset: Splits | None = None,
+        features: Pool | None = None,
+        layers: int | None = None,
     ) -> None:
-        super().__init__(by_share("linear_probe", labels), dataset, labels)
+        reading = Reading(features, layers)
+        super().__init__(by_share(f"linear_probe{reading.name}", labels), dataset, labels, reading)
         if not regularisations or not all(0 < value < math.inf for value in regularisations):
             raise InvalidValue(f"eval.{self.option}.regularisations={list(regularisations)}; give positive numbers")
         if max_iterations < 1:
@@ -63,10 +76,15 @@ class LinearProbe(Labelled):
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
         """``linear_probe/top1`` and the chosen ``linear_probe/regularisation``.
 
-        With 1% of the labels, ``linear_probe_1pct/...``; for its own dataset, ``cifar10/linear_probe/...``.
+        With 1% of the labels, ``linear_probe_1pct/...``; for its own dataset, ``cifar10/linear_probe/...``; for the
+        mean of patches, ``linear_probe_patches/...``. Nothing for an encoder without such features, as a run's baseline
+        ``raw_pixels``.
         """
+        encoder = algorithm.eval_encoder()
+        if not self.reading.fits(encoder):
+            return {}
         with evaluating(algorithm):
-            sets = gallery_and_queries(algorithm.eval_encoder(), self.judged(splits), device, self.labels)
+            sets = gallery_and_queries(encoder, self.judged(splits), device, self.labels, self.reading)
             chosen, start = self.choose(sets.gallery, sets.gallery_labels, sets.validation, sets.n_classes)
             gallery, queries = standardise(sets.gallery, sets.queries)
             regression = Regression(gallery, sets.gallery_labels, sets.n_classes, self.max_iterations)
@@ -83,8 +101,9 @@ class LinearProbe(Labelled):
         """Raises ValueError for everything that `Labelled.checked` refuses."""
         self.checked(algorithm, splits)
 
-    def seconds(self, splits: Splits, width: int) -> float:
-        """Estimated duration on this CPU for features of this width, from timing the loss on a few rows."""
+    def seconds(self, splits: Splits, encoder: Encoder) -> float:
+        """Estimated duration on this CPU for features of this encoder, from timing the loss on a few rows."""
+        width: int = self.reading.of(encoder).out_features  # type: ignore[assignment]
         found = gallery_indices(self.judged(splits), self.labels)
         n, n_classes = len(found.gallery), self.judged(splits).test.n_classes
         rows = min(n, TIMED)

@@ -52,6 +52,7 @@ class Conv4(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.grid = grid
         self.out_features = width * (grid or side) ** 2
+        self.represented_by = "last map, flattened"
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Maps (B, width, h, w) of images (B, C, H, W)."""

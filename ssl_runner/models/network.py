@@ -38,6 +38,11 @@ class Encoder(nn.Module):
     def out_features(self) -> int:
         return self.backbone.out_features  # type: ignore[return-value]
 
+    @property
+    def represented_by(self) -> str | None:
+        """What the features are, in words: the class token, the mean of a map; None if the backbone does not say."""
+        return getattr(self.backbone, "represented_by", None)
+
     def prepare(self, images: Tensor) -> Tensor:
         """Normalised floats from images (B, C, H, W), uint8 or float in [0, 1].
 

@@ -35,6 +35,7 @@ class ResNet(nn.Module):
         stages = (network.layer1, network.layer2, network.layer3, network.layer4)
         self.body = nn.Sequential(network.conv1, network.bn1, network.relu, pool, *stages)
         self.out_features = network.fc.in_features
+        self.represented_by = "mean of the last map"
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Maps (B, out_features, h, w) of images (B, C, H, W)."""

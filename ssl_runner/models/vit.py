@@ -10,6 +10,8 @@ from ssl_runner.models.patches import Grid, sincos, take
 from ssl_runner.models.timm_encoder import Timm
 
 Pool = Literal["cls", "mean", "cls_mean"]
+_WORDS = {"cls": "class token", "mean": "mean of the patches' tokens"}
+_WORDS["cls_mean"] = f"{_WORDS['cls']} and {_WORDS['mean']}, one after the other"
 
 
 class Tokens(NamedTuple):
@@ -24,6 +26,11 @@ class Tokens(NamedTuple):
     prefix: Tensor
     patches: Tensor
     layers: tuple[Tensor, ...] = ()
+
+
+def words(features: str, layers: int) -> str:
+    """What these features of so many last blocks are."""
+    return f"{_WORDS[features]}, of the last {'block' if layers == 1 else f'{layers} blocks'}"
 
 
 class ViT(Timm):
@@ -86,6 +93,10 @@ class ViT(Timm):
         self.out_features = self.width * layers * (2 if features == "cls_mean" else 1)
         self.positions = positions
         self.fix_positions()
+
+    @property
+    def represented_by(self) -> str:
+        return words(self.features, self.n_layers)
 
     def tokens(
         self,

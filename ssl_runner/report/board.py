@@ -17,6 +17,9 @@ CHARTS = {
         "RankMe: dimensions in use": "train/diagnostics/rankme",
         "standard deviation of embeddings": "train/diagnostics/embedding_std",
         "standard deviation of features": "train/diagnostics/feature_std",
+        "LiDAR: dimensions that tell images apart": "train/diagnostics/lidar",
+        "standard deviation of the student's embeddings": "train/diagnostics/student_std",
+        "standard deviation of the teacher's embeddings": "train/diagnostics/teacher_std",
         "online kNN": "train/diagnostics/online_knn",
     },
     "Hard negatives": {

@@ -14,7 +14,7 @@ from ssl_runner.runs.result import Result
 from ssl_runner.runtime.console import Console
 
 # an evaluator's name after the name of a dataset other than the run's, or of a domain
-_ELSEWHERE = re.compile(r"(.+?)/(?:few_shot/|(?:knn|linear_probe|fine_tuning)(?:_[^/]*)?$)")
+_ELSEWHERE = re.compile(r"(.+?)/(?:few_shot/|(?:knn|linear_probe|attentive_probe|fine_tuning)(?:_[^/]*)?$)")
 _ROWS = {"": "trained"} | BASELINES
 
 

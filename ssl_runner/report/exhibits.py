@@ -66,7 +66,7 @@ def after(writer: SummaryWriter, run: Run, step: int) -> None:
 def _tags(run: Run) -> list[str]:
     tags = ["train/loss", "train/lr", "train/gradient_norm", "time/images_per_second", "time/data_share"]
     diagnostics = run.diagnostics
-    tags += [] if diagnostics is None else [f"train/diagnostics/{name}" for name in diagnostics.names]
+    tags += [] if diagnostics is None else [f"train/diagnostics/{name}" for name in diagnostics.names(run.algorithm)]
     if isinstance(run.batching, EpisodeBatching):
         tags += [f"train/accuracy/{name}" for name in run.batching.domains]
     if isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching):

@@ -46,7 +46,8 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
     found = {
         "algorithm": f"{type(run.algorithm).__name__}, loss {_loss(run)}",
         "encoder": f"{type(network.encoder.backbone).__name__}, {encoder:,} of {parameters:,} trained parameters, "
-        f"{network.encoder.out_features:,} features of {'x'.join(map(str, network.encoder.input_shape))} images",
+        f"{network.encoder.out_features:,} features of {'x'.join(map(str, network.encoder.input_shape))} images"
+        + (f" ({network.encoder.represented_by})" if network.encoder.represented_by else ""),
         "data": f"{splits.train.name.rpartition('/')[0] or splits.train.name} by {splits.by}, "
         f"fingerprint {splits.train.fingerprint}",
         "": "; ".join(f"{name} {_counts(part)}{_named(part, name)}" for name, part in parts.items()),
@@ -124,7 +125,7 @@ def _slow(evaluator: object, run: Run) -> str:
     """The duration of a slow linear probe on a CPU; its cost grows with the number of images times classes."""
     if not isinstance(evaluator, LinearProbe) or run.device.type != "cpu":
         return ""
-    seconds = evaluator.seconds(run.splits, run.algorithm.network.encoder.out_features)
+    seconds = evaluator.seconds(run.splits, run.algorithm.network.encoder)
     return f" (up to about {10 * math.ceil(seconds / 10)} s for each encoder)" if seconds > SLOW else ""
 
 

@@ -6,7 +6,7 @@ from ssl_runner.config.schema import BASELINES
 
 VALIDATION = "validation/"  # before the metrics that were computed on validation images
 EPISODES = "ci95"  # last part of a key: half the interval over episodes of its metric
-CHOICES = (EPISODES, "regularisation")  # last parts of keys that are no figures of merit
+CHOICES = (EPISODES, "regularisation", "learning_rate")  # last parts of keys that are no figures of merit
 
 
 def main_figures(keys: Sequence[str]) -> list[str]:

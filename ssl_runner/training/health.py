@@ -1,7 +1,7 @@
 """Checks that training is healthy: finite numbers, an embedding that is spread out, and no lost process."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,16 +44,24 @@ def check_finite(name: str, value: Tensor, step: int, checkpoints: Path) -> None
         )
 
 
-def collapse(spread: float, step: int) -> str | None:
-    """A message if the embedding has collapsed, else None.
+def collapse(metrics: Mapping[str, float], step: int) -> str | None:
+    """A message if the embedding, or that of a student or teacher, has collapsed, else None.
 
     Args:
-        spread: Standard deviation of the embedding over images; 1 if all directions are used.
+        metrics: What diagnostics found: ``embedding_std`` and others by branch, such as ``teacher_std``, the standard
+            deviations of embeddings over images; 1 if all directions are used.
         step: Number of steps done.
     """
-    if step < SETTLED or not spread < COLLAPSED:  # a spread of NaN is not a collapse either
+    spreads = {whose: metrics[f"{whose}_std"] for whose in ("student", "teacher") if f"{whose}_std" in metrics}
+    # a spread of NaN is not a collapse either
+    fallen = {f"the {whose}'s embedding": spread for whose, spread in spreads.items() if spread < COLLAPSED}
+    if not fallen and metrics["embedding_std"] < COLLAPSED:
+        fallen = {"the embedding": metrics["embedding_std"]}
+    if step < SETTLED or not fallen:
         return None
     return (
-        f"the embedding has collapsed by step {step}: its std over images is {spread:.3f} (1 if spread evenly), "
+        f"{' and '.join(fallen)} {'has' if len(fallen) == 1 else 'have'} collapsed by step {step}: "
+        f"{'its' if len(fallen) == 1 else 'their'} std over images is "
+        f"{' and '.join(f'{spread:.3f}' for spread in fallen.values())} (1 if spread evenly), "
         "so all images look alike to the loss. Lower optimizer.lr, or choose a loss with negatives."
     )

@@ -186,8 +186,8 @@ class Loop:
         values, collapsed = dict[str, float](), None
         if self.watch is not None:
             with self.meter.paused(), enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
-                values = _tagged("train/diagnostics", self.watch())
-            collapsed = collapse(values["train/diagnostics/embedding_std"], done)
+                found = self.watch()
+            values, collapsed = _tagged("train/diagnostics", found), collapse(found, done)
         if self.trainer.stop_on_collapse:
             return values, process_group.broadcast(collapsed)  # all processes save and stop together
         if collapsed is not None and not self.warned_of_collapse:

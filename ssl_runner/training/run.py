@@ -77,7 +77,7 @@ class Run:
 
     def description(self) -> dict[str, Any]:
         """The content of result.json before the first step: seed, data, protocols, hardware."""
-        splits = self.splits
+        splits, encoder = self.splits, self.algorithm.eval_encoder()
         parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
         return {
             "config_hash": self.identity.config_hash,
@@ -91,6 +91,7 @@ class Run:
                 "classes": {name: 0 if part is None else part.n_classes for name, part in parts.items()},
                 **{note.key: note.value for note in splits.notes},
             },
+            "encoder": {"features": encoder.out_features, "represented_by": encoder.represented_by},
             "protocols": {name: evaluator.protocol(splits) for name, evaluator in self.evaluators.items()}
             | {"algorithm": self.algorithm.protocol()},
             "hardware": provenance.hardware(self.device),

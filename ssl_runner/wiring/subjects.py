@@ -168,7 +168,8 @@ def _foreign(name: EncoderName) -> Subject:
 
 def _facts(kind: str, name: str, encoder: Encoder, digest: str) -> dict[str, Any]:
     shape = list(encoder.input_shape)
-    return {"name": name, "kind": kind, "input_shape": shape, "features": encoder.out_features, "sha256": digest}
+    facts = {"name": name, "kind": kind, "input_shape": shape, "features": encoder.out_features}
+    return facts | {"represented_by": encoder.represented_by, "sha256": digest}
 
 
 def _sources(metadata: dict[str, str]) -> list[str] | None:

@@ -7,12 +7,23 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from ssl_runner.algorithms.masked import Masked
+from ssl_runner.algorithms.momentum import Momentum
+from ssl_runner.algorithms.patch_targets import Features
 from ssl_runner.data.augmentation import Augmentation, HorizontalFlip
 from ssl_runner.data.batching.view_batching import ViewBatching
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
-from ssl_runner.evaluation.diagnostics import COLLAPSED, Diagnostics, alignment, rankme, spread, uniformity
+from ssl_runner.data.masking.random import RandomMasking
+from ssl_runner.evaluation.diagnostics import COLLAPSED, Diagnostics, alignment, lidar, rankme, spread, uniformity
+from ssl_runner.losses.negative_cosine import NegativeCosine
+from ssl_runner.losses.patches import MeanSquaredError
+from ssl_runner.models.network import Encoder, Network
+from ssl_runner.models.patches import Grid
+from ssl_runner.models.predictors import LinearPredictor
+from ssl_runner.models.vit import ViT
 
 CPU = torch.device("cpu")
 
@@ -47,6 +58,52 @@ def test_rankme_counts_directions_that_are_used_equally():
     assert rankme(sphere(30, 6)).item() == pytest.approx(expected, rel=1e-5)
 
 
+def groups_of(means: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
+    """Embeddings (G, 2 M, D) around means (G, D): plus and minus each row of within (M, D)."""
+    return means[:, None] + torch.cat([within, -within])
+
+
+@pytest.mark.parametrize("width", [8, 40, 500])  # in the space itself, and in the span of fewer embeddings
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_lidar_counts_the_directions_that_tell_groups_apart_equally_well(width, rank):
+    axes = torch.eye(width, dtype=torch.float64)
+    means = torch.cat([axes[:rank], -axes[:rank]])  # mean 0, equal variance in each of these directions
+    within = 0.1 * axes[:8]
+    assert lidar(groups_of(means, within)).item() == pytest.approx(rank, rel=1e-3)
+    # views that differ much in all but the first of these directions leave one that tells groups apart
+    within[1:rank] *= 1e4
+    assert lidar(groups_of(means, within)).item() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [3, 12, 100])
+def test_lidar_equals_the_papers_matrix_written_out(width):
+    generator = torch.Generator().manual_seed(width)
+    found = torch.randn(6, 4, width, generator=generator, dtype=torch.float64)
+    found += 3 * torch.randn(6, 1, width, generator=generator, dtype=torch.float64)
+    grand = sum(found[i].mean(dim=0) for i in range(6)) / 6
+    between, within = torch.zeros(width, width, dtype=torch.float64), 1e-4 * torch.eye(width, dtype=torch.float64)
+    for group in found:
+        mean = group.mean(dim=0)
+        between += torch.outer(mean - grand, mean - grand) / 6
+        for one in group:
+            within += torch.outer(one - mean, one - mean) / 24
+    spectrum, axes = torch.linalg.eigh(within)
+    root = axes @ torch.diag(spectrum.rsqrt()) @ axes.T
+    values = torch.linalg.eigvalsh(root @ between @ root).clamp_min(0)
+    shares = values / values.sum() + 1e-7
+    expected = math.exp(-sum(float(p) * math.log(float(p)) for p in shares))
+    assert lidar(found).item() == pytest.approx(expected, rel=1e-3)
+    assert lidar(found.float()).item() == pytest.approx(expected, rel=1e-3)
+    assert lidar(7 + found @ torch.linalg.qr(torch.randn(width, width, dtype=torch.float64))[0]).item() == (
+        pytest.approx(expected, rel=1e-3)
+    )
+
+
+def test_lidar_of_embeddings_that_are_not_finite_is_not_a_number():
+    assert math.isnan(lidar(torch.full((3, 2, 4), torch.inf)))
+    assert lidar(torch.ones(3, 2, 4)).isfinite()
+
+
 def test_spread_is_near_one_for_random_directions_and_zero_for_a_single_one():
     assert spread(sphere(2000, 64)).item() == pytest.approx(1, abs=0.02)
     assert spread(sphere(1, 64).expand(100, -1)).item() == pytest.approx(0, abs=1e-12)
@@ -73,7 +130,7 @@ def test_it_is_the_same_each_time_and_disturbs_neither_model_nor_generators(smal
     before, generator = copy.deepcopy(algorithm.state_dict()), torch.get_rng_state()
     first, second = diagnostics(algorithm), diagnostics(algorithm)
     assert first == second
-    assert list(first) == diagnostics.names
+    assert list(first) == diagnostics.names(algorithm)
     assert all(math.isfinite(value) for value in first.values())
     assert 0 <= first["online_knn"] <= 1
     assert algorithm.training
@@ -91,6 +148,68 @@ def test_it_never_looks_at_a_test_image(by_images, views):
         assert not (seen & (test - own))
 
 
+def test_groups_of_views_are_views_of_one_training_image_by_the_runs_augmentation(by_images):
+    batching = ViewBatching(Augmentation({"flip": HorizontalFlip(0.5)}), batch_size=64, views=1)
+    batching.bind(by_images.train, seed=0, device=CPU)
+    watched = Diagnostics.of(by_images, batching, CPU).groups
+    assert watched.shape == (64, 4, 1, 8, 8)
+    train = {image.numpy().tobytes() for image in by_images.train.images}
+    flipped = 0
+    for views in (watched * 255).round().byte():
+        kinds = {view.numpy().tobytes() for view in views}
+        assert kinds <= {views[0].numpy().tobytes(), views[0].flip(-1).contiguous().numpy().tobytes()}
+        assert any(image.contiguous().numpy().tobytes() in train for image in (views[0], views[0].flip(-1)))
+        flipped += len(kinds) == 2
+    assert 40 < flipped < 64
+
+
+def test_groups_of_episodes_are_images_of_one_class(by_classes, episodes):
+    watched = Diagnostics.of(by_classes, episodes, CPU).groups
+    label = {
+        image.numpy().tobytes(): int(number)
+        for image, number in zip(by_classes.train.images, by_classes.train.labels, strict=True)
+    }
+    found = [[label[image.numpy().tobytes()] for image in group] for group in watched]
+    assert sorted(found) == [[number] * 4 for number in range(5)]
+
+
+def test_without_an_augmentation_there_is_no_lidar(small, by_images, views):
+    assert "lidar" not in Diagnostics.of(by_images, views, CPU)(small())
+
+
+def test_student_and_teacher_are_watched_each_on_its_own(small, by_images, views):
+    network = small().network.eval()
+    algorithm = Momentum(network, NegativeCosine(), None, 0.9, 0.9, 0, 1, 0.0, 1, "student")
+    diagnostics = Diagnostics.of(by_images, views, CPU)
+    found = diagnostics(algorithm)
+    assert found["student_std"] == found["teacher_std"] > COLLAPSED
+    with torch.no_grad():  # a teacher that answers the same to every image
+        algorithm.teacher.head.weight.zero_()
+    found = diagnostics(algorithm)
+    assert found["student_std"] > COLLAPSED > found["teacher_std"]
+    assert list(found) == diagnostics.names(algorithm)
+    assert found["embedding_std"] > COLLAPSED
+
+
+@pytest.mark.parametrize("product", ["student", "teacher"])
+def test_a_masked_method_without_image_loss_and_with_one_view_has_all_diagnostics(by_images, product):
+    torch.manual_seed(0)
+    vit = ViT(1, 8, "tiny", 2, features="mean")
+    vit.body.blocks = vit.body.blocks[:1]
+    network = Network(Encoder(vit, (1, 8, 8), [0.3], [0.4]), nn.Identity())
+    told = MeanSquaredError(), Features(1, "none"), LinearPredictor, "replaced"
+    algorithm = Masked(network, *told, None, 1.0, None, 1.0, 0.9, 0.9, 0.0, product)
+    batching = ViewBatching(Augmentation({"flip": HorizontalFlip(0.5)}), batch_size=32, views=1)
+    batching.masking, batching.grid = RandomMasking(0.5, 1, 1), Grid(4, 4)
+    batching.bind(by_images.train, seed=0, device=CPU)
+    assert batching.batch(0).masks is not None
+    diagnostics = Diagnostics.of(by_images, batching, CPU)
+    found = diagnostics(algorithm)
+    assert list(found) == diagnostics.names(algorithm)
+    assert {"lidar", "rankme", "student_std", "teacher_std", "online_knn"} <= found.keys()
+    assert all(math.isfinite(value) for value in found.values())
+
+
 def test_pairs_of_episodes_are_two_images_of_a_class(by_classes, episodes):
     diagnostics = Diagnostics.of(by_classes, episodes, CPU)
     label = {
@@ -103,7 +222,7 @@ def test_pairs_of_episodes_are_two_images_of_a_class(by_classes, episodes):
     ]
     assert len(pairs) > 100
     assert all(one == other for one, other in pairs)
-    assert "online_knn" not in diagnostics.names  # no validation
+    assert diagnostics.queries is None  # no validation
 
 
 def test_pairs_of_pseudo_tasks_without_labels_are_an_image_and_its_view(by_classes):

@@ -45,6 +45,7 @@ class MultiCropBatching(Batching):
             raise InvalidValue(f"local_views={local_views}; give at least 1, or choose batching=two_view")
         self.whole = ViewBatching(augmentation, batch_size, 2, second_augmentation)
         self.local_augmentation, self.local_views, self.local_pool = local_augmentation, local_views, local_pool
+        self.augmentation = augmentation
         self.n_views = 2 + local_views
         self.images_per_step = batch_size * self.n_views
 

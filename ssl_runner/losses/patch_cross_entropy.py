@@ -23,8 +23,8 @@ class PatchCrossEntropy(Distillation):
         """patches: predicted and target scores (R, P, K), weights (R, P)."""
         patches = embeddings.patches
         assert patches is not None
-        weights = patches.weights.flatten()
         target = patches.target.detach().flatten(0, 1).to(torch.promote_types(patches.target.dtype, torch.float32))
+        weights = patches.weights.flatten().to(target.dtype)
         teacher = self._teacher(target, weights, context)
         shape = patches.target.shape
 

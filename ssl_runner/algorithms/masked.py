@@ -136,11 +136,8 @@ class Masked(Algorithm):
         if self.freeze_share:
             # without a gradient the optimizer does not change them, not even by weight decay
             self.network.head.prototypes.requires_grad_(context.reached(self.freeze_share))
-        images = self.network.encoder.prepare(views.flatten(0, 1))  # (V * B, C, H, W)
-        with torch.no_grad():
-            whole = Whole(images, self._teacher_tokens(images), self.teacher)
-        student = self._student(images.unflatten(0, views.shape[:2]), masks)
-        loss, metrics, carry = images.new_zeros(()), {}, {}
+        student, whole = self._branches(views, masks)
+        loss, metrics, carry = whole.images.new_zeros(()), {}, {}
         if masks is not None:
             patches = self._patches(student, whole, masks)
             loss, metrics = self.loss(Embeddings(student.prefix[None, :, 0], patches=patches), context)
@@ -196,6 +193,18 @@ class Masked(Algorithm):
 
     def branches(self) -> dict[str, nn.Module]:
         return {} if self.teacher is None else {"student": self.network, "teacher": self.teacher}
+
+    def hidden_patches(self, views: Tensor, masks: Masks) -> Embeddings:
+        """What the loss sees of the hidden patches of views (V, B, C, H, W), one row for each of (V, M, B) masks."""
+        student, whole = self._branches(views, masks)
+        return Embeddings(student.prefix[None, :, 0], patches=self._patches(student, whole, masks))
+
+    def _branches(self, views: Tensor, masks: Masks | None) -> tuple[Tokens, Whole]:
+        """The student's tokens of views (V, B, C, H, W), and what nothing hides."""
+        images = self.network.encoder.prepare(views.flatten(0, 1))  # (V * B, C, H, W)
+        with torch.no_grad():
+            whole = Whole(images, self._teacher_tokens(images), self.teacher)
+        return self._student(images.unflatten(0, views.shape[:2]), masks), whole
 
     def _pooled(self, tokens: Tokens) -> Tensor:
         """What the encoder makes of an image's tokens."""

@@ -9,6 +9,7 @@ import torch
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from ssl_runner.algorithms.algorithm import Algorithm, Map
+from ssl_runner.algorithms.masked import Masked
 from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
@@ -18,16 +19,19 @@ from ssl_runner.evaluation.negatives import figures
 from ssl_runner.models.features import evaluating, features
 from ssl_runner.report import adaptation
 from ssl_runner.report.board import log_config, log_layout
+from ssl_runner.report.encoder_maps import log_encoder
 from ssl_runner.report.hard_negatives import log_negatives
 from ssl_runner.report.hparams import log_hparams
 from ssl_runner.report.maps import map_picture
+from ssl_runner.report.masked_images import log_errors, log_masked_images
 from ssl_runner.report.pictures import episode_picture, views_picture
 from ssl_runner.report.projector import log_projector
 from ssl_runner.runtime import randomness
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.training.run import Run
 
-N_PROJECTED = 500
+N_PROJECTED, N_SHOWN, N_ERRORS = 500, 8, 256
+TOO_MUCH = "diagnostics need too much; set trainer.diagnostics_every=null"
 
 
 def before(writer: SummaryWriter, run: Run, config: dict[str, Any], columns: Sequence[str] | None = None) -> None:
@@ -43,6 +47,7 @@ def before(writer: SummaryWriter, run: Run, config: dict[str, Any], columns: Seq
         writer.add_image("views", views_picture(batch), 0)
     else:
         _log_episode(writer, run, 0)
+    _log_network(writer, run, 0)
     log_layout(writer, [*_tags(run), *_log_negatives(writer, run, 0)])
 
 
@@ -56,11 +61,29 @@ def after(writer: SummaryWriter, run: Run, step: int) -> None:
         _log_episode(writer, run, step)
     if isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching):
         adaptation.log_adaptation(writer, run.algorithm, shown, run.batching.ways[0], run.device)
+    _log_network(writer, run, step)
     _log_negatives(writer, run, step)
-    chosen = torch.from_numpy(randomness.permutation(0, "projector", 0, len(shown))[:N_PROJECTED])
+    chosen = _chosen(shown, "projector", N_PROJECTED)
     images = shown.images[chosen]
     names = None if shown.labels is None else [shown.class_names[label] for label in shown.labels[chosen]]
     log_projector(writer, features(run.algorithm.eval_encoder(), images, run.device), images, names, step)
+
+
+def _log_network(writer: SummaryWriter, run: Run, step: int) -> None:
+    """Log what the network makes of fixed training images: always the same, so that its changes are visible."""
+    images = run.splits.train.images[_chosen(run.splits.train, "exhibit/images", N_ERRORS)]
+    log_encoder(writer, run.algorithm.eval_encoder(), images[:N_SHOWN], run.device, step)
+    algorithm, masking = run.algorithm, run.batching.masking
+    if isinstance(algorithm, Masked) and masking is not None:
+        log_masked_images(writer, algorithm, masking, images[:N_SHOWN], run.device, step)
+        if run.trainer.diagnostics_every is not None:
+            with enough_memory(TOO_MUCH):
+                log_errors(writer, algorithm, masking, images, run.device, step)
+
+
+def _chosen(dataset: Dataset, stream: str, n: int) -> torch.Tensor:
+    """Places of n images, the same in every run."""
+    return torch.from_numpy(randomness.permutation(0, stream, 0, len(dataset))[:n])
 
 
 def _tags(run: Run) -> list[str]:
@@ -79,7 +102,7 @@ def _log_negatives(writer: SummaryWriter, run: Run, step: int) -> list[str]:
     diagnostics = run.diagnostics
     if diagnostics is None:
         return []
-    with enough_memory("diagnostics need too much; set trainer.diagnostics_every=null"):
+    with enough_memory(TOO_MUCH):
         found = log_negatives(writer, diagnostics, run.algorithm, run.splits.train.class_names, step)
         return [] if found is None else [f"train/diagnostics/{name}" for name in figures(found, diagnostics.labels)]
 

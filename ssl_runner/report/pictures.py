@@ -1,7 +1,7 @@
-"""Pictures of the network's input: the augmented views of a batch, and a task with its predictions."""
+"""Pictures of the network's input: the augmented views of a batch, a task with its predictions, rows of images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from ssl_runner.errors import InvalidValue
 
 CELL, GAP, BORDER, TEXT = 64, 4, 3, 14  # pixels; TEXT is the height of letters
 PAPER, INK, RIGHT, WRONG = (255, 255, 255), (32, 32, 32), (0, 160, 70), (215, 25, 30)
+GRAY = 128  # of 255: what is not there
 NAME_LENGTH = 16
 
 
@@ -76,6 +77,32 @@ def episode_picture(
     ]
     right = int((predictions == labels).sum())
     return tensor_of(_Sheet(rows, f"queries: {right} of {len(labels)} correct").draw())
+
+
+def gallery(rows: Mapping[str, Tensor]) -> Tensor:
+    """One row per name, which stands at its left, one column per image.
+
+    Args:
+        rows: Images (N, C, H, W) in [0, 1] by name, all of one size.
+
+    Returns:
+        uint8 (3, H, W). Pixels are repeated until an image is at least 64 pixels high or wide.
+    """
+    font, drawn = ImageFont.load_default(TEXT), {}
+    for name, images in rows.items():
+        scale = scale_of(max(images.shape[-2:]))
+        drawn[name] = [image_of(image, scale) for image in images]
+    first = next(iter(drawn.values()))
+    wide, high = first[0].size
+    left = max(math.ceil(font.getlength(name)) for name in drawn) + 3 * GAP
+    paper = Image.new("RGB", (left + len(first) * (wide + GAP), len(drawn) * (high + GAP) + GAP), PAPER)
+    pen = ImageDraw.Draw(paper)
+    for row, (name, images) in enumerate(drawn.items()):
+        top = GAP + row * (high + GAP)
+        pen.text((GAP, top + high // 2), name, INK, font, anchor="lm")
+        for column, image in enumerate(images):
+            paper.paste(image, (left + column * (wide + GAP), top))
+    return tensor_of(paper)
 
 
 @dataclass(frozen=True)

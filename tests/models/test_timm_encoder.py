@@ -60,7 +60,7 @@ def test_a_transformer_takes_small_images_gray_or_rgb_and_smaller_crops(channels
     assert encoder.out_features == 192
     assert encoder(torch.rand(2, channels, 32, 32)).shape == (2, 192)
     assert encoder(torch.rand(2, channels, 16, 16)).shape == (2, 192)
-    assert encoder.feature_map(torch.rand(2, channels, 32, 32)).shape == (2, 65, 192)
+    assert encoder.feature_map(torch.rand(2, channels, 32, 32)).shape == (2, 192, 8, 8)
 
 
 def test_patch_sizes_that_do_not_fit_are_refused_with_a_list_of_those_that_do():

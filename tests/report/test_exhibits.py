@@ -355,3 +355,31 @@ def test_a_slow_linear_probe_is_announced(monkeypatch):
     monkeypatch.setattr(preflight, "SLOW", 0)
     said = lines(found, None, 0)["evaluation"]
     assert re.fullmatch(r"linear probe \(up to about \d+0 s for each encoder\); knn", said)
+
+
+MASKED = [
+    "algorithm=masked",
+    "model/encoder=vit_tiny",
+    "model.encoder.patch_size=5",
+    "model/head=identity",
+    "loss=mse",
+    "batching=labelled",
+    "masking=random",
+    "optimizer=adamw",
+    *(item for item in CONTRASTIVE if "width" not in item and "max_steps" not in item and "eval" not in item),
+    "trainer.max_steps=1",
+    "eval=[]",
+    "baselines=[]",
+]
+
+
+@pytest.mark.parametrize("diagnostics", [True, False])
+def test_what_is_masked_is_shown_before_and_after(diagnostics, tmp_path, monkeypatch):
+    monkeypatch.setattr(exhibits, "N_ERRORS", 16)
+    overrides = MASKED if diagnostics else [*MASKED, "trainer.diagnostics_every=null"]
+    train.run(config(overrides), tmp_path)
+    events = EventAccumulator(str(tmp_path), {"images": 0}).Reload()
+    both = {"masked_images", "class_attention", "feature_colors"} | ({"error_by_place"} if diagnostics else set())
+    assert set(events.Tags()["images"]) == both | {"views"}
+    for tag in both:
+        assert [image.step for image in events.Images(tag)] == [0, 1]

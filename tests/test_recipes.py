@@ -42,12 +42,15 @@ def each_dataset_is_read_once():
 @pytest.mark.parametrize("name", ON_CIFAR10)
 @pytest.mark.parametrize("other", [["dataset=digits"], ["dataset=mnist", "model/encoder=conv4"]])
 def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_unchanged(name, other, data_root):
-    """Complete recipes, with their batch sizes and widths: wiring rehearses the first step on the meta device. Those that
-    hide patches refuse an encoder that has none.
+    """Complete recipes, with their batch sizes and widths: wiring rehearses the first step on the meta device.
+
+    Those that hide patches refuse an encoder that has none.
     """
     config = validate.checked_config(Composer(CONF), [f"experiment={name}", *other, "baselines=[]"])[0]
     if config["masking"] is not None and "model/encoder=conv4" in other:
-        with pytest.raises(ConfigError, match="Conv4 has no patches that could be hidden; choose model/encoder=vit_tiny"):
+        with pytest.raises(
+            ConfigError, match="Conv4 has no patches that could be hidden; choose model/encoder=vit_tiny"
+        ):
             wire.wire(config)
         return
     run = wire.wire(config)
@@ -58,7 +61,9 @@ def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_unchanged(
 @pytest.mark.parametrize("name", ["ibot", "dinov2"])
 def test_local_views_that_patches_do_not_divide_are_refused_with_the_remedy(name, data_root):
     words = [f"experiment={name}_fashion_mnist", "batching=multi_crop", "baselines=[]", "batching.batch_size=4"]
-    words += [] if name == "ibot" else ["batching.local_pool=2", "batching.local_augmentation.transforms.crop.size=null"]
+    words += (
+        [] if name == "ibot" else ["batching.local_pool=2", "batching.local_augmentation.transforms.crop.size=null"]
+    )
     with pytest.raises(ConfigError, match="images of 14 x 14 pixels cannot be cut into patches of 4") as refused:
         wire.wire(validate.checked_config(Composer(CONF), words)[0])
     remedy = re.findall(r"batching\.\S+=\d+", str(refused.value))

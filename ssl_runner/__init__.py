@@ -1,4 +1,4 @@
-"""Contrastive self-supervised learning and meta-learning in one runner; only the Hydra config differs."""
+"""Contrastive learning, masked prediction and meta-learning in one runner; only the Hydra config differs."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

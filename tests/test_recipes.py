@@ -29,8 +29,9 @@ def each_dataset_is_read_once():
 @pytest.mark.parametrize("name", ON_CIFAR10)
 @pytest.mark.parametrize("other", [["dataset=digits"], ["dataset=mnist", "model/encoder=conv4"]])
 def test_every_recipe_for_cifar10_fits_other_data_and_another_encoder_unchanged(name, other, data_root):
-    """Complete recipes, with their batch sizes and widths: wiring rehearses the first step on the meta device. Those
-    that hide patches refuse an encoder that has none.
+    """Complete recipes, with their batch sizes and widths: wiring rehearses the first step on the meta device.
+
+    Those that hide patches refuse an encoder that has none.
     """
     config = validate.checked_config(Composer(CONF), [f"experiment={name}", *other, "baselines=[]"])[0]
     if config["masking"] is not None and "model/encoder=conv4" in other:

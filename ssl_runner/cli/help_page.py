@@ -1,6 +1,7 @@
 """What ``ssl-train --help`` says, read from the conf folder: always true, and quick, for Hydra is not imported."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from ssl_runner.config.schema import BASELINES
 
 _PURPOSE = """\
 ssl-train trains an encoder, a network that turns an image into a vector, with few labels or none, and measures what
-the vectors are good for. There are two ways to train one:
+the vectors are good for. There are three ways to train one:
 
   contrastive self-supervision  It learns to give two random views of an image similar vectors, and other images others.
                                 Labels only score the result. SimCLR, MoCo, BYOL, DINO and more.
+  masked prediction             It learns to predict hidden parts of an image, their pixels or what a teacher makes of
+                                them. MAE, SimMIM, I-JEPA, data2vec, iBOT, DINOv2.
   meta-learning                 It learns from many small tasks, each with new classes and a few labelled images of
                                 each, so that the next task needs only as few. MAML, ProtoNet, SNAIL and more.
 
@@ -45,6 +48,8 @@ _ROOT = {
     "reproduce": "folder of a run to run again and compare with",
     "resume": "folder of a run to go on with; auto: whatever is in hydra.run.dir",
 }
+
+_WIDEST = 55  # of names in braces
 
 _FLAGS = """\
 Flags:
@@ -76,8 +81,8 @@ def page(folder: Path, *more: Path) -> str:
     default = f"experiment={chosen['experiment']}" if chosen.get("experiment") else "the defaults marked * above"
     sections = [
         _PURPOSE,
-        "Experiments (experiment=NAME, * the default):",
-        *table({_mark(name, chosen.get("experiment")): _comment([folder, *more], name) for name in experiments}),
+        "Experiments (experiment=NAME; of {a,b} one, simclr_mnist; * the default):",
+        *_experiments([folder, *more], experiments, groups.get("dataset", []), chosen.get("experiment")),
         "",
         "Groups (group=option, * without an experiment; [a,b] chooses several; --help group=option explains one):",
         *table({group: _marked(options, chosen.get(group)) for group, options in groups.items()}),
@@ -91,6 +96,23 @@ def page(folder: Path, *more: Path) -> str:
         _FLAGS.format(default=default),
     ]
     return "\n".join(sections)
+
+
+def _experiments(folders: Sequence[Path], names: Sequence[str], datasets: Sequence[str], chosen: Any) -> list[str]:
+    """A line for each method: first those with recipes for several datasets, each with its first recipe's sentence."""
+    data = "|".join(re.escape(name) for name in sorted([*datasets, "imagenet"], key=len, reverse=True))
+    ending = re.compile(rf"(.+?)_((?:vit_|\w+_to_)?)(?:{data})")
+    methods: dict[str, list[tuple[bool, str]]] = {}
+    for name in names:
+        method, special = found.groups() if (found := ending.fullmatch(name)) else (name, "")
+        methods.setdefault(method, []).append((special != "", name))
+    several, single = dict[str, str](), dict[str, str]()
+    for method, recipes in methods.items():
+        ordered = [name for _, name in sorted(recipes)]  # another encoder, or data that are not its own, last
+        words = ",".join(_mark(name, chosen)[len(method) + 1 :] for name in ordered)
+        rows, first = (several, f"{method}_{{{words}}}") if len(recipes) > 1 else (single, _mark(ordered[0], chosen))
+        rows[first] = _comment(folders, ordered[0])
+    return [*table(several, widest=_WIDEST), *table(single)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ _WIDEST = 46  # of a table's first column; what is wider has a line of its own
 _ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|al|sec|app|eq|fig|[A-Z])\.$")
 
 
-def table(rows: Mapping[str, str]) -> list[str]:
-    """Two columns."""
-    width = min(max(map(len, rows), default=0), _WIDEST)
+def table(rows: Mapping[str, str], widest: int = _WIDEST) -> list[str]:
+    """Two columns, the first one as wide as needed, up to ``widest``."""
+    width = min(max(map(len, rows), default=0), widest)
     lines: list[str] = []
     for first, text in rows.items():
         if len(first) > width:

@@ -31,6 +31,7 @@ _TORCH = {
 _OPTIMIZERS = {
     "lr": "Learning rate, which the scheduler multiplies.",
     "momentum": "Share of the last update that is kept, in [0, 1).",
+    "betas": "Shares of the mean gradient and of the mean square that a step keeps, two numbers in [0, 1).",
     "weight_decay": "Of matrices and kernels; biases and normalisation have none.",
 }
 # keys of experiments that belong to no group
@@ -39,6 +40,10 @@ _ROOT = {
     "seed": "Of every draw.",
     "baselines": "What the encoder is compared with.",
 }
+
+
+# keys of experiments that no option has
+_COMMON = _ROOT | {f"optimizer.{key}": text for key, text in _OPTIMIZERS.items()}
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,8 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
     nodes: list[Node] = []
     keys = list(_keys(content, "", prefix, comments, nodes))
     target = content.get("_target_")
+    if target is None and all(value is None for value in content.values()):  # masking=none
+        keys = [replace(key, name=key.name.removeprefix("_global_."), kind="null", text=header) for key in keys]
     found = docstrings.describe(target) if target else docstrings.Found()
     paragraphs = found.paragraphs or ([_TORCH[target]] if target in _TORCH else [])
     also = [key for key, taken in found.parameters.items() if taken.default is not None and key not in content]
@@ -241,19 +248,49 @@ def _contained(content: Mapping[str, Any], prefix: str) -> dict[str, str]:
 def _experiment(
     folders: Sequence[Path], name: str, header: str, comments: Mapping[str, str], content: Mapping[str, Any]
 ) -> Option:
-    own = _chosen(content)
-    explained: dict[str, Key] = {}
-    for group, options in (_chosen(_content(folders, "config.yaml")[1]) | own).items():
-        for option in options if group != EXPERIMENT else []:
-            explained |= {key.name: key for key in read(folders, group, option).keys}
+    own, bases = _chosen(content), _bases(content)
+    chosen = _chosen(_content(folders, "config.yaml")[1]) | _inherited(folders, bases) | own
+    explained = _explanations(folders, {group: names for group, names in chosen.items() if group != EXPERIMENT})
     nodes: list[Node] = []
     keys = []
     for key in _keys(content, "", "", comments, nodes):
-        known = explained.get(key.name)
-        text = key.text or (known.text if known is not None else _ROOT.get(key.name, ""))
+        # an entry that is set to null, such as one of augmentation.transforms, has no key of its own
+        known = explained.get(key.name) or explained.get(key.name.rpartition(".")[0])
+        text = key.text or (known.text if known is not None else _COMMON.get(key.name, ""))
         keys.append(replace(key, text=text, kind=key.kind or (known.kind if known is not None else "")))
-    selects = {group: ",".join(options) for group, options in own.items()}
+    selects = {EXPERIMENT: ",".join(bases)} if bases else {}
+    selects |= {group: ",".join(options) for group, options in own.items()}
     return Option(f"{EXPERIMENT}={name}", header, None, [], keys, nodes, selects)
+
+
+def _explanations(folders: Sequence[Path], chosen: Mapping[str, Sequence[str]]) -> dict[str, Key]:
+    """The keys of options by group, by name; of ``loss@algorithm.image_loss``, those of the loss at that place."""
+    inner: dict[str, list[str]] = {}  # what options contain, unless another one is chosen: algorithm/target
+    for group, options in chosen.items():
+        for option in options:
+            content = _content(folders, f"{group.partition('@')[0]}/{option}.yaml")[1]
+            inner |= {f"{group}/{name}": taken for name, taken in _chosen(content).items() if "@" not in name}
+    explained: dict[str, Key] = {}
+    for group, options in (inner | dict(chosen)).items():
+        kind, _, place = group.partition("@")
+        for key in (key for option in options for key in read(folders, kind, option).keys):
+            name = f"{place}{key.name.removeprefix(kind)}" if place else key.name
+            explained[name] = key
+    return explained
+
+
+def _inherited(folders: Sequence[Path], bases: Sequence[str]) -> dict[str, list[str]]:
+    """The options that experiments select which another builds upon, and those that they build upon."""
+    found: dict[str, list[str]] = {}
+    for name in bases:
+        content = _content(folders, f"{EXPERIMENT}/{name}.yaml")[1]
+        found |= _inherited(folders, _bases(content)) | _chosen(content)
+    return found
+
+
+def _bases(content: Mapping[str, Any]) -> list[str]:
+    """The experiments that one builds upon."""
+    return [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
 
 
 def _chosen(content: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -1,6 +1,8 @@
 """Every command line gets a clear answer and the right exit code."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -218,5 +220,26 @@ def test_the_real_program_answers_from_any_folder_without_torch():
     assert len(help_page) < 135
     assert max(map(len, help_page)) <= 120
     text = "\n".join(help_page)
-    options = [path for path in (root / "conf").glob("*/*.yaml") if path.parent.name != "suite"]  # of ssl-eval
-    assert all(path.stem in text for path in options)
+    options = {path.stem for path in (root / "conf").glob("*/*.yaml") if path.parent.name != "suite"}  # of ssl-eval
+    assert all(name in text for name in options - names_in_braces(text))
+    assert "\n  mae_{cifar10,fashion_mnist,imagenet,tiny_imagenet}  " in text
+    assert names_in_braces(text) <= options
+
+
+def names_in_braces(text: str) -> set[str]:
+    """Experiments as a shell would write out the lines of the help page."""
+    found = re.findall(r"^  (\w+)\{([\w*,]+)\}", text, re.MULTILINE)
+    return {f"{method}{data}" for method, several in found for data in several.replace("*", "").split(",")}
+
+
+def test_recipes_of_a_method_share_a_line_with_the_sentence_of_the_first(small_conf, tmp_path):
+    conf = shutil.copytree(small_conf, tmp_path / "conf")
+    sentences = {"digits": "MAE.", "tiny_digits": "A third.", "vit_digits": "Another.", "pp_digits": "Not it."}
+    for name, said in sentences.items():
+        (conf / "experiment" / f"mae_{name}.yaml").write_text(f"# @package _global_\n# {said}\nname: mae_{name}\n")
+    for name in ("digits", "tiny_digits"):
+        (conf / "dataset").mkdir(exist_ok=True)
+        (conf / "dataset" / f"{name}.yaml").write_text("size: 8\n")
+    lines = [" ".join(line.split()) for line in page(conf).splitlines()]
+    assert "mae_{digits,tiny_digits,vit_digits} MAE." in lines
+    assert "mae_pp_digits Not it." in lines

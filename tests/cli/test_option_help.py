@@ -92,6 +92,25 @@ def test_an_experiment_shows_what_it_selects_and_explains_what_it_sets():
     assert size.text == key("batching=two_view", "batching.batch_size").text
 
 
+def test_an_experiment_shows_what_it_builds_upon_and_explains_keys_by_what_that_selects():
+    option = read("experiment=dinov2_tiny_imagenet")
+    assert option.selects == {"experiment": "dinov2_cifar10", "dataset": "tiny_imagenet"}
+    patch = next(key for key in option.keys if key.name == "model.encoder.patch_size")
+    assert patch.text == key("model/encoder=vit_tiny", "model.encoder.patch_size").text
+    inner = key("experiment=dinov2_cifar10", "algorithm.image_loss.warmup_share")
+    assert inner.text == key("loss=dino", "loss.warmup_share").text
+
+
+def test_keys_of_what_an_option_contains_are_explained():
+    """algorithm=masked brings algorithm/predictor=transformer, which the experiment does not name."""
+    depth = key("experiment=mae_imagenet", "algorithm.predictor.depth")
+    assert depth.text == key("algorithm/predictor=transformer", "algorithm.predictor.depth").text
+
+
+def test_an_option_that_is_nothing_says_so():
+    assert [(each.name, each.text) for each in read("masking=none").keys] == [("masking", "Nothing is hidden.")]
+
+
 def test_a_sentence_ends_neither_in_parentheses_nor_after_an_abbreviation():
     text = "By Chen et al. (2020, app. B. 9), sec. 4.2, as is. Then more."
     assert layout.first_sentence(text) == "By Chen et al. (2020, app. B. 9), sec. 4.2, as is."

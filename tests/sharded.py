@@ -6,6 +6,7 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python sharded.py OUT 
 import copy
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_vits import METHODS, RUN
 from torch import Tensor
 from worker import HEAD, RESNET, TASKS, VIEWS, composed, double
 
@@ -42,6 +44,13 @@ CASES = {
     ],
     "DINO, ViT, frozen prototypes and LARS": [
         *[*VIEW, *DINO, *VIT, "algorithm.freeze_share=0.5", "batching=multi_crop", "optimizer=lars"],
+    ],
+    "MAE, ViT": [*RUN, *METHODS["mae"], "model.encoder.positions=sincos"],
+    "DINOv2, ViT, frozen prototypes and AdamW": [
+        *RUN,
+        *METHODS["dinov2"],
+        "algorithm.freeze_share=0.5",
+        "optimizer=adamw",
     ],
     "SwAV": [*VIEWS, *HEAD, "loss=swav", "algorithm=prototypes", "algorithm.prototypes=21"],
     "ProtoNet in accumulated pieces": [*TASKS, "trainer.accumulate_grad_batches=2"],
@@ -166,6 +175,7 @@ def measure(out: Path, *names: str) -> None:
     """Write the differences of some cases, or of all; each process runs this."""
     process_group.init()
     torch.set_num_threads(1)
+    os.environ["SSL_RUNNER_TRUSTED"] = "small_vits"
     vars(wire)["first_step_bytes"] = lambda *_: None
     found = {}
     for name, config in composed(names or [*CASES], CASES).items():

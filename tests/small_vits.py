@@ -86,6 +86,6 @@ METHODS = {
     "ibot": [*IBOT, "batching=two_view", "algorithm.freeze_share=0.4"],
     "dinov2": [
         *[*IBOT, "batching=multi_crop", "loss.centering=sinkhorn", "algorithm.image_loss.centering=sinkhorn"],
-        *["loss@algorithm.feature_loss=koleo", "model.encoder.registers=2"],
+        *["loss@algorithm.feature_loss=koleo", "model.encoder.positions=sincos", "model.encoder.registers=2"],
     ],
 }

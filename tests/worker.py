@@ -5,6 +5,7 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python worker.py OUT [
 
 import copy
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from combinations import ARRANGEMENTS, CONF, FITS, SMALL
+from small_vits import METHODS, RUN
 from torch import Tensor, distributed
 
 from ssl_runner.algorithms.algorithm import Algorithm
@@ -20,6 +22,7 @@ from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.validate import checked_config
 from ssl_runner.config.schema import Config
 from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.models import predictors
 from ssl_runner.models.synchronised import synchronise
 from ssl_runner.runtime import collectives, process_group
 from ssl_runner.runtime.step_context import StepContext
@@ -72,6 +75,8 @@ def cases() -> dict[str, list[str]]:
     for method in ("anil", "boil", "meta_sgd", "maml_pp", "imaml"):
         found[method] = [*TASKS, f"algorithm={method}", "model/head=linear"]
     found["reptile"] = [*TASKS, *SGD, "algorithm=reptile", "model/head=linear", "batching.k_shot=4"]
+    for method, words in METHODS.items():
+        found[f"masked, {method}"] = [*RUN, *words]
     return found
 
 
@@ -136,6 +141,8 @@ def measure(out: Path, *names: str) -> None:
     """Write the differences of some cases, or of all; each process runs this."""
     process_group.init()
     torch.set_num_threads(1)
+    os.environ["SSL_RUNNER_TRUSTED"] = "small_vits"
+    vars(predictors)["NOISE"] = 0.0  # which, like dropout, depends on the number of processes
     collectives.MESSAGE = 500  # bytes, so that the gradients of these small networks leave in several messages
     vars(wire)["first_step_bytes"] = lambda *_: None  # a rehearsal of the step on the meta device
     found = {name: apart(config) for name, config in composed(names or [*cases()], cases()).items()}

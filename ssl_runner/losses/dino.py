@@ -34,5 +34,5 @@ class DINO(Distillation):
         cross_entropy = -torch.einsum("gbk,vbk->gv", teacher, student) / images
         same = torch.eye(len(target), views, dtype=torch.bool, device=online.device)
         loss = cross_entropy.masked_fill(same, 0).sum() / (len(target) * (views - 1))
-        rows = teacher.flatten(0, 1)
-        return loss, self.metrics(rows, rows.new_full((len(rows),), 1 / len(rows)), context)
+        entropy = torch.special.entr(teacher).sum(dim=-1).mean()
+        return loss, self.metrics(teacher.mean(dim=(0, 1)), entropy, context)

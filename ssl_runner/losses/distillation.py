@@ -80,14 +80,13 @@ class Distillation(Loss):
         return ((target - self.center) / temperature).softmax(dim=-1)
 
     @torch.no_grad()
-    def metrics(self, teacher: Tensor, weights: Tensor, context: StepContext) -> dict[str, Tensor]:
-        """Figures of the teacher's probabilities (n, K), whose rows have these weights (n,), with sum 1."""
-        usage = weights @ teacher
+    def metrics(self, usage: Tensor, entropy: Tensor, context: StepContext) -> dict[str, Tensor]:
+        """Figures of the teacher's probabilities: from their mean (K,) and from the mean of their entropies."""
         temperature = context.follow(self.teacher_temperature)
         return {
-            "teacher_entropy": weights @ torch.special.entr(teacher).sum(dim=-1),  # log K: collapsed to uniform
+            "teacher_entropy": entropy,  # log K: collapsed to uniform
             "dimensions_in_use": torch.special.entr(usage).sum().exp(),  # 1: collapsed to one dimension
-            "teacher_temperature": torch.zeros((), device=teacher.device) + temperature,
+            "teacher_temperature": torch.zeros((), device=usage.device) + temperature,
         }
 
     @torch.no_grad()

@@ -33,7 +33,15 @@ class PatchCrossEntropy(Distillation):
             return -(teacher.view(shape) * student).sum(dim=-1)
 
         loss = patches.mean(told)
-        return loss, self.metrics(teacher, weights / weights.sum().clamp_min(1e-6), context)
+        return loss, self.metrics(*self._means(teacher, weights), context)
+
+    @torch.no_grad()
+    def _means(self, teacher: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of the probabilities (n, K) and of their entropies over the hidden patches of all processes."""
+        entropy = weights @ torch.special.entr(teacher).sum(dim=1)
+        sums = collectives.total(torch.cat([weights @ teacher, entropy[None], weights.sum()[None]]))  # one message
+        means = sums[:-1] / sums[-1].clamp_min(1e-6)
+        return means[:-1], means[-1]
 
     def _teacher(self, target: Tensor, weights: Tensor, context: StepContext) -> Tensor:
         """Probabilities (n, K) of this process's rows."""

@@ -15,6 +15,7 @@ from ssl_runner.config.schema import Config
 from ssl_runner.config.signatures import SPECIAL_KEYS
 from ssl_runner.config.targets import locate
 from ssl_runner.data.augmentation import Augmentation
+from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import ConfigError
 from ssl_runner.models.features import evaluating
@@ -157,19 +158,38 @@ def views(augmentation: Augmentation, splits: Splits, network: Network) -> None:
         ConfigError: The network cannot take it.
     """
     image = splits.train.images[:1]
-    _forward(network, image, "model")
+    if (reason := _refusal(network, image)) is not None:
+        raise ConfigError([f"model: {reason}"])
     view = augmentation(image, torch.zeros(1, augmentation.columns))
-    if view.shape != image.shape:
-        _forward(network, view, f"augmentation: it turns images of {_pixels(image)} into {_pixels(view)}")
+    if view.shape != image.shape and (reason := _refusal(network, view)) is not None:
+        turns = f"augmentation: it turns images of {_pixels(image)} into {_pixels(view)}"
+        raise ConfigError([f"{turns}: {reason}"])
 
 
-def _forward(network: Network, images: Tensor, who: str) -> None:
+def smaller_views(batching: Batching, splits: Splits, network: Network) -> None:
+    """Pass a view of each further resolution of the batches through the network.
+
+    Raises:
+        ConfigError: The network cannot take it.
+    """
+    for view in batching.smaller(splits.train.images[:1]):
+        if (reason := _refusal(network, view)) is None:
+            continue
+        patch = getattr(network.encoder.backbone, "patch_size", None)
+        size = -(-view.shape[-1] // patch) * patch if isinstance(patch, int) else "a size that it takes"
+        remedy = f"set batching.local_pool=1 and batching.local_augmentation.transforms.crop.size={size}"
+        raise ConfigError([f"batching: its local views: {reason}; {remedy}"])
+
+
+def _refusal(network: Network, images: Tensor) -> str | None:
+    """Why the network cannot take images, or None if it can."""
     try:
         with evaluating(network):
             network(images)
     except (RuntimeError, TypeError, AssertionError, ValueError) as error:  # timm asserts the image size
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError([f"{who}: the network cannot take images of {_pixels(images)} ({reason})"]) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        return f"the network cannot take images of {_pixels(images)} ({reason})"
+    return None
 
 
 def _pixels(images: Tensor) -> str:

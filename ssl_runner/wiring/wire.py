@@ -142,6 +142,7 @@ def _data_and_network(parts: Parts, config: Config, weights: FirstWeights, attem
     parts.network = attempt(finish_network, encoder, config["model"]["head"], parts.batching, weights)
     attempt(refuse_head, parts.method, parts.network, parts.batching)
     attempt(components.views, parts.augmentation, parts.splits, parts.network)
+    attempt(components.smaller_views, parts.batching, parts.splits, parts.network)
 
 
 def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Attempts) -> None:

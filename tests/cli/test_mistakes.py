@@ -210,6 +210,13 @@ VALUES = [
         ],
     ),
     (
+        "model/encoder=vit_tiny batching=multi_crop loss=sigreg",
+        [
+            "local views: the network cannot take images of 1 x 10 x 10",
+            "set batching.local_pool=1 and batching.local_augmentation.transforms.crop.size=12",
+        ],
+    ),
+    (
         "dataset.validation=0.9 dataset.test=0.9 trainer.select=knn/top1",
         ["dataset.validation=0.9 of translated_digits leaves no train images", "selection needs both"],
     ),

@@ -40,6 +40,14 @@ def test_local_views_are_half_as_large_and_global_ones_are_unchanged(dataset):
     assert len({view.sum().item() for view in batch.crops[1].flatten(0, 1)}) == 24
 
 
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_smaller_view_of_an_image_has_the_size_of_the_batchs_local_views(pool, dataset):
+    several = bound(MultiCropBatching(crop(0.3, 1), 8, crop(0.05, 0.3), 3, None, pool), dataset)
+    (view,) = several.smaller(dataset.images[:1])
+    assert view.shape == (1, *several.batch(0).crops[1].shape[2:])
+    assert bound(ViewBatching(crop(0.3, 1), 8, 2), dataset).smaller(dataset.images[:1]) == []
+
+
 def test_a_local_view_shows_its_own_image(dataset):
     several = bound(MultiCropBatching(crop(0.3, 1), 8, Augmentation({}), 2, None), dataset)
     batch = several.batch(0)

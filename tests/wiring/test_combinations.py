@@ -62,3 +62,27 @@ def test_small_crops_are_accepted_by_a_loss_of_many_views_and_refused_by_a_loss_
         return
     with pytest.raises(ConfigError, match=r"compares 2 views, but batching makes 6; choose batching=two_view"):
         wired(loss, arrangement, "batching=multi_crop")
+
+
+def test_small_crops_that_a_transformer_does_not_take_are_refused_and_the_remedy_works():
+    def transformer(*more: str) -> Run:
+        words = ["model/encoder=vit_tiny", "loss=sigreg", "batching=multi_crop", "trainer.max_epochs=1", *more]
+        return wire.wire(
+            checked_config(Composer(CONF), ["experiment=simclr_digits", "batching.batch_size=4", *words])[0]
+        )
+
+    with pytest.raises(ConfigError, match="10 x 10") as refused:
+        transformer()
+    remedy = str(refused.value).rpartition("; set ")[2].strip().split(" and ")
+    assert transformer(*remedy).batching.batch(0).crops[1].shape[-2:] == (12, 12)
+
+
+def test_views_of_another_size_than_the_encoders_are_refused_where_patches_are_hidden():
+    words = ["algorithm=masked", "model/encoder=vit_tiny", "model/head=identity", "batching=labelled", "masking=random"]
+    words += ["loss=mse", "batching.batch_size=4", "trainer.diagnostics_every=null", "eval=[]"]
+    words += ["experiment=simclr_digits", "augmentation.transforms.crop.size=16"]
+    config = checked_config(Composer(CONF), words)
+        Composer(CONF), ["experiment=simclr_digits", *words, "augmentation.transforms.crop.size=16"]
+    )
+    with pytest.raises(ConfigError, match=r"views are 1 x 16 x 16, but patches are those of 1 x 20 x 20; set "):
+        wire.wire(config[0])

@@ -62,6 +62,10 @@ class Batching(ABC):
         """A batch of the largest shape that a step may have, to find out whether it fits into memory."""
         return self.batch(0)
 
+    def smaller(self, images: Tensor) -> list[Tensor]:
+        """A view of images uint8 (M, C, H, W) in each resolution after the first, float (M, C, h, w); usually none."""
+        return []
+
     def compile(self, compiler: Callable[[Change], Change]) -> None:
         """Let a compiler make the function of each augmentation, once."""
         self._compiled = functools.cache(compiler)

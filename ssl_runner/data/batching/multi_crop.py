@@ -61,6 +61,10 @@ class MultiCropBatching(Batching):
     def largest(self) -> Views:
         return self._masked(self._of(*self.cropping.shapes(0)), 0)
 
+    def smaller(self, images: Tensor) -> list[Tensor]:
+        draws = torch.zeros(len(images), self.local_augmentation.columns)
+        return [self._pooled(self.local_augmentation(images, draws))]
+
     def plan(self, step: int) -> Plan:
         """The plan of the global views, and that of the local ones."""
         indices, views = self.whole.plan(step)
@@ -74,6 +78,8 @@ class MultiCropBatching(Batching):
     def _of(self, indices: Tensor, views: list[Tensor]) -> Views:
         batch = self.whole.of(indices, views[:-1])
         local = views[-1]
-        if self.local_pool > 1:
-            local = F.avg_pool2d(local.flatten(0, 1), self.local_pool).unflatten(0, local.shape[:2])
+        local = self._pooled(local.flatten(0, 1)).unflatten(0, local.shape[:2])
         return Views((*batch.crops, local), batch.labels, batch.indices)
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, self.local_pool) if self.local_pool > 1 else images

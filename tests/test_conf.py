@@ -107,8 +107,10 @@ def test_every_option_composes(group, option):
         return
     for part in group.split("/"):
         node = node[part]
-    node = node[option] if group == "eval" else node
-    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    text = (CONF / group / f"{option}.yaml").read_text()
+    content = yaml.safe_load(text)
+    if group == "eval":  # a preset of an evaluator stands in that one's place
+        node = node[text.partition("\n")[0].removeprefix("# @package eval.")]
     if option == "none" and "_target_" not in content:
         assert node is None
     else:

@@ -46,6 +46,10 @@ AS_BEFORE: Mapping[str, Any] = {
     "model.encoder.drop_path": 0.0,
     "eval.*.features": None,
     "eval.*.layers": None,
+    "eval.*.optimizer": "sgd",
+    "eval.*.layer_decay": 1,
+    "eval.*.mixup": 0,
+    "eval.*.warmup_share": 0,
 }
 
 # where a run ends; part of the hash, but it may change if nothing in the run depends on it

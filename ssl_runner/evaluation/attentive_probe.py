@@ -14,6 +14,7 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.gallery import SEED, by_share, gallery_indices, images_at
 from ssl_runner.evaluation.labelled import Labelled
+from ssl_runner.evaluation.layer_rates import parameter_groups
 from ssl_runner.evaluation.tokens import LIMIT, N_STATISTICS, FrozenTokens, refusal, tokens_of
 from ssl_runner.models.features import BATCH_SIZE, evaluating
 from ssl_runner.optim.schedules import WarmupCosine
@@ -160,9 +161,8 @@ class AttentiveProbe(Labelled):
         """Probes trained on rows of the tokens, int64 (M,), at each of the rates."""
         width, seed = tokens.shape[-1], randomness.number(SEED, "attentive_probe/start", 0)
         probes = [Probe(width, self.heads, n_classes, seed).to(labels.device) for _ in rates]
-        optimizer = torch.optim.AdamW(
-            [group for probe, rate in zip(probes, rates, strict=True) for group in self._groups(probe, rate)]
-        )
+        parts = [(list(probe.parameters()), rate) for probe, rate in zip(probes, rates, strict=True)]
+        optimizer = torch.optim.AdamW(parameter_groups(parts, self.weight_decay))
         batches, step = -(-len(rows) // self.batch_size), 0
         for epoch in range(self.epochs):
             order = torch.from_numpy(randomness.permutation(SEED, "attentive_probe/order", epoch, len(rows)))
@@ -179,17 +179,6 @@ class AttentiveProbe(Labelled):
                 optimizer.step()
                 step += 1
         return probes
-
-    def _groups(self, probe: "Probe", rate: float) -> list[dict[str, Any]]:
-        return [
-            {
-                "params": [weight for weight in probe.parameters() if (weight.ndim > 1) == matrices],
-                "initial_lr": rate,
-                "lr": rate,
-                "weight_decay": self.weight_decay if matrices else 0.0,
-            }
-            for matrices in (True, False)
-        ]
 
 
 class Probe(nn.Module):

@@ -4,8 +4,9 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,13 +20,14 @@ from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.gallery import SEED, GalleryIndices, by_share, gallery_indices, images_at, rows_of
 from ssl_runner.evaluation.labelled import Labelled
+from ssl_runner.evaluation.layer_rates import layer_rates, parameter_groups
+from ssl_runner.models.depths import depths
 from ssl_runner.models.features import features
 from ssl_runner.models.network import Encoder
 from ssl_runner.optim.schedules import WarmupCosine
 from ssl_runner.runtime import randomness
 
 MOMENTUM = 0.9
-COSINE = WarmupCosine(warmup_steps=0, final=0.0)
 
 
 class FineTuning(Labelled):
@@ -47,16 +49,25 @@ class FineTuning(Labelled):
     If the encoder has no weights (the baseline ``raw_pixels``), only the classifier is trained: logistic regression by
     SGD.
 
+    Vision transformers are usually fine-tuned by AdamW with warm-up, layer decay and mixup (BEiT, arXiv:2106.08254;
+    MAE, arXiv:2111.06377, table 9): see the last four arguments, which are off unless set.
+
     Args:
         labels: Share of the gallery's labels in (0, 1]: random within each class, at least one image per class, the
             same in every run. A smaller share is a subset of a larger one.
         epochs: Passes over the labelled images.
         batch_size: Largest number of images in a batch; if it is at least 3, no batch has a single image.
-        lr: Learning rate of the first step; not scaled by the batch size.
+        lr: Learning rate of the first step, or after a warm-up; not scaled by the batch size.
         head_lr_factor: The classifier's learning rate divided by the encoder's.
         weight_decay: Weight decay of matrices and kernels.
         augmentation: Augmentation of the labelled images; it must keep their size.
         dataset: A dataset other than the run's, see `Labelled`.
+        optimizer: ``sgd``, with Nesterov momentum 0.9, or ``adamw``.
+        layer_decay: Factor of the learning rate from one layer to the one before it, in (0, 1]: the rate of layer l is
+            ``lr`` times layer_decay^(L - l), where the classifier is layer L (`ssl_runner.models.depths`). 1 for none.
+        mixup: alpha of the Beta distribution of which each batch draws the share of its images in mixtures with others
+            of the batch (Zhang et al. 2017, arXiv:1710.09412); 0 for none.
+        warmup_share: Share of the steps in which the learning rate rises in a straight line, in [0, 1).
 
     Raises:
         ValueError: If a number is out of range.
@@ -72,6 +83,10 @@ class FineTuning(Labelled):
         weight_decay: float,
         augmentation: Augmentation,
         dataset: Splits | None = None,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        layer_decay: float = 1.0,
+        mixup: float = 0.0,
+        warmup_share: float = 0.0,
     ) -> None:
         super().__init__(by_share("fine_tuning", labels), dataset, labels)
         if epochs < 1:
@@ -83,6 +98,12 @@ class FineTuning(Labelled):
                 raise InvalidValue(f"{name}={value}; give a number above 0")
         if not 0 <= weight_decay < math.inf:
             raise InvalidValue(f"weight_decay={weight_decay}; give at least 0; 0 turns it off")
+        if optimizer not in ("sgd", "adamw"):
+            raise InvalidValue(f"optimizer={optimizer!r} is not one of sgd, adamw")
+        if not 0 < layer_decay <= 1:
+            raise InvalidValue(f"layer_decay={layer_decay}; give a factor in (0, 1]; 1 turns it off")
+        if not 0 <= mixup < math.inf or not 0 <= warmup_share < 1:
+            raise InvalidValue(f"mixup={mixup}, warmup_share={warmup_share}; give at least 0, and a share in [0, 1)")
         if not isinstance(augmentation, Augmentation):
             raise InvalidValue(
                 f"augmentation is a {type(augmentation).__name__}, expected an Augmentation; without transforms, "
@@ -91,6 +112,7 @@ class FineTuning(Labelled):
         self.epochs, self.batch_size = epochs, batch_size
         self.lr, self.head_lr_factor, self.weight_decay = lr, head_lr_factor, weight_decay
         self.augmentation = augmentation
+        self.solver, self.layer_decay, self.mixup, self.warmup_share = optimizer, layer_decay, mixup, warmup_share
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
         """``fine_tuning/top1``; with 1% of the labels, ``fine_tuning_1pct/top1``; for its own dataset, ``cifar10/...``.
@@ -130,10 +152,14 @@ class FineTuning(Labelled):
                 f"eval.{self.option}.augmentation turns images of {expected} into {got}, but queries keep their size; "
                 "set the crop's size to null"
             )
-        if algorithm is not None and not list(algorithm.eval_encoder().parameters()):
+        if algorithm is None:
+            return
+        if not list(algorithm.eval_encoder().parameters()):
             raise InvalidValue(
                 f"eval.{self.option} trains the encoder, but this one has no weights; leave it out of eval="
             )
+        if self.layer_decay < 1:
+            depths(algorithm.eval_encoder())
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
         """Labels, solver, epochs, batches, augmentation, gallery and queries."""
@@ -142,13 +168,16 @@ class FineTuning(Labelled):
         decay = f"weight decay {self.weight_decay:g} (vectors: none)" if self.weight_decay else "no weight decay"
         head = "" if self.head_lr_factor == 1 else f" (classifier {self.head_lr_factor:g} times that)"
         transforms = self.augmentation.transforms.values()
+        solver = f"SGD, Nesterov momentum {MOMENTUM}" if self.solver == "sgd" else "AdamW"
+        further = {"layer_decay": (self.layer_decay, 1), "mixup": (self.mixup, 0), "warmup": (self.warmup_share, 0)}
         return {
             **self.described(splits),
             "labels": self.labels,
             "labelled_images": n,
             "validation": "none: no setting is chosen, and the last epoch is scored",
             "trained": "all weights of encoder and linear classifier; for raw pixels, only the classifier",
-            "solver": f"SGD, Nesterov momentum {MOMENTUM}, learning rate {self.lr:g}{head}, cosine to 0, {decay}",
+            "solver": f"{solver}, learning rate {self.lr:g}{head}, cosine to 0, {decay}",
+            **{name: value for name, (value, none) in further.items() if value != none},
             "epochs": self.epochs,
             "batch_size": -(-n // batches),
             "steps": self.epochs * batches,
@@ -172,15 +201,16 @@ class FineTuning(Labelled):
         images = [on_device(part, device) for part in sets.images()]
         labels = sets.gallery_labels.to(device)
         batches, step = self._batches(len(labels)), 0
+        schedule = WarmupCosine(round(self.warmup_share * self.epochs * batches), final=0.0)
         for epoch in range(self.epochs):
             order = torch.from_numpy(randomness.permutation(SEED, "fine_tuning/order", epoch, len(labels)))
             for rows in order.tensor_split(batches):
                 views = self._views(rows_of(images, rows, device), step)
                 torch.manual_seed(randomness.number(SEED, "fine_tuning/network", step))
                 for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * COSINE(step, self.epochs * batches)
+                    group["lr"] = group["initial_lr"] * schedule(step, self.epochs * batches)
                 with torch.enable_grad():
-                    loss = F.cross_entropy(network(views), labels[to_device(rows, device)])
+                    loss = self._loss(network, views, labels[to_device(rows, device)], step)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                 optimizer.step()
@@ -190,15 +220,26 @@ class FineTuning(Labelled):
             )  # once per epoch, since it waits for the device
         return encoder, head
 
-    def optimizer(self, encoder: nn.Module, head: nn.Module) -> torch.optim.SGD:
-        """SGD on all weights, with ``initial_lr`` in each group."""
-        groups = []
-        for module, rate in ((encoder, self.lr), (head, self.lr * self.head_lr_factor)):
-            for matrices, decay in ((True, self.weight_decay), (False, 0.0)):
-                weights = [weight for weight in module.parameters() if (weight.ndim > 1) == matrices]
-                if weights:
-                    groups.append({"params": weights, "initial_lr": rate, "lr": rate, "weight_decay": decay})
+    def optimizer(self, encoder: Encoder, head: nn.Module) -> torch.optim.Optimizer:
+        """SGD or AdamW on all weights, with ``initial_lr`` in each group."""
+        parts = [
+            *layer_rates(encoder, self.lr, self.layer_decay),
+            (list(head.parameters()), self.lr * self.head_lr_factor),
+        ]
+        groups = parameter_groups(parts, self.weight_decay)
+        if self.solver == "adamw":
+            return torch.optim.AdamW(groups, lr=self.lr)
         return torch.optim.SGD(groups, lr=self.lr, momentum=MOMENTUM, nesterov=True)
+
+    def _loss(self, network: nn.Module, views: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Cross-entropy of the views, or of mixtures of them."""
+        if not self.mixup:
+            return F.cross_entropy(network(views), labels)
+        draw = np.random.default_rng(randomness.number(SEED, "fine_tuning/mixup", step))
+        share = draw.beta(self.mixup, self.mixup)
+        others = to_device(torch.from_numpy(draw.permutation(len(labels))), views.device)
+        scores = network(share * views + (1 - share) * views[others])
+        return share * F.cross_entropy(scores, labels) + (1 - share) * F.cross_entropy(scores, labels[others])
 
     def _batches(self, n: int) -> int:
         return -(-n // self.batch_size)

@@ -54,6 +54,10 @@ class Conv4(nn.Module):
         self.out_features = width * (grid or side) ** 2
         self.represented_by = "last map, flattened"
 
+    def depths(self) -> dict[str, int]:
+        """The block of each parameter, from 0."""
+        return {name: int(name.split(".")[1]) for name, _ in self.named_parameters()}
+
     def feature_map(self, images: Tensor) -> Tensor:
         """Maps (B, width, h, w) of images (B, C, H, W)."""
         return self.blocks(images)

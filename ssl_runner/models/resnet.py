@@ -37,6 +37,10 @@ class ResNet(nn.Module):
         self.out_features = network.fc.in_features
         self.represented_by = "mean of the last map"
 
+    def depths(self) -> dict[str, int]:
+        """The stage of each parameter, 0 for the stem."""
+        return {name: max(0, int(name.split(".")[1]) - 3) for name, _ in self.named_parameters()}
+
     def feature_map(self, images: Tensor) -> Tensor:
         """Maps (B, out_features, h, w) of images (B, C, H, W)."""
         return self.body(images)

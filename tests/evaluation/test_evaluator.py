@@ -130,9 +130,14 @@ def test_a_protocol_is_plain_json_data(name, splits, request):
     assert json.loads(json.dumps(found)) == found
 
 
+# other values of an evaluator, in whose place they stand
+PRESETS = {"fine_tuning_vit": "fine_tuning", "fine_tuning_vit_10pct": "fine_tuning_10pct"}
+
+
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in OF_A_DATASET])
 def test_each_option_sets_every_argument_and_its_scores_have_its_name(name):
     text = (CONF / f"{name}.yaml").read_text()
+    name = PRESETS.get(name, name)
     assert text.startswith(f"# @package eval.{name}\n")
     with no_download():
         evaluator = build(yaml.safe_load(text), f"eval.{name}")
@@ -144,6 +149,7 @@ def test_each_option_sets_every_argument_and_its_scores_have_its_name(name):
 
 def test_there_is_an_option_for_each_evaluator_and_for_each_share_of_the_labels():
     assert OPTIONS == [
+        "attentive_probe",
         "few_shot",
         "few_shot_cifar10",
         "few_shot_omniglot",
@@ -151,11 +157,15 @@ def test_there_is_an_option_for_each_evaluator_and_for_each_share_of_the_labels(
         "fine_tuning_10pct",
         "fine_tuning_1pct",
         "fine_tuning_cifar10",
+        "fine_tuning_vit",
+        "fine_tuning_vit_10pct",
         "knn",
         "knn_cifar10",
+        "knn_patches",
         "linear_probe",
         "linear_probe_10pct",
         "linear_probe_1pct",
         "linear_probe_cifar10",
+        "linear_probe_patches",
         "verdict",
     ]

@@ -18,14 +18,21 @@ from ssl_runner.evaluation.fine_tuning import FineTuning
 from ssl_runner.evaluation.gallery import SEED, gallery_indices
 from ssl_runner.evaluation.linear_probe import LinearProbe
 from ssl_runner.evaluation.raw_pixels import RawPixels
+from ssl_runner.models.conv4 import Conv4
+from ssl_runner.models.depths import depths
 from ssl_runner.models.network import Encoder, Network
+from ssl_runner.models.resnet import ResNet
+from ssl_runner.models.timm_encoder import Timm
+from ssl_runner.models.vit import ViT
 from ssl_runner.runtime import randomness
 
 CPU = torch.device("cpu")
 
 
-def fine_tuning(labels=0.1, epochs=2, batch_size=32, lr=0.05, factor=1.0, decay=0.0, transforms=None) -> FineTuning:
-    return FineTuning(labels, epochs, batch_size, lr, factor, decay, Augmentation(transforms or {}))
+def fine_tuning(
+    labels=0.1, epochs=2, batch_size=32, lr=0.05, factor=1.0, decay=0.0, transforms=None, **further
+) -> FineTuning:
+    return FineTuning(labels, epochs, batch_size, lr, factor, decay, Augmentation(transforms or {}), **further)
 
 
 def trained(evaluator: FineTuning, algorithm: Algorithm, splits: Splits) -> list[torch.Tensor]:
@@ -102,6 +109,129 @@ def test_it_equals_sgd_written_out(smooth, by_images, epochs, batch_size):
     before = smooth.eval_encoder().state_dict()
     assert not torch.equal(before["backbone.1.running_mean"], encoder.state_dict()["backbone.1.running_mean"])
     assert int(encoder.state_dict()["backbone.1.num_batches_tracked"]) == epochs * -(-118 // batch_size)
+
+
+def encoder_of(backbone: nn.Module) -> Plain:
+    return Plain(Network(Encoder(backbone, (1, 8, 8), mean=[0.3], std=[0.4]), nn.Identity()))
+
+
+def small_vit() -> ViT:
+    """A transformer of three blocks."""
+    vit = ViT(1, 8, "tiny", 4, registers=1)
+    vit.body.blocks = vit.body.blocks[:3]
+    return vit
+
+
+def test_the_layers_of_a_transformer_are_those_of_beit_and_mae():
+    found, last = depths(encoder_of(small_vit()).eval_encoder())
+    assert last == 4  # stem, three blocks with the last layer norm, and the classifier
+    for name, depth in found.items():
+        part = name.removeprefix("backbone.body.")
+        if part.startswith("blocks."):
+            assert depth == int(part.split(".")[1]) + 1
+        else:
+            assert depth == (3 if part.startswith("norm.") else 0), name
+
+
+def test_the_layers_of_convolutional_networks_are_stages_and_blocks():
+    found, last = depths(encoder_of(ResNet(1, 8, 18)).eval_encoder())
+    stages = {"0": 0, "1": 0, "4": 1, "5": 2, "6": 3, "7": 4}
+    assert last == 5
+    assert all(depth == stages[name.split(".")[2]] for name, depth in found.items())
+    found, last = depths(encoder_of(Conv4(1, 8, 4, "max_pool", 1)).eval_encoder())
+    assert (last, set(found.values())) == (4, {0, 1, 2, 3})
+    found, last = depths(encoder_of(Timm(1, 32, "resnet10t", False, {})).eval_encoder())
+    assert found["backbone.body.conv1.0.weight"] == 0
+    assert last == 1 + max(found.values()) == 1 + found["backbone.body.layer4.0.conv1.weight"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("backbone", [small_vit, lambda: ResNet(1, 8, 18), lambda: Conv4(1, 8, 4, "max_pool", 1)])
+def test_every_weight_has_the_rate_of_its_layer_once(backbone, optimizer):
+    encoder = encoder_of(backbone()).eval_encoder()
+    head, evaluator = nn.Linear(4, 2), fine_tuning(lr=0.1, decay=0.3, factor=2.0, layer_decay=0.5, optimizer=optimizer)
+    by_name, last = depths(encoder)
+    expected = {id(weight): 0.1 * 0.5 ** (last - by_name[name]) for name, weight in encoder.named_parameters()}
+    expected |= {id(weight): 0.2 for weight in head.parameters()}
+    seen = []
+    for group in evaluator.optimizer(encoder, head).param_groups:
+        for weight in group["params"]:
+            seen.append(id(weight))
+            assert group["initial_lr"] == pytest.approx(expected[id(weight)])
+            assert group["weight_decay"] == (0.3 if weight.ndim > 1 else 0)
+    assert sorted(seen) == sorted(expected)
+
+
+def test_without_layer_decay_mixup_and_warm_up_nothing_changes_bit_for_bit(small, by_images):
+    before = trained(fine_tuning(), small(), by_images)
+    off = {"optimizer": "sgd", "layer_decay": 1.0, "mixup": 0.0, "warmup_share": 0.0}
+    assert same(trained(fine_tuning(**off), small(), by_images), before)
+    assert fine_tuning(**off).protocol(by_images) == fine_tuning().protocol(by_images)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_layer_decay_and_mixup_equal_steps_written_out(by_images, optimizer):
+    """One step of plain rates: all images in one batch, warm-up of the only step at the full rate."""
+    torch.manual_seed(0)
+    algorithm = encoder_of(Conv4(1, 8, 4, "max_pool", 1))
+    evaluator = fine_tuning(0.1, 1, 1000, 0.01, layer_decay=0.5, mixup=0.8, optimizer=optimizer)
+    found = trained(evaluator, algorithm, by_images)
+    sets = gallery_indices(by_images, 0.1)
+    order = torch.from_numpy(randomness.permutation(SEED, "fine_tuning/order", 0, 118))
+    images = torch.cat([part.images for part in sets.parts])[sets.gallery][order].float() / 255
+    labels = F.one_hot(sets.gallery_labels[order], 10).float()
+    draw = np.random.default_rng(randomness.number(SEED, "fine_tuning/mixup", 0))
+    share, others = draw.beta(0.8, 0.8), torch.from_numpy(draw.permutation(118))
+    assert 0 < share < 1
+    encoder, head = copy.deepcopy(algorithm.eval_encoder()).train(), nn.Linear(4, 10)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    mixed = torch.stack([share * images[i] + (1 - share) * images[others[i]] for i in range(118)])
+    targets = torch.stack([share * labels[i] + (1 - share) * labels[others[i]] for i in range(118)])
+    loss = -(F.log_softmax(head(encoder(mixed)), dim=1) * targets).sum(dim=1).mean()
+    weights = dict(encoder.named_parameters()) | {f"head.{name}": one for name, one in head.named_parameters()}
+    slopes = torch.autograd.grad(loss, list(weights.values()))
+    for (name, weight), slope in zip(weights.items(), slopes, strict=True):
+        rate = 0.01 * 0.5 ** (4 - int(name.split(".")[2])) if name.startswith("backbone.") else 0.01
+        # the first steps of Nesterov's momentum, and of AdamW
+        step = 1.9 * slope if optimizer == "sgd" else slope / (slope.abs() + 1e-8)
+        weight.data -= rate * step
+    expected = [*encoder.state_dict().values(), *head.state_dict().values()]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-3)
+
+
+def test_mixed_images_are_the_same_in_every_run_and_new_in_every_step(small, by_images):
+    seen, algorithm = [], small()
+    algorithm.eval_encoder().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    first = trained(fine_tuning(mixup=1.0, batch_size=200), algorithm, by_images)
+    again = trained(fine_tuning(mixup=1.0, batch_size=200), algorithm, by_images)
+    assert same(first, again)
+    assert not torch.equal(seen[0].sort(dim=0).values, seen[1].sort(dim=0).values)
+
+
+def test_the_rate_rises_in_the_warm_up(smooth, by_images, monkeypatch):
+    rates, evaluator = [], fine_tuning(0.1, 5, 59, 0.1, warmup_share=0.4)
+    made = evaluator.optimizer
+
+    def watched(*arguments):
+        optimizer = made(*arguments)
+        optimizer.register_step_pre_hook(lambda one, *_: rates.append(one.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(evaluator, "optimizer", watched)
+    trained(evaluator, smooth, by_images)
+    assert rates[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert len(rates) == 10
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_an_encoder_of_unknown_layers_is_refused_only_with_layer_decay(small, by_images):
+    with pytest.raises(ValueError, match="Backbone does not say which layers it has; set layer_decay=1"):
+        fine_tuning(layer_decay=0.7).check(small(), by_images, CPU)
+    fine_tuning(layer_decay=1.0).check(small(), by_images, CPU)
+    fine_tuning(layer_decay=0.7).check(encoder_of(small_vit()), by_images, CPU)
+    assert fine_tuning(layer_decay=0.7)(RawPixels((1, 8, 8)), by_images, CPU)["fine_tuning_10pct/top1"] > 0
 
 
 def test_without_an_encoder_it_reaches_the_known_optimum():
@@ -275,6 +405,11 @@ def test_problems_that_would_appear_after_training_are_refused_before(by_images,
         ({"lr": 0.0}, "lr=0.0; give a number above 0"),
         ({"factor": -1.0}, "head_lr_factor=-1.0"),
         ({"decay": -0.1}, "weight_decay=-0.1"),
+        ({"optimizer": "adam"}, "optimizer='adam' is not one of sgd, adamw"),
+        ({"layer_decay": 0.0}, r"layer_decay=0.0; give a factor in \(0, 1\]"),
+        ({"layer_decay": 1.5}, "layer_decay=1.5"),
+        ({"mixup": -0.1}, "mixup=-0.1"),
+        ({"warmup_share": 1.0}, "warmup_share=1.0"),
     ],
 )
 def test_senseless_settings_are_refused(wrong, words):
@@ -296,5 +431,9 @@ def test_the_protocol_names_everything(by_images):
     assert said["augmentation"] == ["PadCrop(padding=2)"]
     assert "learning rate 0.02 (classifier 10 times that), cosine to 0, weight decay 0.0001" in said["solver"]
     assert said["validation"].startswith("none")
+    assert not {"layer_decay", "mixup", "warmup"} & said.keys()
+    tuned = fine_tuning(optimizer="adamw", layer_decay=0.75, mixup=0.8, warmup_share=0.05).protocol(by_images)
+    assert tuned["solver"].startswith("AdamW, learning rate")
+    assert (tuned["layer_decay"], tuned["mixup"], tuned["warmup"]) == (0.75, 0.8, 0.05)
     whole = fine_tuning(1.0).protocol(by_images)
     assert (whole["labels"], whole["labelled_images"]) == (1.0, 1200)

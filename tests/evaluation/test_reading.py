@@ -25,10 +25,10 @@ class Plain(Algorithm):
 
 
 def transformer(**arguments) -> Plain:
-    """A transformer of three blocks for digits in 4 x 4 patches."""
+    """A transformer of three blocks for digits in 2 x 2 patches."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vit = ViT(1, 8, "tiny", 2, **arguments)
+        vit = ViT(1, 8, "tiny", 4, **arguments)
         vit.body.blocks = vit.body.blocks[:3]
         return Plain(Network(Encoder(vit, (1, 8, 8), mean=[0.3], std=[0.4]), nn.Identity()))
 

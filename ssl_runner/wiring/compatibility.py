@@ -10,6 +10,7 @@ from ssl_runner.algorithms.masked import Masked
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.config.targets import locate
+from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Views
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
@@ -79,8 +80,11 @@ def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> 
         raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
 
 
-def mask(batching: Batching, masking: Masking | None, algorithm: Algorithm) -> None:
+def mask(batching: Batching, masking: Masking | None, algorithm: Algorithm, augmentation: Augmentation) -> None:
     """Let the batching hide patches for an algorithm that predicts them.
+
+    Args:
+        augmentation: Of the global views.
 
     Raises:
         ConfigError: Masking, batching and algorithm do not fit.
@@ -95,6 +99,13 @@ def mask(batching: Batching, masking: Masking | None, algorithm: Algorithm) -> N
         if algorithm.image_loss is None:
             raise ConfigError(["masking=none leaves nothing to predict; choose masking=random, block or multi_block"])
         return
+    shape = algorithm.network.encoder.input_shape
+    view = augmentation(torch.zeros(1, *shape, dtype=torch.uint8), torch.zeros(1, augmentation.columns))
+    if view.shape[1:] != shape:
+        got, built = (" x ".join(map(str, size)) for size in (view.shape[1:], shape))
+        raise ConfigError(
+            [f"masking: views are {got}, but patches are those of {built}; set augmentation.transforms.crop.size=null"]
+        )
     masking.check(algorithm.encoder.grid)
     if algorithm.image_loss is not None and masking.masks > 1:
         remedy = "set masking.masks=1 or algorithm.image_loss=null"

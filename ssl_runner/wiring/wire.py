@@ -150,7 +150,7 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
     if REFUSED not in (parts.fit, given):
         with weights.drawn():
             parts.algorithm = attempt(components.part, config["algorithm"], "algorithm", Algorithm, **given)
-    attempt(mask, parts.batching, parts.masking, parts.algorithm)
+    attempt(mask, parts.batching, parts.masking, parts.algorithm, parts.augmentation)
     if not attempt.problems and parts.trainer.shard:
         attempt(sharding.refuse_weights, parts.algorithm)
     attempt(place, parts.algorithm, parts.trainer)

@@ -75,3 +75,12 @@ def test_small_crops_that_a_transformer_does_not_take_are_refused_and_the_remedy
         transformer()
     remedy = str(refused.value).rpartition("; set ")[2].strip().split(" and ")
     assert transformer(*remedy).batching.batch(0).crops[1].shape[-2:] == (12, 12)
+
+
+def test_views_of_another_size_than_the_encoders_are_refused_where_patches_are_hidden():
+    words = ["algorithm=masked", "model/encoder=vit_tiny", "model/head=identity", "batching=labelled", "masking=random"]
+    words += ["loss=mse", "batching.batch_size=4", "trainer.diagnostics_every=null", "eval=[]"]
+    words += ["experiment=simclr_digits", "augmentation.transforms.crop.size=16"]
+    config = checked_config(Composer(CONF), words)
+    with pytest.raises(ConfigError, match=r"views are 1 x 16 x 16, but patches are those of 1 x 20 x 20; set "):
+        wire.wire(config[0])

@@ -88,7 +88,7 @@ def by_scikit_learn(n: int) -> dict[str, Any]:
 
 def rows(settings: Settings) -> Iterator[Row]:
     """Time and objectives beside scikit-learn's, and growth with the rows."""
-    n = 600 if settings.quick else 60_000
+    n = 100 if settings.quick else 60_000
     others = parts(settings, {"scikit-learn": by_scikit_learn}, n)
     found = in_turn({"ours": lambda: apart(settings, ours, n), **others}, settings.rounds)
     seconds = {part: [result["seconds"] for result in results] for part, results in found.items()}
@@ -102,6 +102,6 @@ def rows(settings: Settings) -> Iterator[Row]:
         for strength, (mine, its) in zip(STRENGTHS, pairs, strict=True):
             excess, goal = mine - its, Goal(most=EQUAL)
             yield Row(f"excess of the objective at r = {strength:g}", excess, "", f"{name(peer)}: {its:.7f}", goal=goal)
-    sizes = [600, 1200] if settings.quick else [2_000, 6_000, 20_000, 60_000]
+    sizes = [100, 200] if settings.quick else [2_000, 6_000, 20_000, 60_000]
     costs = [apart(settings, ours, size)["seconds"] for size in sizes]
     yield Row(f"growth with rows, {sizes[0]:,} to {sizes[-1]:,}", exponent(sizes, costs), "", goal=Goal(most=1.1))

@@ -98,11 +98,10 @@ def gflop(experiment: list[str], width: int, tasks: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def peak() -> float:
-    """GFLOP/s of a product of two float32 matrices of 2,048 rows."""
+def peak(side: int) -> float:
+    """GFLOP/s of a product of two float32 matrices of so many rows."""
     import torch
 
-    side = 2048
     one, other = torch.randn(2, side, side)
     return 2 * side**3 / repeated(lambda: torch.mm(one, other), 9) / 1e9
 
@@ -127,7 +126,10 @@ def rows(settings: Settings) -> Iterator[Row]:
 def ways(settings: Settings, experiment: list[str], width: int, tasks: int) -> Iterator[Row]:
     """Of one width: the loop's time over each way's, memory beside the loop that holds as many graphs."""
     took = apart(settings, milliseconds, experiment, width, tasks, settings.rounds)
-    work, most = apart(settings, gflop, experiment, width, tasks), apart(settings, peak)
+    work, most = (
+        apart(settings, gflop, experiment, width, tasks),
+        apart(settings, peak, 256 if settings.quick else 2048),
+    )
     held = {kind: apart(settings, megabytes, experiment, width, tasks, kind) for kind in took}
     slow = statistics.median(took[LOOP])
     for kind, each in took.items():

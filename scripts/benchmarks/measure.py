@@ -1,6 +1,7 @@
 """Measuring: parts in turn or in processes of their own, ratios within rounds, memory, and how a cost grows."""
 
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -106,17 +107,28 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
-def checked(overrides: list[str]) -> dict[str, Any]:
-    """The checked config of a run of ours."""
-    from ssl_runner.cli import validate
+@functools.cache
+def _composer() -> Any:
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.search_path import conf_folder
 
-    return validate.checked_config(Composer(conf_folder()), overrides)[0]
+    return Composer(conf_folder())
 
 
-def wired(overrides: list[str]) -> Any:
-    """A run of ours, ready to train."""
+def checked(overrides: list[str]) -> dict[str, Any]:
+    """The checked config of a run of ours."""
+    from ssl_runner.cli import validate
+
+    return validate.checked_config(_composer(), overrides)[0]
+
+
+def wired(overrides: Sequence[str]) -> Any:
+    """A run of ours, ready to train; quick parts that ask for the same one in this process share it."""
+    return _wired(tuple(overrides))
+
+
+@functools.lru_cache(maxsize=1)
+def _wired(overrides: tuple[str, ...]) -> Any:
     from ssl_runner.wiring import wire
 
-    return wire.wire(checked(overrides))
+    return wire.wire(checked(list(overrides)))

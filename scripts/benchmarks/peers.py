@@ -16,6 +16,7 @@ REQUIREMENTS = {
     "lightly": ["lightly==1.6.0", "torch", "torchvision"],
     "faiss": ["faiss-cpu==1.15.1", "numpy"],
     "scikit-learn": ["scikit-learn", "numpy"],
+    "joblib": ["hydra-joblib-launcher==1.2.0", "--no-deps"],  # a plugin, for our environment: see `plugins`
 }
 OF_OURS = ("torch", "torchvision", "scikit-learn", "numpy")  # the same versions in all environments
 missing: set[str] = set()  # those that could not be installed
@@ -62,6 +63,12 @@ def interpreter(folder: Path, peer: str) -> str | None:
             return None
     done.write_text(asked)
     return str(python)
+
+
+def plugins(settings: Settings, peer: str) -> str | None:
+    """The folder that a Python path needs for the peer, if there is one."""
+    python = None if settings.peers is None else interpreter(settings.peers, peer)
+    return python and str(next(Path(python).parents[1].glob("lib/python*/site-packages")))
 
 
 def parts(

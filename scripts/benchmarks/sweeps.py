@@ -1,7 +1,7 @@
-"""Seconds of twelve jobs of a sweep, two at a time, beside Hydra's own launcher; a thousand jobs checked and read.
+"""Seconds of twelve jobs of a sweep, two at a time, beside Hydra's launchers; a thousand jobs checked and read.
 
-Both run the same command in turns, each in a fresh folder. Also measured: the command given again when all jobs are
-done.
+All run the same command in turns, each in a fresh folder: ours and Hydra's joblib launcher two jobs at a time, Hydra's
+own one after the other. Also measured: the command given again when all jobs are done.
 """
 
 import os
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .measure import command_cost, in_turn, median_ratio, seconds_of
+from .peers import name, plugins
 from .row import Goal, Row, Settings
 
 WORDS = shlex.split(
@@ -24,10 +25,11 @@ WORDS = shlex.split(
 JOBS = ["-m", "experiment=simclr_digits", "loss.temperature=0.05,0.1,0.2,0.5,1", "optimizer.lr=0.001,0.002"]
 
 
-def sweep(outputs: Path, *words: str) -> float:
-    """How long the sweep takes, from the first import to the end."""
+def sweep(outputs: Path, *words: str, path: str = "") -> float:
+    """How long the sweep takes, from the first import to the end; `path` is put behind the Python path."""
     command = [sys.executable, "-m", "ssl_runner.train", *WORDS, *words]
-    return command_cost(command, {"SSL_RUNNER_OUTPUTS": str(outputs)})["seconds"]
+    found = os.pathsep.join(part for part in (os.environ.get("PYTHONPATH"), path) if part)
+    return command_cost(command, {"SSL_RUNNER_OUTPUTS": str(outputs), "PYTHONPATH": found})["seconds"]
 
 
 def written_and_read(jobs: int) -> tuple[float, float]:
@@ -50,24 +52,29 @@ def written_and_read(jobs: int) -> tuple[float, float]:
     return written, read
 
 
-def all_ways() -> dict[str, float]:
+def all_ways(joblib: str | None) -> dict[str, float]:
     """Seconds of the sweep by our launcher, given again, and by Hydra's."""
     with tempfile.TemporaryDirectory() as base:
         ours, old = Path(base, "ours"), Path(base, "old")
         found = {"ours": sweep(ours, "hydra.launcher.jobs=2"), "again": sweep(ours, "hydra.launcher.jobs=2")}
+        if joblib:
+            words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+            found["joblib"] = sweep(Path(base, "joblib"), *words, path=joblib)
         return found | {"hydra": sweep(old, "hydra/launcher=basic")}
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Twelve jobs beside Hydra's launcher, and the cost of many jobs."""
+    """Twelve jobs beside Hydra's launchers, and the cost of many jobs."""
     if not settings.quick:
-        found = in_turn({"all": all_ways}, settings.rounds)["all"]
-        ours, hydra, again = ([result[key] for result in found] for key in ("ours", "hydra", "again"))
-        own, ratio, beside = statistics.median(ours), median_ratio(ours, hydra), "Hydra, one after the other"
-        yield Row(
-            "twelve jobs, two at a time / the peer's", own, "s", beside, statistics.median(hydra), ratio, Goal(most=0.8)
-        )
-        yield Row("twelve finished jobs again", statistics.median(again), "s", goal=Goal(most=10))
+        joblib = plugins(settings, "joblib")
+        results = in_turn({"all": lambda: all_ways(joblib)}, settings.rounds)["all"]
+        found = {way: [result[way] for result in results] for way in results[0]}
+        own, goals = statistics.median(found["ours"]), {"joblib": Goal(most=1), "hydra": Goal(most=0.8)}
+        for way in [way for way in goals if way in found]:
+            beside = "Hydra, one after the other" if way == "hydra" else name(way)
+            other, ratio = statistics.median(found[way]), median_ratio(found["ours"], found[way])
+            yield Row("twelve jobs, two at a time / the peer's", own, "s", beside, other, ratio, goals[way])
+        yield Row("twelve finished jobs again", statistics.median(found["again"]), "s", goal=Goal(most=10))
     jobs = 10 if settings.quick else 1000
     each = [written_and_read(jobs) for _ in range(settings.rounds)]
     written, read = (statistics.median(values) for values in zip(*each, strict=True))

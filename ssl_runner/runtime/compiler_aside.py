@@ -1,5 +1,6 @@
 """Keeps torch's compiler out of a process that does not compile: importing it takes three seconds of each start."""
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable
@@ -14,13 +15,14 @@ _MADE = "__dynamo_disable"
 class _Aside(ModuleType):
     """Stands in the place of ``torch._dynamo``, and gives way to it as soon as anything else is asked of it.
 
-    Torch's optimizers import the compiler only to mark their methods as not to be compiled. Without the compiler there
-    is nothing to mark.
+    Torch's optimizers import the compiler only to mark their methods as not to be compiled, and `torch.func.grad` only
+    to turn off compiled autograd. Without the compiler there is nothing to mark and nothing to turn off.
     """
 
     def __init__(self) -> None:
         super().__init__(NAME)
         self.unmarked: list[Callable[..., Any]] = []
+        self.compiled_autograd = _NoCompiledAutograd(f"{NAME}.compiled_autograd")
 
     def disable(self, fn: Callable[..., Any], recursive: bool = True, **_: Any) -> Callable[..., Any]:
         """The function as it is; it is marked once the compiler is there."""
@@ -46,6 +48,19 @@ class _Aside(ModuleType):
             vars(fn).pop(_MADE, None)
         self.unmarked.clear()
         return importlib.import_module(NAME)
+
+
+class _NoCompiledAutograd(ModuleType):
+    """Stands in the place of ``torch._dynamo.compiled_autograd``, likewise."""
+
+    def _disable(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing is on that could be turned off."""
+        return contextlib.nullcontext()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def leave_compiler_out() -> None:

@@ -69,6 +69,30 @@ def test_a_warm_start_does_not_change_the_solution(digits, monkeypatch):
     torch.testing.assert_close(warm, cold, atol=1e-4, rtol=0)
 
 
+def test_the_curvature_that_a_fit_has_seen_spares_the_next_strength_evaluations(digits, monkeypatch):
+    monkeypatch.setattr(linear_probe, "TOLERANCE", 1e-5)
+    train, _ = standardise(digits.images[:1000].flatten(1).double(), digits.images[:1].flatten(1).double())
+    known, fresh = (Regression(train, digits.labels[:1000], 10, 500) for _ in range(2))
+    start, calls, original = known.fit(0.01), [], Regression._loss
+    monkeypatch.setattr(Regression, "_loss", lambda self, *given: calls.append(self) or original(self, *given))
+    found = [regression.fit(0.003, start) for regression in (known, fresh)]
+    assert calls.count(known) < 0.85 * calls.count(fresh)
+    one, other = (known._loss(linear_probe._rotate(known.axes.T, weights), 0.003)[0] for weights in found)
+    assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_what_a_fit_has_seen_adds_up_to_its_way_and_the_change_of_the_cross_entropys_gradient(digits):
+    train, _ = standardise(digits.images[:300].flatten(1).double(), digits.images[:1].flatten(1).double())
+    regression = Regression(train, digits.labels[:300], 10, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ten iterations, fewer than are kept, lead from 0 to the end
+        end = linear_probe._rotate(regression.axes.T, regression.fit(0.01))
+    way, change = (sum(parts) for parts in zip(*regression.seen, strict=True))
+    torch.testing.assert_close(way, end)
+    before, after = (regression._loss(weights, 0.0)[1] for weights in (torch.zeros_like(end), end))
+    torch.testing.assert_close(change, after - before)
+
+
 def test_the_gradient_equals_autograds():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(30, 4, dtype=torch.float64, generator=generator)

@@ -11,7 +11,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 # the others time commands, whose form is that of the rest
-PARTS = ["simclr", "pipeline", "tracking", "losses", "chunks", "episodes", "maml", "knn", "probe", "packed"]
+PARTS = ["simclr", "pipeline", "tracking", "losses", "chunks", "episodes", "maml", "knn", "probe", "packed", "epochs"]
 
 
 @pytest.fixture

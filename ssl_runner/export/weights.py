@@ -32,9 +32,14 @@ def preprocessing(source: Trained) -> str:
 
 def not_of_timm(source: Trained) -> str | None:
     """Why timm cannot load the encoder, or None if it can."""
-    if isinstance(source.encoder.backbone, Timm):
-        return None
-    return f"{source.architecture} is not a model of timm"
+    backbone = source.encoder.backbone
+    if not isinstance(backbone, Timm):
+        return f"{source.architecture} is not a model of timm"
+    if isinstance(backbone, ViT) and backbone.n_layers > 1:
+        return f"layers={backbone.n_layers}: a model of timm gives the features of its last block"
+    if isinstance(backbone, ViT) and backbone.features == "cls_mean":
+        return "features=cls_mean: a model of timm gives the class token or the mean of the patches"
+    return None
 
 
 def write_timm(source: Trained, path: Path) -> None:
@@ -58,8 +63,10 @@ def _timm_model(source: Trained) -> tuple[str, dict[str, Any]]:
     """Name and arguments of ``timm.create_model``."""
     channels, size, _ = source.encoder.input_shape
     node, fixed = source.node, {"num_classes": 0, "in_chans": channels}
-    if isinstance(source.encoder.backbone, ViT):
-        own = {"img_size": size, "patch_size": node["patch_size"], "dynamic_img_size": True}
+    if isinstance(backbone := source.encoder.backbone, ViT):
+        own = dict(backbone.arguments)
+        if backbone.features == "mean":  # the same layer norm as before the class token, and before the mean
+            own |= {"global_pool": "avg", "fc_norm": False}
         return f"vit_{node['size']}_patch16_224", fixed | own
     arguments = dict(node.get("arguments") or {})
     return node["name"], fixed | _image_size(node["name"], size, arguments) | arguments

@@ -36,6 +36,9 @@ def words(features: str, layers: int) -> str:
 class ViT(Timm):
     """Vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) in DeiT's sizes, built by timm.
 
+    Attributes:
+        arguments: Of ``timm.create_model``, besides channels and classes.
+
     Args:
         in_channels: 1 or 3.
         image_size: Height and width in pixels, a multiple of ``patch_size``. Positions are interpolated for images of
@@ -85,6 +88,7 @@ class ViT(Timm):
         if drop_path:
             arguments["drop_path_rate"] = drop_path
         super().__init__(in_channels, image_size, f"vit_{size}_patch16_224", pretrained=False, arguments=arguments)
+        self.arguments = arguments
         self.patch_size, self.width = patch_size, self.out_features
         self.grid = Grid(image_size // patch_size, image_size // patch_size)
         if not 1 <= layers <= len(self.body.blocks):

@@ -14,6 +14,7 @@ from ssl_runner.models.conv4 import Conv4
 from ssl_runner.models.heads import Identity, Linear
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.models.resnet import ResNet
+from ssl_runner.models.vit import ViT
 from ssl_runner.runtime.step_context import StepContext
 
 CLOCK = StepContext(step=0, max_steps=1, seed=0, device=torch.device("cpu"))
@@ -154,3 +155,12 @@ def test_a_head_that_would_not_be_trained_and_an_encoder_without_maps_are_refuse
         RelationNet(network(Tokens(), 16), RelationMSE(), width=4, hidden_features=2)
     with pytest.raises(ValueError, match="width=0"):
         RelationNet(network(Conv4(1, 16, 4, "max_pool", 4), 16), RelationMSE(), width=0, hidden_features=2)
+
+
+def test_a_transformers_patches_are_maps_to_compare():
+    torch.manual_seed(0)
+    learner = RelationNet(network(ViT(1, 16, "tiny", 4), 16), RelationMSE(), width=5, hidden_features=3).eval()
+    support, query = torch.rand(2, 3, 1, 16, 16), torch.rand(2, 4, 1, 16, 16)
+    labels = torch.arange(3).expand(2, -1)
+    scores = learner.classify(support, labels, query, 3)
+    assert scores.shape == (2, 4, 3) and scores.std() > 0

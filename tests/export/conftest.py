@@ -21,6 +21,7 @@ from ssl_runner.models.saving import FILE, bare_encoder, save_encoder
 MODELS = "ssl_runner.models"
 RESNET = {"_target_": f"{MODELS}.resnet.ResNet", "_partial_": True, "depth": 18}
 VIT = {"_target_": f"{MODELS}.vit.ViT", "_partial_": True, "size": "tiny", "patch_size": 8}
+PARTS = {"positions": "sincos", "registers": 2, "drop_path": 0.1}
 TIMM: dict[str, Any] = {
     "_target_": f"{MODELS}.timm_encoder.Timm",
     "_partial_": True,
@@ -32,6 +33,9 @@ ENCODERS = {
     "resnet": (RESNET, (3, 16, 16)),
     "large_resnet": (RESNET, (1, 80, 80)),
     "vit": (VIT, (1, 16, 16)),
+    "vit_mean": (VIT | PARTS | {"features": "mean"}, (1, 16, 16)),
+    "vit_layers": (VIT | PARTS | {"features": "mean", "layers": 2}, (1, 16, 16)),
+    "vit_both": (VIT | {"features": "cls_mean"}, (1, 16, 16)),
     "timm": (TIMM, (3, 32, 32)),
 }
 

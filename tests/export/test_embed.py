@@ -46,6 +46,16 @@ def test_parquet_has_the_encoders_features_with_names_and_labels(run, photos, ss
     assert metadata[b"encoder"].decode() == str(run / "encoder.safetensors")
 
 
+def test_a_transformers_features_of_several_layers_are_embedded(encoder_file, photos, ssl_embed, tmp_path):
+    file = encoder_file("vit_layers")
+    assert ssl_embed(file, photos, "--output", tmp_path / "x.parquet").code == 0
+    names, _, embeddings = table(tmp_path / "x.parquet")
+    encoder = ssl_runner.load_encoder(file)
+    assert embeddings.shape == (30, 2 * 192) and encoder.out_features == 2 * 192
+    expected = encoder(encoder.read([photos / name for name in names])).numpy()
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+
+
 def test_npy_has_the_same_rows_and_a_table_of_names(run, photos, ssl_embed, tmp_path):
     for name in ("x.parquet", "x.npy"):
         assert ssl_embed(run, photos, "--output", tmp_path / name, "--batch-size", 8).code == 0

@@ -28,6 +28,8 @@ HELD = [
     ("large_resnet", "torchvision"),
     ("vit", "timm"),
     ("vit", "huggingface"),
+    ("vit_mean", "timm"),
+    *[("vit_layers", name) for name in ("onnx", "torch", "huggingface")],
 ]
 
 
@@ -90,6 +92,27 @@ def test_a_format_that_cannot_hold_an_encoder_says_so_and_names_those_that_can(
     ended = ssl_export(encoder_file(encoder), "--to", name)
     assert ended.code == 2
     assert "is not a " in ended.err and ended.err.rstrip().endswith(f"give --to {able}")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [
+        ("vit_layers", "layers=2: a model of timm gives the features of its last block"),
+        ("vit_both", "features=cls_mean: a model of timm gives the class token or the mean of the patches"),
+    ],
+)
+def test_features_that_no_model_of_timm_gives_are_refused_with_the_reason(encoder, reason, encoder_file, ssl_export):
+    ended = ssl_export(encoder_file(encoder), "--to", "timm")
+    assert ended.code == 2
+    assert ended.err.strip() == f"--to timm: {reason}; give --to onnx, torch or huggingface"
+
+
+def test_a_transformer_in_timm_has_its_registers_and_drop_path(encoder_file, tmp_path):
+    done = exporting.export(trained(encoder_file("vit_mean")), "timm", tmp_path / "vit.safetensors")
+    names = {"images": torch.zeros(1, 1, 16, 16)}
+    exec("\n".join(done.lines), names)
+    assert names["encoder"].num_prefix_tokens == 3
+    assert names["encoder"].blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
 
 
 def test_images_of_the_run_are_compared_and_digits_where_they_are_gone(run, encoder_file):

@@ -60,7 +60,17 @@ def test_a_transformer_takes_small_images_gray_or_rgb_and_smaller_crops(channels
     assert encoder.out_features == 192
     assert encoder(torch.rand(2, channels, 32, 32)).shape == (2, 192)
     assert encoder(torch.rand(2, channels, 16, 16)).shape == (2, 192)
-    assert encoder.feature_map(torch.rand(2, channels, 32, 32)).shape == (2, 192, 8, 8)
+    assert encoder.feature_map(torch.rand(2, channels, 32, 16)).shape == (2, 192, 8, 4)
+
+
+def test_a_transformers_map_has_each_patch_at_its_place():
+    encoder = ViT(1, 32, "tiny", 8, registers=2).eval()
+    encoder.body.blocks = encoder.body.blocks[:1]
+    images = torch.rand(2, 1, 24, 32)
+    maps, tokens = encoder.feature_map(images), encoder.body.forward_features(images)
+    for row in range(3):
+        for column in range(4):
+            torch.testing.assert_close(maps[:, :, row, column], tokens[:, 3 + 4 * row + column])
 
 
 def test_patch_sizes_that_do_not_fit_are_refused_with_a_list_of_those_that_do():

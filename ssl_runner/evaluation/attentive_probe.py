@@ -43,7 +43,8 @@ class AttentiveProbe(Labelled):
     Args:
         heads: Heads of the attention, which share the width of the tokens evenly.
         learning_rates: Rates of the first step to choose from.
-        epochs: Passes over the labelled images.
+        epochs: Passes over the labelled images, or more:
+        min_steps: Fewest steps; with few images there are as many more epochs.
         batch_size: Largest number of images in a batch.
         weight_decay: AdamW's, of matrices.
         labels: Share of the labels of train and validation together, in (0, 1]: the same images as for the linear probe
@@ -59,6 +60,7 @@ class AttentiveProbe(Labelled):
         heads: int,
         learning_rates: Sequence[float],
         epochs: int,
+        min_steps: int,
         batch_size: int,
         weight_decay: float,
         labels: float,
@@ -68,13 +70,14 @@ class AttentiveProbe(Labelled):
         where = f"eval.{self.option}"
         if not learning_rates or not all(0 < rate < math.inf for rate in learning_rates):
             raise InvalidValue(f"{where}.learning_rates={list(learning_rates)}; give positive numbers")
-        for name, value in {"heads": heads, "epochs": epochs, "batch_size": batch_size}.items():
+        for name, value in {"heads": heads, "epochs": epochs, "min_steps": min_steps, "batch_size": batch_size}.items():
             if value < 1:
                 raise InvalidValue(f"{where}.{name}={value}; give at least 1")
         if not 0 <= weight_decay < math.inf:
             raise InvalidValue(f"{where}.weight_decay={weight_decay}; give at least 0; 0 turns it off")
         self.heads, self.learning_rates = heads, sorted(learning_rates)
-        self.epochs, self.batch_size, self.weight_decay = epochs, batch_size, weight_decay
+        self.epochs, self.min_steps = epochs, min_steps
+        self.batch_size, self.weight_decay = batch_size, weight_decay
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
         """``attentive_probe/top1`` and the chosen ``attentive_probe/learning_rate``.
@@ -136,6 +139,7 @@ class AttentiveProbe(Labelled):
             f"{LIMIT / 2**30:g} GiB, else computed anew",
             "solver": f"AdamW, cosine to 0, weight decay {self.weight_decay:g} (vectors: none)",
             "epochs": self.epochs,
+            "min_steps": self.min_steps,
             "batch_size": self.batch_size,
             "learning_rates": self.learning_rates,
             "chosen_on": "validation",
@@ -164,11 +168,12 @@ class AttentiveProbe(Labelled):
         parts = [(list(probe.parameters()), rate) for probe, rate in zip(probes, rates, strict=True)]
         optimizer = torch.optim.AdamW(parameter_groups(parts, self.weight_decay))
         batches, step = -(-len(rows) // self.batch_size), 0
-        for epoch in range(self.epochs):
+        epochs = max(self.epochs, -(-self.min_steps // batches))
+        for epoch in range(epochs):
             order = torch.from_numpy(randomness.permutation(SEED, "attentive_probe/order", epoch, len(rows)))
             for drawn in rows[order].tensor_split(batches):
                 for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * COSINE(step, self.epochs * batches)
+                    group["lr"] = group["initial_lr"] * COSINE(step, epochs * batches)
                 with torch.enable_grad():
                     found = scores(probes, tokens(drawn))
                     told = labels[drawn.to(labels.device)].expand(len(probes), -1)

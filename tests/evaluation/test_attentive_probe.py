@@ -55,8 +55,8 @@ def transformer() -> Plain:
     return algorithm_of(made)
 
 
-def probe(heads=4, rates=(0.003, 0.03), epochs=5, batch_size=64, decay=0.01, labels=1.0, dataset=None):
-    return AttentiveProbe(heads, list(rates), epochs, batch_size, decay, labels, dataset)
+def probe(heads=4, rates=(0.003, 0.03), epochs=5, batch_size=64, decay=0.01, labels=1.0, dataset=None, min_steps=1):
+    return AttentiveProbe(heads, list(rates), epochs, min_steps, batch_size, decay, labels, dataset)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 6])
@@ -124,6 +124,18 @@ def test_each_rate_is_trained_as_if_alone_by_adamw_written_out(conv, by_images):
         expected = by_hand(evaluator, whole, sets.gallery_labels, rows, rate)
         for weight, other in zip(one.parameters(), expected, strict=True):
             torch.testing.assert_close(weight.detach(), other, atol=2e-3, rtol=1e-2)
+
+
+def test_few_images_are_passed_over_more_often_until_there_are_enough_steps(conv, by_images, monkeypatch):
+    with evaluating(conv):
+        tokens = FrozenTokens(conv.eval_encoder(), gallery_indices(by_images).images(), CPU)
+    taken, labels = [], gallery_indices(by_images).gallery_labels
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda one, *_: (taken.append(1), step(one))[1])
+    for asked, expected in ((1, 4), (4, 4), (5, 6), (20, 20)):  # two batches an epoch, two epochs
+        taken.clear()
+        probe(epochs=2, min_steps=asked).train(tokens, labels, torch.arange(100), [0.01], 10)
+        assert len(taken) == expected
 
 
 def test_tokens_are_a_transformers_patches_and_a_maps_positions_in_reading_order(conv, transformer, digits):
@@ -243,6 +255,7 @@ def test_encoders_without_a_feature_map_are_refused_in_one_sentence(small, by_im
         ({"rates": (0.1, -1.0)}, "give positive numbers"),
         ({"heads": 0}, "heads=0; give at least 1"),
         ({"epochs": 0}, "epochs=0; give at least 1"),
+        ({"min_steps": 0}, "min_steps=0; give at least 1"),
         ({"batch_size": 0}, "batch_size=0; give at least 1"),
         ({"decay": -1.0}, "weight_decay=-1.0; give at least 0"),
         ({"labels": 0.0}, "labels=0.0; give a share"),

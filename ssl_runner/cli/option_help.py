@@ -181,6 +181,8 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
     prefix = _package(text) or group.replace("/", ".")
     nodes: list[Node] = []
     keys = list(_keys(content, "", prefix, comments, nodes))
+    if prefix == "_global_":  # a key at the root, such as masking=null
+        keys = [replace(key, name=key.name.removeprefix("_global_.")) for key in keys]
     target = content.get("_target_")
     found = docstrings.describe(target) if target else docstrings.Found()
     paragraphs = found.paragraphs or ([_TORCH[target]] if target in _TORCH else [])

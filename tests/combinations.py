@@ -44,8 +44,13 @@ FITS: dict[str, tuple[set[str], bool]] = {
     "swav": ({"prototypes", "prototypes, queue"}, True),
     "cross_entropy": ({"supervised"}, False),
     "relation_mse": ({"supervised"}, False),
+    "koleo": (PAIRS, True),
+    "mse": (set(), False),
+    "smooth_l1": (set(), False),
+    "patch_cross_entropy": (set(), False),
 }
 OF_LOGITS = {"cross_entropy", "relation_mse"}
+OF_PATCHES = {"mse", "smooth_l1", "patch_cross_entropy"}  # of algorithm=masked, whose methods are in small_vits
 
 SMALL = [
     "model.encoder.width=4",

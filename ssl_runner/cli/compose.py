@@ -133,6 +133,9 @@ def compose_config(composer: Composer, overrides: Sequence[str]) -> tuple[DictCo
     deselected = []
     for path, node in original.packages.items():
         group = path.rpartition("/")[0]
+        own = group.replace("/", ".")
+        if node and own != node and _within(own, node):  # algorithm/predictor=none sets algorithm.predictor=null
+            node = own
         if path not in selected.packages and any(_within(key, node) for key in values):
             # an empty selection no longer shows that it was a list
             none = group in original.several and not selected.options(group)
@@ -170,6 +173,8 @@ def drop_leftovers(
                 OmegaConf.update(config, node, new, merge=False, force_add=True)
             elif container is not None and name in container:
                 del container[name]
+                if name in ((OmegaConf.select(bare, parent) if parent else bare) or {}):
+                    container[name] = None  # an option that stands for nothing
         left, had = _flat(new, node), _flat(old, node)
         gone = {k: v for k, v in values.items() if _within(k, node) and had.get(k) == v and left.get(k, ...) != v}
         messages += [

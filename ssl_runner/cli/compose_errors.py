@@ -110,6 +110,12 @@ def _sentence(composer: Composer, error: Exception, culprit: str | None, keys: l
         return _unreadable(composer, error.override or "")
     if hydra_private.LEFT_OPEN.search(text):
         return " ".join(text.split())
+    if found := hydra_private.INNER_GROUP_IN_A_FILE.search(text):
+        file, outer, inner = found.groups()
+        return (
+            f"{file} selects an option of {outer}/{inner}, which the chosen {outer} does not have; keep its {outer}, "
+            "or choose another experiment"
+        )
     if culprit is None:
         return text.strip()
     key, _, value = culprit.lstrip("+~").partition("=")

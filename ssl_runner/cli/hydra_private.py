@@ -51,6 +51,7 @@ ALREADY_THERE = re.compile(r"^Could not append to config\.")
 NO_OPTION = re.compile(r"^Config group override")
 LEFT_OPEN = re.compile(r"^(?:In '\S+': )?You must specify '")
 IN_A_FILE = re.compile(r"^In '[^']+'")
+INNER_GROUP_IN_A_FILE = re.compile(r"^In '([^']+)': Could not override '(\S+)/([^/\s]+)'")
 _SEARCH_PATH = re.compile(r"\nConfig search path:.*", re.DOTALL)
 _NAME = re.compile(r"'(\S+?)'|override ([^\s']+)")
 

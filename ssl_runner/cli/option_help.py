@@ -186,6 +186,8 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
     prefix = _package(text) or group.replace("/", ".")
     nodes: list[Node] = []
     keys = list(_keys(content, "", prefix, comments, nodes))
+    if prefix == "_global_":  # a key at the root, such as masking=null
+        keys = [replace(key, name=key.name.removeprefix("_global_.")) for key in keys]
     target = content.get("_target_")
     if target is None and all(value is None for value in content.values()):  # masking=none
         keys = [replace(key, name=key.name.removeprefix("_global_."), kind="null", text=header) for key in keys]

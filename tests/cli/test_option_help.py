@@ -29,8 +29,10 @@ def test_every_group_and_option_is_found():
     assert len(WORDS) == len(files) > 100
 
 
-# a suite has rows of words, and no keys to be set
-KEYED = [word for word in WORDS if not word.startswith("suite=")]
+# a suite has rows of words, and no keys to be set; these two set another's key to null
+KEYED = [
+    word for word in WORDS if not word.startswith("suite=") and word not in ("masking=none", "algorithm/predictor=none")
+]
 
 
 @pytest.mark.parametrize("word", KEYED)
@@ -78,6 +80,15 @@ def test_nested_nodes_are_explained_with_their_classes():
     option = read("augmentation=simclr")
     assert key("augmentation=simclr", "augmentation.transforms.crop.scale").value == "[0.08, 1.0]"
     assert "augmentation.transforms.jitter" in [node.name for node in option.nodes]
+
+
+def test_options_of_a_group_inside_another_are_explained_and_nothing_is_named_as_what_it_sets():
+    assert key("algorithm/target=frequencies", "algorithm.target.share").kind == "number"
+    assert key("algorithm/predictor=transformer", "algorithm.predictor.depth").text.startswith("Blocks, at least 1")
+    for word, name in (("masking=none", "masking"), ("algorithm/predictor=none", "algorithm.predictor")):
+        assert [(each.name, each.value) for each in read(word).keys] == [(name, "null")]
+    shown = option_help.page(CONF, ["algorithm/target=pixels"])
+    assert "algorithm.target.normalised=false  true or false. Whether each patch has mean 0 and variance 1" in shown
 
 
 def test_an_evaluator_is_named_by_its_place_in_the_config():

@@ -4,7 +4,7 @@ import copy
 import functools
 
 import pytest
-from combinations import ARRANGEMENTS, CONF, FITS, OF_LOGITS, SMALL
+from combinations import ARRANGEMENTS, CONF, FITS, OF_LOGITS, OF_PATCHES, SMALL
 
 from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.validate import checked_config
@@ -53,7 +53,7 @@ def test_a_loss_learns_in_its_arrangements_and_is_refused_in_all_others(loss, ar
     assert all("loss" in problem or "the head" in problem for problem in refused.value.problems)
 
 
-@pytest.mark.parametrize("loss", sorted(FITS.keys() - OF_LOGITS))
+@pytest.mark.parametrize("loss", sorted(FITS.keys() - OF_LOGITS - OF_PATCHES))
 def test_small_crops_are_accepted_by_a_loss_of_many_views_and_refused_by_a_loss_of_two(loss):
     arrangements, many = FITS[loss]
     arrangement = sorted(arrangements)[0]

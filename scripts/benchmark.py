@@ -26,7 +26,7 @@ from benchmarks.row import HEADER, Settings
 
 NAMES = [
     *("simclr", "pipeline", "tracking", "start", "losses", "chunks"),
-    *("episodes", "maml", "knn", "probe", "packed", "epochs", "report", "sweeps"),
+    *("masked", "episodes", "maml", "knn", "probe", "packed", "epochs", "report", "sweeps"),
 ]
 
 

@@ -179,10 +179,8 @@ class ViT(Timm):
         """Raises ValueError for images whose sides are no multiple of a patch's, such as local views may be."""
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
-            side = max(self.patch_size, height // self.patch_size * self.patch_size)
             raise InvalidValue(
-                f"images of {height} x {width} pixels cannot be cut into patches of {self.patch_size}; if they are "
-                f"local views, set batching.local_augmentation.transforms.crop.size={side} batching.local_pool=1"
+                f"images of {height} x {width} pixels cannot be cut into patches of {self.patch_size}; give multiples"
             )
 
     def fix_positions(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.patch_targets import PatchTarget, Whole
+from ssl_runner.algorithms.precision import at_least_float32
 from ssl_runner.algorithms.views import embed_views
 from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
@@ -283,7 +284,7 @@ class Masked(Algorithm):
         target = patches.target.to(torch.promote_types(patches.target.dtype, torch.float32))
         counted = (patches.weights > 0).to(target.dtype)
         rows = masks.hidden.shape[:3]
-        with torch.autocast(target.device.type, enabled=False):  # which would round the sums to half precision
+        with at_least_float32(target.device):  # autocast would round the sums to half precision
             total = torch.einsum("rp,rpk->rk", counted, target).unflatten(0, rows).sum(dim=(0, 1))
         return {"total": total, "count": counted.sum(dim=1, keepdim=True).unflatten(0, rows).sum(dim=(0, 1))}
 

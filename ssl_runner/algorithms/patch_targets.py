@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_runner.algorithms.precision import at_least_float32
 from ssl_runner.errors import InvalidValue
 from ssl_runner.models.network import Network, out_features
 from ssl_runner.models.patches import patchify, take
@@ -106,7 +107,7 @@ class Frequencies(PatchTarget):
         side = encoder.patch_size
         pixels = take(patchify(whole.images, side), places)
         cosines = cosine_transform(side, pixels)[: self._kept(side)]
-        with torch.autocast(pixels.device.type, enabled=False):  # which would round these products to half precision
+        with at_least_float32(pixels.device):  # autocast would round these products to half precision
             return (cosines @ pixels.unflatten(-1, (-1, side, side)) @ cosines.T).flatten(-3)
 
     def picture(self, values: Tensor, reference: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ def masked(made: Network | None = None, **changes) -> Masked:
     settings: dict[str, Any] = {"loss": MeanSquaredError(), "target": Pixels(True), "predictor": transformer}
     settings |= {"hidden": "dropped", "image_loss": None, "image_weight": 1.0, "feature_loss": None}
     settings |= {"feature_weight": 0.1, "momentum": 0.9, "final_momentum": 1.0, "freeze_share": 0.0}
+    settings |= {"momentum_schedule": "cosine", "layer_decay": 1.0, "patch_embed_lr": 1.0}
     settings |= {"product": "student"} | changes
     made = made or network()
     torch.manual_seed(1)

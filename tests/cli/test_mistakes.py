@@ -516,7 +516,13 @@ FORWARD_LEARNERS = (
     "mann",
 )
 # what an option needs beside it to make a valid run; the data is tiny or absent
+HIDING = ["algorithm=masked", "model/encoder=vit_tiny", "model/head=identity", "batching=labelled", "masking=random"]
 WITH = {
+    **{
+        f"algorithm/{option}": [*HIDING, "loss=mse", "eval=[]"]
+        for option in ("predictor/transformer", "predictor/convolutional", "target/features", "target/frequencies")
+    },
+    **{f"model/encoder/{name}": ["model.encoder.patch_size=4"] for name in ("vit_base", "vit_large")},
     "dataset/webdataset": ["dataset.shards=[train.tar]"],
     **{
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]

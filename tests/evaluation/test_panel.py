@@ -198,7 +198,7 @@ def test_a_masked_method_without_image_loss_and_with_one_view_has_all_diagnostic
     vit.body.blocks = vit.body.blocks[:1]
     network = Network(Encoder(vit, (1, 8, 8), [0.3], [0.4]), nn.Identity())
     told = MeanSquaredError(), Features(1, "none"), LinearPredictor, "replaced"
-    algorithm = Masked(network, *told, None, 1.0, None, 1.0, 0.9, 0.9, 0.0, product)
+    algorithm = Masked(network, *told, None, 1.0, None, 1.0, 0.9, 0.9, 0.0, product, "cosine", 1.0, 1.0)
     batching = ViewBatching(Augmentation({"flip": HorizontalFlip(0.5)}), batch_size=32, views=1)
     batching.masking, batching.grid = RandomMasking(0.5, 1, 1), Grid(4, 4)
     batching.bind(by_images.train, seed=0, device=CPU)

@@ -31,6 +31,10 @@ SEVERAL = MultiBlockMasking(
 class Head(nn.Linear):
     """Scores of 7 prototypes."""
 
+    @property
+    def prototypes(self) -> torch.Tensor:
+        return self.weight
+
 
 def transformer(width, outputs, grid):
     return TransformerPredictor(width, outputs, grid, predictor_width=16, depth=1, heads=2)
@@ -48,6 +52,7 @@ def masked(target, loss=None, predictor=transformer, hidden="dropped") -> Masked
     network = Network(Encoder(backbone, (3, SIZE, SIZE), MEAN, STD), head)
     arrangement = {"image_loss": None, "image_weight": 1.0, "feature_loss": None, "feature_weight": 1.0}
     teacher = {"momentum": 0.9, "final_momentum": 1.0, "freeze_share": 0.0, "product": "student"}
+    teacher |= {"momentum_schedule": "cosine", "layer_decay": 1.0, "patch_embed_lr": 1.0}
     return Masked(network, loss or MeanSquaredError(), target, predictor, hidden, **arrangement, **teacher)
 
 

@@ -34,7 +34,7 @@ def test_weights_buffers_moments_and_gradient_norms_after_four_steps_are_those_w
     measured = found[case]["double"]
     assert measured["norm"] < 1e-10
     assert measured["state"] < (
-        1e-6 if "AdamW" in case else 1e-10
+        1e-6 if "AdamW" in case or "MAE" in case else 1e-10
     )  # Adam turns roundings of a zero gradient into steps
 
 

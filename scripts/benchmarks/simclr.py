@@ -22,8 +22,10 @@ def ours(experiment: str, batch_size: int, counted: int) -> dict[str, float]:
     """Pairs a second of the whole step, and of forward and backward pass alone; the share of making views."""
     import torch
 
+    from ssl_runner.runtime import allocator
     from ssl_runner.runtime.step_context import StepContext
 
+    allocator.keep_pages()  # as in a run
     run = wired([f"experiment={experiment}", "model/encoder=conv4", f"batching.batch_size={batch_size}", "eval=[]"])
     algorithm = run.algorithm.train()
     seconds: dict[str, list[float]] = {"step": [], "data": [], "bare": []}

@@ -51,7 +51,7 @@ def ours(n: int) -> dict[str, Any]:
     """Seconds of all fits, and the objective of each."""
     import torch
 
-    from ssl_runner.evaluation.linear_probe import Regression
+    from ssl_runner.evaluation.logistic_regression import Regression
 
     rows, labels = features(n)
     given = torch.from_numpy(rows), torch.from_numpy(labels)

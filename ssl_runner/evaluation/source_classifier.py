@@ -12,7 +12,7 @@ from ssl_runner.data.dataset import Dataset, every
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.fine_tuning import zero_head
 from ssl_runner.evaluation.gallery import labels_of
-from ssl_runner.evaluation.linear_probe import standardise
+from ssl_runner.evaluation.logistic_regression import standardise
 from ssl_runner.models.features import features
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder

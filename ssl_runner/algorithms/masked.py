@@ -1,6 +1,5 @@
 """A student that predicts what is hidden from it: MAE, SimMIM, I-JEPA, data2vec, iBOT, DINOv2 and what lies between."""
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,12 +9,14 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.patch_targets import PatchTarget, Whole
 from ssl_runner.algorithms.precision import at_least_float32
+from ssl_runner.algorithms.teacher import follow, freeze_prototypes, refuse_freeze, refuse_momentum, teacher_of
 from ssl_runner.algorithms.views import embed_views
 from ssl_runner.config.targets import locate
 from ssl_runner.data.batches import Views
 from ssl_runner.data.masking.masking import Masks
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss, Patches, gathered
+from ssl_runner.models.depths import depths
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.models.patches import Grid, take
 from ssl_runner.models.predictors import Predictor
@@ -89,20 +90,12 @@ class Masked(Algorithm):
         encoder = self.encoder
         if hidden not in ("dropped", "replaced") or product not in ("student", "teacher"):
             raise InvalidValue(f"hidden={hidden!r}, product={product!r}; give dropped or replaced, student or teacher")
-        if not 0 <= momentum <= final_momentum <= 1:
-            raise InvalidValue(
-                f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one at least "
-                "as large"
-            )
+        refuse_momentum(momentum, final_momentum)
+        refuse_freeze(freeze_share, network)
         if momentum_schedule not in ("cosine", "linear"):
             raise InvalidValue(f"momentum_schedule={momentum_schedule!r} is not one of cosine, linear")
         if min(image_weight, feature_weight) < 0:
             raise InvalidValue(f"image_weight={image_weight}, feature_weight={feature_weight}; give at least 0")
-        if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
-            raise InvalidValue(
-                f"freeze_share={freeze_share}; give a share of the run in [0, 1), or 0 for a head without prototypes "
-                "(model/head=dino has some)"
-            )
         self.loss, self.target, self.hidden = loss, target, hidden
         self.image_loss, self.image_weight = image_loss, image_weight
         self.feature_loss, self.feature_weight = feature_loss, feature_weight
@@ -111,15 +104,12 @@ class Masked(Algorithm):
         self._refuse_misfits()
         self.mask_token = nn.Parameter(torch.empty(encoder.width).normal_(std=0.02)) if hidden == "replaced" else None
         needed = target.needs_teacher or (image_loss is not None and "target" in image_loss.needs)
-        self.teacher = copy.deepcopy(network).requires_grad_(False) if needed else None
-        for part in () if self.teacher is None else self.teacher.modules():
-            if "drop_prob" in vars(part):  # timm's DropPath: the teacher computes all blocks (iBOT, DINOv2)
-                vars(part)["drop_prob"] = 0.0
+        self.teacher = teacher_of(network) if needed else None
         self.momentum, self.final_momentum = momentum, final_momentum
         self.freeze_share, self.product = freeze_share, product
         self.schedule = straight if momentum_schedule == "linear" else half_cosine
         self.layer_decay, self.patch_embed_lr = layer_decay, patch_embed_lr
-        layer_factors(encoder.body, layer_decay, patch_embed_lr)  # refuses numbers out of range
+        self._layer_factors()  # refuses numbers out of range
 
     @classmethod
     def provided(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
@@ -134,9 +124,7 @@ class Masked(Algorithm):
 
     def training_step(self, batch: Views, context: StepContext) -> Step:
         masks, views = batch.masks, batch.crops[0]
-        if self.freeze_share:
-            # without a gradient the optimizer does not change them, not even by weight decay
-            self.network.head.prototypes.requires_grad_(context.reached(self.freeze_share))
+        freeze_prototypes(self.network, self.freeze_share, context)
         student, whole = self._branches(views, masks)
         loss, metrics, carry = whole.images.new_zeros(()), {}, {}
         if masks is not None:
@@ -148,7 +136,8 @@ class Masked(Algorithm):
             image, told, target = self._between_views(student, whole, batch, context)
             loss = loss + self.image_weight * image
             metrics |= {"image_loss": image.detach()} | {f"image/{name}": value for name, value in told.items()}
-            carry |= {} if target is None else {"target": target.transpose(0, 1)}
+            if target is not None and self.image_loss.remembers:
+                carry["target"] = target.transpose(0, 1)
         if self.feature_loss is not None:
             cls = student.prefix[:, 0].unflatten(0, (len(views), -1, views.shape[1]))[:, 0]
             spread, told = self.feature_loss(gathered(Embeddings(cls)), context)
@@ -159,9 +148,7 @@ class Masked(Algorithm):
     @torch.no_grad()
     def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         if self.teacher is not None:
-            weight = 1 - self.momentum_at(context)
-            for mean, value in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(value, weight)
+            follow(self.teacher, self.network, self.momentum_at(context))
         if "total" in carry:
             count = carry["count"].sum()
             mean = carry["total"].sum(dim=0) / count.clamp_min(1)
@@ -181,10 +168,16 @@ class Masked(Algorithm):
         groups = super().parameter_groups()
         if self.layer_decay == self.patch_embed_lr == 1:
             return groups
-        factors = layer_factors(self.encoder.body, self.layer_decay, self.patch_embed_lr)
+        factors = self._layer_factors()
         if self.mask_token is not None:  # it stands where patches do
             factors[id(self.mask_token)] = factors[id(self.encoder.body.cls_token)]
         return with_factors(groups, factors)
+
+    def _layer_factors(self) -> dict[int, float]:
+        """The factor of the learning rate of each of the encoder's parameters, by ``id``."""
+        encoder = self.network.encoder
+        by_name = layer_factors(*depths(encoder), self.layer_decay, self.patch_embed_lr)
+        return {id(parameter): by_name[name] for name, parameter in encoder.named_parameters()}
 
     def eval_encoder(self) -> Encoder:
         return self._product().encoder
@@ -279,7 +272,7 @@ class Masked(Algorithm):
 
     def _scores(self, patches: Patches, masks: Masks) -> dict[str, Tensor]:
         """What `after_step` needs for a center of patches: sums (B, K) and counts (B, 1) of each image's targets."""
-        if not self.target.of_prototypes:
+        if not (self.target.of_prototypes and self.loss.remembers):
             return {}
         target = patches.target.to(torch.promote_types(patches.target.dtype, torch.float32))
         counted = (patches.weights > 0).to(target.dtype)

@@ -1,6 +1,5 @@
 """A teacher that is a moving average of the student: BYOL, MoCo v2 and v3, DINO."""
 
-import copy
 from typing import Literal
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Algorithm, Step
 from ssl_runner.algorithms.queue import Queue, refuse_queue
 from ssl_runner.algorithms.stop_gradient import Head
+from ssl_runner.algorithms.teacher import follow, freeze_prototypes, refuse_freeze, refuse_momentum, teacher_of
 from ssl_runner.algorithms.views import Crops, embed_views, refuse_pieces
 from ssl_runner.data.batches import Views
 from ssl_runner.errors import InvalidValue
@@ -66,11 +66,7 @@ class Momentum(Algorithm):
     ) -> None:
         super().__init__(network)
         refuse_queue(queue_size)
-        if not 0 <= momentum <= final_momentum <= 1:
-            raise InvalidValue(
-                f"momentum={momentum}, final_momentum={final_momentum}; give numbers in [0, 1], the final one at least "
-                "as large"
-            )
+        refuse_momentum(momentum, final_momentum)
         refuse_pieces("batch_norm_groups", batch_norm_groups)
         refuse_pieces("encode_chunks", encode_chunks)
         if encode_chunks != batch_norm_groups and min(encode_chunks, batch_norm_groups) > 1:
@@ -78,15 +74,11 @@ class Momentum(Algorithm):
                 f"encode_chunks={encode_chunks}, batch_norm_groups={batch_norm_groups}; each chunk is normalised "
                 "separately, so give the same number twice, or 1 for one of them"
             )
-        if not 0 <= freeze_share < 1 or (freeze_share and not hasattr(network.head, "prototypes")):
-            raise InvalidValue(
-                f"freeze_share={freeze_share}; give a share of the run in [0, 1), or 0 for a head without prototypes "
-                "(model/head=dino has some)"
-            )
+        refuse_freeze(freeze_share, network)
         width = out_features(network)
         self.loss = loss
         self.predictor = None if predictor is None else predictor(width, width)
-        self.teacher = copy.deepcopy(network).requires_grad_(False)
+        self.teacher = teacher_of(network)
         self.momentum, self.final_momentum = momentum, final_momentum
         self.queue = Queue(queue_size, width) if queue_size else None
         self.pieces, self.checkpointed = max(batch_norm_groups, encode_chunks), encode_chunks > 1
@@ -94,9 +86,7 @@ class Momentum(Algorithm):
         self.product = product
 
     def training_step(self, batch: Views, context: StepContext) -> Step:
-        if self.freeze_share:
-            # without a gradient the optimizer does not change them, not even by weight decay
-            self.network.head.prototypes.requires_grad_(context.reached(self.freeze_share))  # type: ignore[operator]
+        freeze_prototypes(self.network, self.freeze_share, context)
         online = self._encode(self.network, batch.crops)
         if self.predictor is not None:
             online = self.predictor(online.flatten(0, 1)).unflatten(0, online.shape[:2])
@@ -110,9 +100,7 @@ class Momentum(Algorithm):
     @torch.no_grad()
     def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         target = carry["target"].transpose(0, 1)
-        weight = 1 - self.momentum_at(context)
-        for mean, value in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(value, weight)
+        follow(self.teacher, self.network, self.momentum_at(context))
         if self.queue is not None:
             self.queue.push(target[-1])
         self.loss.after_step(context, target)

@@ -7,6 +7,7 @@ from torch import nn
 
 from ssl_runner.models.depths import depths
 from ssl_runner.models.network import Encoder
+from ssl_runner.optim.rates import layer_factors
 
 Part = tuple[list[nn.Parameter], float]
 
@@ -21,10 +22,10 @@ def layer_rates(encoder: Encoder, lr: float, decay: float) -> list[Part]:
     """
     if decay == 1 or not list(encoder.parameters()):
         return [(list(encoder.parameters()), lr)]
-    (by_name, last), layers = depths(encoder), dict[int, list[nn.Parameter]]()
+    factors, layers = layer_factors(*depths(encoder), decay), dict[float, list[nn.Parameter]]()
     for name, weight in encoder.named_parameters():
-        layers.setdefault(by_name[name], []).append(weight)
-    return [(weights, lr * decay ** (last - depth)) for depth, weights in layers.items()]
+        layers.setdefault(factors[name], []).append(weight)
+    return [(weights, lr * factor) for factor, weights in layers.items()]
 
 
 def parameter_groups(parts: Sequence[Part], weight_decay: float) -> list[dict[str, Any]]:

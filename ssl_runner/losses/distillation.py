@@ -89,6 +89,10 @@ class Distillation(Loss):
             "teacher_temperature": torch.zeros((), device=usage.device) + temperature,
         }
 
+    @property
+    def remembers(self) -> bool:
+        return self.centering == "center"
+
     @torch.no_grad()
     def after_step(self, context: StepContext, target: Tensor) -> None:
         """Moves the center towards the mean of the teacher's outputs (G, B, K) of all processes."""

@@ -87,6 +87,11 @@ class Loss(nn.Module):
         """
         return None
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `after_step` reads the targets; if not, nobody gathers them for it."""
+        return type(self).after_step is not Loss.after_step
+
     def after_step(self, context: StepContext, target: Tensor) -> None:
         """Updates centers and other statistics from the targets (G, B, D). Called once after the optimizer's step,
         without gradient.

@@ -60,38 +60,28 @@ def with_factors(groups: Sequence[Mapping[str, Any]], factors: Mapping[int, floa
     return sorted(divided, key=lambda group: -group["lr_factor"])
 
 
-def layer_factors(body: nn.Module, decay: float, patch_embed: float = 1.0) -> dict[int, float]:
-    """Factors of the learning rate that fall by ``decay`` with each layer from the output down, by ``id`` of the
-    parameter (BEiT, Bao et al. 2021, arXiv:2106.08254, app. H, for fine-tuning; DINOv2's code for pre-training).
+def layer_factors(depths: Mapping[str, int], last: int, decay: float, patch_embed: float = 1.0) -> dict[str, float]:
+    """Factors decay^(last - depth) of the learning rate, by name of the parameter: they fall from the output down
+    (BEiT, Bao et al. 2021, arXiv:2106.08254, app. H, for fine-tuning; DINOv2's code for pre-training).
 
-    Layers are those of timm's ``group_matcher``. In a transformer of n blocks, block n with the last layer norm has
-    ``decay``, block 1 ``decay ** n``, and patches, positions and tokens have ``decay ** (n + 1)``. Deviation: the last
-    layer norm has 1 in DINOv2's code.
+    In a transformer of n blocks, block n with the last layer norm has ``decay``, block 1 ``decay ** n``, and patches,
+    positions and tokens have ``decay ** (n + 1)``. Deviation: the last layer norm has 1 in DINOv2's code.
 
     Args:
-        body: A model of timm without a classifier.
+        depths: Of each parameter, from 0 for the stem (`ssl_runner.models.depths`).
+        last: The depth of what stands on the encoder.
         decay: In (0, 1].
         patch_embed: A further factor for what embeds patches, above 0 (DINOv2: 0.2).
 
     Raises:
-        ValueError: A number is out of range, or the model has no layers.
+        ValueError: A number is out of range.
     """
     if not 0 < decay <= 1 or not patch_embed > 0:
         raise InvalidValue(
             f"layer_decay={decay}, patch_embed_lr={patch_embed}; give a factor for each layer in (0, 1], and one above "
             "0 for the patches' embedding"
         )
-    if not hasattr(body, "group_matcher"):
-        raise InvalidValue(
-            f"layer_decay={decay}, but timm knows no layers of {type(body).__name__}; set it to 1, or choose "
-            "model/encoder=vit_tiny or another of timm's"
-        )
-    from timm.models import group_parameters  # takes seconds to import
-
-    model: Any = body
-    layers: Any = group_parameters(body, model.group_matcher(coarse=False), reverse=True)
-    above = max(layers.values()) + 1
     return {
-        id(parameter): decay ** (above - layers[name]) * (patch_embed if name.startswith("patch_embed.") else 1.0)
-        for name, parameter in body.named_parameters()
+        name: decay ** (last - depth) * (patch_embed if "patch_embed." in name else 1.0)
+        for name, depth in depths.items()
     }

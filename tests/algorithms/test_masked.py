@@ -310,6 +310,16 @@ def test_the_center_of_patches_is_the_mean_of_hidden_ones_and_waits_while_none_i
     close(algorithm.loss.center, 0.9 * 0.1 * mean + 0.1 * 0.1 * mean)
 
 
+def test_with_sinkhorn_nobody_gathers_targets_for_a_center_that_nothing_reads():
+    sinkhorn = {"centering": "sinkhorn", "sinkhorn_iterations": 3}
+    losses = {"loss": PatchCrossEntropy(*TEMPERATURES, **sinkhorn), "image_loss": DINO(*TEMPERATURES, **sinkhorn)}
+    batch = views(blocks())
+    assert set(ibot().training_step(batch, context()).carry) == {"total", "count", "target"}
+    assert ibot(**losses).training_step(batch, context()).carry == {}
+    mixed = ibot(image_loss=losses["image_loss"])
+    assert set(mixed.training_step(batch, context()).carry) == {"total", "count"}
+
+
 def test_prototypes_keep_their_first_values_for_a_share_of_the_run():
     algorithm, batch = ibot(freeze_share=0.3), views(blocks())
     for step, frozen in ((0, True), (2, True), (3, False)):

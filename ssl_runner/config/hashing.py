@@ -44,6 +44,7 @@ AS_BEFORE: Mapping[str, Any] = {
     "model.encoder.positions": "learned",
     "model.encoder.registers": 0,
     "model.encoder.drop_path": 0.0,
+    "eval.knn*.labels": 1.0,
     "eval.*.features": None,
     "eval.*.layers": None,
     "eval.*.optimizer": "sgd",

@@ -14,8 +14,21 @@ from ssl_runner.evaluation.gallery import gallery_indices, images_at, rows_at
 from ssl_runner.evaluation.reading import OWN, Reading
 from ssl_runner.models.features import features
 
-# The values hold encoder and dataset, so that other objects cannot reuse their ids, which are the key.
-_Memory = dict[tuple[int, int, Reading], tuple[nn.Module, Dataset, Tensor]]
+
+@dataclass(frozen=True)
+class _Known:
+    """Features (N, D) of a dataset, and which of its rows, bool (N,), are computed.
+
+    It holds encoder and dataset, so that other objects cannot reuse their ids, which are the key.
+    """
+
+    encoder: nn.Module
+    dataset: Dataset
+    features: Tensor
+    rows: Tensor
+
+
+_Memory = dict[tuple[int, int, Reading], _Known]
 _memory: ContextVar[_Memory | None] = ContextVar("features", default=None)
 
 
@@ -30,33 +43,44 @@ def remembered() -> Iterator[None]:
 
 
 def dataset_features(encoder: nn.Module, dataset: Dataset, device: torch.device, reading: Reading = OWN) -> Tensor:
-    """`features` of a whole dataset, computed only once inside `remembered`.
+    """`features` of a whole dataset, (N, D). Inside `remembered`, no row is computed twice.
 
     Raises:
         ValueError: If a feature is not finite, or the encoder has none that can be read so.
     """
-    memory = _memory.get()
-    key = (id(encoder), id(dataset), reading)
-    if memory is not None and key in memory:
-        return memory[key][2]
-    result = _finite(features(reading.of(encoder), dataset.images, device), dataset)
-    if memory is not None:
-        memory[key] = (encoder, dataset, result)
-    return result
+    return features_at(encoder, dataset, torch.arange(len(dataset)), device, reading)
 
 
-def features_at(encoder: nn.Module, dataset: Dataset, indices: Tensor, device: torch.device) -> Tensor:
-    """`dataset_features` of which only the rows at these indices (M,) are needed; the others may be 0.
+def features_at(
+    encoder: nn.Module, dataset: Dataset, indices: Tensor, device: torch.device, reading: Reading = OWN
+) -> Tensor:
+    """Like `dataset_features`, (N, D), where only the rows at these indices, int64 (M,), are needed.
 
-    If they are less than half of the dataset and not yet computed, the others are skipped.
+    The others are computed, too, if half of the rows are missing or more; else they may be 0.
 
     Raises:
-        ValueError: If a feature is not finite.
+        ValueError: If a feature is not finite, or the encoder has none that can be read so.
     """
-    if 2 * len(indices) > len(dataset) or (id(encoder), id(dataset), OWN) in (_memory.get() or {}):
-        return dataset_features(encoder, dataset, device)
-    found = _finite(features(encoder, images_at(dataset.images, indices), device), dataset)
-    return found.new_zeros(len(dataset), found.shape[1]).index_copy_(0, indices.to(device), found)
+    memory, key = _memory.get(), (id(encoder), id(dataset), reading)
+    known = None if memory is None else memory.get(key)
+    rows = torch.zeros(len(dataset), dtype=torch.bool) if known is None else known.rows
+    wanted = torch.zeros_like(rows)
+    wanted[indices.cpu()] = True
+    missing = wanted & ~rows
+    if known is not None and not missing.any():
+        return known.features
+    if 2 * int(missing.sum()) >= len(dataset):
+        missing = ~rows
+    places = missing.nonzero()[:, 0]
+    computed = _finite(features(reading.of(encoder), images_at(dataset.images, places), device), dataset)
+    if len(places) == len(dataset):
+        found = computed
+    else:
+        before = computed.new_zeros(len(dataset), computed.shape[1]) if known is None else known.features
+        found = before.index_copy(0, places.to(device), computed)
+    if memory is not None:
+        memory[key] = _Known(encoder, dataset, found, rows | missing)
+    return found
 
 
 def _finite(found: Tensor, dataset: Dataset) -> Tensor:
@@ -95,11 +119,14 @@ def gallery_and_queries(
         ValueError: If a split has no labels, or the encoder has no features that can be read so.
     """
     found = gallery_indices(splits, labels)
-    queries = dataset_features(encoder, splits.test, device, reading)
-    parts = [dataset_features(encoder, part, device, reading) for part in found.parts]
-    gallery = rows_at(parts[0] if len(parts) == 1 else torch.cat(parts), found.gallery)
+    learned, start = [], 0
+    for part in found.parts:
+        inside = found.gallery[(found.gallery >= start) & (found.gallery < start + len(part))] - start
+        learned.append(rows_at(features_at(encoder, part, inside, device, reading), inside))
+        start += len(part)
+    queries = features_at(encoder, splits.test, found.queries, device, reading)
     return GalleryAndQueries(
-        gallery,
+        learned[0] if len(learned) == 1 else torch.cat(learned),
         found.gallery_labels.to(device),
         found.validation.to(device),
         rows_at(queries, found.queries),

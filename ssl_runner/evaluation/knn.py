@@ -12,6 +12,7 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.features import gallery_and_queries
+from ssl_runner.evaluation.gallery import by_share
 from ssl_runner.evaluation.labelled import Labelled
 from ssl_runner.evaluation.reading import Reading
 from ssl_runner.models.features import evaluating
@@ -35,6 +36,7 @@ class KNN(Labelled):
     Args:
         k: Number of neighbours, at most the number of images in the gallery.
         temperature: T.
+        labels: Share of the gallery that votes, in (0, 1]: the same images as for the linear probe.
         dataset: A dataset other than the run's, see `Labelled`.
         features: Of a vision transformer: ``cls``, ``mean`` of the patches, or ``cls_mean``, whatever its own features
             are; null for the encoder's own. The name of the score says which.
@@ -48,16 +50,18 @@ class KNN(Labelled):
         dataset: Splits | None = None,
         features: Pool | None = None,
         layers: int | None = None,
+        labels: float = 1.0,
     ) -> None:
         reading = Reading(features, layers)
-        super().__init__(f"knn{reading.name}", dataset, reading=reading)
+        super().__init__(by_share(f"knn{reading.name}", labels), dataset, labels, reading)
         if k < 1 or not temperature > 0:
             raise InvalidValue(f"k={k}, temperature={temperature}; eval.{self.option} needs k >= 1 and temperature > 0")
         self.k = k
         self.temperature = temperature
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
-        """``knn/top1``; for its own dataset, ``cifar10/knn/top1``; for the mean of patches, ``knn_patches/top1``.
+        """``knn/top1``; for its own dataset, ``cifar10/knn/top1``; for the mean of patches, ``knn_patches/top1``; with
+        10% of the labels, ``knn_10pct/top1``.
 
         Nothing for an encoder without such features, as a run's baseline ``raw_pixels``.
         """
@@ -65,7 +69,7 @@ class KNN(Labelled):
         if not self.reading.fits(encoder):
             return {}
         with evaluating(algorithm):
-            sets = gallery_and_queries(encoder, self.judged(splits), device, reading=self.reading)
+            sets = gallery_and_queries(encoder, self.judged(splits), device, self.labels, self.reading)
             found = self.predict(sets.gallery, sets.gallery_labels, sets.queries, sets.n_classes)
         right = found == sets.query_labels
         keep(self.key("top1"), right)

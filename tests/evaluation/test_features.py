@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_runner.evaluation.features import dataset_features, gallery_and_queries, remembered
-from ssl_runner.evaluation.gallery import describe, share
+from ssl_runner.evaluation.features import dataset_features, features_at, gallery_and_queries, remembered
+from ssl_runner.evaluation.gallery import describe, gallery_indices, share
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.models.features import evaluating, features
 
@@ -134,3 +134,32 @@ def test_pixels_have_nothing_to_train(by_images):
     assert algorithm.eval_encoder().out_features == 64
     with pytest.raises(TypeError, match="no parameters"):
         algorithm.training_step(None, None)
+
+
+def test_only_rows_that_are_needed_and_missing_are_computed(small, by_images):
+    encoder, seen = small().eval_encoder(), []
+    encoder.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    dataset, few = by_images.validation, torch.tensor([3, 50, 51])
+    whole = features(encoder, dataset.images, CPU)
+    seen.clear()
+    with remembered():
+        found = features_at(encoder, dataset, few, CPU)
+        torch.testing.assert_close(found[few], whole[few])
+        assert not found[[0, 52]].any()
+        more = features_at(encoder, dataset, torch.tensor([7, 50]), CPU)
+        torch.testing.assert_close(more[[3, 7, 50, 51]], whole[[3, 7, 50, 51]])
+        features_at(encoder, dataset, torch.tensor([7, 3]), CPU)
+        torch.testing.assert_close(dataset_features(encoder, dataset, CPU), whole)
+        features_at(encoder, dataset, few, CPU)
+    assert seen == [3, 1, 196]
+
+
+def test_with_a_share_of_the_labels_other_images_are_not_encoded(small, by_images):
+    encoder, seen = small().eval_encoder(), []
+    encoder.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    sets = gallery_and_queries(encoder, by_images, CPU, labels=0.1)
+    assert sum(seen) == len(sets.gallery) + len(sets.queries)
+    assert len(sets.gallery) == pytest.approx(120, abs=5)
+    found = gallery_indices(by_images, 0.1)
+    images = torch.cat([by_images.train.images, by_images.validation.images])[found.gallery]
+    torch.testing.assert_close(sets.gallery, features(encoder, images, CPU))

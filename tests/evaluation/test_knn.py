@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 
 from ssl_runner.evaluation import knn
+from ssl_runner.evaluation.features import gallery_and_queries
 from ssl_runner.evaluation.knn import KNN, nearest
 from ssl_runner.evaluation.raw_pixels import RawPixels
 
@@ -116,3 +117,16 @@ def test_the_protocol_names_k_and_the_gallery(by_images, by_classes):
 def test_senseless_settings_are_refused(arguments):
     with pytest.raises(ValueError, match=r"eval\.knn needs k >= 1 and temperature > 0"):
         KNN(*arguments)
+
+
+def test_with_a_share_of_the_labels_only_these_images_vote(by_images):
+    few = KNN(20, 0.1, labels=0.1)
+    scores = few(RawPixels((1, 8, 8)), by_images, CPU)
+    assert list(scores) == few.keys() == ["knn_10pct/top1"]
+    sets = gallery_and_queries(RawPixels((1, 8, 8)).eval_encoder(), by_images, CPU, 0.1)
+    assert 100 < len(sets.gallery) < 140
+    found = few.predict(sets.gallery, sets.gallery_labels, sets.queries, 10)
+    assert scores["knn_10pct/top1"] == (found == sets.query_labels).float().mean().item()
+    assert few.protocol(by_images)["labels"] == 0.1
+    with pytest.raises(ValueError, match=r"there are only 1[12][0-9] images"):
+        KNN(200, 0.1, labels=0.1).check(None, by_images, CPU)

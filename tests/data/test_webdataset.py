@@ -199,6 +199,11 @@ def test_patterns_are_expanded_as_in_a_shell(shards, tmp_path):
     assert sum(map(len, parts_of(load(f"{tmp_path}/train-{{000..002}}.tar")))) == 30
 
 
+def test_a_single_pattern_needs_no_list(shards, tmp_path):
+    one = load(shards=str(tmp_path / "train-{000..002}.tar"))
+    assert [part.fingerprint for part in parts_of(one)] == [part.fingerprint for part in parts_of(load(*shards))]
+
+
 def test_shards_behind_a_url_give_the_same_images(shards, tmp_path):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")

@@ -27,9 +27,9 @@ from ssl_runner.runtime.no_download import refuse_decoding
 
 
 def webdataset(
-    shards: list[str],
-    validation_shards: list[str] | None,
-    test_shards: list[str] | None,
+    shards: str | list[str],
+    validation_shards: str | list[str] | None,
+    test_shards: str | list[str] | None,
     split: Literal["images", "classes"],
     class_counts: list[int] | None,
     validation: float,
@@ -50,8 +50,8 @@ def webdataset(
     pixels, as with ``dataset=image_folder dataset.storage=packed``.
 
     Args:
-        shards: Paths or URLs of the training shards, with ranges (``train-{000..146}.tar``) or stars. A URL is anything
-            that fsspec opens: ``https://``, ``s3://``, ``gs://``, ``hf://``.
+        shards: Path or URL of the training shards, or several, with ranges (``train-{000..146}.tar``) or stars. A URL
+            is anything that fsspec opens: ``https://``, ``s3://``, ``gs://``, ``hf://``.
         validation_shards: Those of the validation part; None to draw it from the training part.
         test_shards: Those of the test part; None to draw it.
         split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
@@ -77,7 +77,7 @@ def webdataset(
         raise DataError(f"dataset.cache_gb={cache_gb}: expected a number of at least 0; 0 copies nothing.")
     decoding = Decoding(size, channels, background=background, max_megapixels=max_megapixels)
     parts = {"train": shards, "validation": validation_shards, "test": test_shards}
-    given = {part: _described(names) for part, names in parts.items() if names}
+    given = {part: _described([names] if isinstance(names, str) else names) for part, names in parts.items() if names}
     if "train" not in given:
         raise DataError("dataset.shards=[]: expected paths or URLs of tar shards.")
     wanted = [shard for part in given.values() for shard in part]

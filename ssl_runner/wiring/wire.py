@@ -16,6 +16,7 @@ from ssl_runner.data.masking import Masking
 from ssl_runner.errors import NotDownloaded
 from ssl_runner.evaluation.evaluator import Evaluator
 from ssl_runner.losses.loss import Loss
+from ssl_runner.models.attention_in_products import attend_in_products
 from ssl_runner.models.blocked_sums import sum_in_blocks
 from ssl_runner.models.synchronised import synchronise
 from ssl_runner.optim import rates
@@ -197,6 +198,8 @@ def place(algorithm: Algorithm, trainer: Trainer) -> None:
     if trainer.channels_last:
         algorithm.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     sum_in_blocks(algorithm)
+    if trainer.halves and trainer.device.type == "cpu":
+        attend_in_products(algorithm)
     if process_group.size() > 1:
         for part in algorithm.synchronised():
             synchronise(part)

@@ -99,9 +99,7 @@ def _batch(run: Run) -> str:
         return f"{batching.tasks_per_batch} pseudo-tasks of {batching.n_way} images, {views}: {size}"
     if isinstance(batching, VariedEpisodeBatching):
         drawn = f"{_span(batching.ways)} ways, up to {batching.limits.support_size} shots in all"
-        return (
-            f"{batching.tasks_per_batch} tasks of {drawn}, up to {batching.limits.n_query} queries: {size} on average"
-        )
+        return f"one task of {drawn}, up to {batching.limits.n_query} queries: {size} on average"
     if not isinstance(batching, EpisodeBatching):
         return size
     ways, shots = (_span(numbers) for numbers in (batching.ways, batching.shots))

@@ -218,7 +218,6 @@ def test_too_few_classes_and_single_images_are_refused_together():
         ({"imbalance": math.nan}, "imbalance=nan; it must be at least 1"),
         ({"imbalance": math.inf}, "imbalance=inf; give a number, 2 as in Meta-Dataset"),
         ({"support_size": 49}, "support_size=49, but a task of 50 ways needs an image of each class; give at least 50"),
-        ({"tasks_per_batch": 0}, "tasks_per_batch=0; it must be at least 1"),
         ({"n_way": [6, 5]}, r"n_way=\[6, 5\] is a reversed range"),
     ],
 )
@@ -229,7 +228,7 @@ def test_numbers_out_of_range_are_refused(change, message):
 
 def batching(bound=None, seed=0, **change) -> VariedEpisodeBatching:
     keys = {"n_way": [5, 50], "n_query": 10, "support_size": 500, "support_per_class": 100, "imbalance": 2}
-    keys |= {"tasks_per_batch": 1, "task_augmentation": None, "augmentation": Augmentation({})}
+    keys |= {"task_augmentation": None, "augmentation": Augmentation({})}
     made = VariedEpisodeBatching(**keys | change)
     if bound is not None:
         made.bind(bound, seed, CPU)
@@ -256,25 +255,33 @@ def test_a_batch_is_the_task_of_its_step_with_the_images_and_labels_of_the_datas
     assert len({made.batch(step).support_labels.shape[1] for step in range(20)}) > 5
 
 
-def test_two_processes_take_the_tasks_that_follow_each_other(source, monkeypatch):
-    flip = Augmentation({"flip": HorizontalFlip(0.5)})
-    whole = replace(source, images=torch.rand(len(source), 1, 4, 4).mul(255).byte())
-    keys = {"augmentation": flip, "task_augmentation": TaskAugmentation(0.5, 0.5, 0, 0)}
-    one = batching(whole, **keys)
+def test_several_processes_are_refused(source, monkeypatch):
     monkeypatch.setattr(process_group, "size", lambda: 2)
-    two = batching(whole, tasks_per_batch=2, **keys)
-    for step in range(4):
-        for rank in range(2):
-            monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
-            found = two.batch(step)
-            monkeypatch.setattr(process_group, "rank", lambda: 0)
-            expected = one.batch(2 * step + rank)
-            assert all(a.equal(b) for a, b in zip(found.tensors(), expected.tensors(), strict=True))
+    with pytest.raises(ValueError, match=r"a step has one task, which 2 processes cannot share; start one process, or"):
+        batching(source)
 
 
-def test_tasks_that_processes_cannot_share_one_each_are_refused(source):
-    with pytest.raises(ValueError, match=r"tasks_per_batch=4, but .* there are 1 processes; set .*tasks_per_batch=1"):
-        batching(source, tasks_per_batch=4)
+def test_images_and_tasks_are_augmented_by_the_draws_of_their_step(source):
+    whole = replace(source, images=torch.rand(len(source), 1, 4, 4).mul(255).byte())
+    plain = batching(whole)
+    flipped = batching(whole, augmentation=Augmentation({"flip": HorizontalFlip(1.0)}))
+    inverted = batching(whole, task_augmentation=TaskAugmentation(0, 1.0, 0, 0))
+    turned = batching(whole, task_augmentation=TaskAugmentation(1.0, 0, 0, 0))
+    for step in range(3):
+        expected = plain.batch(step)
+        assert flipped.batch(step).support_images.equal(expected.support_images.flip(-1))
+        torch.testing.assert_close(inverted.batch(step).query_images, 1 - expected.query_images)
+        batch = turned.batch(step)
+        for label in range(batch.n_way):  # every image of a class is turned alike
+            pairs = [
+                (new[0][labels[0] == label], old[0][labels[0] == label])
+                for new, old, labels in (
+                    (batch.support_images, expected.support_images, batch.support_labels),
+                    (batch.query_images, expected.query_images, batch.query_labels),
+                )
+            ]
+            fitting = [n for n in range(4) if all(new.equal(old.rot90(n, (-2, -1))) for new, old in pairs)]
+            assert len(fitting) == 1
 
 
 def test_the_largest_batch_is_at_least_as_large_as_any_and_the_mean_is_near_theirs(source):

@@ -23,9 +23,9 @@ COUNTED = 256  # tasks whose mean size stands for that of all
 class VariedEpisodeBatching(Batching):
     """Tasks with their own ways, shots and imbalance, as Meta-Dataset draws them (`VariedTaskSampler`).
 
-    Tasks of different sizes cannot be stacked, so each process takes one task in a step; with several processes, their
-    gradients are averaged. A step's tasks do not depend on how many processes there are, only on ``tasks_per_batch``,
-    which must equal that number. ``images_per_step`` is a mean, which is what images per second need.
+    Tasks of different sizes cannot be stacked, so a step has one task, as in the paper, and a run one process: batch
+    normalisation over several ones counts all of them equally. The task of a step is a function of (seed, step).
+    ``images_per_step`` is a mean, which is what images per second need.
 
     Args:
         augmentation: Augmentation of support and query images, each with its own draws.
@@ -36,7 +36,6 @@ class VariedEpisodeBatching(Batching):
         support_per_class: Most images that a class contributes to the size of the support (100 in the paper).
         imbalance: Bound of the factor by which a class has more or fewer shots than its size suggests, at least 1 (2
             in the paper).
-        tasks_per_batch: Tasks in a step: the number of processes.
         task_augmentation: Augmentation of whole tasks, applied after that of their images, or None.
 
     Attributes:
@@ -54,24 +53,19 @@ class VariedEpisodeBatching(Batching):
         support_size: int,
         support_per_class: int,
         imbalance: float,
-        tasks_per_batch: int,
         task_augmentation: TaskAugmentation | None,
     ) -> None:
-        if tasks_per_batch < 1:
-            raise InvalidValue(f"tasks_per_batch={tasks_per_batch}; it must be at least 1")
         self.augmentation, self.task_augmentation = augmentation, task_augmentation
         self.ways = inclusive("n_way", n_way)
         self.limits = Limits(self.ways[0], self.ways[-1], n_query, support_size, support_per_class, imbalance)
-        self.tasks_per_batch = tasks_per_batch
         self.n_outputs, self.most_ways = self.ways[0] if len(self.ways) == 1 else None, self.ways[-1]
-        self.images_per_step = tasks_per_batch * (support_size + self.ways[-1] * n_query)  # until it is bound
+        self.images_per_step = support_size + self.ways[-1] * n_query  # until it is bound
 
     def bind(self, dataset: Dataset, seed: int, device: torch.device) -> None:
-        if self.tasks_per_batch != process_group.size():
+        if process_group.size() > 1:
             raise InvalidValue(
-                f"batching.tasks_per_batch={self.tasks_per_batch}, but tasks of different sizes cannot be stacked, so "
-                f"each process takes one and there are {process_group.size()} processes; set "
-                f"batching.tasks_per_batch={process_group.size()}, or choose batching=episodes_5w1s"
+                f"tasks of different sizes cannot be stacked, so a step has one task, which {process_group.size()} "
+                "processes cannot share; start one process, or choose batching=episodes_5w1s"
             )
         self.sampler = self.sampler_of(dataset)
         if self.task_augmentation is not None:
@@ -79,35 +73,34 @@ class VariedEpisodeBatching(Batching):
         self.seed, self.device = seed, device
         self.images = on_device(dataset.images, device)
         sizes = [self.sampler.drawn(seed, STREAM, number)[1].images for number in range(COUNTED)]
-        self.images_per_step = round(self.tasks_per_batch * float(np.mean(sizes)))
+        self.images_per_step = round(float(np.mean(sizes)))
 
     def sampler_of(self, dataset: Dataset) -> VariedTaskSampler:
         """A sampler of such tasks from any dataset."""
         return VariedTaskSampler(dataset, self.limits, "lower batching.n_way")
 
     def batch(self, step: int) -> Episodes:
-        number = step * self.tasks_per_batch + process_group.rank()
-        return self._episodes(self.sampler(self.seed, STREAM, number), number)
+        return self._episodes(self.sampler(self.seed, STREAM, step), step)
 
     def largest(self) -> Episodes:
         return self._episodes(self.sampler.largest(), 0)
 
-    def _episodes(self, task: Tasks, number: int) -> Episodes:
+    def _episodes(self, task: Tasks, step: int) -> Episodes:
         indices = torch.cat([task.support, task.query], dim=1)  # (1, S + Q)
-        draws = randomness.uniforms(self.seed, "augmentation", number, indices.numel(), self.augmentation.columns)
+        draws = randomness.uniforms(self.seed, "augmentation", step, indices.numel(), self.augmentation.columns)
         images = gather(self.images, indices.flatten(), self.device)
         images = self.augment(self.augmentation, images, torch.from_numpy(draws)).unflatten(0, tuple(indices.shape))
-        images = self._changed(images, task, number)
+        images = self._changed(images, task, step)
         support, query = images.split([task.support.shape[1], task.query.shape[1]], dim=1)
         labels = (to_device(part, self.device) for part in (task.support_labels, task.query_labels))
         support_labels, query_labels = labels
         return Episodes(support, support_labels, query, query_labels, task.n_way)
 
-    def _changed(self, images: Tensor, task: Tasks, number: int) -> Tensor:
+    def _changed(self, images: Tensor, task: Tasks, step: int) -> Tensor:
         """A task's images (1, M, C, H, W) after the task augmentation."""
         if self.task_augmentation is None:
             return images
         columns = self.task_augmentation.columns(task.n_way, *images.shape[-2:])
-        draws = torch.from_numpy(randomness.uniforms(self.seed, "task augmentation", number, 1, columns))
+        draws = torch.from_numpy(randomness.uniforms(self.seed, "task augmentation", step, 1, columns))
         labels = torch.cat([task.support_labels, task.query_labels], dim=1)
         return self.task_augmentation(images, labels, task.n_way, draws)

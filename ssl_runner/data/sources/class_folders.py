@@ -1,48 +1,22 @@
 """Benchmarks of few-shot learning that are folders of classes, each with its published split."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal
 
 from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
 from ssl_runner.data.dataset import Note, Splits
-from ssl_runner.data.sources.class_files import TABLES, read_tables
+from ssl_runner.data.sources.benchmark_folder import BenchmarkFolder, read_or_blank
 from ssl_runner.data.sources.class_lists import ClassSplit, listed_parts, made_from, split_listed
-from ssl_runner.data.sources.folder_layout import Layout, layout_of
-from ssl_runner.data.sources.image_folder import Storage, folder_source, load_folder
-from ssl_runner.data.sources.source import PARTS, Source, blank
+from ssl_runner.data.sources.image_folder import Storage
+from ssl_runner.data.sources.source import PARTS
 from ssl_runner.data.splits.copies import Duplicates
-from ssl_runner.errors import DataError, NotDownloaded, printable
+from ssl_runner.errors import DataError
 from ssl_runner.images.decoding import Decoding
-from ssl_runner.images.files import Scan, scan
-from ssl_runner.runtime.no_download import refuse_download
 
 PER_CLASS = 600  # images of a class of miniImageNet
 N_BIRDS = 200
-SIDE = 84  # of an image whose size is not known
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Where a benchmark's files are, and how to get them.
-
-    Attributes:
-        name: The benchmark's name.
-        path: Path below the folder of datasets.
-        get: How to get it, for the message if it is missing.
-        classes: Its classes, sorted; others are passed over.
-        images: The number of its images.
-        all_classes: Whether all classes that are there are read, because their names are not known.
-    """
-
-    name: str
-    path: str
-    get: str
-    classes: Sequence[str]
-    images: int
-    all_classes: bool = False
 
 
 def mini_imagenet(
@@ -86,8 +60,8 @@ def mini_imagenet(
         "its images are ImageNet's, which may not be passed on: put folders of its 100 classes there, or its images "
         "with train.csv, val.csv and test.csv of github.com/twitter-research/meta-learning-lstm (data/miniImagenet)"
     )
-    folder = Folder("mini_imagenet", "mini_imagenet", get, _sorted(parts), 60_000)
-    source = _source(absolute(root), folder, Decoding(size, channels), storage)
+    folder = BenchmarkFolder("mini_imagenet", "mini_imagenet", get, _sorted(parts), 60_000)
+    source = read_or_blank(absolute(root), folder, Decoding(size, channels), storage)
     assert source.labels is not None
     counts = source.labels.bincount()
     if int(counts.min()) != PER_CLASS or int(counts.max()) != PER_CLASS:
@@ -135,8 +109,8 @@ def tiered_imagenet(
     """
     parts = listed_parts("tiered_imagenet")
     get = "its images are ImageNet's, which may not be passed on: link ImageNet's folder of training classes there"
-    folder = Folder("tiered_imagenet", "tiered_imagenet", get, _sorted(parts), 779_165)
-    source = _source(absolute(root), folder, Decoding(size, channels), storage)
+    folder = BenchmarkFolder("tiered_imagenet", "tiered_imagenet", get, _sorted(parts), 779_165)
+    source = read_or_blank(absolute(root), folder, Decoding(size, channels), storage)
     splits = split_listed(source, parts, split, class_split, validation, class_counts, split_seed, test, duplicates)
     return made_from(splits, "imagenet")
 
@@ -178,8 +152,8 @@ def cub(
     """
     get = "fetch CUB_200_2011.tgz (https://www.vision.caltech.edu/datasets/cub_200_2011) and unpack it"
     names = [f"class {number:03d}" for number in range(1, N_BIRDS + 1)]
-    folder = Folder("cub", "CUB_200_2011/images", get, names, 11_788, all_classes=True)
-    source = _source(absolute(root), folder, Decoding(size, channels), storage)
+    folder = BenchmarkFolder("cub", "CUB_200_2011/images", get, names, 11_788, all_classes=True)
+    source = read_or_blank(absolute(root), folder, Decoding(size, channels), storage)
     if split == "classes" and class_split == "published" and len(source.class_names) != N_BIRDS:
         raise DataError(
             f"cub is not complete: class_split=published needs all {N_BIRDS} classes, but there are "
@@ -196,59 +170,3 @@ def chen_split(class_names: Sequence[str]) -> Mapping[str, Sequence[str]]:
 
 def _sorted(parts: Mapping[str, Sequence[str]]) -> list[str]:
     return sorted(name for part in PARTS for name in parts[part])
-
-
-def _source(root: Path, benchmark: Folder, decoding: Decoding, storage: Storage) -> Source:
-    """All images of a benchmark; inside `no_download`, a `blank` source if they are missing or not decoded yet."""
-    try:
-        return _read(root, benchmark, decoding, storage)
-    except NotDownloaded:
-        side = decoding.size or SIDE
-        shape, names = (3, side, side), benchmark.classes
-        source = blank(benchmark.name, {"all": benchmark.images}, shape, names, decoding.size, decoding.channels)
-        return replace(source, official={})
-
-
-def _read(root: Path, benchmark: Folder, decoding: Decoding, storage: Storage) -> Source:
-    """All images of a benchmark, without parts: classes are what splits them.
-
-    Raises:
-        DataError: The folder is missing, or its files have no classes.
-    """
-    folder = root / benchmark.path
-    if not folder.is_dir():
-        refuse_download(benchmark.name)
-        raise DataError(
-            f"{benchmark.name} is missing: looked for {folder}; {benchmark.get}, or set SSL_RUNNER_DATA (or "
-            "dataset.root) to the folder that contains it."
-        )
-    found = scan(folder)
-    layout = _layout(folder, found, benchmark)
-    found.files = layout.files
-    loaded = load_folder(benchmark.name, folder, found, decoding, "refuse", storage)
-    return replace(folder_source(folder, found, layout, loaded, decoding), name=benchmark.name, official={})
-
-
-def _layout(folder: Path, found: Scan, benchmark: Folder) -> Layout:
-    """The files of the benchmark's classes and the class of each."""
-    if all((folder / table).exists() for table in TABLES.values()):
-        files, labels, _ = read_tables(folder, found.files)
-        layout = Layout(files, {}, labels, ())
-    else:
-        layout = layout_of(folder, found.files)
-    if layout.labels is None:
-        raise DataError(
-            f"{printable(str(folder))} has images without folders of classes; expected CLASS/* or "
-            f"{{train,val,test}}/CLASS/*: {benchmark.get}."
-        )
-    if benchmark.all_classes:
-        return layout
-    known = set(benchmark.classes)
-    own = [place for place, label in enumerate(layout.labels) if label in known]
-    if not own:
-        raise DataError(
-            f"{printable(str(folder))} has no class of {benchmark.name}, but for example {layout.labels[0]!r}; "
-            f"expected names such as {min(benchmark.classes)!r}."
-        )
-    files, labels = [layout.files[place] for place in own], [layout.labels[place] for place in own]
-    return replace(layout, files=files, labels=labels, official={})

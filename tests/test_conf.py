@@ -23,6 +23,7 @@ MANDATORY = {
     "image_folder": ["dataset.root=."],
     "webdataset": ["dataset.shards=[train.tar]"],
     "torchvision": ["dataset.name=KMNIST"],
+    "meta_album": ["dataset.name=BRD_Mini"],
     "timm": ["model.encoder.name=resnet10t"],
 }
 

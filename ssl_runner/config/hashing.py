@@ -51,7 +51,11 @@ AS_BEFORE: Mapping[str, Any] = {
     "eval.*.layer_decay": 1,
     "eval.*.mixup": 0,
     "eval.*.warmup_share": 0,
+    "*.without": None,
 }
+
+# its config of earlier versions has no class_split, and draws its classes
+TINY_IMAGENET = "ssl_runner.data.sources.tiny_imagenet.tiny_imagenet"
 
 # where a run ends; part of the hash, but it may change if nothing in the run depends on it
 END = ("trainer.max_steps", "trainer.max_epochs")
@@ -81,9 +85,20 @@ def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
         for pattern, before in AS_BEFORE.items()
         if fnmatch.fnmatchcase(key, pattern) and value == before
     }
-    if flat.get("loss.centering") == "center":
-        outside.add("loss.sinkhorn_iterations")  # which nothing reads then
+    outside |= _unread(flat)
     return {key: _canonical(value) for key, value in flat.items() if key not in outside}
+
+
+def _unread(flat: Mapping[str, Any]) -> set[str]:
+    """Keys that nothing reads, because of the values of others."""
+    unread = {"loss.sinkhorn_iterations"} if flat.get("loss.centering") == "center" else set()
+    for key, value in flat.items():
+        node = key.removesuffix("_target_")
+        if value == TINY_IMAGENET and (
+            flat.get(f"{node}split") == "images" or flat.get(f"{node}class_split") == "random"
+        ):
+            unread.add(f"{node}class_split")
+    return unread
 
 
 def _canonical(value: Any) -> Any:

@@ -10,6 +10,7 @@ from ssl_runner.algorithms.algorithm import Algorithm, Classifier
 from ssl_runner.data.batching.batching import on_device
 from ssl_runner.data.dataset import Dataset, Images
 from ssl_runner.data.episodes.tasks import Tasks
+from ssl_runner.data.episodes.varied_tasks import VariedTasks
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import features_at
 
@@ -35,7 +36,7 @@ class Contender:
 
     @classmethod
     def of_algorithm(
-        cls, algorithm: Algorithm, dataset: Dataset, all_tasks: Sequence[Tasks], device: torch.device
+        cls, algorithm: Algorithm, dataset: Dataset, all_tasks: Sequence[Tasks | VariedTasks], device: torch.device
     ) -> "Contender":
         """An algorithm that will classify these tasks of a dataset, and no others.
 
@@ -44,24 +45,23 @@ class Contender:
         name = f"{type(algorithm).__name__}.classify"
         if type(algorithm).classify is not Algorithm.classify:
             return cls(name, on_device(dataset.images, device), algorithm.classify_by_all)
-        indices = torch.cat([some.flatten() for tasks in all_tasks for some in (tasks.support, tasks.query)]).unique()
+        indices = torch.cat([tasks.images() for tasks in all_tasks]).unique()
         found = algorithm.embed(features_at(algorithm.eval_encoder(), dataset, indices, device))
         return cls.of_rule(name, found, algorithm.compare)
 
-    def accuracies(self, tasks: Tasks, tasks_per_batch: int, device: torch.device) -> dict[str, Tensor]:
+    def accuracies(self, tasks: Tasks | VariedTasks, tasks_per_batch: int, device: torch.device) -> dict[str, Tensor]:
         """The accuracy of each task, float64 (T,), for each way to classify.
 
         Args:
             tasks: The tasks to classify.
-            tasks_per_batch: Number of tasks that are classified at once.
+            tasks_per_batch: Number of tasks that are classified at once, if they have the same sizes.
             device: The device of the algorithm.
 
         Raises:
             ValueError: If the scores do not have the shape (T, Q, n_way).
         """
         found: dict[str, list[Tensor]] = {}
-        for start in range(0, len(tasks), tasks_per_batch):
-            part = tasks[start : start + tasks_per_batch]
+        for part in tasks.batches(tasks_per_batch):
             support, query = (
                 self.values[indices.to(self.values.device)].to(device) for indices in (part.support, part.query)
             )

@@ -11,11 +11,12 @@ from torch import Tensor
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.episodes.tasks import Tasks
+from ssl_runner.data.episodes.varied_tasks import VariedTasks
 from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.answers import keep
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
-from ssl_runner.evaluation.setting import Setting, check_asked, remedy
+from ssl_runner.evaluation.setting import AnySetting, check_asked, remedy
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 from ssl_runner.models.features import evaluating
 
@@ -33,11 +34,12 @@ class FewShot:
     from one dataset to another. Its option is then called ``few_shot_DATASET``.
 
     Args:
-        settings: Ways and shots, ``5w1s``, or with queries per class, ``5w1s1q``.
-        n_query: Queries per class for settings that do not say.
+        settings: Ways and shots, ``5w1s``, or with queries per class, ``5w1s1q``. ``varied`` draws ways, shots and
+            imbalance for each task, as Meta-Dataset does (`VariedTaskSampler`).
+        n_query: Queries per class for settings that do not say; ``varied`` has its own.
         episodes: Number of tasks of each setting, at least 2.
         seed: Seed of the tasks.
-        tasks_per_batch: Number of tasks that are classified at once.
+        tasks_per_batch: Number of tasks that are classified at once, if they have the same sizes.
         dataset: A dataset other than the run's, with images of the same shape, or None.
 
     Attributes:
@@ -96,12 +98,12 @@ class FewShot:
         keys = [self._key(domain, setting) for domain in domains or [None] for setting in self.settings]
         return [f"{key}{name}/{score}" for key in keys for name in ("", *names) for score in ("top1", "ci95")]
 
-    def _key(self, domain: str | None, setting: Setting) -> str:
+    def _key(self, domain: str | None, setting: AnySetting) -> str:
         """The key of a score, without its last part."""
         before = f"{domain}/" if domain else "" if self.target is None else f"{self.target.source}/"
         return f"{before}few_shot/{setting.name}"
 
-    def _keyed(self, dataset: Dataset) -> Iterator[tuple[str, Tasks]]:
+    def _keyed(self, dataset: Dataset) -> Iterator[tuple[str, Tasks | VariedTasks]]:
         for domain, setting, tasks in self.tasks(dataset).every():
             yield self._key(domain, setting), tasks
 
@@ -118,7 +120,7 @@ class FewShot:
         """
         dataset = self.judged(splits)
         try:
-            first = [tasks[:1].with_queries(1) for _, tasks in self._keyed(dataset)]
+            first = [tasks.probe() for _, tasks in self._keyed(dataset)]
         except ConfigError as error:
             raise ConfigError([*error.problems, remedy(self.settings, self.n_query, dataset, self.option)]) from None
         refuse_shape(dataset, splits.train.images.shape[1:], f"eval.{self.option}")
@@ -142,7 +144,7 @@ class FewShot:
         return described | {"classes": "seen" if seen else "unseen"}
 
     def write_manifest(self, folder: Path, splits: Splits) -> None:
-        """Write folder/tasks.safetensors: ``5w1s/support`` and ``5w1s/query`` of each setting, int32 (T, images).
+        """Write folder/tasks.safetensors: ``5w1s/support`` and ``5w1s/query`` of each setting, as `stored` describes.
 
         Numbers are indices in the test split; the hashes in `protocol` are computed from them. For its own dataset the
         file is ``tasks_DATASET.safetensors``. If there are domains, keys begin with the domain.

@@ -1,12 +1,16 @@
-"""The sizes of a few-shot task, as in its name ``5w1s``."""
+"""The sizes of few-shot tasks, by their names: ``5w1s``, or ``varied``."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ssl_runner.data.dataset import Dataset
+from ssl_runner.data.episodes.varied_tasks import META_DATASET, Limits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import randomness
+
+VARIED = "varied"
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,34 @@ class Setting:
     def parse(cls, name: str, n_query: int, option: str = "few_shot") -> "Setting":
         match = re.fullmatch(r"(\d+)w(\d+)s(?:(\d+)q)?", name)
         if match is None:
-            raise InvalidValue(f"eval.{option}.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q")
+            raise InvalidValue(
+                f"eval.{option}.settings has '{name}'; expected ways and shots, as in 5w1s, or 5w1s1q, or {VARIED}"
+            )
         return cls(name, int(match[1]), int(match[2]), int(match[3] or n_query))
+
+    def described(self) -> dict[str, Any]:
+        """The sizes as plain JSON data."""
+        return {"n_way": self.n_way, "k_shot": self.k_shot, "n_query": self.n_query}
+
+
+@dataclass(frozen=True)
+class VariedSetting:
+    """``varied``: every task has its own sizes, drawn as in Meta-Dataset (`VariedTaskSampler`)."""
+
+    name: str = VARIED
+    limits: Limits = META_DATASET
+
+    def described(self) -> dict[str, Any]:
+        """The bounds of the sizes as plain JSON data."""
+        return asdict(self.limits)
+
+
+AnySetting = Setting | VariedSetting
 
 
 def check_asked(
     option: str, settings: Sequence[str], n_query: int, episodes: int, seed: int, tasks_per_batch: int
-) -> list[Setting]:
+) -> list[AnySetting]:
     """Check and parse the settings of an evaluator of few-shot tasks.
 
     Args:
@@ -48,10 +73,25 @@ def check_asked(
         if value < 1:
             raise InvalidValue(f"eval.{option}.{name}={value}; it must be at least 1")
     randomness.check_seed(seed, f"eval.{option}.seed")
-    return [Setting.parse(setting, n_query, option) for setting in settings]
+    return [VariedSetting() if name == VARIED else Setting.parse(name, n_query, option) for name in settings]
 
 
-def remedy(settings: Sequence[Setting], n_query: int, dataset: Dataset, option: str) -> str:
+def of_one_size(settings: Sequence[AnySetting], option: str) -> list[Setting]:
+    """The settings, none of which may be ``varied``.
+
+    Raises:
+        InvalidValue: One of them is.
+    """
+    fixed = [setting for setting in settings if isinstance(setting, Setting)]
+    if len(fixed) < len(settings):
+        raise InvalidValue(
+            f"eval.{option}.settings has '{VARIED}', but {option} compares tasks of one size; give ways and shots, as "
+            "in 5w1s"
+        )
+    return fixed
+
+
+def remedy(settings: Sequence[AnySetting], n_query: int, dataset: Dataset, option: str) -> str:
     """A message with the settings for which the dataset has enough classes and images, or else the nearest one.
 
     Args:
@@ -67,8 +107,19 @@ def remedy(settings: Sequence[Setting], n_query: int, dataset: Dataset, option: 
     has = f"eval.{option}: {dataset.name} has {classes} classes{where} of at least {smallest} images"
     if min(classes, smallest) < 2:
         return f"{has}, too few for any task; leave {option} out of eval=[...]"
-    needed = {one: one.k_shot + (1 if one.n_query == n_query else one.n_query) for one in settings}
-    fit = [one for one, least in needed.items() if one.n_way <= classes and least <= smallest]
-    fit = fit or [Setting.parse(f"{min(classes, settings[0].n_way)}w1s", n_query)]
-    names, most = ",".join(one.name for one in fit), min(n_query, smallest - max(one.k_shot for one in fit))
-    return f"{has}; set eval.{option}.settings=[{names}] eval.{option}.n_query={most}"
+    fit, shots = [], [1]
+    for one in settings:
+        ways, least = needed(one, n_query)
+        if ways <= classes and least <= smallest:
+            fit.append(one.name)
+            shots += [one.k_shot] if isinstance(one, Setting) else []
+    fit = fit or [f"{min(classes, needed(settings[0], n_query)[0])}w1s"]
+    most = min(n_query, smallest - max(shots))
+    return f"{has}; set eval.{option}.settings=[{','.join(fit)}] eval.{option}.n_query={most}"
+
+
+def needed(setting: AnySetting, n_query: int) -> tuple[int, int]:
+    """Ways of a setting, and the fewest images a class must have if queries by default may be lowered to one."""
+    if isinstance(setting, VariedSetting):
+        return setting.limits.least_ways, 2
+    return setting.n_way, setting.k_shot + (1 if setting.n_query == n_query else setting.n_query)

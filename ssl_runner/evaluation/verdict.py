@@ -19,7 +19,7 @@ from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.from_scratch import FromScratch
 from ssl_runner.evaluation.gallery import labels_of
 from ssl_runner.evaluation.paired import difference, keyed, mean, strongest_baseline
-from ssl_runner.evaluation.setting import check_asked
+from ssl_runner.evaluation.setting import check_asked, of_one_size
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.timing import adaptation_ms
 from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape
@@ -90,14 +90,15 @@ class Verdict:
         scratch_steps: int,
         scratch_lr: float,
     ) -> None:
-        parsed = check_asked("verdict", settings, n_query, episodes, seed, tasks_per_batch)
+        asked = check_asked("verdict", settings, n_query, episodes, seed, tasks_per_batch)
+        self.settings = of_one_size(asked, "verdict")
         if scratch_episodes < 2:
             raise InvalidValue(f"eval.verdict.scratch_episodes={scratch_episodes}; an interval needs at least 2")
         if not ridge > 0:
             raise InvalidValue(f"eval.verdict.ridge={ridge}; give a number above 0, say 0.3")
         self.target = dataset.test
         self.name = dataset.test.source.replace("/", "_")
-        self.tasks = FixedTasks(dataset.test, parsed, episodes, seed, "eval.verdict")
+        self.tasks = FixedTasks(dataset.test, self.settings, episodes, seed, "eval.verdict")
         self.tasks_per_batch = tasks_per_batch
         self.scratch_episodes = min(scratch_episodes, episodes)
         self.ridge = ridge
@@ -122,7 +123,7 @@ class Verdict:
         scores, images = {}, self.target.images
         with own_generators(device), evaluating(algorithm):
             encoder = algorithm.eval_encoder()
-            by_setting = {setting: self.tasks(setting) for setting in self.tasks.settings}
+            by_setting = {setting: self.tasks(setting) for setting in self.settings}
             contender = Contender.of_algorithm(algorithm, self.target, list(by_setting.values()), device)
             baselines = self._baselines(encoder, splits.train, device)
             for setting, tasks in by_setting.items():
@@ -143,7 +144,7 @@ class Verdict:
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
         """The keys of all scores. None of them selects a model, since the evaluator is `final`."""
         keys, ways = [], [""] if algorithm is None else ["", *(f"/{name}" for name in algorithm.classifiers)]
-        for setting in (setting.name for setting in self.tasks.settings):
+        for setting in (setting.name for setting in self.settings):
             accuracies = [f"few_shot/{setting}{way}" for way in ways]
             accuracies += [f"verdict/{setting}/{name}" for name in BASELINES]
             differences = [f"paired/{setting}{name}" for name in ("", *(f"/{name}" for name in BASELINES))]
@@ -163,7 +164,7 @@ class Verdict:
         shape = tuple(splits.train.images.shape[1:]) if encoder is None else encoder.input_shape
         refuse_shape(self.target, shape, "eval.verdict")
         labels_of(splits.train)
-        first = [self.tasks(setting)[:1].with_queries(1) for setting in self.tasks.settings]
+        first = [self.tasks(setting)[:1].with_queries(1) for setting in self.settings]
         if algorithm is None or encoder is None:
             return
         with own_generators(device), evaluating(algorithm):

@@ -14,7 +14,8 @@ from ssl_runner.data.batches import Episodes, Views
 from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
-from ssl_runner.data.episodes.tasks import TaskSampler
+from ssl_runner.data.episodes.tasks import Tasks, TaskSampler
+from ssl_runner.data.episodes.varied_batching import VariedEpisodeBatching
 from ssl_runner.evaluation.negatives import figures
 from ssl_runner.models.features import evaluating, features
 from ssl_runner.report import adaptation
@@ -114,7 +115,7 @@ def shown_split(splits: Splits) -> Dataset:
 
 def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
     """Log tasks with predictions, from the run's dataset and from those of its evaluators, and the algorithm's maps."""
-    assert isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching)
+    assert isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching | VariedEpisodeBatching)
     for tag, (episode, names) in fixed_episodes(shown_split(run.splits), run.batching).items():
         _log_task(writer, run, tag, episode, names, step)
     evaluators = run.evaluators.values()
@@ -131,7 +132,7 @@ def _log_task(writer: SummaryWriter, run: Run, tag: str, episode: Episodes, name
 
 
 def fixed_episodes(
-    dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching
+    dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching | VariedEpisodeBatching
 ) -> dict[str, tuple[Episodes, list[str] | None]]:
     """Fixed tasks by tag, with their class names; a batching without labels also shows one of its pseudo-tasks.
 
@@ -152,21 +153,30 @@ def fixed_pseudo_episode(dataset: Dataset, batching: PseudoEpisodeBatching) -> E
     return bound.batch(0).chunk(bound.tasks_per_batch)[0]
 
 
-def fixed_episode(dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching) -> tuple[Episodes, list[str]]:
+def fixed_episode(
+    dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching | VariedEpisodeBatching
+) -> tuple[Episodes, list[str]]:
     """A fixed task with the most shots, and the most ways for which there are classes, and the class names.
+
+    If the sizes of tasks are drawn separately, those of this task are drawn, too.
 
     Raises:
         ValueError: The dataset has too few classes, or too few images in them.
     """
-    n_way = max(batching.ways[0], min(batching.ways[-1], dataset.n_classes))
-    k_shot = batching.shots[-1]
-    sampler = TaskSampler(dataset, n_way, k_shot, batching.n_query)
-    task = sampler(randomness.uniforms(0, "exhibit", 0, 1, sampler.columns))
+    task = _fixed_task(dataset, batching)
     assert dataset.labels is not None
-    labels = dataset.labels[task.support[0, ::k_shot]]
+    labels = dataset.labels[task.query[0].unflatten(0, (task.n_way, -1))[:, 0]]
     support, query = (dataset.images[places].float() / 255 for places in (task.support, task.query))
     episode = Episodes(support, task.support_labels, query, task.query_labels, task.n_way)
     return episode, [dataset.class_names[label] for label in labels]
+
+
+def _fixed_task(dataset: Dataset, batching: EpisodeBatching | PseudoEpisodeBatching | VariedEpisodeBatching) -> Tasks:
+    if isinstance(batching, VariedEpisodeBatching):
+        return batching.sampler_of(dataset)(0, "exhibit", 0)
+    n_way = max(batching.ways[0], min(batching.ways[-1], dataset.n_classes))
+    sampler = TaskSampler(dataset, n_way, batching.shots[-1], batching.n_query)
+    return sampler(randomness.uniforms(0, "exhibit", 0, 1, sampler.columns))
 
 
 def looked_at(algorithm: Algorithm, episode: Episodes, device: torch.device) -> dict[str, Map]:

@@ -7,6 +7,7 @@ from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
 from ssl_runner.data.episodes.pseudo_episodes import PseudoEpisodeBatching
+from ssl_runner.data.episodes.varied_batching import VariedEpisodeBatching
 from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.linear_probe import LinearProbe
 from ssl_runner.evaluation.verdict import Verdict
@@ -96,6 +97,9 @@ def _batch(run: Run) -> str:
     if isinstance(batching, PseudoEpisodeBatching):
         views = f"{batching.k_shot} support and {batching.n_query} query views of each"
         return f"{batching.tasks_per_batch} pseudo-tasks of {batching.n_way} images, {views}: {size}"
+    if isinstance(batching, VariedEpisodeBatching):
+        drawn = f"{_span(batching.ways)} ways, up to {batching.limits.support_size} shots in all"
+        return f"one task of {drawn}, up to {batching.limits.n_query} queries: {size} on average"
     if not isinstance(batching, EpisodeBatching):
         return size
     ways, shots = (_span(numbers) for numbers in (batching.ways, batching.shots))

@@ -77,6 +77,19 @@ def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> 
         raise ConfigError([f"loss={type(loss).__name__} needs labels, but {splits.train.name} has none"])
 
 
+def refuse_untrainable(splits: Splits) -> Splits:
+    """The splits; raises ConfigError if there is no image to train on."""
+    if not len(splits.train):
+        named = splits.test.source
+        raise ConfigError(
+            [
+                f"dataset: {named} has no training images, because a benchmark judges on all of it; choose another "
+                f"dataset, and judge on this one by eval=[few_shot_{named}]"
+            ]
+        )
+    return splits
+
+
 def refuse_head(algorithm: type[Algorithm], network: Network, batching: Batching) -> None:
     """Raises ConfigError if the head classifies and its width is not the number of classes."""
     if not algorithm.head_classifies:

@@ -37,6 +37,7 @@ from ssl_runner.wiring.compatibility import (
     refuse_head,
     refuse_misfits,
     refuse_unlabelled,
+    refuse_untrainable,
 )
 from ssl_runner.wiring.masking import mask
 from ssl_runner.wiring.networks import FirstWeights, begin_network, finish_network
@@ -135,7 +136,7 @@ def _settings(config: Config, attempt: Attempts) -> Parts:
 
 def _data_and_network(parts: Parts, config: Config, weights: FirstWeights, attempt: Attempts) -> None:
     """Build the dataset, its batches, and a network for its images."""
-    parts.splits = attempt(components.part, config["dataset"], "dataset", Splits)
+    parts.splits = attempt(refuse_untrainable, attempt(components.part, config["dataset"], "dataset", Splits))
     attempt(refuse_unlabelled, parts.loss, parts.batching, parts.splits)
     parts.batching = attempt(bind, parts.batching, parts.splits, config["seed"], parts.device)
     attempt(lambda trainer, batching: trainer.steps(batching), parts.trainer, parts.batching)  # episodes have no epochs

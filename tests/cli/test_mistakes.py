@@ -548,10 +548,12 @@ WITH = {
         "algorithm=protonet",
         "batching=episodes_5w1s_augmented",
     ],
+    "batching/episodes_varied": [*EPISODES.split(), "algorithm=protonet", "batching=episodes_varied"],
     "batching/labelled": ["loss=pairwise"],
     "dataset/mixture": ["eval=[]"],
     "dataset/image_folder": ["dataset.root=."],
     "dataset/torchvision": ["dataset.name=USPS"],
+    "dataset/meta_album": ["dataset.name=BRD_Mini"],
     "dataset/omniglot": ["eval=[few_shot]"],
     "dataset/clustered": ["eval=[few_shot]"],
     "loss/cross_entropy": ["algorithm=supervised", "batching=labelled", "model/head=linear"],
@@ -599,6 +601,8 @@ def test_no_key_accepts_a_number_that_makes_no_sense(option, default, monkeypatc
         node[path[-1]] = nonsense
         if path[-1] in UNUSED and "dataset" in (group, *path[:-1]):
             node["split"] = UNUSED[path[-1]]
+            if path[-1] == "class_counts" and "class_split" in node:
+                node["class_split"] = "random"
         with pytest.raises(ConfigError) as caught, contextlib.nullcontext() if before else no_download.no_download():
             wire.wire(schema.check(OmegaConf.create(config)))
         assert any(path[-1] in problem for problem in caught.value.problems), (path, caught.value.problems)

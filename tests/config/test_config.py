@@ -331,6 +331,25 @@ def test_a_key_that_earlier_versions_lack_is_in_the_hash_unless_it_is_null(key):
     assert config_hash(changed(key, 0.4)) != config_hash(RUN)
 
 
+@pytest.mark.parametrize("place", ["", "dataset.", "datasets.tiny."])
+def test_a_class_split_of_tiny_imagenet_that_is_not_read_or_is_that_of_earlier_versions_is_no_part_of_the_hash(place):
+    target = "ssl_runner.data.sources.tiny_imagenet.tiny_imagenet"
+    old = changed(f"dataset.{place}_target_", target)
+
+    def hashed(split, **keys):
+        config = OmegaConf.create(old)
+        for key, value in {"split": split, **keys}.items():
+            OmegaConf.update(config, f"dataset.{place}{key}", value, force_add=True)
+        return config_hash(OmegaConf.to_container(config))
+
+    assert hashed("images") == hashed("images", class_split="fixed", without=None)
+    assert hashed("classes") == hashed("classes", class_split="random", without=None)
+    assert hashed("classes") != hashed("classes", class_split="fixed")
+    assert hashed("images") != hashed("images", without="cifar10")
+    omniglot = changed("dataset._target_", "ssl_runner.data.sources.omniglot.omniglot")
+    assert config_hash(omniglot) != config_hash(omniglot | {"dataset": omniglot["dataset"] | {"class_split": "random"}})
+
+
 def test_the_difference_shows_both_values():
     assert config_difference(RUN, changed("optimizer.lr", 0.2)) == ["optimizer.lr: 1 -> 0.2"]
     assert config_difference(changed("a.b", 1), RUN) == ["a.b: 1 -> (absent)"]

@@ -11,8 +11,9 @@ from scipy.stats import chisquare
 
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.episodes.class_index import sample
 from ssl_runner.data.episodes.episode_batching import EpisodeBatching
-from ssl_runner.data.episodes.tasks import TaskSampler, sample
+from ssl_runner.data.episodes.tasks import TaskSampler
 from ssl_runner.data.sources.digits import digits
 from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.fixed_tasks import manifest

@@ -131,6 +131,7 @@ def test_a_protocol_is_plain_json_data(name, splits, request):
 
 
 # other values of an evaluator, in whose place they stand
+ELSEWHERE = ("cifar10", "omniglot", "crop_diseases", "eurosat", "isic", "chestx")
 PRESETS = {"fine_tuning_vit": "fine_tuning", "fine_tuning_vit_10pct": "fine_tuning_10pct"}
 
 
@@ -142,8 +143,8 @@ def test_each_option_sets_every_argument_and_its_scores_have_its_name(name):
     with no_download():
         evaluator = build(yaml.safe_load(text), f"eval.{name}")
     # few_shot_cifar10 gives cifar10/few_shot/...
-    plain, _, dataset = name.rpartition("_")
-    prefix = f"{dataset}/{plain}/" if dataset in ("cifar10", "omniglot") else f"{name}/"
+    dataset = next((one for one in ELSEWHERE if name.endswith(f"_{one}")), None)
+    prefix = f"{name}/" if dataset is None else f"{dataset}/{name.removesuffix(f'_{dataset}')}/"
     assert all(key.startswith(prefix) for key in evaluator.keys())  # noqa: SIM118
 
 
@@ -151,7 +152,11 @@ def test_there_is_an_option_for_each_evaluator_and_for_each_share_of_the_labels(
     assert OPTIONS == [
         "attentive_probe",
         "few_shot",
+        "few_shot_chestx",
         "few_shot_cifar10",
+        "few_shot_crop_diseases",
+        "few_shot_eurosat",
+        "few_shot_isic",
         "few_shot_omniglot",
         "fine_tuning",
         "fine_tuning_10pct",

@@ -207,6 +207,24 @@ def test_a_task_with_more_ways_than_classes_is_not_shown():
     assert exhibits.fixed_episodes(two, run.batching) == {}
 
 
+def test_a_task_of_drawn_sizes_is_shown_with_its_own_shots_and_told_before_the_run():
+    given = [word for word in EPISODES if not word.startswith("batching.")]
+    run = wire.prepare(config([*given, "batching=episodes_varied", "batching.n_way=[2,4]", "batching.support_size=40"]))
+    test = run.splits.test
+    episode, names = exhibits.fixed_episode(test, run.batching)
+    assert 2 <= episode.n_way == len(set(names)) <= 4
+    shots = episode.support_labels[0].bincount(minlength=episode.n_way)
+    assert shots.min() >= 1 and len(set(shots.tolist())) > 1
+    for images, labels in (
+        (episode.support_images, episode.support_labels),
+        (episode.query_images, episode.query_labels),
+    ):
+        for image, label in zip(images[0], labels[0].tolist(), strict=True):
+            (place, *_) = (test.images.float() / 255 == image).flatten(1).all(dim=1).nonzero()
+            assert test.class_names[test.labels[place]] == names[label]
+    assert "one task of 2 to 4 ways, up to 40 shots in all, up to 10 queries" in lines(run, None, 0)["batch"]
+
+
 def unlabelled(part):
     """Like `components.part`, but without the labels of datasets."""
 

@@ -8,7 +8,8 @@ from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batches import Episodes
 from ssl_runner.data.batching.batching import Batching, gather, on_device, own_draws
 from ssl_runner.data.dataset import Dataset
-from ssl_runner.data.episodes.tasks import sample, sorted_labels
+from ssl_runner.data.episodes.class_index import sample
+from ssl_runner.data.episodes.tasks import sorted_labels
 from ssl_runner.errors import InvalidValue
 from ssl_runner.runtime import process_group, randomness
 

@@ -14,7 +14,7 @@ from ssl_runner.errors import DataError, printable
 from ssl_runner.images.files import ImageFile
 
 TABLES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
-FORM = "expected lines of filename,label (or filename;label) under that heading"
+COLUMNS = ("filename", "label")
 
 
 def read_lists(path: Path, class_names: Sequence[str]) -> dict[str, list[str]]:
@@ -80,7 +80,7 @@ def read_tables(folder: Path, files: Sequence[ImageFile]) -> tuple[list[ImageFil
         table = folder / name
         if part == "validation" and not table.exists():
             continue
-        for filename, label in _rows(table):
+        for filename, label in read_rows(table, COLUMNS):
             # a backslash is an ordinary character here, but a separator on Windows
             paths = [tuple(part for part in Path(filename).parts if part != "."), PureWindowsPath(filename).parts]
             ways = (
@@ -109,23 +109,38 @@ def read_text(path: Path) -> str:
     return content.decode(encoding)
 
 
-def _rows(table: Path) -> list[tuple[str, str]]:
+def read_rows(table: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The cells of these columns, row by row, from a table with commas, semicolons or tabs and a heading.
+
+    Args:
+        columns: Names in the heading, in lower case, whatever their case in the table. No cell of theirs may be empty.
+        optional: Further columns, whose cells are empty if the table lacks them.
+
+    Raises:
+        DataError: The table cannot be read, lacks a column, or has an empty cell.
+    """
+    form = f"expected lines of {','.join(columns)} (or {';'.join(columns)}) under that heading"
     try:
         text = read_text(table)
         heading = text.partition("\n")[0]
         delimiter = max(",;\t", key=heading.count)
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-        if not {"filename", "label"} <= names.keys():
-            raise DataError(f"{table} begins with {heading.strip()!r:.100}; {FORM}.")
-        columns = names["filename"], names["label"]
-        rows = [tuple((row[column] or "").strip() for column in columns) for row in reader if any(row.values())]
+        if not set(columns) <= names.keys():
+            raise DataError(f"{table} begins with {heading.strip()!r:.100}; {form}.")
+        wanted = [names.get(column) for column in (*columns, *optional)]
+        rows = [tuple(_cell(row, name) for name in wanted) for row in reader if any(row.values())]
     except OSError as error:
-        raise DataError(f"{table} cannot be read ({error.strerror}); {FORM}.") from None
+        raise DataError(f"{table} cannot be read ({error.strerror}); {form}.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{table} is not encoded in UTF-8 ({error.reason}); save it as UTF-8.") from None
     except csv.Error as error:
-        raise DataError(f"{table} cannot be read ({error}); {FORM}.") from None
-    if not rows or not all(filename and label for filename, label in rows):
-        raise DataError(f"{table} is empty or has an empty cell; {FORM}.")
-    return [(filename, label) for filename, label in rows]
+        raise DataError(f"{table} cannot be read ({error}); {form}.") from None
+    if not rows or not all(all(row[: len(columns)]) for row in rows):
+        raise DataError(f"{table} is empty or has an empty cell; {form}.")
+    return rows
+
+
+def _cell(row: dict[str, str | None], name: str | None) -> str:
+    """A cell without the spaces around it; empty for a column that the table or the row lacks."""
+    return "" if name is None else (row[name] or "").strip()

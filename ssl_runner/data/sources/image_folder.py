@@ -88,10 +88,10 @@ def image_folder(
     lists = (
         None if given is None else read_lists(given, sorted(set(layout.labels or ())))
     )  # before decoding, which takes long
-    loaded = _load("image_folder", folder, found, decoding, damaged, storage)
+    loaded = load_folder("image_folder", folder, found, decoding, damaged, storage)
     if len(loaded.files) < len(layout.files):
         layout = replace(layout_of(folder, loaded.files), notes=layout.notes)
-    source = _source(folder, found, layout, loaded, decoding)
+    source = folder_source(folder, found, layout, loaded, decoding)
     if lists is not None:
         numbers = {part: [source.class_names.index(name) for name in names] for part, names in lists.items()}
         return split_by_classes(source, numbers, duplicates)
@@ -116,15 +116,23 @@ def _split_by_tables(
     files, labels, parts = read_tables(tables, found.files)
     found.files, label_of = files, dict(zip(files, labels, strict=True))
     # its own selection of files, so its own entry
-    loaded = _load(f"image_folder-{_tag(tables)}", folder, found, decoding, damaged, storage)
+    loaded = load_folder(f"image_folder-{_tag(tables)}", folder, found, decoding, damaged, storage)
     layout = Layout(loaded.files, {}, [label_of[file] for file in loaded.files], ())
-    source = _source(folder, found, layout, loaded, decoding)
+    source = folder_source(folder, found, layout, loaded, decoding)
     present = set(source.class_names)
     numbers = {part: [source.class_names.index(name) for name in parts[part] if name in present] for part in PARTS}
     return split_by_classes(source, numbers, duplicates)
 
 
-def _load(name: str, folder: Path, found: Scan, decoding: Decoding, damaged: str, storage: Storage) -> Loaded:
+def load_folder(name: str, folder: Path, found: Scan, decoding: Decoding, damaged: str, storage: Storage) -> Loaded:
+    """The images of a folder's files, in memory or packed.
+
+    Args:
+        name: Name of the cache entry, one per dataset and selection of files.
+
+    Raises:
+        DataError: Files are damaged, or there is no such storage.
+    """
     if storage not in ("memory", "packed", "auto"):
         raise DataError(f"dataset.storage={storage!r}: expected 'memory', 'packed' or 'auto'.")
     if storage == "packed" or (storage == "auto" and not suits_memory(len(found.files), decoding)):
@@ -136,7 +144,8 @@ def _load(name: str, folder: Path, found: Scan, decoding: Decoding, damaged: str
     return replace(loaded, notes=(Note("storage", "memory", text),))
 
 
-def _source(folder: Path, found: Scan, layout: Layout, loaded: Loaded, decoding: Decoding) -> Source:
+def folder_source(folder: Path, found: Scan, layout: Layout, loaded: Loaded, decoding: Decoding) -> Source:
+    """The source that a folder's layout and its images make, under the folder's name."""
     class_names = sorted(set(layout.labels or ()))
     number = {class_name: label for label, class_name in enumerate(class_names)}
     return Source(

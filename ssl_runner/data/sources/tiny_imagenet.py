@@ -10,9 +10,9 @@ from ssl_runner.config.paths import absolute
 from ssl_runner.config.signatures import PathText
 from ssl_runner.data.dataset import Splits, held
 from ssl_runner.data.sources.cache import load_images
-from ssl_runner.data.sources.source import Source, blank, convert, resize
+from ssl_runner.data.sources.class_lists import listed_parts, read_list, split_listed, without_classes
+from ssl_runner.data.sources.source import PARTS, Source, blank, convert, resize
 from ssl_runner.data.splits.copies import Duplicates
-from ssl_runner.data.splits.splitting import split_source
 from ssl_runner.errors import DataError, NotDownloaded, printable
 from ssl_runner.images.decoding import Decoding
 from ssl_runner.images.files import ImageFile, Scan, scan
@@ -31,6 +31,8 @@ def tiny_imagenet(
     size: int | None,
     channels: int | None,
     duplicates: Duplicates = "warn",
+    class_split: Literal["fixed", "random"] = "random",
+    without: Literal["cifar10"] | None = None,
 ) -> Splits:
     """100,000 training and 10,000 validation images of 64 x 64 pixels in 200 classes (Le and Yang 2015).
 
@@ -42,21 +44,45 @@ def tiny_imagenet(
         root: Folder of datasets.
         split: ``images`` or ``classes``; `split_source` describes the other settings of the split.
         validation: Number of images of the train part, or their share.
-        class_counts: Numbers of classes of train, validation and test.
+        class_counts: Numbers of classes of train, validation and test, for ``class_split=random``.
         split_seed: Seed of the split.
         size: Height and width after resizing; None keeps 64.
         channels: 1 or 3; None keeps 3.
         duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
+        class_split: For ``classes``: ``fixed`` is the list in lists/tiny_imagenet.txt, 128, 32 and 40 classes, with no
+            kind of thing (dogs, clothes, vehicles) in two parts; ``random`` draws ``class_counts`` classes. Configs of
+            earlier versions lack it.
+        without: ``cifar10`` leaves out the classes that show a kind of CIFAR-10, which
+            lists/tiny_imagenet_like_cifar10.txt names with the reasons; None leaves out none. Configs of earlier
+            versions lack it.
 
     Raises:
         DataError: The dataset is missing, incomplete or damaged.
     """
+    parts = listed_parts("tiny_imagenet")
     try:
         source = _read(absolute(root), size, channels)
     except NotDownloaded:
-        names = [f"class {number}" for number in range(200)]
+        names = sorted(name for part in PARTS for name in parts[part])
         source = blank("tiny_imagenet", {"train": 100_000, "test": 10_000}, (3, 64, 64), names, size, channels)
-    return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
+    if without is not None:
+        unwanted = like(without)
+        source = without_classes(source, unwanted, without)
+        parts = {part: [name for name in parts[part] if name not in unwanted] for part in PARTS}
+    return split_listed(
+        source, parts, split, class_split, validation, class_counts, split_seed, 0, duplicates, listed="fixed"
+    )
+
+
+def like(other: str) -> list[str]:
+    """The classes that show a kind of another dataset.
+
+    Raises:
+        DataError: There is no list for it.
+    """
+    if other != "cifar10":
+        raise DataError(f"dataset.without={other!r}: expected 'cifar10', or null to leave out no class.")
+    return [line.name for line in read_list("tiny_imagenet_like_cifar10")]
 
 
 def _read(root: Path, size: int | None, channels: int | None) -> Source:

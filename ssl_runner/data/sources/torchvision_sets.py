@@ -100,12 +100,22 @@ def torchvision_set(
         )
     opening = OPENINGS[name]
     class_names = [str(number) for number in range(opening.n_classes)]
-    read = functools.partial(_source, name, absolute(root), size, channels)
+    read = functools.partial(torchvision_source, name, absolute(root), size, channels)
     source = or_blank(read, name.lower(), opening.counts, opening.shape, class_names, size, channels)
     return split_source(source, split, validation, class_counts, split_seed, duplicates=duplicates)
 
 
-def _source(name: str, root: Path, size: int | None, channels: int | None) -> Source:
+def torchvision_source(name: str, root: Path, size: int | None, channels: int | None) -> Source:
+    """All images of a dataset of torchvision; missing files are downloaded.
+
+    Args:
+        name: A key of `OPENINGS`.
+        size: Height and width after resizing; None keeps the dataset's.
+        channels: 1 or 3; None keeps the dataset's.
+
+    Raises:
+        DataError: The dataset is missing and cannot be downloaded, or is damaged.
+    """
     opening = OPENINGS[name]
     wanted = [root / place for place in opening.places]
     if not all(path.exists() for path in wanted):

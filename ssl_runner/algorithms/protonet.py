@@ -14,7 +14,11 @@ class ProtoNet(ForwardLearner):
     """
 
     def compare(self, support: Tensor, support_labels: Tensor, query: Tensor, n_way: int) -> Tensor:
-        means = class_means(support, support_labels, n_way)
-        # expanded by hand: the gradient of cdist's root is infinite at 0
-        cross = query @ means.transpose(1, 2)
-        return 2 * cross - query.square().sum(-1)[..., None] - means.square().sum(-1)[:, None, :]
+        return nearness(query, class_means(support, support_labels, n_way))
+
+
+def nearness(query: Tensor, prototypes: Tensor) -> Tensor:
+    """Minus the squared distance (T, Q, N) of each query (T, Q, E) to each prototype (T, N, E)."""
+    # expanded by hand: the gradient of cdist's root is infinite at 0
+    cross = query @ prototypes.transpose(1, 2)
+    return 2 * cross - query.square().sum(-1)[..., None] - prototypes.square().sum(-1)[:, None, :]

@@ -512,6 +512,8 @@ FORWARD_LEARNERS = (
     "cnp",
     "attentive_cnp",
     "in_context_transformer",
+    "caml",
+    "feat",
     "snail",
     "mann",
 )
@@ -528,7 +530,10 @@ WITH = {
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
         for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "imaml")
     },
-    **{f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"] for name in FORWARD_LEARNERS},
+    **{
+        f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"]
+        for name in (*FORWARD_LEARNERS, "protomaml")
+    },
     "algorithm/baseline_pp": ["batching=labelled", "loss=cross_entropy", "model/head=cosine"],
     "algorithm/reptile": [
         *EPISODES.split(),

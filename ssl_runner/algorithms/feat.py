@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import class_means
 from ssl_runner.algorithms.forward_learner import ForwardLearner
-from ssl_runner.algorithms.protonet import nearness
+from ssl_runner.algorithms.protonet import nearness, refuse_temperature
 from ssl_runner.data.batches import Episodes
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
@@ -51,9 +51,8 @@ class FEAT(ForwardLearner):
         contrast_temperature: float,
     ) -> None:
         super().__init__(network, loss)
-        for name, value in {"temperature": temperature, "contrast_temperature": contrast_temperature}.items():
-            if not value > 0:
-                raise InvalidValue(f"{name}={value}; it divides squared distances, so give a number above 0, say 16")
+        refuse_temperature("temperature", temperature)
+        refuse_temperature("contrast_temperature", contrast_temperature)
         if not 0 <= dropout < 1 or not contrast >= 0:
             raise InvalidValue(f"dropout={dropout}, contrast={contrast}; give a share in [0, 1), and at least 0")
         self.set_function = SetFunction(out_features(network), heads, dropout)

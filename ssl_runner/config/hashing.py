@@ -82,6 +82,8 @@ def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if flat.get("loss.centering") == "center":
         outside.add("loss.sinkhorn_iterations")  # which nothing reads then
+    if str(flat.get("algorithm._target_")).endswith(".ProtoNet") and flat.get("algorithm.temperature") == 1:
+        outside.add("algorithm.temperature")  # which MatchingNet has had from the start
     return {key: _canonical(value) for key, value in flat.items() if key not in outside}
 
 

@@ -506,6 +506,7 @@ OPTIONS = {
     if path.parent != CONF and path.relative_to(CONF).parts[0] not in ("experiment", "sweep", "hydra")
 }
 FORWARD_LEARNERS = (
+    "protonet",
     "matchingnet",
     "r2d2",
     "relationnet",

@@ -99,7 +99,8 @@ def meta_loss_by_loop(
 def inner_step(algorithm: InnerLoop, batch: Episodes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights that adapt, before and after one inner step on the first task."""
     with normalised_by(algorithm.network, "batch"):
-        (before, _), (after, _) = algorithm.descend(batch.support_images[0], batch.support_labels[0], 1, context())
+        task = batch.support_images[0], batch.support_labels[0]
+        (before, _), (after, _) = algorithm.descend(algorithm.initial(), *task, 1, context())
     return before, after
 
 

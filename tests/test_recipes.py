@@ -17,7 +17,10 @@ CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ON_CIFAR10 = [name for name in EXPERIMENTS if name.endswith("_cifar10") and "_to_" not in name]
 ACROSS = [name for name in EXPERIMENTS if "_to_" in name]
-ADAPTING = {f"{name}_omniglot" for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "reptile", "imaml", "umtra")}
+ADAPTING = {
+    f"{name}_omniglot"
+    for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "protomaml", "reptile", "imaml", "umtra")
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -124,3 +127,13 @@ def test_recipes_without_labels_are_scored_on_the_same_episodes_as_those_with_la
     assert all(ours[key] == theirs[key] for key in ("n_query", "episodes", "seed"))
     adapting = validate.checked_config(Composer(CONF), ["experiment=maml_omniglot"])[0]["eval"]["few_shot"]["settings"]
     assert set(adapting if name == "umtra" else theirs["settings"]) <= set(ours["settings"])
+
+
+@pytest.mark.parametrize("name", ["maml", "r2d2", "baseline_pp", "context", "caml"])
+def test_meta_learners_on_tiny_imagenet_are_trained_on_other_classes_and_scored_on_the_same_episodes(name):
+    own, other = (
+        validate.checked_config(Composer(CONF), [f"experiment={one}_tiny_imagenet"])[0] for one in (name, "protonet")
+    )
+    assert own["dataset"]["split"] == "classes"
+    assert all(own[key] == other[key] for key in ("dataset", "augmentation", "eval"))
+    assert own["model"]["encoder"]["_target_"].endswith("Conv4")

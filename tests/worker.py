@@ -65,8 +65,11 @@ def cases() -> dict[str, list[str]]:
     found["matchingnet"] = [*TASKS, "algorithm=matchingnet"]
     found["matchingnet, full context"] = [*TASKS, "algorithm=matchingnet", "algorithm.read_steps=2"]
     found["relationnet"] = [*TASKS, "algorithm=relationnet", "loss=relation_mse", "algorithm.width=4"]
-    for method in ("r2d2", "cnp", "attentive_cnp", "in_context_transformer", "snail", "mann"):
+    for method in ("r2d2", "cnp", "attentive_cnp", "in_context_transformer", "caml", "snail", "mann"):
         found[method] = [*TASKS, f"algorithm={method}"]
+    found["caml, trained encoder"] = [*found["caml"], "algorithm.freeze_encoder=false"]
+    found["feat"] = [*TASKS, "algorithm=feat", "algorithm.dropout=0"]  # whose draws depend on the process
+    found["protomaml"] = [*TASKS, "algorithm=protomaml"]
     found["baseline_pp"] = [*VIEWS, "algorithm=baseline_pp", "loss=cross_entropy", "batching=labelled"]
     found["baseline_pp"] += ["model/head=cosine"]
     maml = ["algorithm=maml", "model/head=linear"]

@@ -40,10 +40,26 @@ class ForwardLearner(Algorithm):
         embedded = encode_tasks(self.represent, images)
         support, query = embedded.split([batch.support_labels.shape[1], batch.query_labels.shape[1]], dim=1)
         scores = self.compare(*self.arranged(support, batch.support_labels, context), query, batch.n_way)
-        loss, metrics = self.loss(
-            Embeddings(online=scores.flatten(0, 1)[None], labels=batch.query_labels.flatten()), context
-        )
-        return Step(loss, metrics | by_domain(batch, scores, batch.query_labels) | self.figures())
+        loss, metrics = self.scored(scores, batch.query_labels, context)
+        further = self.further_losses(support, query, batch, context)
+        metrics = metrics | by_domain(batch, scores, batch.query_labels) | self.figures()
+        logged = {name: value.detach() for name, value in further.items()}
+        return Step(sum(further.values(), loss), metrics | logged)
+
+    def scored(self, scores: Tensor, labels: Tensor, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and metrics of scores (T, Q, n_way) and labels (T, Q)."""
+        return self.loss(Embeddings(online=scores.flatten(0, 1)[None], labels=labels.flatten()), context)
+
+    def further_losses(
+        self, support: Tensor, query: Tensor, batch: Episodes, context: StepContext
+    ) -> dict[str, Tensor]:
+        """Losses that are added in training, by the names under which they are logged. By default there are none.
+
+        Args:
+            support: Embeddings (T, S, E) of the support, in the order of ``batch``.
+            query: Embeddings (T, Q, E) of the queries.
+        """
+        return {}
 
     def represent(self, images: Tensor) -> Tensor:
         """The embeddings of images (B, C, H, W) that `compare` sees. By default the network's outputs (B, E)."""

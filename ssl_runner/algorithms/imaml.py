@@ -66,7 +66,7 @@ class IMAML(InnerLoop):
     def training_step(self, batch: Episodes, context: StepContext) -> Step:
         def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
             weights, trail = self.initial(), []
-            for reached, seen in self.descend(support_images, support_labels, self.inner_steps, context):
+            for reached, seen in self.descend(weights, support_images, support_labels, self.inner_steps, context):
                 weights = reached
                 trail.append(seen)
 
@@ -89,12 +89,11 @@ class IMAML(InnerLoop):
         return Step(surrogate, logged, carried(records))
 
     def descend(
-        self, support: Tensor, labels: Tensor, steps: int, context: StepContext
+        self, start: Parameters, support: Tensor, labels: Tensor, steps: int, context: StepContext
     ) -> Iterator[tuple[Parameters, Records]]:
         def loss(weights: Parameters) -> tuple[Tensor, Records]:
             return self.loss_of(weights, support, labels, 0, context)[0], self.recorded()
 
-        start = self.initial()
         weights, seen = start, Records()
         yield weights, seen
         for _ in range(steps):

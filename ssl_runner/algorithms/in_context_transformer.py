@@ -20,7 +20,7 @@ class InContextTransformer(LabelReader):
     prediction depends neither on the order of the support nor on the other queries, and the support is processed once
     for all queries. Blocks normalise first (pre-norm). Deviations: GPICL's sequence is causal and is trained to predict
     at every position; CAML freezes a pre-trained encoder, uses equiangular vectors where this uses one-hot labels, and
-    lets the support attend to the query too.
+    lets the support attend to the query too (`ssl_runner.algorithms.caml.CAML`).
 
     Args:
         network: Encoder and head. A token is a linear map of the head's output and the label.
@@ -36,11 +36,9 @@ class InContextTransformer(LabelReader):
 
     def __init__(self, network: Network, loss: Loss, n_way: int, width: int, depth: int, heads: int) -> None:
         super().__init__(network, loss, n_way)
-        if depth < 1:
-            raise InvalidValue(f"depth={depth}; give at least one block, say 4")
         refuse_heads(width, heads)
         self.token = nn.Linear(self.in_features + n_way, width)
-        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
+        self.blocks = blocks_of(width, depth, heads)
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, n_way)
 
@@ -91,3 +89,10 @@ class Block(nn.Module):
         support = normed[:, :n_support]
         tokens = tokens + self.attention(normed, support, support)
         return tokens + self.perceptron(self.perceptron_norm(tokens))
+
+
+def blocks_of(width: int, depth: int, heads: int) -> nn.ModuleList:
+    """So many blocks, one after the other; raises ValueError if there is none."""
+    if depth < 1:
+        raise InvalidValue(f"depth={depth}; give at least one block, say 4")
+    return nn.ModuleList([Block(width, heads) for _ in range(depth)])

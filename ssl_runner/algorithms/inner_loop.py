@@ -36,8 +36,8 @@ class InnerLoop(Algorithm):
     always uses the current batch.
 
     A subclass defines which parameters adapt (`adapts`) and at what rate (`rate`). Where it differs from MAML, it also
-    defines the inner step (`descend`), the weights of the query losses (`emphasis`) and the outer update
-    (`training_step`).
+    defines where a task starts (`start`), the inner step (`descend`), the weights of the query losses (`emphasis`) and
+    the outer update (`training_step`).
 
     Args:
         network: Network whose head has one output for each class of a task.
@@ -105,6 +105,10 @@ class InnerLoop(Algorithm):
         """The parameters that adapt, as they are at the start of each task."""
         return {name: value for name, value in self.network.named_parameters() if self.adapts(name)}
 
+    def start(self, support: Tensor, labels: Tensor, n_way: int) -> Parameters:
+        """What adapts, as it is before the first inner step on a task. By default it is the same for all tasks."""
+        return self.initial()
+
     def protocol(self) -> dict[str, Any]:
         return {
             "statistics": self.statistics,
@@ -118,7 +122,8 @@ class InnerLoop(Algorithm):
 
         def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
             support, total, metrics, trail = self.begin(support_images), torch.zeros(()), {}, []
-            descent = self.descend(support, support_labels, self.inner_steps, context)
+            start = self.start(support, support_labels, batch.n_way)
+            descent = self.descend(start, support, support_labels, self.inner_steps, context)
             for step, (weights, seen) in enumerate(descent):
                 trail += [seen] if step else []
                 if emphasis[step]:
@@ -149,9 +154,9 @@ class InnerLoop(Algorithm):
         return self.loss(Embeddings(online=logits[None], labels=labels), context)
 
     def descend(
-        self, support: Tensor, labels: Tensor, steps: int, context: StepContext
+        self, start: Parameters, support: Tensor, labels: Tensor, steps: int, context: StepContext
     ) -> Iterator[tuple[Parameters, Records]]:
-        """Yields the adapted parameters after 0, 1, ..., ``steps`` inner steps on one task.
+        """Yields the adapted parameters after 0, 1, ..., ``steps`` inner steps on one task, from ``start`` on.
 
         With them come the statistics of the support set that batch normalisation recorded in the last step.
         """
@@ -159,7 +164,7 @@ class InnerLoop(Algorithm):
         def loss(weights: Parameters, step: int) -> tuple[Tensor, Records]:
             return self.loss_of(weights, support, labels, step, context)[0], self.recorded()
 
-        weights, seen = self.initial(), Records()
+        weights, seen = start, Records()
         yield weights, seen
         for step in range(steps):
             # grad computes under no_grad all the same, but leaves no graph for the outer gradient
@@ -233,7 +238,9 @@ class InnerLoop(Algorithm):
                 support_images: Tensor, support_labels: Tensor, query_images: Tensor, these: list[Statistics] = these
             ) -> dict[Statistics, Tensor]:
                 support, scores = self.begin(support_images), {one: [] for one in these}
-                for step, (weights, _) in enumerate(self.descend(support, support_labels, max(steps), context)):
+                start = self.start(support, support_labels, n_way)
+                descent = self.descend(start, support, support_labels, max(steps), context)
+                for step, (weights, _) in enumerate(descent):
                     for one in these if step in steps else []:
                         scores[one].append(self._of_queries(weights, support_images, query_images, step, one))
                 return {one: torch.stack(scores[one]) for one in these}
@@ -253,7 +260,7 @@ class InnerLoop(Algorithm):
             return self.scores(weights, self.begin(query_images), step)
 
     def _check_ways(self, n_way: int) -> None:
-        outputs = getattr(self.network.head, "out_features", n_way)
+        outputs = getattr(self.network.head, "out_features", n_way) if self.head_classifies else n_way
         if outputs < n_way:
             raise InvalidValue(
                 f"the head has {outputs} outputs, so {type(self).__name__} classifies at most {outputs} ways, got "
@@ -272,7 +279,7 @@ def refuse_normalisation(network: Network) -> None:
         if isinstance(layer, _BatchNorm | _InstanceNorm | nn.LayerNorm) and not isinstance(layer, BatchNorm2d):
             raise InvalidValue(
                 f"{name} is a {type(layer).__name__}, whose second-order gradients are wrong under torch.func.vmap; "
-                "choose an encoder without it: model/encoder=conv4, resnet18, resnet34 or resnet50"
+                "choose an encoder without it: model/encoder=conv4, resnet12, resnet18, resnet34 or resnet50"
             )
 
 

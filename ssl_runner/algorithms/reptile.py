@@ -66,7 +66,7 @@ class Reptile(InnerLoop):
     def training_step(self, batch: Episodes, context: StepContext) -> Step:
         def task(support_images: Tensor, support_labels: Tensor, query_images: Tensor, query_labels: Tensor):
             weights, trail = self.initial(), []
-            for reached, seen in self.descend(support_images, support_labels, self.inner_steps, context):
+            for reached, seen in self.descend(weights, support_images, support_labels, self.inner_steps, context):
                 weights = reached
                 trail.append(seen)
             loss, metrics = self.loss_of(weights, query_images, query_labels, self.inner_steps, context)
@@ -83,7 +83,7 @@ class Reptile(InnerLoop):
         return Step(surrogate, logged, carried(records))
 
     def descend(
-        self, support: Tensor, labels: Tensor, steps: int, context: StepContext
+        self, start: Parameters, support: Tensor, labels: Tensor, steps: int, context: StepContext
     ) -> Iterator[tuple[Parameters, Records]]:
         size = self.inner_batch if self.training else self.eval_inner_batch
         order, size = around_classes(labels), min(size, len(labels))
@@ -91,7 +91,7 @@ class Reptile(InnerLoop):
         def loss(weights: Parameters, chosen: Tensor) -> tuple[Tensor, Records]:
             return self.loss_of(weights, support[chosen], labels[chosen], 0, context)[0], self.recorded()
 
-        weights, seen = self.initial(), Records()
+        weights, seen = start, Records()
         squares = {name: torch.zeros_like(value) for name, value in weights.items()}
         yield weights, seen
         for step in range(steps):

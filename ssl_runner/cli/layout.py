@@ -5,19 +5,21 @@ import textwrap
 from collections.abc import Mapping
 
 WIDTH = 120
-_WIDEST = 46  # of a table's first column; what is wider has a line of its own
+_WIDEST = 46  # of a table's first column; what is wider has a line of its own if need be
 _ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|al|sec|app|eq|fig|[A-Z])\.$")
 
 
 def table(rows: Mapping[str, str], widest: int = _WIDEST) -> list[str]:
-    """Two columns, the first one as wide as needed, up to ``widest``."""
+    """Two columns, the first one as wide as needed, up to ``widest``; a wider one pushes a short text to the right."""
     width = min(max(map(len, rows), default=0), widest)
     lines: list[str] = []
     for first, text in rows.items():
-        if len(first) > width:
-            lines += [f"  {first}", *wrapped(text, " " * (width + 4))]
-        else:
+        if len(first) <= width:
             lines += wrapped(text, f"  {first:<{width}}  ")
+        elif len(whole := f"  {first}  {text}".rstrip()) <= WIDTH:
+            lines.append(whole)
+        else:
+            lines += [f"  {first}", *wrapped(text, " " * (width + 4))]
     return lines
 
 

@@ -92,6 +92,8 @@ def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
 def _unread(flat: Mapping[str, Any]) -> set[str]:
     """Keys that nothing reads, because of the values of others."""
     unread = {"loss.sinkhorn_iterations"} if flat.get("loss.centering") == "center" else set()
+    if str(flat.get("algorithm._target_")).endswith(".ProtoNet") and flat.get("algorithm.temperature") == 1:
+        unread.add("algorithm.temperature")  # which MatchingNet has had from the start
     for key, value in flat.items():
         node = key.removesuffix("_target_")
         if value == TINY_IMAGENET and (

@@ -8,9 +8,11 @@ import torch
 from small_tasks import context, episodes, network
 from torch import nn
 
+from ssl_runner.algorithms.feat import FEAT
 from ssl_runner.algorithms.imaml import IMAML
 from ssl_runner.algorithms.maml import MAML
 from ssl_runner.algorithms.matchingnet import MatchingNet
+from ssl_runner.algorithms.protomaml import ProtoMAML
 from ssl_runner.algorithms.protonet import ProtoNet
 from ssl_runner.algorithms.r2d2 import R2D2
 from ssl_runner.algorithms.relationnet import RelationNet
@@ -24,6 +26,7 @@ from ssl_runner.runtime import process_group
 
 ADAPTING = {
     "maml": lambda network, loss: MAML(network, loss, 0.4, 1, 1, True, "batch"),
+    "protomaml": lambda network, loss: ProtoMAML(network, loss, 0.1, 1, 1, True, "batch"),
     "imaml": lambda network, loss: IMAML(network, loss, 0.1, 2, 2, 2.0, 2, "batch"),
     "reptile": lambda network, loss: Reptile(network, loss, 0.01, 2, 6, 2, 6, "batch"),
 }
@@ -31,6 +34,7 @@ COMPARING = {
     "protonet": ProtoNet,
     "matchingnet": lambda network, loss: MatchingNet(network, loss, 0.1, False, 0),
     "r2d2": lambda network, loss: R2D2(network, loss, 1.0, 1.0),
+    "feat": lambda network, loss: FEAT(network, loss, 1, 0.0, 1.0, 1.0, 1.0).double(),
     "relationnet": lambda network, loss: RelationNet(network, loss, 4, 4).double(),
 }
 OF_A = torch.tensor([True, False, True, True, False, False, True, False])

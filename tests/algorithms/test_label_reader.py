@@ -13,6 +13,7 @@ from small_readers import (
 )
 
 from ssl_runner.algorithms.attentive_cnp import AttentiveCNP
+from ssl_runner.algorithms.caml import CAML
 from ssl_runner.algorithms.cnp import CNP
 from ssl_runner.algorithms.in_context_transformer import InContextTransformer
 from ssl_runner.algorithms.label_reader import SequenceReader
@@ -25,6 +26,7 @@ READERS = {
     CNP: {"width": 8, "layers": 2},
     AttentiveCNP: {"width": 8, "layers": 2, "heads": 2},
     InContextTransformer: {"width": 8, "depth": 2, "heads": 2},
+    CAML: {"freeze_encoder": False, "label_width": 4, "depth": 2, "heads": 2},
     SNAIL: {"sequence_length": 7},
     MANN: {"hidden_features": 12, "rows": 9, "row_width": 5, "heads": 2, "usage_decay": 0.95},
 }

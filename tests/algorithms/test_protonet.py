@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -19,25 +20,26 @@ class Flat(nn.Module):
         return images.flatten(1)
 
 
-def protonet() -> ProtoNet:
+def protonet(temperature: float = 1.0) -> ProtoNet:
     encoder = Encoder(Flat(), (1, 2, 2), [0.0], [1.0]).double()
-    return ProtoNet(Network(encoder, Identity(4, None)), CrossEntropy(0.0))
+    return ProtoNet(Network(encoder, Identity(4, None)), CrossEntropy(0.0), temperature)
 
 
-def test_loss_is_the_softmax_over_minus_squared_distances():
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_loss_is_the_softmax_over_minus_squared_distances(temperature):
     torch.manual_seed(0)
     support, query = torch.rand(2, 6, 1, 2, 2, dtype=torch.float64), torch.rand(2, 9, 1, 2, 2, dtype=torch.float64)
     support_labels, query_labels = (
         torch.tensor([[0, 1, 2, 0, 1, 2]] * 2),
         torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 2),
     )
-    ours = protonet().training_step(Episodes(support, support_labels, query, query_labels, 3), CLOCK).loss
+    ours = protonet(temperature).training_step(Episodes(support, support_labels, query, query_labels, 3), CLOCK).loss
     losses = []
     for task in range(2):
         flat = support[task].flatten(1)
         means = [flat[support_labels[task] == label].mean(0) for label in range(3)]
         for image, label in zip(query[task].flatten(1), query_labels[task], strict=True):
-            scores = torch.stack([-(image - mean).square().sum() for mean in means])
+            scores = torch.stack([-(image - mean).square().sum() / temperature for mean in means])
             losses.append(-scores.log_softmax(0)[label])
     torch.testing.assert_close(ours, torch.stack(losses).mean(), rtol=1e-10, atol=1e-10)
 
@@ -70,3 +72,9 @@ def test_a_head_that_normalises_over_the_batch_sees_one_row_per_image():
         means = model.network(support[task]).unflatten(0, (2, 2)).mean(1)
         scores = -(model.network(query[task])[:, None] - means).square().sum(-1)
         torch.testing.assert_close(together[task], scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_that_is_not_above_0_is_refused(temperature):
+    with pytest.raises(ValueError, match=f"temperature={temperature}"):
+        protonet(temperature)

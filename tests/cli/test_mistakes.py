@@ -506,12 +506,15 @@ OPTIONS = {
     if path.parent != CONF and path.relative_to(CONF).parts[0] not in ("experiment", "sweep", "hydra")
 }
 FORWARD_LEARNERS = (
+    "protonet",
     "matchingnet",
     "r2d2",
     "relationnet",
     "cnp",
     "attentive_cnp",
     "in_context_transformer",
+    "caml",
+    "feat",
     "snail",
     "mann",
 )
@@ -528,7 +531,10 @@ WITH = {
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
         for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "imaml")
     },
-    **{f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"] for name in FORWARD_LEARNERS},
+    **{
+        f"algorithm/{name}": [*EPISODES.split(), "model/head=identity", "eval=[]"]
+        for name in (*FORWARD_LEARNERS, "protomaml")
+    },
     "algorithm/baseline_pp": ["batching=labelled", "loss=cross_entropy", "model/head=cosine"],
     "algorithm/reptile": [
         *EPISODES.split(),

@@ -359,3 +359,11 @@ def test_the_hash_does_not_depend_on_order_or_on_how_a_number_is_written():
     other = {key: RUN[key] for key in reversed(RUN)} | {"optimizer": {"betas": [0.9, 1.0], "lr": 1}}
     assert config_hash(other) == config_hash(RUN)
     assert len(config_hash(RUN)) == 16
+
+
+def test_a_protonet_has_the_hash_that_it_had_before_it_had_a_temperature():
+    before = {"algorithm": {"_target_": "ssl_runner.algorithms.protonet.ProtoNet"}}
+    now, sharp = ({"algorithm": {**before["algorithm"], "temperature": value}} for value in (1.0, 2.0))
+    assert config_hash(now) == config_hash(before) != config_hash(sharp)
+    other = {"algorithm": {"_target_": "ssl_runner.algorithms.matchingnet.MatchingNet"}}
+    assert config_hash(other) != config_hash({"algorithm": {**other["algorithm"], "temperature": 1.0}})

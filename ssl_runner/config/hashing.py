@@ -50,6 +50,7 @@ AS_BEFORE: Mapping[str, Any] = {
     "eval.*.layer_decay": 1,
     "eval.*.mixup": 0,
     "eval.*.warmup_share": 0,
+    "eval.*.classifier": None,
 }
 
 # where a run ends; part of the hash, but it may change if nothing in the run depends on it
@@ -82,7 +83,17 @@ def _inside_the_hash(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if flat.get("loss.centering") == "center":
         outside.add("loss.sinkhorn_iterations")  # which nothing reads then
+    outside |= {key for key in flat if _unread_classifier(key, flat)}
     return {key: _canonical(value) for key, value in flat.items() if key not in outside}
+
+
+def _unread_classifier(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a key belongs to a few-shot classifier that is not chosen, or to the table of them if it is empty."""
+    evaluator, found, rest = key.partition(".classifiers")
+    if not found or not evaluator.startswith("eval.") or rest[:1] not in ("", "."):
+        return False
+    chosen = flat.get(f"{evaluator}.classifier")
+    return rest[1:].partition(".")[0] not in (chosen if isinstance(chosen, list) else [chosen])
 
 
 def _canonical(value: Any) -> Any:

@@ -12,7 +12,7 @@ from ssl_runner.evaluation.contender import Contender
 from ssl_runner.models.network import Encoder
 from ssl_runner.wiring.loading import load_algorithm
 
-HOW = "train one with ssl-train algorithm=caml on this frozen encoder, and give its folder as"
+HOW = "give the folder of a run of algorithm=caml that was trained on this frozen encoder"
 
 
 class InContext(TaskClassifier):
@@ -35,18 +35,18 @@ class InContext(TaskClassifier):
         Raises:
             ValueError: There is no run, it has no comparison of its own, or it was trained on another encoder.
         """
-        key = "classifiers.in_context.run"
+        given = f"{name}.run={self.run or 'null'}"
         if self.run is None:
-            raise InvalidValue(f"{name} needs a trained run: {HOW} {key}=RUN")
+            raise InvalidValue(f"{given}, but it needs a trained run; {HOW}")
         try:
             algorithm = load_algorithm(self.run).to(encoded.device)
         except FileNotFoundError as error:
-            raise InvalidValue(f"{key}={self.run}: {error}") from None
+            raise InvalidValue(f"{given}: {error}") from None
         kind = type(algorithm)
         if kind.compare is Algorithm.compare or kind.classify is not Algorithm.classify:
-            raise InvalidValue(f"{key}={self.run}: {kind.__name__} has not learned to compare features; {HOW} {key}")
+            raise InvalidValue(f"{given}: {kind.__name__} has not learned to compare features; {HOW}")
         if not _same(algorithm.eval_encoder(), encoded.encoder):
-            raise InvalidValue(f"{key}={self.run} was trained on another encoder than the one evaluated; {HOW} {key}")
+            raise InvalidValue(f"{given} was trained on another encoder than the one evaluated; {HOW}")
         return Contender.of_rule(name, algorithm.embed(encoded.features), algorithm.compare)
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:

@@ -59,12 +59,12 @@ def test_it_classifies_features_as_the_runs_algorithm_does(monkeypatch):
 
 
 def test_without_a_run_it_says_how_to_get_one():
-    with pytest.raises(ValueError, match=r"needs a trained run: train one with ssl-train algorithm=caml .*run=RUN"):
-        InContext(None).contender("classifier in_context", encoded(algorithm()))
+    with pytest.raises(ValueError, match=r"^it\.run=null, but it needs a trained run; give .* a run of algorithm=caml"):
+        InContext(None).contender("it", encoded(algorithm()))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"in_context\.run=.*nothing: .*does not exist"):
+    with pytest.raises(ValueError, match=r"^in_context\.run=.*nothing: .*does not exist"):
         InContext(str(tmp_path / "nothing")).contender("in_context", encoded(algorithm()))
 
 

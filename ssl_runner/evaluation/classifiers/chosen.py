@@ -24,10 +24,12 @@ class Chosen:
     Attributes:
         names: At least one; OWN is `Algorithm.classify`.
         classifiers: By name, those that could be chosen.
+        option: The evaluator's key below ``eval``, for messages.
     """
 
     names: Sequence[str]
     classifiers: Mapping[str, TaskClassifier]
+    option: str
 
     @classmethod
     def of(
@@ -52,7 +54,7 @@ class Chosen:
             if name != OWN and not isinstance(there[name], TaskClassifier):
                 made = type(there[name]).__name__
                 raise InvalidValue(f"eval.{option}.classifiers.{name} is a {made}, expected a TaskClassifier")
-        return cls(names, there)
+        return cls(names, there, option)
 
     @property
     def default(self) -> bool:
@@ -71,7 +73,7 @@ class Chosen:
             if name == OWN:
                 made = Contender.of_algorithm(algorithm, encoded.dataset, encoded.tasks, encoded.device)
             else:
-                made = self.classifiers[name].contender(f"classifier {name}", encoded)
+                made = self.classifiers[name].contender(f"eval.{self.option}.classifiers.{name}", encoded)
             yield self.way(name), made
 
     def scores(self, found: Mapping[str, Tensor]) -> dict[str, float]:
@@ -120,4 +122,5 @@ class Chosen:
 
     def shortened(self) -> "Chosen":
         """The same with fewer steps, for a check."""
-        return Chosen(self.names, {name: one.shortened() for name, one in self.classifiers.items()})
+        shorter = {name: one.shortened() for name, one in self.classifiers.items()}
+        return Chosen(self.names, shorter, self.option)

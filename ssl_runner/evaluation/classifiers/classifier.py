@@ -23,7 +23,7 @@ class TaskClassifier(ABC):
         """It with the values that it needs of each image: by default `embed`, with `scores` as the rule.
 
         Args:
-            name: For messages.
+            name: Its dotted key, for messages.
             encoded: The images and their features.
         """
         return Contender.of_rule(name, self.embed(encoded), self.scores)

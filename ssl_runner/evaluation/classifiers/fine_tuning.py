@@ -61,7 +61,10 @@ class SupportFineTuning(TaskClassifier):
         Raises:
             ValueError: Only some layers are trained, and the encoder does not say which it has.
         """
-        self._trained(encoded.encoder)
+        try:
+            self._trained(encoded.encoder)
+        except InvalidValue as error:
+            raise InvalidValue(f"{name}.{error}") from None
         return Contender.of_rule(name, encoded.images, partial(self.classify, encoded.encoder))
 
     def classify(self, encoder: Encoder, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -73,7 +76,7 @@ class SupportFineTuning(TaskClassifier):
         tasks = zip(support, labels, query, strict=True)
         found = torch.stack([self._one(encoder, *task, n_way) for task in tasks])
         if not found.isfinite().all():
-            raise InvalidValue(f"fine-tuning on the support diverged; lower lr={self.lr:g}")
+            raise InvalidValue(f"the few-shot classifier fine_tuning diverged; lower its lr={self.lr:g}")
         return found
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -126,7 +129,10 @@ class SupportFineTuning(TaskClassifier):
         views = self.augmentation(images, torch.from_numpy(draws))
         if views.shape != images.shape:
             got, expected = ("x".join(map(str, one.shape[1:])) for one in (views, images))
-            raise InvalidValue(f"augmentation turns images of {expected} into {got}; set the crop's size to null")
+            raise InvalidValue(
+                f"the augmentation of the few-shot classifier fine_tuning turns images of {expected} into {got}, but "
+                "queries keep their size; set the crop's size to null"
+            )
         return views
 
     def recipe(self) -> str:

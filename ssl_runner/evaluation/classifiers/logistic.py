@@ -14,7 +14,7 @@ from ssl_runner.evaluation.classifiers.classifier import TaskClassifier
 # gradient of 0 in 20w5s (tests).
 NEWTON_STEPS = 15
 CONJUGATE_STEPS = 60
-LENGTHS = (1.0, 0.5, 0.25, 0.125, 1 / 16, 1 / 64, 0.0)  # of a Newton step; 0 if only rounding is left
+HALVINGS = 7  # of a Newton step that are tried
 
 
 class Logistic(TaskClassifier):
@@ -96,8 +96,10 @@ def conjugate_gradients(
     size = _inner(residual, metric(residual))
     smallest = size * torch.finfo(right.dtype).eps ** 1.5  # beyond that, rounding leads into the singular direction
     for _ in range(CONJUGATE_STEPS):
-        applied, going = operator(direction), size > smallest
-        length = torch.where(going, size / torch.where(going, _inner(direction, metric(applied)), 1), 0)
+        applied = operator(direction)
+        curvature = _inner(direction, metric(applied))
+        going = (size > smallest) & (curvature > 0)
+        length = torch.where(going, size / torch.where(going, curvature, 1), 0)
         found = found + length * direction
         residual = residual - length * applied
         before, size = size, _inner(residual, metric(residual))
@@ -114,15 +116,15 @@ def _length(
     metric: Callable[[Tensor], Tensor],
     strength: float,
 ) -> Tensor:
-    """The length (T, 1, 1) of those tried that has the lowest loss in each task."""
+    """The length (T, 1, 1) that has the lowest loss in each task: 1, 1/2, 1/4, ..., or 0 if only rounding is left."""
     at, along = inputs @ duals, inputs @ step
     losses = []
-    for length in LENGTHS:
+    for length in (*(0.5**halved for halved in range(HALVINGS)), 0.0):
         moved = penalised * (duals + length * step)
         entropy = -(targets * (at + length * along).log_softmax(dim=2)).sum(dim=(1, 2), keepdim=True)
         losses.append(strength * entropy + _inner(moved, metric(moved)) / 2)
     best = torch.stack(losses).argmin(dim=0)
-    return torch.tensor(LENGTHS, dtype=duals.dtype, device=duals.device)[best]
+    return torch.where(best < HALVINGS, torch.exp2(-best.to(duals.dtype)), 0)
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ GROUPS = {
     "hydra/launcher": "Where the jobs of a sweep run.",
     "hydra/sweeper": "How the jobs of a sweep are chosen.",
     "eval": "What is measured. Several are chosen as a list: `eval=[knn,few_shot]`.",
+    "eval/classifier": "How few-shot episodes are classified: `eval.few_shot.classifier=NAME`, or several in a list.",
     "suite": "Datasets that `ssl-eval ENCODER suite=NAME` asks about, a row each.",
 }
 

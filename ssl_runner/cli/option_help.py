@@ -193,8 +193,10 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
         keys = [replace(key, name=key.name.removeprefix("_global_."), kind="null", text=header) for key in keys]
     found = docstrings.describe(target) if target else docstrings.Found()
     paragraphs = found.paragraphs or ([_TORCH[target]] if target in _TORCH else [])
-    also = [key for key, taken in found.parameters.items() if taken.default is not None and key not in content]
-    return Option(f"{group}={name}", header, target, paragraphs, keys, nodes, _contained(content, prefix), also)
+    contained = _contained(content, prefix)
+    there = content.keys() | {place.removeprefix(f"{prefix}.").partition(".")[0] for place in contained}
+    also = [key for key, taken in found.parameters.items() if taken.default is not None and key not in there]
+    return Option(f"{group}={name}", header, target, paragraphs, keys, nodes, contained, also)
 
 
 def file(folders: Sequence[Path], name: str) -> Path:

@@ -156,14 +156,23 @@ def _config_of_run(folder: Path, words: list[str], extra: Path | None) -> Config
 
 
 def _replace(config: DictConfig, nodes: Config) -> None:
-    """Put composed nodes in the place of a run's; an evaluator that the run had keeps its values."""
+    """Put composed nodes in the place of a run's; an evaluator that the run had keeps its values.
+
+    One that had no few-shot classifiers yet, since an older version made the run, gets today's.
+    """
     whole: Any = OmegaConf.to_container(config)
     had = whole.get("eval") or {}
     if "eval" in nodes:
-        nodes = nodes | {"eval": {name: had.get(name) or node for name, node in nodes["eval"].items()}}
+        nodes = nodes | {"eval": {name: _kept(had.get(name), node) for name, node in nodes["eval"].items()}}
     with open_dict(config):
         for name, node in as_written(nodes).items():
             config[name] = node
+
+
+def _kept(had: Config | None, node: Any) -> Any:
+    if not had:
+        return node
+    return {key: node[key] for key in ("classifier", "classifiers") if node and key in node} | had
 
 
 def _selects(word: str) -> bool:

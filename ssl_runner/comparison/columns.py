@@ -79,7 +79,7 @@ def _measure(run: Run, metric: str) -> Measure:
     if parts[0] in BASELINES or f"{parts[0]}/" == VALIDATION:
         parts = parts[1:]
     protocol = dict(_protocol(run.protocols, parts))
-    settings = protocol.pop("settings", None)
+    settings, classifiers = protocol.pop("settings", None), protocol.pop("classifiers", {})
     if isinstance(settings, dict):
         protocol |= _setting(settings, parts)
     own = "fingerprint" not in protocol
@@ -95,7 +95,9 @@ def _measure(run: Run, metric: str) -> Measure:
     if metric.startswith(VALIDATION):
         how["split"] = "validation"
     if "few_shot" in metric:
-        how["normalisation"] = _normalisation(run.protocols.get("algorithm"), parts)
+        classified = _classified(classifiers, parts)
+        how |= classified
+        how["normalisation"] = _normalisation({} if classified else run.protocols.get("algorithm"), parts)
     if {"verdict", "paired"} & set(parts):
         how["baselines"] = protocol.get("baselines")
     return Measure(metric, how, own)
@@ -125,12 +127,19 @@ def _current(value: Any) -> Any:
     return value.replace("the bank", "the gallery") if isinstance(value, str) else value
 
 
+def _classified(classifiers: Any, parts: Sequence[str]) -> dict[str, str]:
+    """The recipe of the few-shot classifier that a key names, or of the two that its difference is of."""
+    names = [part.removeprefix("minus_") for part in parts]
+    recipes = [str(classifiers[name]) for name in names if isinstance(classifiers, dict) and name in classifiers]
+    return {"classifier": " minus ".join(recipes)} if recipes else {}
+
+
 def _normalisation(algorithm: Any, parts: Sequence[str]) -> str:
     """Whether queries were normalised together, which lets them help each other."""
-    for word in ("inductive", "transductive"):
-        if word in parts:
-            return word
+    if "inductive" in parts:
+        return "inductive"
     together = isinstance(algorithm, dict) and algorithm.get("transductive")
+    together = together or any(part == "transductive" or part.endswith("_transductive") for part in parts)
     return "transductive" if together else "inductive"
 
 

@@ -52,6 +52,7 @@ AS_BEFORE: Mapping[str, Any] = {
     "eval.*.mixup": 0,
     "eval.*.warmup_share": 0,
     "*.without": None,
+    "eval.*.classifier": None,
 }
 
 # its config of earlier versions has no class_split, and draws its classes
@@ -100,7 +101,16 @@ def _unread(flat: Mapping[str, Any]) -> set[str]:
             flat.get(f"{node}split") == "images" or flat.get(f"{node}class_split") == "random"
         ):
             unread.add(f"{node}class_split")
-    return unread
+    return unread | {key for key in flat if _unread_classifier(key, flat)}
+
+
+def _unread_classifier(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a key belongs to a few-shot classifier that is not chosen, or to the table of them if it is empty."""
+    evaluator, found, rest = key.partition(".classifiers")
+    if not found or not evaluator.startswith("eval.") or rest[:1] not in ("", "."):
+        return False
+    chosen = flat.get(f"{evaluator}.classifier")
+    return rest[1:].partition(".")[0] not in (chosen if isinstance(chosen, list) else [chosen])
 
 
 def _canonical(value: Any) -> Any:

@@ -45,8 +45,7 @@ class Contender:
         name = f"{type(algorithm).__name__}.classify"
         if type(algorithm).classify is not Algorithm.classify:
             return cls(name, on_device(dataset.images, device), algorithm.classify_by_all)
-        indices = torch.cat([tasks.images() for tasks in all_tasks]).unique()
-        found = algorithm.embed(features_at(algorithm.eval_encoder(), dataset, indices, device))
+        found = algorithm.embed(features_at(algorithm.eval_encoder(), dataset, places(all_tasks), device))
         return cls.of_rule(name, found, algorithm.compare)
 
     def accuracies(self, tasks: Tasks | VariedTasks, tasks_per_batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -73,3 +72,8 @@ class Contender:
                 right = scores.argmax(dim=2).cpu() == part.query_labels
                 found.setdefault(way, []).append(right.double().mean(dim=1))
         return {way: torch.cat(parts) for way, parts in found.items()}
+
+
+def places(all_tasks: Sequence[Tasks | VariedTasks]) -> Tensor:
+    """The indices of all images that tasks refer to, ascending, int64 (M,)."""
+    return torch.cat([tasks.images() for tasks in all_tasks]).unique()

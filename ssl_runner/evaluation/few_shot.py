@@ -1,26 +1,30 @@
 """Few-shot classification on fixed tasks, the same for every algorithm."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssl_runner.algorithms.algorithm import Algorithm
-from ssl_runner.data.dataset import Dataset, Splits
+from ssl_runner.data.dataset import Dataset, Splits, every
 from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.data.episodes.varied_tasks import VariedTasks
 from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.answers import keep
-from ssl_runner.evaluation.contender import Contender
+from ssl_runner.evaluation.classifiers.chosen import Chosen
+from ssl_runner.evaluation.classifiers.classifier import TaskClassifier
+from ssl_runner.evaluation.classifiers.encoded import Encoded
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.setting import AnySetting, check_asked, remedy
+from ssl_runner.evaluation.source_classifier import LOOKED_AT
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 from ssl_runner.models.features import evaluating
 
 MANIFEST = "tasks.safetensors"
+NONE: Mapping[str, TaskClassifier] = MappingProxyType({})
 
 
 class FewShot:
@@ -41,9 +45,13 @@ class FewShot:
         seed: Seed of the tasks.
         tasks_per_batch: Number of tasks that are classified at once, if they have the same sizes.
         dataset: A dataset other than the run's, with images of the same shape, or None.
+        classifier: How tasks are classified: a name of ``classifiers``; several, which are compared with the first on
+            the same episodes; or null for ``own``, as the algorithm does it.
+        classifiers: The classifiers that can be chosen, with their values.
 
     Attributes:
         target: The test split of that dataset, or None.
+        chosen: The classifiers that were asked for.
     """
 
     def __init__(
@@ -54,10 +62,13 @@ class FewShot:
         seed: int,
         tasks_per_batch: int,
         dataset: Splits | None = None,
+        classifier: str | Sequence[str] | None = None,
+        classifiers: Mapping[str, TaskClassifier | None] = NONE,
     ) -> None:
         self.target = None if dataset is None else dataset.test
         self.option = "few_shot" if self.target is None else f"few_shot_{self.target.source}"
         self.settings = check_asked(self.option, settings, n_query, episodes, seed, tasks_per_batch)
+        self.chosen = Chosen.of(classifier, classifiers, self.option)
         self.n_query = n_query
         self.episodes = episodes
         self.seed = seed
@@ -69,19 +80,27 @@ class FewShot:
         For each of the algorithm's `classifiers`, also ``few_shot/5w1s/<name>/top1`` and ``.../ci95``. The keys begin
         with the name of the domain, or of the dataset if it is not the run's: ``cifar10/few_shot/5w1s/top1``.
 
+        Chosen classifiers have keys with their names, ``few_shot/5w1s/centroid/top1``, and transductive ones say so:
+        ``few_shot/5w1s/tim_transductive/top1``. Of several, each but the first has its paired difference to the first,
+        ``few_shot/5w1s/tim_transductive/minus_centroid/difference`` and ``.../ci95``.
+
         Raises:
             ValueError: If the test split has too few classes or images for a setting.
         """
-        scores, dataset = {}, self.judged(splits)
+        dataset = self.judged(splits)
         by_key = dict(self._keyed(dataset))
+        found: dict[str, dict[str, Tensor]] = {key: {} for key in by_key}
         with evaluating(algorithm):
-            contender = Contender.of_algorithm(algorithm, dataset, list(by_key.values()), device)
-            for key, tasks in by_key.items():
-                for way, accuracies in contender.accuracies(tasks, self.tasks_per_batch, device).items():
-                    name = f"{key}/{way}" if way else key
-                    keep(name, accuracies)
-                    scores[f"{name}/top1"] = accuracies.mean().item()
-                    scores[f"{name}/ci95"] = interval(accuracies)
+            encoded = self._encoded(algorithm, dataset, list(by_key.values()), splits, device, LOOKED_AT)
+            for name, contender in self.chosen.contenders(algorithm, encoded):
+                for key, tasks in by_key.items():
+                    for way, accuracies in contender.accuracies(tasks, self.tasks_per_batch, device).items():
+                        found[key][name or way] = accuracies
+        scores = {}
+        for key, accuracies in found.items():
+            for way, values in accuracies.items():
+                keep(f"{key}/{way}" if way else key, values)
+            scores |= {f"{key}/{score}": value for score, value in self.chosen.scores(accuracies).items()}
         return scores
 
     def judged(self, splits: Splits) -> Dataset:
@@ -89,14 +108,13 @@ class FewShot:
         return splits.test if self.target is None else self.target
 
     def keys(self, algorithm: Algorithm | None = None) -> list[str]:
-        """Mean and interval of each setting, and of each of the algorithm's `classifiers`.
+        """The keys of each setting, for each classifier, or each of the algorithm's `classifiers`.
 
         For the run's own splits, domains are ignored: splits with domains have no validation split to select by.
         """
-        names = [] if algorithm is None else [f"/{name}" for name in algorithm.classifiers]
         domains = () if self.target is None else self.target.domains
         keys = [self._key(domain, setting) for domain in domains or [None] for setting in self.settings]
-        return [f"{key}{name}/{score}" for key in keys for name in ("", *names) for score in ("top1", "ci95")]
+        return [f"{key}/{score}" for key in keys for score in self.chosen.keys(algorithm)]
 
     def _key(self, domain: str | None, setting: AnySetting) -> str:
         """The key of a score, without its last part."""
@@ -107,16 +125,29 @@ class FewShot:
         for domain, setting, tasks in self.tasks(dataset).every():
             yield self._key(domain, setting), tasks
 
+    def _encoded(
+        self,
+        algorithm: Algorithm,
+        dataset: Dataset,
+        tasks: Sequence[Tasks | VariedTasks],
+        splits: Splits,
+        device: torch.device,
+        most: int,
+    ) -> Encoded:
+        """What classifiers may use, with at most this number of training images, evenly spread."""
+        training = every(splits.train.images, -(-len(splits.train) // most))
+        return Encoded(algorithm.eval_encoder(), dataset, tasks, training, device)
+
     def tasks(self, dataset: Dataset) -> FixedTasks:
         """The tasks of a dataset."""
         return FixedTasks(dataset, self.settings, self.episodes, self.seed, f"eval.{self.option}")
 
     def check(self, algorithm: Algorithm | None, splits: Splits, device: torch.device) -> None:
-        """Draw the tasks, and classify one of each setting with one query per class, to save time.
+        """Draw the tasks, and classify one of each setting with one query per class, in few steps, to save time.
 
         Raises:
-            ValueError: If ways, shots or classes do not fit, or the images of its own dataset do not have the shape
-                that the encoder takes.
+            ValueError: If ways, shots or classes do not fit, a classifier refuses the encoder, or the images of its own
+                dataset do not have the shape that the encoder takes.
         """
         dataset = self.judged(splits)
         try:
@@ -127,17 +158,18 @@ class FewShot:
         if algorithm is None:
             return
         with evaluating(algorithm):
-            contender = Contender.of_algorithm(algorithm, dataset, first, device)
-            for task in first:
-                contender.accuracies(task, 1, device)
+            encoded = self._encoded(algorithm, dataset, first, splits, device, most=1)
+            for _, contender in self.chosen.shortened().contenders(algorithm, encoded):
+                for task in first:
+                    contender.accuracies(task, 1, device)
 
     def protocol(self, splits: Splits) -> dict[str, Any]:
-        """Settings with the hashes of their tasks, episodes, seed, and whether the classes were seen in training.
+        """Settings with the hashes of their tasks, episodes, seed, classifiers, and whether the classes were seen.
 
         Classes of its own dataset count as seen if the run was trained on any of that dataset's images.
         """
         dataset = self.judged(splits)
-        described = self.tasks(dataset).described()
+        described = self.tasks(dataset).described() | self.chosen.described()
         if self.target is None:  # it is already in the result
             del described["fingerprint"]
         seen = splits.by == "images" if self.target is None else shares_images(dataset, splits.train)
@@ -151,13 +183,3 @@ class FewShot:
         """
         file = MANIFEST if self.target is None else MANIFEST.replace(".", f"_{self.target.source}.")
         self.tasks(self.judged(splits)).write(folder / file)
-
-
-def interval(accuracies: Tensor) -> float:
-    """Half the 95% interval of the mean of accuracies (n,): normal from n = 30 on, Student's t below."""
-    n, quantile = len(accuracies), 1.96
-    if n < 30:
-        from scipy.stats import t as student  # slow to import
-
-        quantile = float(student.ppf(0.975, n - 1))
-    return quantile * accuracies.std().item() / math.sqrt(n)

@@ -1,10 +1,9 @@
 """Accuracies of an algorithm and of baselines on the same episodes, compared episode by episode."""
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
-
-from ssl_runner.evaluation.few_shot import interval
 
 
 def strongest_baseline(own: Tensor, found: Mapping[str, Tensor]) -> str:
@@ -39,6 +38,16 @@ def difference(own: Tensor, baseline: Tensor) -> dict[str, float]:
     """
     differences = own[: len(baseline)] - baseline
     return {"difference": differences.mean().item(), "ci95": interval(differences)}
+
+
+def interval(accuracies: Tensor) -> float:
+    """Half the 95% interval of the mean of accuracies (n,): normal from n = 30 on, Student's t below."""
+    n, quantile = len(accuracies), 1.96
+    if n < 30:
+        from scipy.stats import t as student  # slow to import
+
+        quantile = float(student.ppf(0.975, n - 1))
+    return quantile * accuracies.std().item() / math.sqrt(n)
 
 
 def mean(values: Tensor) -> dict[str, float]:

@@ -108,7 +108,7 @@ def paired_t(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _ci95(differences: np.ndarray) -> float:
-    """Half the 95% interval of the mean: as `few_shot.interval`."""
+    """Half the 95% interval of the mean: as `paired.interval`."""
     n, quantile = len(differences), 1.96
     if n < 2:
         return float("nan")

@@ -15,6 +15,10 @@ from ssl_runner.runtime.console import Console
 
 # an evaluator's name after the name of a dataset other than the run's, or of a domain
 _ELSEWHERE = re.compile(r"(.+?)/(?:few_shot/|(?:knn|linear_probe|attentive_probe|fine_tuning)(?:_[^/]*)?$)")
+# a further way to compute a few-shot figure: the algorithm's, or a classifier's
+_WAY = re.compile(r"((?:.+/)?few_shot/[^/]+)/[^/]+")
+# the paired difference of a classifier to the first one
+_MINUS = re.compile(r"few_shot/.*/minus_([^/]+)/difference$")
 _ROWS = {"": "trained"} | BASELINES
 
 
@@ -28,9 +32,9 @@ def summarise(result: Result, console: Console) -> None:
     named = [name.removesuffix("/top1") for name in metrics if name.endswith("/top1") and not _baseline(name)]
     named = [name for name in named if not verdict.is_part(name, metrics)]
     # few_shot/5w1s/inductive is another way to compute few_shot/5w1s; it gets its own row, as a column would not fit
-    parents = {name: name.rpartition("/")[0] for name in named}
-    columns = [name for name in named if parents[name] not in named]
-    ways = dict.fromkeys("/" + name.rpartition("/")[2] for name in named if parents[name] in named)
+    column_of = {name: found[1] if (found := _WAY.fullmatch(name)) else name for name in named}
+    columns = list(dict.fromkeys(column_of.values()))
+    ways = dict.fromkeys(name.removeprefix(column) for name, column in column_of.items() if name != column)
     for where in dict.fromkeys(_where(column) for column in columns):
         _tabulate(metrics, [column for column in columns if _where(column) == where], list(ways), where, console)
 
@@ -42,17 +46,21 @@ def _where(column: str) -> str:
 
 
 def _tabulate(metrics: dict[str, float], columns: list[str], ways: list[str], where: str, console: Console) -> None:
-    table = Table(title=f"accuracy on {where or 'test'}, %", title_justify="left")
+    first = next((found[1] for key in metrics if (found := _MINUS.search(key))), None)
+    to_first = f"; in brackets, differences to {first.replace('_', ' ')} on the same episodes" if first else ""
+    table = Table(title=f"accuracy on {where or 'test'}, %{to_first}", title_justify="left")
     table.add_column("")
     for column in columns:
         name = column.removeprefix(f"{where}/").removeprefix("few_shot/")
         table.add_column(name.replace("_", " ").replace("pct", "%"), justify="right")
     for prefix, label in _ROWS.items():
-        for way in ("", *ways):
-            keys = [f"{prefix}/{column}{way}" if prefix else column + way for column in columns]
-            if any(f"{key}/top1" in metrics for key in keys):
-                row = label if not way else f"  {way[1:].replace('_', ' ')}"
-                table.add_row(row, *(_cell(metrics, key) for key in keys))
+        rows = {
+            way: [f"{prefix}/{column}{way}" if prefix else column + way for column in columns] for way in ("", *ways)
+        }
+        there = [way for way, keys in rows.items() if any(f"{key}/top1" in metrics for key in keys)]
+        for way in dict.fromkeys(["", *there]) if there else ():
+            row = label if not way else f"  {way[1:].replace('_', ' ')}"
+            table.add_row(row, *(_cell(metrics, key) for key in rows[way]))
     console.print(table)
 
 
@@ -107,4 +115,9 @@ def _cell(metrics: Mapping[str, float], key: str) -> str:
     top1, interval = metrics.get(f"{key}/top1"), metrics.get(f"{key}/ci95")
     if top1 is None:
         return "-"
-    return f"{top1:.2%}"[:-1] + ("" if interval is None else f" ± {interval:.2%}"[:-1])
+    text = f"{top1:.2%}"[:-1] + ("" if interval is None else f" ± {interval:.2%}"[:-1])
+    minus = next((one for one in metrics if one.startswith(f"{key}/minus_") and one.endswith("/difference")), None)
+    if minus is None:
+        return text
+    half = metrics[f"{minus.removesuffix('/difference')}/ci95"]
+    return f"{text} ({verdict.percent(metrics[minus], '+')} ± {verdict.percent(half)})"

@@ -1,6 +1,8 @@
 """Tables of ``ssl-eval``: a row for each encoder on each dataset, and the differences between encoders."""
 
+import re
 import string
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -10,6 +12,8 @@ from ssl_runner.evaluation.compared import Evaluations, Row
 from ssl_runner.evaluation.pairs import Difference
 from ssl_runner.runtime.console import Console
 
+# the paired difference of a classifier to the first one
+_MINUS = re.compile(r"/minus_[^/]+/difference$")
 _LETTERS = [*string.ascii_uppercase, *(f"{a}{b}" for a in string.ascii_uppercase for b in string.ascii_uppercase)]
 
 
@@ -20,6 +24,8 @@ def show(found: Evaluations, console: Console) -> None:
     for row in found.rows:
         if row.differences:
             console.print(_differences(found, row))
+        if (table := _classifiers(found, row)) is not None:
+            console.print(table)
     for sentence in _sentences(found):
         console.print(sentence, soft_wrap=True)
     for name, sentence in _preprocessing(found):
@@ -77,6 +83,29 @@ def _differences(found: Evaluations, row: Row) -> Table:
             verdict = "  " if one.told_apart else " ≈"
             table.add_row(_title(key), one.test, pair, difference, _p(one.p), f"{_p(one.p_holm)}{verdict}")
     return table
+
+
+def _classifiers(found: Evaluations, row: Row) -> Table | None:
+    """How much better each few-shot classifier is than the first, for each encoder; None if there is only one."""
+    keys = dict.fromkeys(key for one in row.evaluations for key in one.metrics if _MINUS.search(key))
+    if not keys:
+        return None
+    where = row.evaluations[0].content["dataset"]["name"]
+    title = f"classifiers on {where}/test, on the same episodes, percentage points"
+    table = Table(title=title, title_justify="left")
+    for name in ("", *_lettered(found.encoders)):
+        table.add_column(name, justify="right" if name else "left")
+    for key in keys:
+        name = key.removesuffix("/difference")
+        cells = (_signed(one.metrics, name) for one in row.evaluations)
+        table.add_row(_title(name).replace("/minus ", " - "), *cells)
+    return table
+
+
+def _signed(metrics: Mapping[str, float], name: str) -> str:
+    if f"{name}/difference" not in metrics:
+        return "-"
+    return f"{100 * metrics[f'{name}/difference']:+.2f} ± {_percent(metrics[f'{name}/ci95'])}"
 
 
 def _sentences(found: Evaluations) -> list[str]:

@@ -135,7 +135,10 @@ def _slow(evaluator: object, run: Run) -> str:
 
 def _evaluation(name: str, evaluator: object) -> str:
     if isinstance(evaluator, FewShot):
-        return f"{name} {', '.join(setting.name for setting in evaluator.settings)} ({evaluator.episodes:,} episodes)"
+        chosen = evaluator.chosen
+        ways = "".join(f", {chosen.way(name) or name}" for name in (() if chosen.default else chosen.names))
+        settings = ", ".join(setting.name for setting in evaluator.settings)
+        return f"{name} {settings} ({evaluator.episodes:,} episodes{ways})"
     if isinstance(evaluator, Verdict):
         settings = ", ".join(setting.name for setting in evaluator.tasks.settings)
         return f"{name} on {evaluator.name} {settings} ({evaluator.tasks.episodes:,} episodes, with baselines)"

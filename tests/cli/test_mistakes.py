@@ -521,6 +521,7 @@ FORWARD_LEARNERS = (
 # what an option needs beside it to make a valid run; the data is tiny or absent
 HIDING = ["algorithm=masked", "model/encoder=vit_tiny", "model/head=identity", "batching=labelled", "masking=random"]
 WITH = {
+    **{f"eval/{name}": [] for name in ("few_shot", "few_shot_cifar10", "few_shot_omniglot")},
     **{
         f"algorithm/{option}": [*HIDING, "loss=mse", "eval=[]"]
         for option in ("predictor/transformer", "predictor/convolutional", "target/features", "target/frequencies")

@@ -123,6 +123,22 @@ def test_evaluators_of_the_run_keep_its_values_and_others_have_those_of_conf(run
     ].keys() == {"2w1s"}
 
 
+def test_few_shot_classifiers_are_asked_of_runs_files_and_pixels_even_of_runs_that_could_not_choose_any(run, tmp_path):
+    words = ["eval=[few_shot]", "eval.few_shot.classifier=[own,centroid,tim_adm]", "eval.few_shot.episodes=10"]
+    words += ["dataset=digits", "dataset.size=16", "eval.few_shot.classifiers.tim_adm.steps=5"]
+    found = ssl_runner.evaluate([run, run / "encoder.safetensors", "raw_pixels"], words)
+    for one in found.rows[0].evaluations:
+        assert one.metrics["few_shot/5w1s/centroid/top1"] == pytest.approx(one.metrics["few_shot/5w1s/top1"], abs=0.02)
+        assert "few_shot/5w1s/tim_adm_transductive/minus_own/difference" in one.metrics
+        assert "5 steps" in one.protocols["few_shot"]["classifiers"]["tim_adm_transductive"]
+    old = shutil.copytree(run, tmp_path / "old")
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    for key in ("classifier", "classifiers"):
+        del config["eval"]["few_shot"][key]
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    assert ssl_runner.evaluate(old, words).metrics == found.rows[0].evaluations[0].metrics
+
+
 def test_another_dataset_is_resized_and_counts_as_unseen(run):
     found = ssl_runner.evaluate(run, "dataset=translated_digits eval=[knn,few_shot]").only
     assert found.content["dataset"]["name"] == "translated_digits"

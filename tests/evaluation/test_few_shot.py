@@ -21,7 +21,8 @@ from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.errors import ConfigError, NotDownloaded
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.evaluator import evaluate, selecting
-from ssl_runner.evaluation.few_shot import FewShot, interval
+from ssl_runner.evaluation.few_shot import FewShot
+from ssl_runner.evaluation.paired import interval
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.evaluation.setting import Setting
 from ssl_runner.runtime.no_download import no_download

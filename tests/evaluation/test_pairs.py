@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from ssl_runner.comparison.statistics import holm
-from ssl_runner.evaluation.few_shot import interval
+from ssl_runner.evaluation.paired import interval
 from ssl_runner.evaluation.pairs import compare, mcnemar, paired_t
 
 

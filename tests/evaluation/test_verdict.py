@@ -20,10 +20,10 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.data.sources.mnist import fashion_mnist
 from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.evaluator import asked_again, evaluate
-from ssl_runner.evaluation.few_shot import FewShot, interval
+from ssl_runner.evaluation.few_shot import FewShot
 from ssl_runner.evaluation.fine_tuning import zero_head
 from ssl_runner.evaluation.from_scratch import FromScratch
-from ssl_runner.evaluation.paired import strongest_baseline
+from ssl_runner.evaluation.paired import interval, strongest_baseline
 from ssl_runner.evaluation.source_classifier import SourceClassifier, standardised
 from ssl_runner.evaluation.verdict import BASELINES, Verdict
 from ssl_runner.models.initialisation import initialised_anew

@@ -63,7 +63,8 @@ class TaskSampler:
 
     The order is random too, so the label of a class changes between tasks, and chance decides whether an image is
     support or query. The cost does not depend on the number of classes or images. If classes have domains
-    (`Dataset.class_domains`), the domain of a task is drawn uniformly, and all its classes belong to that domain.
+    (`Dataset.class_domains`), the domain of a task is drawn first, uniformly or by `Dataset.domain_shares`, and all its
+    classes belong to that domain.
 
     Args:
         dataset: Labelled images to draw from.
@@ -92,6 +93,7 @@ class TaskSampler:
         self._counts = np.bincount(labels, minlength=dataset.n_classes)
         self._starts = np.cumsum(self._counts) - self._counts
         self.domains = dataset.domains
+        self._shares = None if dataset.domain_shares is None else np.array(dataset.domain_shares)
         number = {name: place for place, name in enumerate(self.domains)}
         of_class = [number[name] for name in dataset.class_domains or ()] or [0] * len(self._counts)
         # The classes of domain d are members[firsts[d] : firsts[d] + sizes[d]]; without domains there is a single one.
@@ -139,8 +141,10 @@ class TaskSampler:
         """Index in ``domains`` of each task of a table (T, columns), int64 (T,); all 0 if there are no domains."""
         if not self.domains:
             return np.zeros(len(table), dtype=np.int64)
-        drawn = (table[:, -1].astype(np.float64) * len(self.domains)).astype(np.int64)
-        return np.minimum(drawn, len(self.domains) - 1)
+        numbers = table[:, -1].astype(np.float64)
+        if self._shares is not None:  # a domain has the numbers from the sum of the shares before it on
+            return np.searchsorted(self._shares.cumsum()[:-1], numbers, side="right").astype(np.int64)
+        return np.minimum((numbers * len(self.domains)).astype(np.int64), len(self.domains) - 1)
 
     def _check(self, dataset: Dataset, setting: str) -> None:
         problems = []

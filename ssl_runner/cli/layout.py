@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping
 
 WIDTH = 120
-_WIDEST = 46  # of a table's first column; what is wider has a line of its own
+_WIDEST = 46  # of a table's first column; what is wider stands out of it, or has a line of its own
 _ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|al|sec|app|eq|fig|[A-Z])\.$")
 
 
@@ -14,7 +14,9 @@ def table(rows: Mapping[str, str], widest: int = _WIDEST) -> list[str]:
     width = min(max(map(len, rows), default=0), widest)
     lines: list[str] = []
     for first, text in rows.items():
-        if len(first) > width:
+        if width < len(first) <= WIDTH - len(text) - 4:
+            lines.append(f"  {first}  {text}")
+        elif len(first) > width:
             lines += [f"  {first}", *wrapped(text, " " * (width + 4))]
         else:
             lines += wrapped(text, f"  {first:<{width}}  ")

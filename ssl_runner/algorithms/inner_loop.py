@@ -214,7 +214,8 @@ class InnerLoop(Algorithm):
 
         Queries are normalised as in `classify`, and so is the support, as queries of its own.
         """
-        steps, own = [0, self.eval_inner_steps], [self.statistics]
+        own: list[Statistics] = [self.statistics]
+        steps = [0, self.eval_inner_steps]
         plural = "s" if self.eval_inner_steps > 1 else ""
         stages = ["before adaptation", f"after {self.eval_inner_steps} inner step{plural}"]
         if not any(name.startswith(ENCODER) for name in self.initial()):

@@ -332,7 +332,7 @@ def test_the_hash_and_the_difference_include_all_other_keys(key):
     assert [line.partition(":")[0] for line in config_difference(RUN, changed(key, 7))] == [key]
 
 
-@pytest.mark.parametrize("key", ["masking", "scheduler.final_weight_decay"])
+@pytest.mark.parametrize("key", ["masking", "scheduler.final_weight_decay", "dataset.weights"])
 def test_a_key_that_earlier_versions_lack_is_in_the_hash_unless_it_is_null(key):
     assert config_hash(changed(key, None)) == config_hash(RUN)
     assert config_difference(RUN, changed(key, None)) == []

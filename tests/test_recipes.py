@@ -11,12 +11,15 @@ from ssl_runner.cli.compose import Composer
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.config.building import build
 from ssl_runner.errors import ConfigError
+from ssl_runner.runtime.no_download import no_download
 from ssl_runner.wiring import wire
 
 CONF = conf_folder()
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ON_CIFAR10 = [name for name in EXPERIMENTS if name.endswith("_cifar10") and "_to_" not in name]
-ACROSS = [name for name in EXPERIMENTS if "_to_" in name]
+FROM_TWO = [name for name in EXPERIMENTS if name.endswith("_mnist_fashion_to_cifar10")]
+FROM_FOUR = [name for name in EXPERIMENTS if name.endswith("_four_sources_to_cifar10")]
+FOUR = ("mnist", "fashion_mnist", "omniglot", "tiny_imagenet")
 ADAPTING = {
     f"{name}_omniglot"
     for name in ("maml", "anil", "boil", "meta_sgd", "maml_pp", "protomaml", "reptile", "imaml", "umtra")
@@ -60,20 +63,36 @@ def test_local_views_that_patches_do_not_divide_are_refused_with_the_remedy(name
     assert wire.wire(validate.checked_config(Composer(CONF), [*words, *remedy])[0]).step_bytes is not None
 
 
-@pytest.mark.parametrize("name", ACROSS)
+@pytest.mark.parametrize("name", FROM_TWO)
 @pytest.mark.parametrize("shape", [[], ["dataset.size=32", "dataset.channels=3"]], ids=["gray 28", "RGB 32"])
 def test_every_recipe_across_datasets_accepts_another_shape_with_two_keys(name, shape, data_root):
     run = wire.wire(validate.checked_config(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0])
-    assert run.step_bytes is not None
-    images = {run.splits.train.images.shape[1:], run.algorithm.network.encoder.input_shape}
-    targets = [getattr(evaluator, "target", None) for evaluator in run.evaluators.values()]
-    images |= {target.images.shape[1:] for target in targets if target is not None}
-    assert images == {(3, 32, 32) if shape else (1, 28, 28)}
+    assert_shape_and_sources(run, (3, 32, 32) if shape else (1, 28, 28), ("mnist", "fashion_mnist"))
     assert {run.evaluators[target].target.source for target in ("verdict", "few_shot_omniglot")} == {
         "cifar10",
         "omniglot",
     }
-    assert run.splits.train.domains == ("mnist", "fashion_mnist")
+
+
+@pytest.mark.parametrize("name", FROM_FOUR)
+@pytest.mark.parametrize("shape", [[], ["dataset.size=28", "dataset.channels=1"]], ids=["RGB 32", "gray 28"])
+def test_every_recipe_from_four_sources_does_too(name, shape, tmp_path, monkeypatch):
+    """With blank images: reading real ones takes a minute."""
+    monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path))
+    config = validate.checked_config(Composer(CONF), [f"experiment={name}", *shape, "baselines=[]"])[0]
+    with no_download():
+        run = wire.wire(config)
+    assert_shape_and_sources(run, (1, 28, 28) if shape else (3, 32, 32), FOUR)
+    assert run.evaluators["verdict"].target.source == "cifar10"
+
+
+def assert_shape_and_sources(run, shape, sources):
+    assert run.step_bytes is not None
+    images = {run.splits.train.images.shape[1:], run.algorithm.network.encoder.input_shape}
+    targets = [getattr(evaluator, "target", None) for evaluator in run.evaluators.values()]
+    images |= {target.images.shape[1:] for target in targets if target is not None}
+    assert images == {shape}
+    assert run.splits.train.domains == sources
 
 
 @pytest.fixture(scope="module")

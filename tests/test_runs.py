@@ -147,10 +147,8 @@ def test_a_run_on_two_datasets_is_scored_on_held_out_classes_and_on_unseen_datas
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert any(key.startswith("train/accuracy/") for row in rows for key in row)
     events = EventAccumulator(str(tmp_path), {"images": 0}).Reload()
-    assert set(events.Tags()["images"]) == {
-        "episode/cifar10",
-        "episode/omniglot",
-    }  # two of its own classes are held out
+    tasks = {"episode/cifar10", "episode/omniglot"}  # two of its own classes are held out
+    assert set(events.Tags()["images"]) == {*tasks, *(f"{task}/features" for task in tasks), "few_shot"}
     assert [image.step for image in events.Images("episode/cifar10")] == [0, 2]
 
 

@@ -1,13 +1,15 @@
-"""Whether meta-learners adapt to a dataset that they never saw, by `eval=verdict` over seeds, in docs/results/verdict/.
+"""Whether meta-learners adapt to a dataset that they never saw, by `eval=verdict` over seeds, in docs/results/.
 
-    python scripts/results/verdict_table.py                          # what has no result yet, one run after the other
+    python scripts/results/verdict_table.py                          # both tables: what has no result yet, one by one
+    python scripts/results/verdict_table.py --sources two            # trained on MNIST and Fashion-MNIST
+    python scripts/results/verdict_table.py --sources four --seeds 0 # on Omniglot and Tiny ImageNet too, one seed
     python scripts/results/verdict_table.py snail protonet           # of these
     python scripts/results/verdict_table.py snail --seeds 0 1 2 3 4  # more seeds
     python scripts/results/verdict_table.py snail --again            # anew
     python scripts/results/verdict_table.py snail --steps 500        # where other work would bend the measurement
     python scripts/results/verdict_table.py protonet --experiment {}_digits --results trial --minutes 0.1 \\
         --words eval=[verdict] eval.verdict.episodes=20      # tried out, elsewhere
-    python scripts/results/verdict_table.py --table                  # only write the table anew
+    python scripts/results/verdict_table.py --table                  # only write the tables anew
 
 A method gets as many steps as its first ones promise for its minutes of training, evaluation apart; a decay by steps is
 stretched to span them. Its first seed fixes them for all. The script goes on where it was stopped, also within a run.
@@ -20,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import (
     command_line,
@@ -41,8 +43,27 @@ from timed_runs import steps_in
 
 from ssl_runner.report.verdict import WORDS, outcome, percent, strongest_baseline
 
-EXPERIMENT = "{}_mnist_fashion_to_cifar10"
-SEEDS = {"snail": [0, 1, 2], "context": [0, 1, 2], "mann": [0], "maml": [0], "protonet": [0]}
+
+class Sources(NamedTuple):
+    """What methods are trained on, and for how long.
+
+    Attributes:
+        name: Of the table in the page, and of the folder of its results.
+        experiment: ``{}`` stands for the method.
+        minutes: Of training, a run.
+    """
+
+    name: str
+    experiment: str
+    minutes: float
+
+
+SOURCES = {
+    "two": Sources("verdict", "{}_mnist_fashion_to_cifar10", 10),
+    "four": Sources("verdict_four_sources", "{}_four_sources_to_cifar10", 20),
+}
+METHODS = ("snail", "context", "mann", "maml", "protonet")
+SEEDS = (0, 1, 2)
 COLUMNS = [
     "method",
     "setting",
@@ -64,6 +85,7 @@ class Asked:
 
     Attributes:
         results: Folder of the page; results stand in a folder of it.
+        table: Name of the table in the page, and of the folder of its results.
         experiment: Name of the experiment, ``{}`` for the method.
         minutes: Of training.
         steps: Of training, instead of what the first ones promise.
@@ -72,6 +94,7 @@ class Asked:
     """
 
     results: Path
+    table: str
     experiment: str
     minutes: float
     steps: int | None
@@ -86,7 +109,7 @@ class Asked:
         return Path("outputs") / "verdict" / "_".join(parts)
 
     def kept(self, name: str, seed: int) -> Path:
-        return self.results / "verdict" / f"{name}_{seed}.json"
+        return self.results / self.table / f"{name}_{seed}.json"
 
     def overrides(self, name: str, seed: int) -> list[str]:
         """What makes a run, but for its steps."""
@@ -106,9 +129,9 @@ def reproduce(name: str, seed: int, asked: Asked) -> None:
 
 
 def results(asked: Asked) -> dict[str, dict[int, dict[str, Any]]]:
-    """What there is, by method and seed: those of `SEEDS` first, in its order."""
-    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in SEEDS}
-    for path in sorted((asked.results / "verdict").glob("*_*.json")):
+    """What there is, by method and seed: those of `METHODS` first, in its order."""
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in METHODS}
+    for path in sorted((asked.results / asked.table).glob("*_*.json")):
         name, _, seed = path.stem.rpartition("_")
         found.setdefault(name, {})[int(seed)] = read(path)
     return {name: of_seeds for name, of_seeds in found.items() if of_seeds}
@@ -190,34 +213,43 @@ def score(results: list[dict[str, Any]], key: str) -> str:
 
 def write_table(asked: Asked) -> None:
     """Put the table between its marks in the page."""
-    write_between(asked.results / "README.md", "verdict", lambda: table(asked))
+    write_between(asked.results / "README.md", asked.table, lambda: table(asked))
 
 
-def wanted(names: list[str], seeds: list[int] | None, again: bool, asked: Asked) -> Iterator[tuple[str, int]]:
+def wanted(names: list[str], seeds: list[int], again: bool, asked: Asked) -> Iterator[tuple[str, int]]:
     """Methods with their seeds that have no result, and a line about each of the others; if again, all have none."""
-    for name in names or SEEDS:
-        of_name = seeds or SEEDS.get(name, [0])
-        for seed in of_name if again else []:
+    for name in names or METHODS:
+        for seed in seeds if again else []:
             shutil.rmtree(asked.folder(name, seed), ignore_errors=True)
             asked.kept(name, seed).unlink(missing_ok=True)  # its steps are no longer the method's
-        yield from ((name, seed) for seed in of_name if not is_kept(name, asked.kept(name, seed)))
+        yield from ((name, seed) for seed in seeds if not is_kept(name, asked.kept(name, seed)))
 
 
 def options() -> argparse.ArgumentParser:
     parser = command_line(__doc__, "--steps", "--threads", "--results", "--again")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of experiments; by default {', '.join(SEEDS)}")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of each method's own")
-    parser.add_argument("--experiment", default=EXPERIMENT, help="its name, {} for the method")
-    parser.add_argument("--minutes", type=float, default=10, help="of training, a run")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of experiments; by default {', '.join(METHODS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="by default 0, 1 and 2")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=[*SOURCES], help="by default both, in turn")
+    parser.add_argument("--experiment", help="another one, {} for the method; its table is that of two sources")
+    parser.add_argument("--minutes", type=float, help="of training, a run, instead of ten and twenty")
     parser.add_argument("--words", nargs="+", default=[], help="further overrides")
     return parser
 
 
+def asked_for(given: argparse.Namespace) -> list[Asked]:
+    """The tables that a command line asks for, each with how its runs are to be made."""
+    chosen = [SOURCES[name] for name in given.sources]
+    if given.experiment is not None:
+        chosen = [SOURCES["two"]._replace(experiment=given.experiment)]
+    common = (given.steps, given.threads, tuple(given.words))
+    return [Asked(given.results, one.name, one.experiment, given.minutes or one.minutes, *common) for one in chosen]
+
+
 def main() -> None:
     given = options().parse_args()
-    asked = Asked(given.results, given.experiment, given.minutes, given.steps, given.threads, tuple(given.words))
-    rows = [] if given.table else wanted(given.names, given.seeds, given.again, asked)
-    make(rows, lambda row: reproduce(*row, asked), lambda: write_table(asked))
+    for asked in asked_for(given):
+        rows = [] if given.table else wanted(given.names, given.seeds, given.again, asked)
+        make(rows, lambda row, asked=asked: reproduce(*row, asked), lambda asked=asked: write_table(asked))
 
 
 if __name__ == "__main__":

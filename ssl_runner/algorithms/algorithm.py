@@ -48,6 +48,21 @@ class Map:
     columns: str
 
 
+@dataclass(frozen=True)
+class TaskFeatures:
+    """What a classifier compares in tasks, at one stage of its adaptation.
+
+    Attributes:
+        stage: In words, such as ``after 3 inner steps``; empty for an algorithm whose features do not adapt.
+        support: Features of the support (T, S, ...).
+        query: Features of the queries (T, Q, ...).
+    """
+
+    stage: str
+    support: Tensor
+    query: Tensor
+
+
 class Algorithm(nn.Module):
     """Base class of all methods.
 
@@ -162,11 +177,19 @@ class Algorithm(nn.Module):
             query_images: (T, Q, C, H, W).
             n_way: Classes in each task.
         """
+        support, query = self.embed_task(support_images, query_images)
+        return self.compare(support, support_labels, query, n_way)
+
+    def embed_task(self, support_images: Tensor, query_images: Tensor) -> tuple[Tensor, Tensor]:
+        """The `embed` outputs (T, S, E) and (T, Q, E) that `classify` compares, if it compares any.
+
+        The arguments are those of `classify`.
+        """
         encoder = self.eval_encoder()
         support, query = (
             encode_tasks(lambda flat: self.embed(encoder(flat)), images) for images in (support_images, query_images)
         )
-        return self.compare(support, support_labels, query, n_way)
+        return support, query
 
     @property
     def classifiers(self) -> tuple[str, ...]:
@@ -198,6 +221,16 @@ class Algorithm(nn.Module):
         None, the default, if the algorithm does not adapt in steps. The arguments are those of `classify`.
         """
         return None
+
+    def task_features(
+        self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int
+    ) -> list[TaskFeatures]:
+        """The features that `classify` works with, for a person to look at: by default one stage, of `embed_task`.
+
+        An algorithm whose features adapt to the task returns those before and after. The arguments are those of
+        `classify`.
+        """
+        return [TaskFeatures("", *self.embed_task(support_images, query_images))]
 
 
 def encode_tasks(module: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -26,3 +26,6 @@ class ANIL(MAML):
     def scores(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
         of_head = {name.removeprefix(HEAD): value for name, value in weights.items()}
         return functional_call(self.network.head, of_head, (begun,))
+
+    def features(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
+        return begun

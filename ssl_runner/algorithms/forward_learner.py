@@ -78,8 +78,11 @@ class ForwardLearner(Algorithm):
         return {}
 
     def maps(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> dict[str, Map]:
-        support, query = (encode_tasks(self.represent, images) for images in (support_images, query_images))
+        support, query = self.embed_task(support_images, query_images)
         return self.looks(support, support_labels, query, n_way)
 
     def embed(self, features: Tensor) -> Tensor:
         return self.network.head(features)
+
+    def embed_task(self, support_images: Tensor, query_images: Tensor) -> tuple[Tensor, Tensor]:
+        return encode_tasks(self.represent, support_images), encode_tasks(self.represent, query_images)

@@ -1,7 +1,7 @@
 """Gradient descent within a task, for all tasks at once: the shared part of gradient-based meta-learners."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ssl_runner.algorithms.algorithm import Algorithm, Step
+from ssl_runner.algorithms.algorithm import Algorithm, Step, TaskFeatures
 from ssl_runner.data.batches import Episodes
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings, Loss
@@ -22,9 +22,11 @@ from ssl_runner.runtime.step_context import StepContext
 
 Parameters = dict[str, Tensor]
 Statistics = Literal["batch", "support", "running"]
+Read = Callable[[Parameters, Tensor, int], Tensor]  # the signature of `InnerLoop.scores`
 Records = list[tuple[Tensor, Tensor]]  # mean and variance of each batch normalisation, in the network's order
 
 STATISTICS = ("batch", "support", "running")
+ENCODER = "encoder."  # of the names of its parameters in the network
 
 
 class InnerLoop(Algorithm):
@@ -100,6 +102,11 @@ class InnerLoop(Algorithm):
     def scores(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
         """Logits (M, n_way) from the adapted parameters after ``step`` inner steps and the result of `begin`."""
         return functional_call(self.network, weights, (begun,))
+
+    def features(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
+        """What the head sees (M, D); the arguments are those of `scores`."""
+        of_encoder = {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)}
+        return functional_call(self.network.encoder, of_encoder, (begun,))
 
     def initial(self) -> Parameters:
         """The parameters that adapt, as they are at the start of each task."""
@@ -205,6 +212,25 @@ class InnerLoop(Algorithm):
         own: list[Statistics] = [self.statistics]
         return self._scores_after(steps, own, support_images, support_labels, query_images, n_way)[self.statistics]
 
+    def task_features(
+        self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int
+    ) -> list[TaskFeatures]:
+        """What the head sees before the first and after the last inner step; one stage if the encoder does not adapt.
+
+        Queries are normalised as in `classify`, and so is the support, as queries of its own.
+        """
+        own: list[Statistics] = [self.statistics]
+        steps = [0, self.eval_inner_steps]
+        plural = "s" if self.eval_inner_steps > 1 else ""
+        stages = ["before adaptation", f"after {self.eval_inner_steps} inner step{plural}"]
+        if not any(name.startswith(ENCODER) for name in self.initial()):
+            steps, stages = steps[1:], [""]
+        support, query = (
+            self._after(self.features, steps, own, support_images, support_labels, images, n_way)[self.statistics]
+            for images in (support_images, query_images)
+        )
+        return [TaskFeatures(*stage) for stage in zip(stages, support, query, strict=True)]
+
     @property
     def _named_statistics(self) -> dict[str, Statistics]:
         """The statistics that each of `classifiers` uses; the configured ones appear under the name they fit."""
@@ -219,11 +245,25 @@ class InnerLoop(Algorithm):
         query_images: Tensor,
         n_way: int,
     ) -> dict[Statistics, Tensor]:
-        """Scores (len(steps), T, Q, n_way) of the queries, for each of the given statistics.
+        """Scores (len(steps), T, Q, n_way) of the queries, for each of the given statistics."""
+        self._check_ways(n_way)
+        found = self._after(self.scores, steps, statistics, support_images, support_labels, query_images, n_way)
+        return {one: scores[..., :n_way] for one, scores in found.items()}
+
+    def _after(
+        self,
+        read: Read,
+        steps: Sequence[int],
+        statistics: Sequence[Statistics],
+        support_images: Tensor,
+        support_labels: Tensor,
+        query_images: Tensor,
+        n_way: int,
+    ) -> dict[Statistics, Tensor]:
+        """What is read (len(steps), T, Q, ...) of the queries after inner steps, for each of the given statistics.
 
         ``batch`` and ``support`` share one descent; ``running`` needs its own.
         """
-        self._check_ways(n_way)
         context = StepContext(step=0, max_steps=1, seed=0, device=query_images.device)
         found: dict[Statistics, Tensor] = {}
         descents: dict[Literal["batch", "running"], list[Statistics]] = {
@@ -237,27 +277,33 @@ class InnerLoop(Algorithm):
             def task(
                 support_images: Tensor, support_labels: Tensor, query_images: Tensor, these: list[Statistics] = these
             ) -> dict[Statistics, Tensor]:
-                support, scores = self.begin(support_images), {one: [] for one in these}
+                support, values = self.begin(support_images), {one: [] for one in these}
                 start = self.start(support, support_labels, n_way)
                 descent = self.descend(start, support, support_labels, max(steps), context)
                 for step, (weights, _) in enumerate(descent):
                     for one in these if step in steps else []:
-                        scores[one].append(self._of_queries(weights, support_images, query_images, step, one))
-                return {one: torch.stack(scores[one]) for one in these}
+                        values[one].append(self._of_queries(read, weights, support_images, query_images, step, one))
+                return {one: torch.stack(values[one]) for one in these}
 
             with normalised_by(self.network, descending):
                 found |= vmap(task, out_dims=1, randomness="different")(support_images, support_labels, query_images)
             forget_records(self.network)
-        return {one: scores.detach()[..., :n_way] for one, scores in found.items()}
+        return {one: values.detach() for one, values in found.items()}
 
     def _of_queries(
-        self, weights: Parameters, support_images: Tensor, query_images: Tensor, step: int, statistics: Statistics
+        self,
+        read: Read,
+        weights: Parameters,
+        support_images: Tensor,
+        query_images: Tensor,
+        step: int,
+        statistics: Statistics,
     ) -> Tensor:
         if statistics != "support":
-            return self.scores(weights, self.begin(query_images), step)
-        self.scores(weights, self.begin(support_images), step)  # records the support's statistics
+            return read(weights, self.begin(query_images), step)
+        read(weights, self.begin(support_images), step)  # records the support's statistics
         with normalised_by(self.network, "recorded"):
-            return self.scores(weights, self.begin(query_images), step)
+            return read(weights, self.begin(query_images), step)
 
     def _check_ways(self, n_way: int) -> None:
         outputs = getattr(self.network.head, "out_features", n_way) if self.head_classifies else n_way

@@ -93,6 +93,9 @@ class MAMLpp(InnerLoop):
     def scores(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
         return functional_call(self.network, weights | self._normalisation(step), (begun,))
 
+    def features(self, weights: Parameters, begun: Tensor, step: int) -> Tensor:
+        return super().features(weights | self._normalisation(step), begun, step)
+
     @torch.no_grad()
     def after_step(self, context: StepContext, carry: dict[str, Tensor]) -> None:
         for index, (name, layer) in enumerate(self.layers.items()):

@@ -49,7 +49,7 @@ class RelationNet(ForwardLearner):
         return self.relation(class_maps(support, support_labels, n_way), query)
 
     def classify(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> Tensor:
-        support, query = (encode_tasks(self.represent, images) for images in (support_images, query_images))
+        support, query = self.embed_task(support_images, query_images)
         return self.compare(support, support_labels, query, n_way)
 
 

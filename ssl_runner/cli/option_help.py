@@ -231,7 +231,7 @@ def _keys(
         name = f"{prefix}.{place}" if prefix else place
         text = found.explanations.get(key) or torch_s.get(key, "")
         kind = found.parameters[key].kind if key in found.parameters else ""
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and not _is_plain(value, kind):
             inner = value.get("_target_")
             if inner:
                 nodes.append(Node(name, inner, " ".join(docstrings.describe(inner).paragraphs[:1])))
@@ -240,6 +240,11 @@ def _keys(
             yield from _keys(value, place, prefix, comments, nodes, "" if inner else text)
         else:
             yield Key(name, as_yaml(value), kind, text or of_all, comments.get(place, ""))
+
+
+def _is_plain(value: Mapping[str, Any], kind: str) -> bool:
+    """Whether a mapping is a value as a whole, such as weights by name."""
+    return kind.startswith("mapping to numbers") and "_target_" not in value
 
 
 def _contained(content: Mapping[str, Any], prefix: str) -> dict[str, str]:

@@ -37,6 +37,7 @@ OUTSIDE_THE_HASH = (
 # patterns of keys that earlier versions do not have, with the values by which a run is what it was then
 AS_BEFORE: Mapping[str, Any] = {
     "masking": None,
+    "dataset.weights": None,
     "scheduler.final_weight_decay": None,
     "loss.centering": "center",
     "model.encoder.features": "cls",

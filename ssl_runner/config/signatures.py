@@ -102,9 +102,13 @@ def check_value(path: str, value: Any, annotation: Any, default: Any = inspect.P
 
 
 def _maps_to(annotation: Any) -> Any:
-    """The annotation of a mapping's values, or None if the annotation is not a mapping."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    return arguments[1] if isinstance(origin, type) and issubclass(dict, origin) and len(arguments) == 2 else None
+    """The annotation of the values of a mapping, or of a mapping or null; None for any other annotation."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    for kind in kinds:
+        origin, arguments = get_origin(kind), get_args(kind)
+        if isinstance(origin, type) and issubclass(dict, origin) and len(arguments) == 2:
+            return arguments[1]
+    return None
 
 
 def _endless(value: Any) -> bool:

@@ -44,6 +44,7 @@ class Dataset:
             has classes of one domain. None if a task may have any classes.
         seen: Names of the datasets it was made from: those of a mixture, the one whose images are clustered, and those
             that the encoder behind the clusters was trained on. Empty for an ordinary dataset.
+        domain_shares: The share of tasks that each of `domains` gets, in their order, with sum 1; None: all the same.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     fingerprint: str
     class_domains: tuple[str, ...] | None = None
     seen: tuple[str, ...] = ()
+    domain_shares: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)

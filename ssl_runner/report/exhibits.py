@@ -27,6 +27,7 @@ from ssl_runner.report.maps import map_picture
 from ssl_runner.report.masked_images import log_errors, log_masked_images
 from ssl_runner.report.pictures import episode_picture, views_picture
 from ssl_runner.report.projector import log_projector
+from ssl_runner.report.task_features import log_task_features
 from ssl_runner.runtime import randomness
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.training.run import Run
@@ -114,7 +115,10 @@ def shown_split(splits: Splits) -> Dataset:
 
 
 def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
-    """Log tasks with predictions, from the run's dataset and from those of its evaluators, and the algorithm's maps."""
+    """Log tasks with predictions, from the run's dataset and from those of its evaluators.
+
+    With each go the features of its images and the algorithm's maps.
+    """
     assert isinstance(run.batching, EpisodeBatching | PseudoEpisodeBatching | VariedEpisodeBatching)
     for tag, (episode, names) in fixed_episodes(shown_split(run.splits), run.batching).items():
         _log_task(writer, run, tag, episode, names, step)
@@ -126,7 +130,9 @@ def _log_episode(writer: SummaryWriter, run: Run, step: int) -> None:
 
 
 def _log_task(writer: SummaryWriter, run: Run, tag: str, episode: Episodes, names: list[str] | None, step: int) -> None:
-    writer.add_image(tag, episode_picture(episode, predicted(run.algorithm, episode, run.device), names), step)
+    scores = predicted(run.algorithm, episode, run.device)
+    writer.add_image(tag, episode_picture(episode, scores, names), step)
+    log_task_features(writer, f"{tag}/features", run.algorithm, episode, scores, names, run.device, step)
     for name, shown in looked_at(run.algorithm, episode, run.device).items():
         writer.add_image(f"{tag}/{name}", map_picture(shown), step)
 

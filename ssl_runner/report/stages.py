@@ -4,6 +4,7 @@ from typing import Any
 
 from ssl_runner.report import console as tables
 from ssl_runner.report import exhibits, verdict
+from ssl_runner.report.few_shot_table import log_few_shot
 from ssl_runner.report.hparams import log_final_metrics
 from ssl_runner.report.preflight import announce
 from ssl_runner.runs.events import final_writer
@@ -32,6 +33,7 @@ def after(session: Session) -> None:
     steps = session.speed["steps"]
     with final_writer(session.folder) as writer:
         log_final_metrics(writer, result.metrics, steps)
+        log_few_shot(writer, result.metrics, steps)
         exhibits.after(writer, session.run, steps)
     if sentences := verdict.sentences(result.metrics, result.content["protocols"]):
         result.content["verdict"] = sentences

@@ -310,6 +310,19 @@ ABSENT = [
     ),
     ("dataset=mixture dataset.datasets.mnist.size=-3 eval=[]", ["dataset.datasets.mnist.size=-3: expected a number"]),
     (
+        "dataset=mixture dataset.weights={mnits:3} eval=[]",
+        ["dataset.weights.mnits: there is no such dataset; did you mean 'mnist'?"],
+    ),
+    ("dataset=mixture dataset.weights={mnist:much} eval=[]", ["dataset.weights.mnist: got 'much' (str), expected"]),
+    (
+        "dataset=four_sources dataset.held_out=0 eval=[]",
+        ["dataset.held_out=0: all classes of mnist are trained on, but other sources are split by classes"],
+    ),
+    (
+        "experiment=protonet_four_sources_to_cifar10 batching.n_way=20",
+        ["n_way=20, but domain 'mnist' of split 'train' of mnist+fashion_mnist+omniglot+tiny_imagenet has 8 classes"],
+    ),
+    (
         "dataset=mixture dataset.datasets.mnist=5 augmentation.transforms.crop=no",
         [
             "dataset.datasets.mnist: got 5 (int), expected Splits or null",
@@ -558,6 +571,7 @@ WITH = {
     "batching/episodes_varied": [*EPISODES.split(), "algorithm=protonet", "batching=episodes_varied"],
     "batching/labelled": ["loss=pairwise"],
     "dataset/mixture": ["eval=[]"],
+    "dataset/four_sources": ["eval=[]"],
     "dataset/image_folder": ["dataset.root=."],
     "dataset/torchvision": ["dataset.name=USPS"],
     "dataset/meta_album": ["dataset.name=BRD_Mini"],

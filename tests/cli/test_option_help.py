@@ -64,6 +64,13 @@ def test_a_key_has_its_value_its_type_its_docstring_and_its_comment():
     assert key("model/head=projector", "model.head.out_features").comment == "arXiv:2002.05709, like the layers"
 
 
+def test_numbers_by_name_are_one_value():
+    found = key("dataset=four_sources", "dataset.weights")
+    assert found.value == "{mnist: 1, fashion_mnist: 1, omniglot: 1, tiny_imagenet: 7}"
+    assert found.kind == "mapping to numbers or null"
+    assert [each.name for each in read("dataset=four_sources").keys if each.name.startswith("dataset.weights.")] == []
+
+
 def test_arguments_that_a_class_leaves_to_another_are_explained():
     inherited = key("algorithm=boil", "algorithm.inner_steps")
     assert inherited.text == key("algorithm=maml", "algorithm.inner_steps").text != ""

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from collections.abc import Mapping
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 from ssl_runner.config.building import build
 from ssl_runner.config.checking import check_config
 from ssl_runner.config.hashing import config_difference, config_hash
-from ssl_runner.config.signatures import Node, accepts
+from ssl_runner.config.signatures import Node, accepts, check_value
 from ssl_runner.config.targets import locate
 from ssl_runner.errors import ConfigError, DataError
 from ssl_runner.runtime.no_download import no_download
@@ -179,6 +180,13 @@ def test_nodes_within_lists_and_mappings_are_checked():
     assert problems(config) == ["steps[0].inner.widht: Model() has no such parameter; did you mean 'width'?"]
 
 
+@pytest.mark.parametrize("annotation", [Mapping[str, float], Mapping[str, float] | None])
+def test_values_of_a_mapping_are_checked_whether_or_not_it_may_be_null(annotation):
+    assert check_value("weights", {"a": 1, "b": 0.5}, annotation) == []
+    (problem,) = check_value("weights", {"a": 1, "b": "much"}, annotation)
+    assert problem.startswith("weights.b: got 'much' (str), expected ")
+
+
 def test_an_added_key_is_refused_where_only_nodes_are_allowed():
     reported = problems({"eval": {"knn": MODEL, "foo": 1}}, {"eval.*": Node | None})
     assert reported == ["eval.foo: got 1 (int), expected a node with a _target_ or null"]
@@ -324,7 +332,7 @@ def test_the_hash_and_the_difference_include_all_other_keys(key):
     assert [line.partition(":")[0] for line in config_difference(RUN, changed(key, 7))] == [key]
 
 
-@pytest.mark.parametrize("key", ["masking", "scheduler.final_weight_decay"])
+@pytest.mark.parametrize("key", ["masking", "scheduler.final_weight_decay", "dataset.weights"])
 def test_a_key_that_earlier_versions_lack_is_in_the_hash_unless_it_is_null(key):
     assert config_hash(changed(key, None)) == config_hash(RUN)
     assert config_difference(RUN, changed(key, None)) == []

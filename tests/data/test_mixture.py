@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,8 +40,8 @@ def sources() -> dict[str, Splits]:
     }
 
 
-def mixed(sources, held_out=2, mix=False, split_seed=0, size=None, channels=None) -> Splits:
-    return mixture(sources, held_out, mix, split_seed, size, channels)
+def mixed(sources, held_out=2, mix=False, split_seed=0, size=None, channels=None, weights=None) -> Splits:
+    return mixture(sources, held_out, mix, split_seed, size, channels, weights)
 
 
 def by_name(dataset: Dataset) -> dict[str, set[bytes]]:
@@ -82,6 +83,73 @@ def test_it_names_the_datasets_it_was_made_from(sources):
     d = replace(sources["b"].test, name="D/test")
     assert shares_images(sources["a"].test, found.train) and shares_images(d, found.train)
     assert not shares_images(sources["b"].test, mixed({"b": sources["a"]}, held_out=0).train)  # b by name, a by images
+
+
+@pytest.fixture
+def by_classes() -> Splits:
+    """A source whose train and test have different classes."""
+    of_test = replace(part("b", 3), name="c/test", class_names=("u", "v", "w"))
+    return Splits(replace(part("b", 2), name="c/train"), None, of_test, "classes")
+
+
+@pytest.mark.parametrize("held_out", [1, 2])
+def test_a_source_split_by_classes_keeps_its_own_split(sources, by_classes, held_out):
+    found = mixed(sources | {"c": by_classes}, held_out)
+    train, test = by_name(found.train), by_name(found.test)
+    for split, there in ((by_classes.train, train), (by_classes.test, test)):
+        own = {name: images for name, images in there.items() if name.startswith("c/")}
+        assert own == {f"c/{name}": images for name, images in by_name(split).items()}
+    counts = {name: found.test.class_domains.count(name) for name in "abc"}
+    assert counts == {"a": held_out, "b": held_out, "c": 3}
+    assert found.by == "classes" and mixed({"c": by_classes}, held_out=0).by == "classes"
+
+
+def test_weights_are_shares_of_the_tasks(sources):
+    train = mixed(sources, weights={"a": 3}).train  # and 1 of b
+    assert train.domain_shares == (0.75, 0.25)
+    sampler = TaskSampler(train, 1, 1, 1)
+    n = 40_000
+    drawn = np.bincount(sampler.drawn_domains(randomness.uniforms(0, "tasks", 0, n, sampler.columns)), minlength=2)
+    assert drawn.sum() == n
+    assert abs(drawn[0] - 0.75 * n) < 4 * (n * 0.75 * 0.25) ** 0.5
+    tasks = sampler(randomness.uniforms(0, "tasks", 0, n, sampler.columns))
+    of_a = torch.tensor([name == "a" for name in train.class_domains])
+    assert int(of_a[train.labels[tasks.support[:, 0]]].sum()) == drawn[0]
+
+
+def test_equal_weights_draw_the_tasks_that_no_weights_draw(sources):
+    table = randomness.uniforms(0, "tasks", 0, 5_000, 4)
+    with_them, without = (TaskSampler(mixed(sources, weights=weights).train, 1, 1, 1) for weights in ({"b": 1}, None))
+    assert with_them.columns == 4
+    assert torch.equal(with_them(table).support, without(table).support)
+
+
+def test_weights_change_only_what_is_trained_on(sources):
+    plain, weighted = mixed(sources), mixed(sources, weights={"a": 3, "b": 1})
+    assert weighted.test.fingerprint == plain.test.fingerprint and weighted.test.domain_shares is None
+    assert weighted.train.fingerprint != plain.train.fingerprint
+    assert torch.equal(weighted.train.images, plain.train.images)
+    left_out = mixed(sources | {"b": None}, weights={"a": 3, "b": 1})
+    assert left_out.train.domain_shares == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": {"aa": 1}}, r"dataset\.weights\.aa: there is no such dataset"),
+        ({"weights": {"a": 0}}, r"weights\.a=0; give a number above 0, or .*dataset\.datasets\.a=null"),
+        ({"weights": {"b": -1.5}}, r"weights\.b=-1\.5; give a number above 0"),
+        ({"weights": {"a": 2}, "mix": True}, r"set dataset\.weights=null or dataset\.mix=false"),
+    ],
+)
+def test_an_impossible_weight_is_reported_with_its_remedy(sources, change, message):
+    with pytest.raises(DataError, match=message):
+        mixed(sources, **change)
+
+
+def test_test_never_has_seen_and_unseen_classes(sources, by_classes):
+    with pytest.raises(DataError, match=r"held_out=0: all classes of a .*give dataset\.held_out=2, or .*split=classes"):
+        mixed(sources | {"c": by_classes}, held_out=0)
 
 
 def test_no_task_mixes_sources_unless_mix_is_set(sources):
@@ -138,9 +206,6 @@ def test_a_source_that_does_not_fit_is_reported_with_its_remedy(sources):
     other = Splits(part("b", 2, side=5), None, part("b", 3, side=5), "images")
     with pytest.raises(DataError, match=r"datasets\.b has images of 1 x 5 x 5, expected 1 x 4 x 4 in every dataset"):
         mixed(sources | {"b": other})
-    by_classes = Splits(part("b", 2), None, part("b", 3), "classes")
-    with pytest.raises(DataError, match=r"datasets\.b is split by classes, expected by images; set .*\.split=images"):
-        mixed(sources | {"b": by_classes})
     unlabelled = Dataset("b/train", part("b", 2).images, None, (), None, "b")
     with pytest.raises(DataError, match=r"datasets\.b has no labels.*datasets\.b=null"):
         mixed(sources | {"b": Splits(unlabelled, None, unlabelled, "images")})
@@ -191,3 +256,17 @@ def test_a_source_that_is_missing_names_its_own_root(composed, tmp_path, monkeyp
     node = composed(f"dataset.datasets.mnist.root={tmp_path}")["dataset"]
     with pytest.raises(DataError, match=r"mnist is missing.*\(or dataset\.datasets\.mnist\.root=FOLDER\)"):
         build(node, "dataset")
+
+
+def test_four_sources_are_rgb_and_photographs_are_most_of_the_tasks(data_root):
+    node = validate.checked_config(Composer(CONF), ["dataset=four_sources", "eval=[]", "baselines=[]"])[0]["dataset"]
+    found = build(node, "dataset")
+    assert found.train.domains == found.test.domains == ("mnist", "fashion_mnist", "omniglot", "tiny_imagenet")
+    assert found.train.images.shape[1:] == (3, 32, 32)
+    assert dict(zip(found.train.domains, found.train.domain_shares, strict=True)) == pytest.approx(
+        {"mnist": 0.1, "fashion_mnist": 0.1, "omniglot": 0.1, "tiny_imagenet": 0.7}
+    )
+    counts = {name: found.train.class_domains.count(name) for name in found.train.domains}
+    assert counts == {"mnist": 8, "fashion_mnist": 8, "omniglot": 1028, "tiny_imagenet": 156}
+    assert not set(found.train.class_names) & set(found.test.class_names)
+    assert found.train.seen == found.train.domains

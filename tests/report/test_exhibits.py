@@ -23,6 +23,7 @@ from ssl_runner.evaluation.fixed_tasks import manifest
 from ssl_runner.report import adaptation, exhibits, preflight
 from ssl_runner.report.console import summarise
 from ssl_runner.report.preflight import lines
+from ssl_runner.report.task_features import SIDE
 from ssl_runner.runs.result import Result
 from ssl_runner.runtime import console
 from ssl_runner.wiring import wire
@@ -80,12 +81,13 @@ def ran(request, tmp_path_factory):
 
 def test_pictures_show_views_before_and_a_task_or_hard_negatives_before_and_after(ran):
     _, result, events, episodic = ran
-    twice, once = ("episode", []) if episodic else ("hard_negatives", ["views"])
-    assert sorted(events.Tags()["images"]) == sorted([twice, *once])
-    assert [image.step for image in events.Images(twice)] == [0, result["steps"]]
+    both, once = (["episode", "episode/features"], []) if episodic else (["hard_negatives"], ["views"])
+    assert sorted(events.Tags()["images"]) == sorted([*both, *once])
+    for tag in both:
+        assert [image.step for image in events.Images(tag)] == [0, result["steps"]]
     for tag in once:
         assert [image.step for image in events.Images(tag)] == [0]
-    for image in (image for tag in (twice, *once) for image in events.Images(tag)):
+    for image in (image for tag in (*both, *once) for image in events.Images(tag)):
         picture = Image.open(io.BytesIO(image.encoded_image_string))
         assert min(picture.size) > 64
         assert len(set(picture.convert("L").tobytes())) > 10
@@ -179,6 +181,18 @@ def test_accuracy_per_inner_step_equals_a_loop_over_tasks_for_each_possible_shot
         assert [point.value for point in points] == pytest.approx((right / 450).tolist(), abs=1.5 / 450)
 
 
+def test_a_run_that_adapts_shows_features_and_several_accuracies_as_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptation, "N_TASKS", 2)
+    words = [word for word in MAML if not word.startswith(("baselines", "eval.few_shot.settings"))]
+    words += ["baselines=[]", "eval.few_shot.settings=[5w1s,5w2s]"]
+    result = train.run(config(words), tmp_path)
+    events = EventAccumulator(str(tmp_path), {"images": 0}).Reload()
+    assert {"episode", "episode/features", "few_shot"} <= set(events.Tags()["images"])
+    assert [image.step for image in events.Images("few_shot")] == [result["steps"]]
+    shown = [Image.open(io.BytesIO(image.encoded_image_string)) for image in events.Images("episode/features")]
+    assert len(shown) == 2 and all(picture.width > 2 * SIDE for picture in shown)  # before and after adaptation
+
+
 def test_a_split_with_too_few_classes_has_no_tasks_to_show(adapted):
     test = wire.prepare(config(MAML)).splits.test
     assert [name for name, _ in adaptation.fixed_tasks(test, 6)] == []
@@ -247,7 +261,8 @@ def test_pseudo_tasks_are_shown_and_with_labels_also_real_tasks(labelled, tmp_pa
         monkeypatch.setattr(wire.components, "part", unlabelled(wire.components.part))
     train.run(config(UMTRA), tmp_path)
     events = EventAccumulator(str(tmp_path), {"images": 0, "scalars": 0}).Reload()
-    pictures = {"pseudo_episode", "episode"} if labelled else {"pseudo_episode"}
+    tasks = {"pseudo_episode", "episode"} if labelled else {"pseudo_episode"}
+    pictures = tasks | {f"{task}/features" for task in tasks}
     assert set(events.Tags()["images"]) == pictures
     for tag in pictures:
         assert [image.step for image in events.Images(tag)] == [0, 2]

@@ -100,7 +100,10 @@ def test_a_decay_by_steps_spans_the_steps_as_the_recipes_does(harness, monkeypat
     [
         ("reproduce", "table", lambda script: ()),
         ("meta_table", "meta omniglot", lambda script: (script.Asked(RESULTS, None, None, None, 1, None, None),)),
-        ("verdict_table", "verdict", lambda script: (script.Asked(RESULTS, "", 10, None, None, ()),)),
+        *(
+            ("verdict_table", mark, lambda script, of=of: (script.Asked(RESULTS, *script.SOURCES[of], None, None, ()),))
+            for mark, of in (("verdict", "two"), ("verdict_four_sources", "four"))
+        ),
     ],
 )
 def test_the_page_has_what_the_kept_results_give(results_script, script, mark, given):

@@ -35,7 +35,7 @@ def keep(folder: Path, **results: dict) -> None:
 
 
 def asked(script, folder: Path):
-    return script.Asked(folder, script.EXPERIMENT, 10, None, None, ())
+    return script.Asked(folder, *script.SOURCES["two"], None, None, ())
 
 
 def test_seeds_are_pooled_by_hand(script, tmp_path):
@@ -79,12 +79,13 @@ def test_what_has_a_result_is_not_run_again_and_the_page_keeps_the_rest(script, 
         (tmp_path / "verdict" / f"{name}_{seed}.json").write_text(json.dumps(result(0.03, 0.01)))
 
     monkeypatch.setattr(script, "reproduce", reproduce)
-    monkeypatch.setattr(sys, "argv", ["verdict_table.py", "snail", "maml", "--results", str(tmp_path)])
+    words = ["snail", "maml", "--sources", "two", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["verdict_table.py", *words])
     script.main()
-    assert made == [("snail", 1), ("snail", 2), ("maml", 0)]
+    assert made == [("snail", 1), ("snail", 2), ("maml", 0), ("maml", 1), ("maml", 2)]
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n<!-- verdict -->\n| method |") and text.endswith("<!-- end of verdict -->\nafter\n")
-    assert "`snail`, 3 seeds" in text and "`maml`, 1 seed" in text
+    assert "`snail`, 3 seeds" in text and "`maml`, 3 seeds" in text
     assert "snail_0.json is there" in capsys.readouterr().out
 
 
@@ -98,3 +99,43 @@ def test_seeds_after_the_first_take_its_steps(script, tmp_path, monkeypatch):
     script.reproduce("snail", 1, asked(script, tmp_path))
     assert ran[0][0] == "experiment=snail_mnist_fashion_to_cifar10"
     assert {"seed=1", "trainer.max_steps=1200", "baselines=[]"} <= set(ran[0])
+
+
+def test_one_command_asks_for_both_tables_with_all_methods_and_three_seeds(script, tmp_path, monkeypatch):
+    made = []
+
+    def reproduce(name, seed, asked):
+        made.append((asked.experiment.format(name), seed, asked.minutes))
+        path = asked.kept(name, seed)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result(0.03, 0.01)))
+
+    monkeypatch.setattr(script, "reproduce", reproduce)
+    monkeypatch.setattr(sys, "argv", ["verdict_table.py", "--results", str(tmp_path)])
+    script.main()
+    methods = ("snail", "context", "mann", "maml", "protonet")
+    tables = (("mnist_fashion", 10), ("four_sources", 20))
+    assert made == [
+        (f"{method}_{sources}_to_cifar10", seed, minutes)
+        for sources, minutes in tables
+        for method in methods
+        for seed in range(3)
+    ]
+    text = (tmp_path / "README.md").read_text()
+    for name in ("verdict", "verdict_four_sources"):
+        table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
+        assert all(f"`{method}`, 3 seeds" in table for method in methods)
+
+
+def test_another_experiment_has_one_table(script, tmp_path, monkeypatch):
+    words = ["protonet", "--experiment", "{}_digits", "--minutes", "0.1", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["verdict_table.py", *words])
+    (one,) = script.asked_for(script.options().parse_args())
+    assert (one.experiment, one.minutes, one.table) == ("{}_digits", 0.1, "verdict")
+
+
+@pytest.mark.parametrize("sources", ["two", "four"])
+def test_every_method_has_an_experiment(script, sources):
+    conf = Path(script.__file__).parents[2] / "conf" / "experiment"
+    for method in script.METHODS:
+        assert (conf / f"{script.SOURCES[sources].experiment.format(method)}.yaml").is_file()

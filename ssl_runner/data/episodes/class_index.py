@@ -29,6 +29,7 @@ class ClassIndex:
         self.counts = np.bincount(labels, minlength=dataset.n_classes)
         self._starts = np.cumsum(self.counts) - self.counts
         self.domains = dataset.domains
+        self._shares = None if dataset.domain_shares is None else np.array(dataset.domain_shares)
         number = {name: place for place, name in enumerate(self.domains)}
         of_class = [number[name] for name in dataset.class_domains or ()] or [0] * len(self.counts)
         # The classes of domain d are members[firsts[d] : firsts[d] + sizes[d]]; without domains there is a single one.
@@ -48,8 +49,10 @@ class ClassIndex:
         """Index in ``domains`` for each of the uniform numbers (T,), int64 (T,); all 0 if there are no domains."""
         if not self.domains:
             return np.zeros(len(numbers), dtype=np.int64)
-        drawn = (numbers.astype(np.float64) * len(self.domains)).astype(np.int64)
-        return np.minimum(drawn, len(self.domains) - 1)
+        numbers = numbers.astype(np.float64)
+        if self._shares is not None:  # a domain has the numbers from the sum of the shares before it on
+            return np.searchsorted(self._shares.cumsum()[:-1], numbers, side="right").astype(np.int64)
+        return np.minimum((numbers * len(self.domains)).astype(np.int64), len(self.domains) - 1)
 
     def drawn_classes(self, numbers: np.ndarray, domains: np.ndarray) -> np.ndarray:
         """Different classes int64 (T, n) of each task's domain (T,), by uniform numbers (T, n)."""

@@ -81,7 +81,8 @@ class TaskSampler:
 
     The order is random too, so the label of a class changes between tasks, and chance decides whether an image is
     support or query. The cost does not depend on the number of classes or images. If classes have domains
-    (`Dataset.class_domains`), the domain of a task is drawn uniformly, and all its classes belong to that domain.
+    (`Dataset.class_domains`), the domain of a task is drawn first, uniformly or by `Dataset.domain_shares`, and all its
+    classes belong to that domain.
 
     Args:
         dataset: Labelled images to draw from.

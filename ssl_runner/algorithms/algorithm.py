@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -63,6 +64,7 @@ class Algorithm(nn.Module):
             clipping.
         adapts_encoder: Whether training changes copies of the encoder within a task, so that it cannot be frozen.
         begins_from_weights: Whether the method is meant to begin from weights that were trained before.
+        choice_tasks: Number of validation tasks on which one of `candidate_rates` is chosen.
         frozen: Whether the encoder stays as it is, see `freeze`.
     """
 
@@ -75,6 +77,7 @@ class Algorithm(nn.Module):
     adapts_encoder: ClassVar[bool] = False
     begins_from_weights: ClassVar[bool] = False
     pieces: int = 1
+    choice_tasks: int = 0
     frozen: bool = False
 
     def __init__(self, network: Network) -> None:
@@ -222,6 +225,22 @@ class Algorithm(nn.Module):
     ) -> dict[str, Tensor]:
         """The result of `classify` under the name "", and the scores of each of `classifiers`, from one adaptation."""
         return {"": self.classify(support_images, support_labels, query_images, n_way)}
+
+    @property
+    def candidate_rates(self) -> tuple[float, ...]:
+        """Learning rates of `classify` of which few-shot evaluation chooses one on validation tasks, for each setting.
+
+        By default there are none. Of equal rates, the first is taken, so list them from the safest on.
+        """
+        return ()
+
+    def at_rate(self, rate: float) -> AbstractContextManager[None]:
+        """Inside, `classify` uses this one of `candidate_rates`."""
+        raise NotImplementedError
+
+    def rehearsing(self) -> AbstractContextManager[None]:
+        """Inside, `classify` may take fewer steps, since it is called to find mistakes and not for its scores."""
+        return nullcontext()
 
     def maps(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> dict[str, Map]:
         """Maps of the first task by name, such as attention or memory. By default there are none.

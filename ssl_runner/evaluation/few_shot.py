@@ -13,6 +13,7 @@ from ssl_runner.data.dataset import Dataset, Splits
 from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.answers import keep
+from ssl_runner.evaluation.chosen_rate import at_chosen_rate
 from ssl_runner.evaluation.contender import Contender
 from ssl_runner.evaluation.fixed_tasks import FixedTasks
 from ssl_runner.evaluation.setting import Setting, check_asked, remedy
@@ -65,7 +66,8 @@ class FewShot:
         """``few_shot/5w1s/top1`` and ``few_shot/5w1s/ci95`` for each setting, as the algorithm is configured.
 
         For each of the algorithm's `classifiers`, also ``few_shot/5w1s/<name>/top1`` and ``.../ci95``. The keys begin
-        with the name of the domain, or of the dataset if it is not the run's: ``cifar10/few_shot/5w1s/top1``.
+        with the name of the domain, or of the dataset if it is not the run's: ``cifar10/few_shot/5w1s/top1``. If the
+        algorithm has `candidate_rates`, ``few_shot/5w1s/learning_rate`` is the one that was chosen on validation tasks.
 
         Raises:
             ValueError: If the test split has too few classes or images for a setting.
@@ -75,7 +77,11 @@ class FewShot:
         with evaluating(algorithm):
             contender = Contender.of_algorithm(algorithm, dataset, list(by_key.values()), device)
             for key, tasks in by_key.items():
-                for way, accuracies in contender.accuracies(tasks, self.tasks_per_batch, device).items():
+                with at_chosen_rate(algorithm, splits, tasks, self.seed, self.tasks_per_batch, device) as rate:
+                    found = contender.accuracies(tasks, self.tasks_per_batch, device)
+                if rate is not None:
+                    scores[f"{key}/learning_rate"] = rate
+                for way, accuracies in found.items():
                     name = f"{key}/{way}" if way else key
                     keep(name, accuracies)
                     scores[f"{name}/top1"] = accuracies.mean().item()
@@ -124,7 +130,7 @@ class FewShot:
         refuse_shape(dataset, splits.train.images.shape[1:], f"eval.{self.option}")
         if algorithm is None:
             return
-        with evaluating(algorithm):
+        with evaluating(algorithm), algorithm.rehearsing():
             contender = Contender.of_algorithm(algorithm, dataset, first, device)
             for task in first:
                 contender.accuracies(task, 1, device)

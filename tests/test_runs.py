@@ -20,8 +20,9 @@ from ssl_runner.wiring import wire
 CONF = conf_folder()
 # recipes for ImageNet, which is not at hand, take their steps in test_large_images
 ALL = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+TINY_IMAGENET = ("simclr_tiny_imagenet", "pmf_tiny_imagenet")
 MASKED = ("data2vec", "dinov2", "ibot", "ijepa", "mae", "simmim")  # need a transformer, so they run on one dataset
-EXPERIMENTS = [name for name in ALL if not name.endswith("_imagenet") or name == "simclr_tiny_imagenet"]
+EXPERIMENTS = [name for name in ALL if not name.endswith("_imagenet") or name in TINY_IMAGENET]
 EXPERIMENTS = [name for name in EXPERIMENTS if name.partition("_")[0] not in MASKED]
 SMALL = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.log_every=1", "trainer.progress=false"]
 
@@ -50,6 +51,8 @@ def small(name: str) -> list[str]:
     config = validate.checked_config(Composer(CONF), [f"experiment={name}"])[0]
     if "clusters" in config["dataset"]:
         overrides += ["dataset.partitions=2", "dataset.clusters=12"]
+    if "fine_tune_steps" in config["algorithm"]:
+        overrides += ["algorithm.fine_tune_steps=2", "algorithm.choice_tasks=2"]
     if "tasks_per_batch" in config["batching"]:
         return [*overrides, "batching.tasks_per_batch=2", "batching.n_way=5"]
     if name == "w_mse_cifar10":

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_runner.data.batches import Episodes, Views
+from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Embeddings
 from ssl_runner.models.network import Encoder, Network
 from ssl_runner.runtime.step_context import StepContext
@@ -75,6 +77,10 @@ class Algorithm(nn.Module):
         pieces: Number of pieces of a batch that are encoded, and normalised, separately.
         surrogate: Whether the gradient of the loss is itself the update (Reptile). This requires plain SGD without
             clipping.
+        adapts_encoder: Whether training changes copies of the encoder within a task, so that it cannot be frozen.
+        begins_from_weights: Whether the method is meant to begin from weights that were trained before.
+        choice_tasks: Number of validation tasks on which one of `candidate_rates` is chosen.
+        frozen: Whether the encoder stays as it is, see `freeze`.
     """
 
     batch_type: ClassVar[type[Views] | type[Episodes]]
@@ -83,7 +89,11 @@ class Algorithm(nn.Module):
     head_classifies: ClassVar[bool] = False
     supports_accumulation: ClassVar[bool] = True
     surrogate: ClassVar[bool] = False
+    adapts_encoder: ClassVar[bool] = False
+    begins_from_weights: ClassVar[bool] = False
     pieces: int = 1
+    choice_tasks: int = 0
+    frozen: bool = False
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -118,6 +128,39 @@ class Algorithm(nn.Module):
         vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+    def freeze(self) -> None:
+        """Keep the encoder, and a teacher's, as it is: without gradient, and in evaluation mode whatever the mode of
+        the algorithm, so that batch normalisation uses its running statistics and changes none of them.
+
+        Raises:
+            ValueError: Nothing would be left to train, or the method has to change the encoder.
+        """
+        name = type(self).__name__
+        if self.adapts_encoder:
+            raise InvalidValue(
+                f"init.freeze=true, but {name} adapts the encoder within each task, and normalises by the task; leave "
+                "it out, or choose algorithm=r2d2 or another that adapts nothing"
+            )
+        self.frozen = True
+        for encoder in self._encoders():
+            encoder.requires_grad_(False).eval()
+        if not self.parameter_groups():
+            raise InvalidValue(
+                f"init.freeze=true, but {name} has nothing else to train; choose a model/head with weights (projector, "
+                "linear), or evaluate without training: ssl-eval RUN"
+            )
+
+    def train(self, mode: bool = True) -> "Algorithm":
+        """Training mode, or evaluation mode; a frozen encoder stays in the latter."""
+        super().train(mode)
+        if self.frozen:
+            for encoder in self._encoders():
+                encoder.eval()
+        return self
+
+    def _encoders(self) -> list[Encoder]:
+        return [part for part in self.modules() if isinstance(part, Encoder)]
 
     def synchronised(self) -> list[nn.Module]:
         """Modules whose batch normalisation uses the batch of all processes: all but networks that encode pieces."""
@@ -205,6 +248,22 @@ class Algorithm(nn.Module):
     ) -> dict[str, Tensor]:
         """The result of `classify` under the name "", and the scores of each of `classifiers`, from one adaptation."""
         return {"": self.classify(support_images, support_labels, query_images, n_way)}
+
+    @property
+    def candidate_rates(self) -> tuple[float, ...]:
+        """Learning rates of `classify` of which few-shot evaluation chooses one on validation tasks, for each setting.
+
+        By default there are none. Of equal rates, the first is taken, so list them from the safest on.
+        """
+        return ()
+
+    def at_rate(self, rate: float) -> AbstractContextManager[None]:
+        """Inside, `classify` uses this one of `candidate_rates`."""
+        raise NotImplementedError
+
+    def rehearsing(self) -> AbstractContextManager[None]:
+        """Inside, `classify` may take fewer steps, since it is called to find mistakes and not for its scores."""
+        return nullcontext()
 
     def maps(self, support_images: Tensor, support_labels: Tensor, query_images: Tensor, n_way: int) -> dict[str, Map]:
         """Maps of the first task by name, such as attention or memory. By default there are none.

@@ -55,6 +55,7 @@ class InnerLoop(Algorithm):
     batch_type = Episodes
     gives_logits = True
     head_classifies = True
+    adapts_encoder = True
 
     def __init__(
         self, network: Network, loss: Loss, inner_steps: int, eval_inner_steps: int, statistics: Statistics

@@ -9,7 +9,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ssl_runner.cli import flags, help_page, home_folder, option_help, search_path
+from ssl_runner.cli import flags, help_page, home_folder, initial, option_help, search_path
 from ssl_runner.cli.app import App, follow, serve_job
 from ssl_runner.cli.report_error import GONE, of_a_thread, report_error, working_folder_is_gone
 from ssl_runner.cli.resume import named_folder, resume
@@ -84,7 +84,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     parsed = flags.read(arguments)
     if parsed.job is not None:
         return serve_job(app, parsed.job)
-    overrides, renamed = current_words(home_folder.with_homes(parsed.overrides))
+    overrides, renamed = current_words(home_folder.with_homes(initial.with_weights(parsed.overrides)))
     for sentence in renamed if launch_environment.rank() == 0 else []:
         print(f"warning: {sentence}; the old name works until version 0.3", file=sys.stderr)
     # these import Hydra, which help does not need

@@ -44,6 +44,7 @@ _ROOT = {
     "name": "folder of the run's kind under outputs/",
     "seed": "of every draw",
     "baselines": f"what the encoder is compared with: {', '.join(sorted(BASELINES))}",
+    "init": "what the encoder begins from: folder of a run, file, timm:NAME; init.freeze=true keeps it",
     "dry_run": "whether to stop after saying what would be done, and one step of it",
     "reproduce": "folder of a run to run again and compare with",
     "resume": "folder of a run to go on with; auto: whatever is in hydra.run.dir",
@@ -62,7 +63,6 @@ Flags:
   --hydra-help      Hydra's other flags (--info, --config-dir, ...)
 
 More examples:
-  ssl-train                                              {default}
   ssl-train experiment=simclr_mnist optimizer=adam optimizer.lr=3e-4 trainer.max_epochs=2
   ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
 
@@ -78,7 +78,6 @@ def page(folder: Path, *more: Path) -> str:
     groups = option_help.groups([folder, *more])
     experiments = groups.pop(option_help.EXPERIMENT, [])
     groups.pop(option_help.SUITE, None)  # of ssl-eval
-    default = f"experiment={chosen['experiment']}" if chosen.get("experiment") else "the defaults marked * above"
     sections = [
         _PURPOSE,
         "Experiments (experiment=NAME; of {a,b} one, simclr_mnist; * the default):",
@@ -93,7 +92,7 @@ def page(folder: Path, *more: Path) -> str:
         "Trainer keys (trainer.KEY=value):",
         *wrapped(_values(folder / "trainer", chosen.get("trainer"))),
         "",
-        _FLAGS.format(default=default),
+        _FLAGS,
     ]
     return "\n".join(sections)
 
@@ -140,6 +139,7 @@ def _comment(folders: Sequence[Path], name: str) -> str:
 
 
 def _root_keys(root: dict[str, Any]) -> dict[str, str]:
+    root = root | ({"init": root["init"]["weights"]} if "init" in root else {})
     keys = [key for key in root if key not in ("defaults", "hydra") and not isinstance(root[key], dict)]
     show = {key: yaml.safe_dump(root[key], default_flow_style=True).splitlines()[0] for key in keys}
     return {key: f"{_ROOT[key]} (now {show[key]})" if key in _ROOT else f"now {show[key]}" for key in keys}

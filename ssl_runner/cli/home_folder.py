@@ -8,7 +8,7 @@ VARIABLES = ("SSL_RUNNER_DATA", "SSL_RUNNER_OUTPUTS", "SSL_RUNNER_CACHE")
 
 
 # last parts of keys whose values are paths
-PATHS = ("root", "class_split", "encoder", "dir", "resume", "reproduce")
+PATHS = ("root", "class_split", "encoder", "dir", "resume", "reproduce", "weights")
 
 
 _VALUE = re.compile(r"(?P<key>[^=]+)=(?P<quote>['\"]?)(?P<value>~.*?)(?P=quote)")

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ssl_runner.cli import home_folder
+from ssl_runner.cli import home_folder, initial
 from ssl_runner.cli.app import App, Config, run_in, unique
 from ssl_runner.cli.resume import named_folder, resumed_config
 from ssl_runner.cli.search_path import conf_folder
@@ -44,7 +44,7 @@ def compose(overrides: Overrides = (), config_dir: str | Path | None = None) -> 
     from ssl_runner.cli.compose import Composer  # Hydra takes a second to import
     from ssl_runner.cli.validate import checked_config
 
-    words, messages = current_words(home_folder.with_homes(_words(overrides)))
+    words, messages = current_words(home_folder.with_homes(initial.with_weights(_words(overrides))))
     extra = None if config_dir is None else Path(config_dir).expanduser().absolute()
     if extra is not None and not extra.is_dir():
         raise ConfigError([f"config_dir: {extra} is not a folder; give one that holds files like experiment/NAME.yaml"])
@@ -60,7 +60,7 @@ def train(app: App, config: Mapping[str, Any] | Overrides, folder: str | Path | 
         raise ConfigError(["ssl_runner.train: it runs in one process; for several, use torchrun -m ssl_runner.train"])
     home_folder.settle_environment()
     if isinstance(config, Mapping):
-        checked, stopped = check(as_written(config)), None
+        checked, stopped = initial.settled(check(as_written(config))), None
     elif (stopped := named_folder(_words(config), "resume")) is not None:
         checked = resumed_config(stopped, _words(config), "resume", multirun=False)
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_runner.cli.app import App, run_in, unique
+from ssl_runner.cli.initial import settled
 from ssl_runner.cli.resume import resumed_config
 from ssl_runner.errors import ConfigError
 from ssl_runner.runs import run_folder
@@ -19,7 +20,7 @@ TOLERANCE = 0.005
 
 def reproduce(app: App, original: Path, overrides: Sequence[str], multirun: bool) -> int:
     """Run a run again in a new folder and compare the results. Returns the exit code: 1 if they differ."""
-    config = resumed_config(original, overrides, "reproduce", multirun)
+    config = settled(resumed_config(original, overrides, "reproduce", multirun))
     before = finished(original)
     prepared = app.prepare(config)
     if config.get("dry_run"):

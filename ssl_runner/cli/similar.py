@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_runner.cli.compose import Composer, compose_config
 from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS
 from ssl_runner.cli.hydra_private import Override
+from ssl_runner.cli.initial import settled
 from ssl_runner.config.schema import Config, check_again
 
 
@@ -58,7 +59,7 @@ class Similar:
         config = base.plain
         for key, value in values.items():
             config = _with(config, key.split("."), value)
-        return check_again(config), base.dropped
+        return settled(check_again(config)), base.dropped
 
     def _parse(self, word: str) -> Override:
         if word not in self.parsed:

@@ -14,6 +14,7 @@ from ssl_runner.cli.all_problems import every_problem, values_behind
 from ssl_runner.cli.app import App, Config
 from ssl_runner.cli.compose import Composer, compose_config
 from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS, explain
+from ssl_runner.cli.initial import settled
 from ssl_runner.cli.jobs import as_job, has_our_launcher, is_search, jobs, shared_folders
 from ssl_runner.cli.option_files import complaints
 from ssl_runner.cli.similar import Similar
@@ -42,7 +43,7 @@ def checked_config(
     except COMPOSITION_ERRORS as error:
         raise explain(composer, overrides, error) from error
     with as_job(config, job, number):
-        return check(config), messages
+        return settled(check(config)), messages
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ OUTSIDE_THE_HASH = (
     "dry_run",
     "sweep",
     "sweep.*",
+    "init.weights",  # only where they are; their content is init.fingerprint
     "name",
     "dataset.root",
     "dataset.*.root",
@@ -36,6 +37,8 @@ OUTSIDE_THE_HASH = (
 
 # patterns of keys that earlier versions do not have, with the values by which a run is what it was then
 AS_BEFORE: Mapping[str, Any] = {
+    "init.freeze": False,
+    "init.fingerprint": None,
     "masking": None,
     "dataset.weights": None,
     "scheduler.final_weight_decay": None,

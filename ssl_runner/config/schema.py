@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from ssl_runner.config.checking import check_config, check_plain
 from ssl_runner.config.paths import with_absolute_paths
@@ -31,6 +31,9 @@ ROOT_KEYS: Mapping[str, Any] = {
     "resume": str | None,
     "reproduce": str | None,
     "dry_run": bool,
+    "init.weights": str | None,
+    "init.freeze": bool,
+    "init.fingerprint": str | None,
     "sweep": dict[str, bool] | None,
 }
 
@@ -47,8 +50,14 @@ SUPPLIED: Mapping[str, Set[str]] = {
 }
 
 
+# what configs of earlier versions lack, and stood for
+NO_WEIGHTS: Mapping[str, Any] = {"weights": None, "freeze": False, "fingerprint": None}
+
+
 def check_again(plain: Config) -> Config:
     """Like `check`, for a config that was plain already."""
+    if "init" not in plain and "init.weights" in ROOT_KEYS:
+        plain = plain | {"init": dict(NO_WEIGHTS)}
     return with_absolute_paths(check_plain(plain, ROOT_KEYS, SUPPLIED))
 
 
@@ -58,4 +67,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: With every problem at once.
     """
+    if "init" not in config and "init.weights" in ROOT_KEYS:
+        config = config.copy()
+        with open_dict(config):
+            config.init = dict(NO_WEIGHTS)
     return with_absolute_paths(check_config(config, ROOT_KEYS, SUPPLIED))

@@ -1,6 +1,7 @@
 """Few-shot classification on fixed tasks, the same for every algorithm."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.data.episodes.varied_tasks import VariedTasks
 from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.answers import keep
+from ssl_runner.evaluation.chosen_rate import at_chosen_rate
 from ssl_runner.evaluation.classifiers.chosen import Chosen
 from ssl_runner.evaluation.classifiers.classifier import TaskClassifier
 from ssl_runner.evaluation.classifiers.encoded import Encoded
@@ -78,7 +80,8 @@ class FewShot:
         """``few_shot/5w1s/top1`` and ``few_shot/5w1s/ci95`` for each setting, as the algorithm is configured.
 
         For each of the algorithm's `classifiers`, also ``few_shot/5w1s/<name>/top1`` and ``.../ci95``. The keys begin
-        with the name of the domain, or of the dataset if it is not the run's: ``cifar10/few_shot/5w1s/top1``.
+        with the name of the domain, or of the dataset if it is not the run's: ``cifar10/few_shot/5w1s/top1``. If the
+        algorithm has `candidate_rates`, ``few_shot/5w1s/learning_rate`` is the one that was chosen on validation tasks.
 
         Chosen classifiers have keys with their names, ``few_shot/5w1s/centroid/top1``, and transductive ones say so:
         ``few_shot/5w1s/tim_transductive/top1``. Of several, each but the first has its paired difference to the first,
@@ -90,13 +93,22 @@ class FewShot:
         dataset = self.judged(splits)
         by_key = dict(self._keyed(dataset))
         found: dict[str, dict[str, Tensor]] = {key: {} for key in by_key}
+        rates: dict[str, float] = {}
         with evaluating(algorithm):
             encoded = self._encoded(algorithm, dataset, list(by_key.values()), splits, device, LOOKED_AT)
             for name, contender in self.chosen.contenders(algorithm, encoded):
                 for key, tasks in by_key.items():
-                    for way, accuracies in contender.accuracies(tasks, self.tasks_per_batch, device).items():
-                        found[key][name or way] = accuracies
-        scores = {}
+                    own = (
+                        nullcontext()
+                        if name
+                        else at_chosen_rate(algorithm, splits, tasks, self.seed, self.tasks_per_batch, device)
+                    )
+                    with own as rate:
+                        right = contender.accuracies(tasks, self.tasks_per_batch, device)
+                    if rate is not None:
+                        rates[f"{key}/learning_rate"] = rate
+                    found[key] |= {name or way: accuracies for way, accuracies in right.items()}
+        scores = dict(rates)
         for key, accuracies in found.items():
             for way, values in accuracies.items():
                 keep(f"{key}/{way}" if way else key, values)
@@ -157,7 +169,7 @@ class FewShot:
         refuse_shape(dataset, splits.train.images.shape[1:], f"eval.{self.option}")
         if algorithm is None:
             return
-        with evaluating(algorithm):
+        with evaluating(algorithm), algorithm.rehearsing():
             encoded = self._encoded(algorithm, dataset, first, splits, device, most=1)
             for _, contender in self.chosen.shortened().contenders(algorithm, encoded):
                 for task in first:

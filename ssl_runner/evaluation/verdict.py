@@ -167,7 +167,7 @@ class Verdict:
         first = [self.tasks(setting)[:1].with_queries(1) for setting in self.settings]
         if algorithm is None or encoder is None:
             return
-        with own_generators(device), evaluating(algorithm):
+        with own_generators(device), evaluating(algorithm), algorithm.rehearsing():
             initialised_anew(encoder, 0)
             contender = Contender.of_algorithm(algorithm, self.target, first, device)
             for task in first:

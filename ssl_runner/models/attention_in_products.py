@@ -11,4 +11,4 @@ def attend_in_products(module: nn.Module) -> None:
     """
     for part in module.modules():
         if isinstance(getattr(part, "fused_attn", None), bool):
-            part.fused_attn = False
+            vars(part)["fused_attn"] = False

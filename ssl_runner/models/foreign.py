@@ -101,7 +101,7 @@ def timm_encoder(name: str, file: Path | None) -> Foreign:
     who = f"timm:{name}"
     if ":" not in name and not timm.is_model(name):
         raise InvalidValue(f"{who}: timm {timm.__version__} has no such model{did_you_mean(name, timm.list_models())}")
-    with torch.random.fork_rng(devices=[]), _quiet_hub():
+    with torch.random.fork_rng(devices=[]), quiet_hub():
         try:
             model: Any = timm.create_model(name, pretrained=file is None, num_classes=0)
         except Exception as error:  # errors of a network, a hub and a thousand constructors
@@ -178,7 +178,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _quiet_hub() -> Iterator[None]:
+def quiet_hub() -> Iterator[None]:
     """Inside, without a network, Hugging Face's hub looks only on this machine; else it would try for a minute."""
     from huggingface_hub import constants, logging
 

@@ -1,7 +1,9 @@
 """The summary before the first step: a dozen lines on what will be trained."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ssl_runner.data.batches import Views
 from ssl_runner.data.dataset import Dataset
@@ -34,6 +36,8 @@ def announce(run: Run, folder: Path | None, start_step: int, console: Console) -
         for note in () if splits is None else splits.notes:
             if note.warning:
                 console.warn(f"{owner}{note.text}.")
+    for caution in run.cautions:
+        console.warn(f"{caution}.")
 
 
 def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
@@ -41,14 +45,18 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
     splits, batching, network = run.splits, run.batching, run.algorithm.network
     parameters = sum(parameter.numel() for parameter in run.algorithm.parameters() if parameter.requires_grad)
     encoder = sum(parameter.numel() for parameter in network.encoder.parameters())
+    counted = f"{encoder:,} of {parameters:,} trained parameters"
+    if run.algorithm.frozen:
+        counted = f"{encoder:,} frozen parameters beside {parameters:,} that are trained"
     steps = run.trainer.steps(batching)
     epochs = "" if batching.steps_per_epoch is None else f", {steps / batching.steps_per_epoch:,.1f} epochs"
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     found = {
         "algorithm": f"{type(run.algorithm).__name__}, loss {_loss(run)}",
-        "encoder": f"{type(network.encoder.backbone).__name__}, {encoder:,} of {parameters:,} trained parameters, "
+        "encoder": f"{type(network.encoder.backbone).__name__}, {counted}, "
         f"{network.encoder.out_features:,} features of {'x'.join(map(str, network.encoder.input_shape))} images"
         + (f" ({network.encoder.represented_by})" if network.encoder.represented_by else ""),
+        **({} if run.begun is None else {"begins from": _beginning(run.begun.facts)}),
         "data": f"{splits.train.name.rpartition('/')[0] or splits.train.name} by {splits.by}, "
         f"fingerprint {splits.train.fingerprint}",
         "": "; ".join(f"{name} {_counts(part)}{_named(part, name)}" for name, part in parts.items()),
@@ -66,6 +74,15 @@ def lines(run: Run, folder: Path | None, start_step: int) -> dict[str, str]:
         or "none",
         "run folder": "none (dry run)" if folder is None else str(folder),
     }
+
+
+def _beginning(facts: Mapping[str, Any]) -> str:
+    run = facts.get("run", {})
+    whose = f" ({run['name']}, seed {run.get('seed', 'unknown')})" if run.get("name") else ""
+    differing = [f"{key}: {before} -> {now}" for key, (before, now) in facts.get("encoder", {}).items()]
+    other = f"; its settings differ: {', '.join(differing)}" if differing else ""
+    frozen = ", frozen" if facts["freeze"] else ""
+    return f"{facts['weights']}{whose}, fingerprint {facts['fingerprint']}{frozen}{other}"
 
 
 def _loss(run: Run) -> str:

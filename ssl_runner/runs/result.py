@@ -66,7 +66,10 @@ class Result:
             ResumeError: More steps than that are already done.
         """
         self.reach(resumed["step"])
-        self.content["resumed_at_steps"] = [*self._before().get("resumed_at_steps", []), resumed["step"]]
+        before = self._before()
+        self.content["resumed_at_steps"] = [*before.get("resumed_at_steps", []), resumed["step"]]
+        if "init" in before:  # in full, even if the weights are no longer there
+            self.content["init"] = before["init"]
         if resumed["step"] > steps:
             raise ResumeError(
                 f"{self.path.parent} has already done {resumed['step']} steps, but would end after {steps}; give more"

@@ -1,5 +1,6 @@
 """The objects of a run, and what they do together."""
 
+import copy
 import functools
 import json
 import time
@@ -22,6 +23,7 @@ from ssl_runner.optim.schedules import Schedule
 from ssl_runner.runs import provenance
 from ssl_runner.runtime.step_context import StepContext
 from ssl_runner.training import checkpoint, sharding
+from ssl_runner.training.begun import Begun
 from ssl_runner.training.trainer import Trainer
 
 
@@ -32,6 +34,8 @@ class Run:
     Attributes:
         algorithm: Evaluated and exported.
         sharded: The copy that is trained instead, divided among processes, or None (`sharding.shard`).
+        begun: What the encoder begins from; None for random weights.
+        cautions: Sentences on what casts doubt on the result.
     """
 
     seed: int
@@ -45,6 +49,8 @@ class Run:
     identity: checkpoint.Identity
     step_bytes: int | None
     sharded: Algorithm | None = None
+    begun: Begun | None = None
+    cautions: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -92,10 +98,22 @@ class Run:
                 **{note.key: note.value for note in splits.notes},
             },
             "encoder": {"features": encoder.out_features, "represented_by": encoder.represented_by},
-            "protocols": {name: evaluator.protocol(splits) for name, evaluator in self.evaluators.items()}
+            **({} if self.begun is None else {"init": self.begun.facts}),
+            **({"cautions": list(self.cautions)} if self.cautions else {}),
+            "protocols": {name: self._protocol(evaluator) for name, evaluator in self.evaluators.items()}
             | {"algorithm": self.algorithm.protocol()},
             "hardware": provenance.hardware(self.device),
         }
+
+    def _protocol(self, evaluator: Evaluator) -> dict[str, Any]:
+        stated = evaluator.protocol(self.splits)
+        if self.begun is None:
+            return stated
+        return self.begun.protocol(stated, getattr(evaluator, "target", None) is None, self.splits)
+
+    def untrained(self) -> Algorithm:
+        """A copy of the algorithm, which was not trained yet, with random weights, whatever its encoder begins from."""
+        return copy.deepcopy(self.algorithm) if self.begun is None else self.begun.undone(self.algorithm)
 
     def save(self, node: dict[str, Any], folder: Path) -> None:
         """Write the trained encoder into the run folder.
@@ -117,7 +135,8 @@ class Run:
         """The origin that is stored in an encoder's file."""
         trained = self.splits.train
         known = {"config_hash": self.identity.config_hash, "dataset": trained.name}
-        return known | {"sources": json.dumps(sorted(sources(trained)))}
+        unknown = self.begun is not None and self.begun.facts.get("sources") is None
+        return known | {"sources": json.dumps(None if unknown else sorted(sources(trained)))}
 
     def one_step(self) -> tuple[float, dict[str, float]]:
         """Take the first step; returns its duration in seconds and its metrics."""

@@ -1,6 +1,5 @@
 """A run in its folder: new or resumed, trained, evaluated, and its result written."""
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.config.schema import BASELINES, Config
+from ssl_runner.errors import ConfigError
 from ssl_runner.evaluation.evaluator import asked_again, evaluate, write_manifests
 from ssl_runner.evaluation.raw_pixels import RawPixels
 from ssl_runner.runs import provenance, run_folder
@@ -65,7 +65,7 @@ class Session:
     def fit(self, tracker: Silence) -> None:
         """Train to the last step and close the process group; process 0 then writes the encoder."""
         if self.result is not None and "untrained" in self.config["baselines"]:
-            self.untrained = copy.deepcopy(self.run.algorithm)
+            self.untrained = self.run.untrained()
         self.speed = loop.fit(self.run, self.folder, tracker, self.resumed)
         process_group.shutdown()
         if self.result is not None:
@@ -139,6 +139,8 @@ def _first(config: Config, folder: Path, run: Run) -> Session:
     session.resumed, warnings = checkpoint.resume_point(config, folder, run.identity)
     for warning in warnings:
         session.console.warn(warning)
+    if session.resumed is None and run.begun is not None and run.begun.lacking is not None:
+        raise ConfigError([run.begun.lacking])
     if session.resumed is not None:
         session.result.take_up(session.resumed, run.trainer.steps(run.batching))
         session.finished = session.result.is_finished()

@@ -25,6 +25,7 @@ from ssl_runner.runtime import process_group, randomness
 from ssl_runner.runtime.compiler_aside import leave_compiler_out
 from ssl_runner.runtime.no_download import no_download
 from ssl_runner.training import checkpoint, memory_estimate, sharding
+from ssl_runner.training.begun import Begun
 from ssl_runner.training.run import Run
 from ssl_runner.training.trainer import Trainer
 from ssl_runner.wiring import components
@@ -39,6 +40,7 @@ from ssl_runner.wiring.compatibility import (
     refuse_unlabelled,
     refuse_untrainable,
 )
+from ssl_runner.wiring.initial import begin, cautions, encoder_node, freeze
 from ssl_runner.wiring.masking import mask
 from ssl_runner.wiring.networks import FirstWeights, begin_network, finish_network
 
@@ -78,6 +80,7 @@ class Parts:
     method: Any = REFUSED
     fit: Any = REFUSED
     splits: Any = REFUSED
+    begun: Any = None
     network: Any = REFUSED
     algorithm: Any = REFUSED
 
@@ -140,8 +143,12 @@ def _data_and_network(parts: Parts, config: Config, weights: FirstWeights, attem
     attempt(refuse_unlabelled, parts.loss, parts.batching, parts.splits)
     parts.batching = attempt(bind, parts.batching, parts.splits, config["seed"], parts.device)
     attempt(lambda trainer, batching: trainer.steps(batching), parts.trainer, parts.batching)  # episodes have no epochs
-    encoder = attempt(begin_network, config["model"]["encoder"], parts.splits, weights)
-    parts.network = attempt(finish_network, encoder, config["model"]["head"], parts.batching, weights)
+    encoder = attempt(begin_network, attempt(encoder_node, config), parts.splits, weights)
+    parts.begun = attempt(begin, encoder, config)
+    if isinstance(parts.begun, Begun):
+        parts.splits = parts.begun.known(parts.splits)
+    fitted = attempt(lambda encoder, _: encoder, encoder, parts.begun)
+    parts.network = attempt(finish_network, fitted, config["model"]["head"], parts.batching, weights)
     attempt(refuse_head, parts.method, parts.network, parts.batching)
     attempt(components.views, parts.augmentation, parts.splits, parts.network)
     attempt(components.smaller_views, parts.batching, parts.splits, parts.network)
@@ -154,6 +161,7 @@ def _algorithm(parts: Parts, config: Config, weights: FirstWeights, attempt: Att
     if REFUSED not in (parts.fit, given):
         with weights.drawn():
             parts.algorithm = attempt(components.part, config["algorithm"], "algorithm", Algorithm, **given)
+    attempt(freeze, parts.algorithm, config["init"]["freeze"])
     attempt(mask, parts.batching, parts.masking, parts.algorithm, parts.augmentation, parts.splits)
     if not attempt.problems and parts.trainer.shard:
         attempt(sharding.refuse_weights, parts.algorithm)
@@ -184,6 +192,8 @@ def _assemble(parts: Parts, config: Config, step_bytes: int | None) -> Run:
         identity,
         step_bytes,
         sharded,
+        parts.begun,
+        cautions(parts.begun, parts.method, parts.splits),
     )
 
 

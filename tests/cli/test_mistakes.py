@@ -530,6 +530,7 @@ FORWARD_LEARNERS = (
     "feat",
     "snail",
     "mann",
+    "pmf",
 )
 # what an option needs beside it to make a valid run; the data is tiny or absent
 HIDING = ["algorithm=masked", "model/encoder=vit_tiny", "model/head=identity", "batching=labelled", "masking=random"]

@@ -12,6 +12,7 @@ from run_folders import VIEWS, settled
 from ssl_runner import train
 from ssl_runner.cli import option_help, validate
 from ssl_runner.cli.compose import Composer
+from ssl_runner.cli.initial import with_weights
 from ssl_runner.cli.jobs import jobs
 from ssl_runner.cli.search_path import conf_folder
 
@@ -53,14 +54,14 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", [line for line in commands() if not OTHERWISE.search(line)])
-def test_a_command_line_is_valid(command):
-    _, *words = shlex.split(command)
+def test_a_command_line_is_valid(command, run):
+    _, *words = shlex.split(re.sub(r"(?<=init=)\S+", str(run), command))
     composer = Composer(conf_folder())
     if "--help" in words:
         words.remove("--help")
         assert not words or option_help.page([conf_folder()], words)
         return
-    overrides = [word for word in words if word != "-m"]
+    overrides = with_weights([word for word in words if word != "-m"])
     for job in jobs(composer, overrides, "-m" in words) or [overrides]:
         assert validate.checked_config(composer, job)[0]["name"]
 

@@ -104,7 +104,8 @@ def read_encoder(run: str, train: Dataset) -> tuple[Encoder, str, tuple[str, ...
     seen = saving.read_metadata(file).get("sources")
     if seen is None:
         raise DataError(f"{who} does not say what it was trained on, because an earlier version wrote it; run it again")
-    return encoder, hashlib.sha256(file.read_bytes()).hexdigest(), tuple(json.loads(seen))
+    # null: it began from weights that do not say
+    return encoder, hashlib.sha256(file.read_bytes()).hexdigest(), tuple(json.loads(seen) or ())
 
 
 def points(train: Dataset, encoder: Encoder | None) -> np.ndarray:

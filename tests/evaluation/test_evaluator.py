@@ -153,6 +153,7 @@ def test_each_option_sets_every_argument_and_its_scores_have_its_name(name):
 def test_there_is_an_option_for_each_evaluator_and_for_each_share_of_the_labels():
     assert OPTIONS == [
         "attentive_probe",
+        "attentive_probe_10pct",
         "few_shot",
         "few_shot_chestx",
         "few_shot_cifar10",
@@ -167,6 +168,7 @@ def test_there_is_an_option_for_each_evaluator_and_for_each_share_of_the_labels(
         "fine_tuning_vit",
         "fine_tuning_vit_10pct",
         "knn",
+        "knn_10pct",
         "knn_cifar10",
         "knn_patches",
         "linear_probe",

@@ -9,6 +9,8 @@ import timm
 import torch
 from run_folders import EPISODES, VIEWS
 from safetensors.torch import load_file
+from small_vits import METHODS as small_vits
+from small_vits import RUN
 
 import ssl_runner
 from ssl_runner.algorithms.algorithm import Algorithm
@@ -276,3 +278,18 @@ def test_a_method_that_goes_on_from_weights_warns_without_them_and_says_how_to_m
     assert "PMF goes on from pre-trained weights, but this encoder begins from random ones" in caution
     assert "experiment=simclr_tiny_imagenet dataset.split=classes" in caution
     assert not any("random" in caution for caution in wired(words, source).cautions)
+
+
+def test_a_masked_students_teacher_begins_from_the_weights_and_both_stay_when_frozen(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_RUNNER_TRUSTED", "small_vits")
+    words = [*RUN, *small_vits["data2vec"]]
+    other = wired([*words, "seed=5"]).algorithm.network.encoder
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    run = wired(words, tmp_path / "other.pt", "init.freeze=true")
+    before = copied(run.algorithm)
+    assert len(encoders(run.algorithm)) == 2
+    run.one_step()
+    for encoder in encoders(run.algorithm):
+        assert_same(encoder.state_dict(), other.state_dict())
+    after = run.algorithm.state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())

@@ -98,7 +98,7 @@ class ResidualBlock(nn.Module):
         """Share of the drop rate that is reached."""
         norm = self.shortcut[1]
         assert isinstance(norm, BatchNorm2d) and norm.num_batches_tracked is not None
-        if self.drop_warmup is None or norm.statistics != "module":
+        if self.drop_warmup is None or not self.training or norm.statistics != "module":
             return 1.0
         return (norm.num_batches_tracked / self.drop_warmup).clamp(max=1)  # it counts, and is in the checkpoint
 

@@ -33,6 +33,7 @@ RUNS = {
     "supervised": ["algorithm=supervised", "loss=cross_entropy", "model/head=linear", "batching=labelled", *VIEWS[:-2]],
     "protonet": [*PROTONET, "model/head=projector", "model.head.out_features=8"],
     "maml": MAML,
+    "caml": [*PROTONET, "algorithm=caml", "algorithm.label_width=16", "algorithm.depth=1"],  # on a frozen encoder
     # made for as many ways as a task may have at most
     "context": [
         *PROTONET,

@@ -36,6 +36,7 @@ OUTSIDE_THE_HASH = (
 
 # patterns of keys that earlier versions do not have, with the values by which a run is what it was then
 AS_BEFORE: Mapping[str, Any] = {
+    "*dataset.decoder": "pillow",
     "masking": None,
     "scheduler.final_weight_decay": None,
     "loss.centering": "center",

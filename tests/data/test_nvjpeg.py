@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def zoo(tmp_path):
     return tmp_path / "zoo"
 
 
-def load(root, decoder="nvjpeg", **keys):
+def load(root, decoder: Any = "nvjpeg", **keys):
     return image_folder(
         str(root), class_split=None, **{"channels": 3, "storage": "packed", **KEYS, **keys}, decoder=decoder
     )

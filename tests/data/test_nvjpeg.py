@@ -178,8 +178,8 @@ def test_the_run_says_once_that_some_are_left_to_pillow(zoo, capsys):
     for step in range(3):
         batching.batch(step)
     told = capsys.readouterr().err
-    assert told.count("nvJPEG") == 1
-    assert "Pillow decoded" in told and "no JPEGs" in told
+    assert told.count("Pillow decoded") == 1
+    assert "no JPEGs" in told
 
 
 def test_a_file_that_was_damaged_since_it_was_packed_is_named(zoo, cache):

@@ -39,6 +39,7 @@ OUTSIDE_THE_HASH = (
 AS_BEFORE: Mapping[str, Any] = {
     "init.freeze": False,
     "init.fingerprint": None,
+    "*dataset.decoder": "pillow",
     "masking": None,
     "dataset.weights": None,
     "scheduler.final_weight_decay": None,

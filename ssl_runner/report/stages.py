@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.report import console as tables
 from ssl_runner.report import exhibits, verdict
 from ssl_runner.report.few_shot_table import log_few_shot
@@ -37,6 +38,10 @@ def after(session: Session) -> None:
         exhibits.after(writer, session.run, steps)
     if sentences := verdict.sentences(result.metrics, result.content["protocols"]):
         result.content["verdict"] = sentences
+    images = session.run.splits.train.images
+    if isinstance(images, StoredImages) and images.left is not None:
+        result.content["dataset"]["decoded_by_pillow"] = images.left.counts()
+        session.console.tell("nvJPEG", str(images.left))
 
 
 def conclude(session: Session) -> dict[str, Any]:

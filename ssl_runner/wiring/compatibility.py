@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.config.hashing import flatten
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.config.targets import locate
@@ -14,6 +15,7 @@ from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import ConfigError, NotDownloaded, UserError
 from ssl_runner.evaluation.evaluator import Evaluator, merits, selecting
+from ssl_runner.images import nvjpeg
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.training import sharding
@@ -67,6 +69,13 @@ def refuse_baselines(names: list[str]) -> None:
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
         raise ConfigError([f"baselines: {name!r} is not one of {', '.join(sorted(BASELINES))}" for name in unknown])
+
+
+def refuse_decoder(dataset: dict[str, Any], trainer: Trainer) -> None:
+    """Raises InvalidValue if a dataset is to be decoded by nvJPEG, and the run's device cannot."""
+    chosen = [value for key, value in flatten(dataset).items() if key.rpartition(".")[2] == "decoder"]
+    if "nvjpeg" in chosen:
+        nvjpeg.refuse_without(trainer.device)
 
 
 def refuse_unlabelled(loss: Loss | None, batching: Batching, splits: Splits) -> None:

@@ -35,6 +35,7 @@ from ssl_runner.wiring.compatibility import (
     check_evaluators,
     check_selection,
     refuse_baselines,
+    refuse_decoder,
     refuse_head,
     refuse_misfits,
     refuse_unlabelled,
@@ -139,6 +140,7 @@ def _settings(config: Config, attempt: Attempts) -> Parts:
 
 def _data_and_network(parts: Parts, config: Config, weights: FirstWeights, attempt: Attempts) -> None:
     """Build the dataset, its batches, and a network for its images."""
+    attempt(refuse_decoder, config["dataset"], parts.trainer)
     parts.splits = attempt(refuse_untrainable, attempt(components.part, config["dataset"], "dataset", Splits))
     attempt(refuse_unlabelled, parts.loss, parts.batching, parts.splits)
     parts.batching = attempt(bind, parts.batching, parts.splits, config["seed"], parts.device)

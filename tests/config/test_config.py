@@ -358,6 +358,12 @@ def test_a_class_split_of_tiny_imagenet_that_is_not_read_or_is_that_of_earlier_v
     assert config_hash(omniglot) != config_hash(omniglot | {"dataset": omniglot["dataset"] | {"class_split": "random"}})
 
 
+@pytest.mark.parametrize("key", ["dataset.decoder", "dataset.dataset.decoder", "eval.a.dataset.decoder"])
+def test_the_decoder_of_images_is_in_the_hash_unless_it_is_the_one_of_earlier_versions(key):
+    assert config_hash(changed(key, "pillow")) == config_hash(RUN)
+    assert config_hash(changed(key, "nvjpeg")) != config_hash(RUN)
+
+
 def test_the_difference_shows_both_values():
     assert config_difference(RUN, changed("optimizer.lr", 0.2)) == ["optimizer.lr: 1 -> 0.2"]
     assert config_difference(changed("a.b", 1), RUN) == ["a.b: 1 -> (absent)"]

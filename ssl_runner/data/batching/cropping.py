@@ -11,7 +11,8 @@ from ssl_runner.data.augmentation import Augmentation, RandomResizedCrop
 from ssl_runner.data.augmentation.transform import to_device
 from ssl_runner.data.batching.batching import gather, on_device
 from ssl_runner.data.dataset import Images
-from ssl_runner.data.stores.stored_images import Pending, StoredImages
+from ssl_runner.data.stores.pending import Pending
+from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.runtime import process_group
 
 AHEAD = 2  # steps whose images are decoded while one is used,
@@ -79,12 +80,16 @@ class Cropping:
     def _from_store(self, images: StoredImages, step: int) -> tuple[Tensor, list[Tensor]]:
         plan, pending = self._begun(images, step)
         cut = pending.wait()
+        if images.left is not None:
+            images.left.tell()
         steps = 1 if sum(part.nbytes for part in cut) > AHEAD_BYTES else AHEAD
         for next_step in range(step + 1, step + 1 + steps):  # decoded while this one is augmented and learned from
             self._begun(images, next_step)
-        for key in [key for key in self._ahead if not step <= key[0] <= step + steps]:
+        # what a device has cut belongs to the CUDA stream that asked for it, and may not be given to another
+        first = step if images.left is None else step + 1
+        for key in [key for key in self._ahead if not first <= key[0] <= step + steps]:
             self._ahead.pop(key)[1].drop()
-        if self.device.type != "cpu":
+        if self._finishes_late(images, plan):
             cut = [self._augmented(plan, kind, to_device(part, self.device)) for kind, part in enumerate(cut)]
         return plan.indices, cut
 
@@ -113,18 +118,28 @@ class Cropping:
             boxes = [_boxes(images, plan.indices, views) for views in plan.views]
             sizes = [getattr(crop_of(views.augmentation), "size", None) or images.size for views in plan.views]
             finish = made = None
-            if self.device.type == "cpu":
+            if not self._finishes_late(images, plan):
                 # the thread that has decoded an image augments it, too, while it is in the cache. Memory is taken here:
                 # what glibc gives to other threads in large pieces it does not keep (`keep_pages`)
                 finish = partial(self._augmented, plan)
                 made = [torch.empty(self._shape(images, plan, kind)) for kind in range(len(plan.views))]
-            self._ahead[key] = (plan, images.begin(plan.indices, boxes, sizes, finish, made))
+            decodes = self.device if _for_nvjpeg(images, plan) else None
+            self._ahead[key] = (plan, images.begin(plan.indices, boxes, sizes, finish, made, decodes))
         return self._ahead[key]
+
+    def _finishes_late(self, images: StoredImages, plan: Plan) -> bool:
+        """Whether cuts are augmented in batches, not by the threads that decode."""
+        return self.device.type != "cpu" or _for_nvjpeg(images, plan)
 
 
 def crop_of(augmentation: Augmentation) -> RandomResizedCrop | None:
     """The crop with which an augmentation begins: it can be cut out of the original pixels."""
     return augmentation.first if isinstance(augmentation.first, RandomResizedCrop) else None
+
+
+def _for_nvjpeg(images: StoredImages, plan: Plan) -> bool:
+    """Whether boxes are cut out of what a device decodes."""
+    return images.left is not None and any(crop_of(views.augmentation) is not None for views in plan.views)
 
 
 def _boxes(images: StoredImages, indices: Tensor, views: ViewsOf) -> Tensor | None:

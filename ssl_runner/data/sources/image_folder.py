@@ -20,6 +20,7 @@ from ssl_runner.data.splits.splitting import split_by_classes, split_source
 from ssl_runner.errors import DataError, printable
 from ssl_runner.images.decoding import LISTED, Decoding
 from ssl_runner.images.files import ImageFile, Scan, scan
+from ssl_runner.images.nvjpeg import Decoder
 
 Storage = Literal["memory", "packed", "auto"]
 
@@ -42,6 +43,7 @@ def image_folder(
     max_megapixels: float = 179,
     duplicates: Duplicates = "warn",
     storage: Storage = "memory",
+    decoder: Decoder = "pillow",
 ) -> Splits:
     """Images of any size and format in one of three layouts, decoded once and kept in the cache, or packed.
 
@@ -72,6 +74,8 @@ def image_folder(
         storage: ``memory`` decodes and resizes every image once, and keeps the pixels. ``packed`` keeps the files as
             they are, and cuts random crops out of the original pixels at every step. ``auto`` is ``memory`` if the
             pixels take less than a quarter of this machine's memory.
+        decoder: Decodes JPEGs out of which random crops are cut: ``pillow`` in threads, ``nvjpeg`` on a CUDA device.
+            Only packed images are decoded more than once.
 
     Raises:
         DataError: The folder is missing, empty or has another layout, or images are damaged; the message names them.
@@ -82,13 +86,13 @@ def image_folder(
         raise DataError(f"dataset.class_split={class_split} needs dataset.split=classes, got {split!r}.")
     found, given = scan(folder), None if class_split is None else absolute(class_split)
     if given is not None and given.is_dir():
-        return _split_by_tables(folder, given, found, decoding, damaged, duplicates, storage)
+        return _split_by_tables(folder, given, found, decoding, damaged, duplicates, storage, decoder)
     layout = layout_of(folder, found.files)
     found.files = layout.files
     lists = (
         None if given is None else read_lists(given, sorted(set(layout.labels or ())))
     )  # before decoding, which takes long
-    loaded = load_folder("image_folder", folder, found, decoding, damaged, storage)
+    loaded = load_folder("image_folder", folder, found, decoding, damaged, storage, decoder)
     if len(loaded.files) < len(layout.files):
         layout = replace(layout_of(folder, loaded.files), notes=layout.notes)
     source = folder_source(folder, found, layout, loaded, decoding)
@@ -111,12 +115,13 @@ def _split_by_tables(
     damaged: str,
     duplicates: Duplicates,
     storage: Storage,
+    decoder: Decoder,
 ) -> Splits:
     """Splits by the classes in train.csv, val.csv and test.csv."""
     files, labels, parts = read_tables(tables, found.files)
     found.files, label_of = files, dict(zip(files, labels, strict=True))
     # its own selection of files, so its own entry
-    loaded = load_folder(f"image_folder-{_tag(tables)}", folder, found, decoding, damaged, storage)
+    loaded = load_folder(f"image_folder-{_tag(tables)}", folder, found, decoding, damaged, storage, decoder)
     layout = Layout(loaded.files, {}, [label_of[file] for file in loaded.files], ())
     source = folder_source(folder, found, layout, loaded, decoding)
     present = set(source.class_names)
@@ -124,23 +129,37 @@ def _split_by_tables(
     return split_by_classes(source, numbers, duplicates)
 
 
-def load_folder(name: str, folder: Path, found: Scan, decoding: Decoding, damaged: str, storage: Storage) -> Loaded:
+def load_folder(
+    name: str,
+    folder: Path,
+    found: Scan,
+    decoding: Decoding,
+    damaged: str,
+    storage: Storage,
+    decoder: Decoder = "pillow",
+) -> Loaded:
     """The images of a folder's files, in memory or packed.
 
     Args:
         name: Name of the cache entry, one per dataset and selection of files.
 
     Raises:
-        DataError: Files are damaged, or there is no such storage.
+        DataError: Files are damaged, or storage or decoder do not fit.
     """
     if storage not in ("memory", "packed", "auto"):
         raise DataError(f"dataset.storage={storage!r}: expected 'memory', 'packed' or 'auto'.")
+    if storage == "memory" and decoder == "nvjpeg":
+        raise DataError(
+            "dataset.decoder=nvjpeg, but with dataset.storage=memory every image is decoded once, by Pillow; set "
+            "dataset.storage=packed or dataset.decoder=pillow."
+        )
     if storage == "packed" or (storage == "auto" and not suits_memory(len(found.files), decoding)):
-        return pack_folder(folder, found, decoding, damaged)
+        return pack_folder(folder, found, decoding, damaged, decoder)
     loaded = load_images(name, folder, found, decoding, damaged)
     if storage == "memory":
         return loaded
     text = "decoded once and kept in memory, because they fit; dataset.storage=packed crops original pixels instead"
+    text += " (dataset.decoder=nvjpeg is not used here)" if decoder == "nvjpeg" else ""
     return replace(loaded, notes=(Note("storage", "memory", text),))
 
 

@@ -13,11 +13,13 @@ from ssl_runner.data.sources.cache import Loaded, cache_folder, check_damaged, l
 from ssl_runner.data.sources.decode_folder import Findings
 from ssl_runner.data.stores.index import Index, read_index
 from ssl_runner.data.stores.packing import Known, append, data_file, text_of
+from ssl_runner.data.stores.pending import left_by
 from ssl_runner.data.stores.store import ImageStore, LocalFiles
 from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.errors import DataError, printable
 from ssl_runner.images.decoding import Damage, Decoding
 from ssl_runner.images.files import ImageFile, Scan
+from ssl_runner.images.nvjpeg import Decoder
 from ssl_runner.runtime.file_lock import locked
 from ssl_runner.runtime.no_download import refuse_decoding
 
@@ -32,7 +34,7 @@ class _Found:
     changed: int
 
 
-def pack_folder(folder: Path, found: Scan, decoding: Decoding, damaged: str) -> Loaded:
+def pack_folder(folder: Path, found: Scan, decoding: Decoding, damaged: str, decoder: Decoder = "pillow") -> Loaded:
     """Like `load_images`, from a pack in the cache folder.
 
     The pack belongs to the folder, whatever selection of its files is used and to whatever size they are resized. New
@@ -45,6 +47,11 @@ def pack_folder(folder: Path, found: Scan, decoding: Decoding, damaged: str) -> 
     check_damaged(damaged)
     if decoding.size is None:
         raise DataError("dataset.storage=packed needs dataset.size: images of any size are cut and resized to it.")
+    if decoder == "nvjpeg" and decoding.value_range is not None:
+        raise DataError(
+            f"dataset.decoder=nvjpeg does not change values, but dataset.value_range={list(decoding.value_range)}; set "
+            "one of them to its default: dataset.decoder=pillow or dataset.value_range=null."
+        )
     pack = _place(folder, decoding)
     index, where = _complete(pack, folder, found.files, decoding)
     whole = [place for place in range(len(found.files)) if place not in where.damaged]
@@ -62,7 +69,7 @@ def pack_folder(folder: Path, found: Scan, decoding: Decoding, damaged: str) -> 
 
     reader = LocalFiles([data_file(pack, number) for number in range(len(index.extra["data"]))])
     store = ImageStore(index, reader, name, f"delete {printable(str(pack))}, and the images are packed again")
-    images = StoredImages(store, rows, replace(decoding, bits=findings.bits))
+    images = StoredImages(store, rows, replace(decoding, bits=findings.bits), left_by(decoder, index))
     files = [found.files[place] for place in whole]
     return Loaded(images, content, files, [*bad, *broken], findings, digests, _notes(index, rows, where, pack))
 

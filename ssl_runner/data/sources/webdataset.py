@@ -16,12 +16,14 @@ from ssl_runner.data.sources.source import Source
 from ssl_runner.data.splits.copies import Duplicates
 from ssl_runner.data.splits.splitting import split_source
 from ssl_runner.data.stores.index import Index, read_index
+from ssl_runner.data.stores.pending import Left, left_by
 from ssl_runner.data.stores.shard_files import Shard, ShardFiles, described, expanded, is_remote
 from ssl_runner.data.stores.shard_index import append_shards
 from ssl_runner.data.stores.store import ImageStore
 from ssl_runner.data.stores.stored_images import StoredImages
 from ssl_runner.errors import DataError, printable
 from ssl_runner.images.decoding import Damage, Decoding, refuse
+from ssl_runner.images.nvjpeg import Decoder
 from ssl_runner.runtime.file_lock import locked
 from ssl_runner.runtime.no_download import refuse_decoding
 
@@ -43,6 +45,7 @@ def webdataset(
     max_megapixels: float,
     duplicates: Duplicates,
     cache_gb: float,
+    decoder: Decoder = "pillow",
 ) -> Splits:
     """Tar shards on this machine or behind URLs, read in any order: batches are drawn from all images of all shards.
 
@@ -68,6 +71,7 @@ def webdataset(
         max_megapixels: Larger images count as damaged.
         duplicates: What to do with images that occur in two parts, see `ssl_runner.data.splits.copies.without_copies`.
         cache_gb: Size up to which remote shards are copied to this machine; further ones are read over the network.
+        decoder: Decodes JPEGs out of which random crops are cut: ``pillow`` in threads, ``nvjpeg`` on a CUDA device.
 
     Raises:
         DataError: A shard is missing, truncated, or no tar archive; images are damaged; some images have no label.
@@ -83,7 +87,7 @@ def webdataset(
     wanted = [shard for part in given.values() for shard in part]
     folder = _place(wanted, decoding, label_key)
     index = _complete(folder, wanted, decoding, label_key)
-    source = _source(index, given, decoding, damaged, cache_gb)
+    source = _source(index, given, decoding, damaged, cache_gb, left_by(decoder, index))
     return split_source(source, split, validation, class_counts, split_seed, test, duplicates)
 
 
@@ -125,7 +129,14 @@ def _complete(folder: Path, shards: Sequence[Shard], decoding: Decoding, label_k
     return index
 
 
-def _source(index: Index, given: dict[str, list[Shard]], decoding: Decoding, damaged: str, cache_gb: float) -> Source:
+def _source(
+    index: Index,
+    given: dict[str, list[Shard]],
+    decoding: Decoding,
+    damaged: str,
+    cache_gb: float,
+    left: Left | None,
+) -> Source:
     known = [Shard(*shard) for shard in index.extra["shards"]]
     number = {shard: place for place, shard in enumerate(known)}
     rows = {
@@ -154,7 +165,7 @@ def _source(index: Index, given: dict[str, list[Shard]], decoding: Decoding, dam
     official = {part: torch.arange(start, end) for part, start, end in zip(rows, ends, ends[1:], strict=False)}
     return Source(
         name=printable(Path(given["train"][0].url).parent.name or "webdataset"),
-        images=StoredImages(_store(index, known, cache_gb), every, decoding),
+        images=StoredImages(_store(index, known, cache_gb), every, decoding, left),
         labels=labels,
         class_names=class_names,
         class_groups=None,

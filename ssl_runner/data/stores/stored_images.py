@@ -1,7 +1,6 @@
 """Images of a store that look like the tensor of all of them, and are decoded when they are asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -11,48 +10,14 @@ import torch
 from torch import Tensor
 
 from ssl_runner.data.stores.inspection import mean_and_std, same
+from ssl_runner.data.stores.pending import NO_JPEG, REFUSED, Finish, Left, OnDevice, Pending
 from ssl_runner.data.stores.store import ImageStore
 from ssl_runner.data.stores.threads import decoding_threads, pool
 from ssl_runner.images.cutting import Box, Cut, cut, fit
 from ssl_runner.images.decoding import Decoding
-
-Finish = Callable[[int, Tensor, int], Tensor]
+from ssl_runner.images.nvjpeg import jpeg
 
 ON_A_THREAD = 4  # images at most that a thread decodes before the next thread's turn; two views fit into its cache
-
-
-class Pending:
-    """Images that threads are decoding.
-
-    Args:
-        made: Filled by the threads, one tensor (V, M, ...) per kind of cut.
-        finish: Makes the result of some images from their pixels: `finish(kind, pixels (V', m, C, H, W), start)` gives
-            (V, m, ...), where the images are those from place ``start`` on. None keeps the pixels.
-    """
-
-    def __init__(self, made: list[Tensor], finish: Finish | None) -> None:
-        self.made, self.finish = made, finish
-        self.futures: list[Future[None]] = []
-
-    def put(self, kind: int, pixels: Tensor, start: int) -> None:
-        """Take some images of a kind, uint8 (V', m, C, H, W), from place ``start`` on."""
-        part = pixels if self.finish is None else self.finish(kind, pixels, start)
-        self.made[kind][:, start : start + part.shape[1]] = part
-
-    def wait(self) -> list[Tensor]:
-        """The images by kind, once all are decoded.
-
-        Raises:
-            DataError: One of them is damaged; the message names it.
-        """
-        for future in self.futures:
-            future.result()
-        return self.made
-
-    def drop(self) -> None:
-        """Forget what has not begun."""
-        for future in self.futures:
-            future.cancel()
 
 
 class StoredImages:
@@ -65,13 +30,16 @@ class StoredImages:
         store: All images.
         rows: The numbers of these, int64 (N,).
         decoding: Its size is the height and width.
+        left: Where to note what nvJPEG leaves to Pillow; None if Pillow decodes everything. Evaluation and images that
+            are cut from the middle are Pillow's in any case.
     """
 
     device, dtype = torch.device("cpu"), torch.uint8
     nbytes = 0  # nothing is held
 
-    def __init__(self, store: ImageStore, rows: np.ndarray, decoding: Decoding) -> None:
+    def __init__(self, store: ImageStore, rows: np.ndarray, decoding: Decoding, left: Left | None = None) -> None:
         assert decoding.size is not None
+        self.left = left
         self.store, self.rows, self.decoding, self.size = store, rows, decoding, decoding.size
 
     def __len__(self) -> int:
@@ -88,11 +56,11 @@ class StoredImages:
     def at(self, places: Tensor | slice) -> "StoredImages":
         """The images at these places, not yet decoded."""
         chosen = places if isinstance(places, slice) else places.cpu().numpy()
-        return StoredImages(self.store, self.rows[chosen], self.decoding)
+        return StoredImages(self.store, self.rows[chosen], self.decoding, self.left)
 
     def converted(self, channels: Literal[1, 3], size: int) -> "StoredImages":
         """The same images in gray (1) or color (3), of another height and width."""
-        return StoredImages(self.store, self.rows, replace(self.decoding, channels=channels, size=size))
+        return StoredImages(self.store, self.rows, replace(self.decoding, channels=channels, size=size), self.left)
 
     def all_alike(self) -> bool:
         """Whether these are at least two, and all equal."""
@@ -138,6 +106,7 @@ class StoredImages:
         sizes: Sequence[int],
         finish: Finish | None = None,
         made: list[Tensor] | None = None,
+        device: torch.device | None = None,
     ) -> Pending:
         """Let threads decode images and cut boxes out of them; each image is decoded once.
 
@@ -148,9 +117,11 @@ class StoredImages:
             sizes: Height and width of each kind's cuts; unused without boxes.
             finish: What the threads make of the pixels, see `Pending`.
             made: Where they put it; None without ``finish``.
+            device: Where boxes are cut out of JPEGs, which are decoded there; None for Pillow and threads.
 
         Returns:
-            What becomes ``made``, or one tensor per kind, uint8 (V, M, C, size, size), where V is 1 without boxes.
+            What becomes ``made``, or one tensor per kind, uint8 (V, M, C, size, size), where V is 1 without boxes; on
+            the device, if one is given.
         """
         rows, channels = self.rows[places.numpy()], self.decoding.channels
         if made is None:
@@ -159,10 +130,15 @@ class StoredImages:
                 for box, size in zip(boxes, sizes, strict=True)
             ]
             made = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
-        pending = Pending(made, finish)
         lists = [None if box is None else box.tolist() for box in boxes]
         step = max(1, min(ON_A_THREAD, len(rows) // (2 * decoding_threads())))
-        task = partial(self._cut, rows, lists, sizes, pending)
+        if device is None:
+            pending = Pending(made, finish)
+            task = partial(self._cut, rows, lists, sizes, pending)
+        else:
+            refused = partial(self._refused, rows, lists, sizes)
+            pending = OnDevice(made, partial(_wanted, lists, sizes), refused, channels, device)
+            task = partial(self._read, rows, lists, sizes, pending)
         pending.futures += [pool().submit(task, start, start + step) for start in range(0, len(rows), step)]
         return pending
 
@@ -179,18 +155,50 @@ class StoredImages:
         for kind in range(len(boxes)):
             pending.put(kind, torch.stack([cut[kind] for cut in cuts], dim=1), start)
 
+    def _read(
+        self, rows: np.ndarray, boxes: list, sizes: Sequence[int], pending: OnDevice, start: int, end: int
+    ) -> None:
+        """Like `_cut`, but JPEGs with boxes are left to the device."""
+        assert self.left is not None
+        for place in range(start, min(end, len(rows))):
+            row = int(rows[place])
+            data = self.store.encoded(row)
+            found = None if self.left.why[row] else jpeg(data, self._shape(row), self.decoding)
+            if found is None:
+                self.left.why[row] = self.left.why[row] or NO_JPEG
+                for kind, part in enumerate(self._cuts_of(rows, boxes, sizes, place)):
+                    pending.put(kind, part[:, None], place)
+                continue
+            pending.leave(place, found)
+            for kind in [kind for kind, box in enumerate(boxes) if box is None]:
+                middle = torch.from_numpy(fit(data, self.decoding, partial(self.store.name, row)))
+                pending.put(kind, middle[None, None], place)
+
+    def _refused(self, rows: np.ndarray, boxes: list, sizes: Sequence[int], place: int) -> list[Tensor]:
+        """The cuts of a JPEG that the device has refused."""
+        assert self.left is not None
+        self.left.why[rows[place]] = REFUSED
+        return self._cuts_of(rows, boxes, sizes, place)
+
     def _cuts_of(self, rows: np.ndarray, boxes: list, sizes: Sequence[int], place: int) -> list[Tensor]:
         """The cuts of an image by kind, uint8 (V, C, size, size)."""
         row = int(rows[place])
         data, name = self.store.encoded(row), partial(self.store.name, row)
-        wanted = [
-            Cut(Box(*view[place]), size)
-            for box, size in zip(boxes, sizes, strict=True)
-            for view in (() if box is None else box)
-        ]
-        record = self.store.index.records[row]
-        shape = int(record["height"]), int(record["width"])
-        parts = iter(cut(data, shape, wanted, self.decoding, name) if wanted else ())
+        wanted = [one for kind in _wanted(boxes, sizes, place) for one in kind]
+        parts = iter(cut(data, self._shape(row), wanted, self.decoding, name) if wanted else ())
         if None in boxes:
             middle = torch.from_numpy(fit(data, self.decoding, name))[None]
         return [middle if box is None else torch.stack([next(parts) for _ in box]) for box in boxes]
+
+    def _shape(self, row: int) -> tuple[int, int]:
+        """Height and width of the upright image."""
+        record = self.store.index.records[row]
+        return int(record["height"]), int(record["width"])
+
+
+def _wanted(boxes: list, sizes: Sequence[int], place: int) -> list[list[Cut]]:
+    """The cuts of an image out of its original pixels, by kind."""
+    return [
+        [Cut(Box(*view[place]), size) for view in (() if box is None else box)]
+        for box, size in zip(boxes, sizes, strict=True)
+    ]

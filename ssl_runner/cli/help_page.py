@@ -62,10 +62,6 @@ Flags:
   -sc install=bash  completion for the shell: eval "$(ssl-train -sc install=bash)"; also zsh, fish
   --hydra-help      Hydra's other flags (--info, --config-dir, ...)
 
-More examples:
-  ssl-train experiment=simclr_mnist optimizer=adam optimizer.lr=3e-4 trainer.max_epochs=2
-  ssl-train resume=outputs/simclr_mnist/RUN              go on with a run that was stopped
-
 Runs go to outputs/NAME/RUN (SSL_RUNNER_OUTPUTS=FOLDER: elsewhere). Data is looked for in data/ (SSL_RUNNER_DATA).
 SSL_RUNNER_TRUSTED=PACKAGE,... lets configs name classes of your own packages.
 """

@@ -182,5 +182,6 @@ def _no_such_key(composer: Composer, key: str, value: str, keys: list[str], grou
         hint = f"; did you mean '{node}.{close}'?" if close else f"; {node} has {', '.join(inside) or 'no keys to set'}"
         return f"there is no such key{hint}"
     meant = nearest(key, [*keys, *groups])
-    hint = f"did you mean '{meant}'?" if meant else f"groups: {', '.join(groups)}"
+    own = [group for group in groups if "@" not in group]  # not those inside others, which their own help lists
+    hint = f"did you mean '{meant}'?" if meant else f"groups: {', '.join(own)}"
     return f"there is no such group or key; {hint}"

@@ -7,12 +7,16 @@ from collections.abc import Iterable
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option most similar to the word, or None if none is similar.
 
-    A word that is the last part of exactly one option with dots or slashes matches it: ``lr`` matches ``optimizer.lr``.
+    A word that is the last part of options with dots or slashes matches the one with the fewest parts, if that is one
+    only: ``lr`` matches ``optimizer.lr``.
     """
     options = sorted(set(options))
-    endings = [option for option in options if option.replace("/", ".").rpartition(".")[2] == word]
-    if len(endings) == 1:
-        return endings[0]
+    parts = {option: option.replace("/", ".").split(".") for option in options}
+    endings = [option for option in options if parts[option][-1] == word]
+    least = min((len(parts[option]) for option in endings), default=0)
+    shortest = [option for option in endings if len(parts[option]) == least]
+    if len(shortest) == 1:
+        return shortest[0]
     found = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     return found[0] if found else None
 

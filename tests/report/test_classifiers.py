@@ -97,7 +97,7 @@ def test_a_column_holds_one_classifier_with_one_set_of_values_whatever_else_was_
     difference = "few_shot/5w1s/tim_transductive/minus_centroid/difference"
     assert titles(build([tmp_path], [difference])) == [
         "few shot 5w1s tim transductive minus centroid difference (classifier TIM-GD minus nearest class mean)",
-        "few shot 5w1s tim transductive minus centroid difference (classifier TIM-GD, others minus nearest class)",
+        "few shot 5w1s tim transductive minus centroid difference (classifier TIM-GD, others minus nearest class mean)",
     ]
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import small_vits
 import torch
 from datasets_read_once import Known, datasets_read_once
 from PIL import Image
@@ -221,6 +222,19 @@ def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
     overrides = [*small(name), "trainer.max_steps=6", "trainer.checkpoint_every=3"]
     if name in WITH_STATE:
         overrides += ["dataset=digits", *WITH_STATE[name]]
+    k_and_k_equal_2k(overrides, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["data2vec", "ibot", "dinov2"])
+def test_k_and_k_steps_of_masked_prediction_equal_2k_bitwise_with_its_teacher(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_RUNNER_TRUSTED", "small_vits")
+    overrides = [*small_vits.RUN, *small_vits.METHODS[name], "trainer.max_steps=6", "trainer.checkpoint_every=3"]
+    k_and_k_equal_2k(overrides, tmp_path, monkeypatch)
+    assert any(key.startswith("algorithm/teacher.") for key in states(tmp_path / "cut"))
+
+
+def k_and_k_equal_2k(overrides: list[str], tmp_path, monkeypatch) -> None:
+    """A run that is interrupted and resumed has the bits of one that is not."""
     whole = run(tmp_path / "whole", *overrides)
 
     from ssl_runner.training.trainer import Trainer

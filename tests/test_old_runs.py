@@ -49,9 +49,9 @@ def test_an_interrupted_run_resumes_to_the_result_of_an_uninterrupted_one(tmp_pa
             torch.load(path / "checkpoints" / "last.pt", weights_only=True)["algorithm"]
             for path in (folder, OLD / "finished")
         )
-        # equal capabilities are not equal processors: kernels for AMX round differently from those for AVX-512
+        # up to rounding: equal capabilities are not equal processors, and the stored run does not name its own
         for key in before:
-            torch.testing.assert_close(weights[key], before[key], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(weights[key], before[key], rtol=1e-5, atol=1e-6)
 
 
 def test_a_finished_run_is_loaded_and_its_hash_is_the_same():

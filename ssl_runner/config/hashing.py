@@ -56,6 +56,7 @@ AS_BEFORE: Mapping[str, Any] = {
     "eval.*.layer_decay": 1,
     "eval.*.mixup": 0,
     "eval.*.warmup_share": 0,
+    "eval.*.precision": "float32",
     "*.without": None,
     "eval.*.classifier": None,
 }

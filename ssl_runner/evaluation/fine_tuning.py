@@ -45,7 +45,7 @@ class FineTuning(Labelled):
     1%; SimCLR: 1).
 
     An epoch uses every image once, in ceil(N / batch_size) batches whose sizes differ by at most one. So none is
-    dropped, and no tiny batch disturbs batch normalisation. It computes in float32, whatever the training's precision.
+    dropped, and no tiny batch disturbs batch normalisation. Its precision is its own, whatever the training's is.
     If the encoder has no weights (the baseline ``raw_pixels``), only the classifier is trained: logistic regression by
     SGD.
 
@@ -68,6 +68,8 @@ class FineTuning(Labelled):
         mixup: alpha of the Beta distribution of which each batch draws the share of its images in mixtures with others
             of the batch (Zhang et al. 2017, arXiv:1710.09412); 0 for none.
         warmup_share: Share of the steps in which the learning rate rises in a straight line, in [0, 1).
+        precision: ``bfloat16`` runs the forward passes, also those on test, under autocast; weights and loss stay in
+            ``float32``.
 
     Raises:
         ValueError: If a number is out of range.
@@ -87,6 +89,7 @@ class FineTuning(Labelled):
         layer_decay: float = 1.0,
         mixup: float = 0.0,
         warmup_share: float = 0.0,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__(by_share("fine_tuning", labels), dataset, labels)
         if epochs < 1:
@@ -104,6 +107,8 @@ class FineTuning(Labelled):
             raise InvalidValue(f"layer_decay={layer_decay}; give a factor in (0, 1]; 1 turns it off")
         if not 0 <= mixup < math.inf or not 0 <= warmup_share < 1:
             raise InvalidValue(f"mixup={mixup}, warmup_share={warmup_share}; give at least 0, and a share in [0, 1)")
+        if precision not in ("float32", "bfloat16"):
+            raise InvalidValue(f"precision={precision!r} is not one of float32, bfloat16")
         if not isinstance(augmentation, Augmentation):
             raise InvalidValue(
                 f"augmentation is a {type(augmentation).__name__}, expected an Augmentation; without transforms, "
@@ -111,7 +116,7 @@ class FineTuning(Labelled):
             )
         self.epochs, self.batch_size = epochs, batch_size
         self.lr, self.head_lr_factor, self.weight_decay = lr, head_lr_factor, weight_decay
-        self.augmentation = augmentation
+        self.augmentation, self.precision = augmentation, precision
         self.solver, self.layer_decay, self.mixup, self.warmup_share = optimizer, layer_decay, mixup, warmup_share
 
     def __call__(self, algorithm: Algorithm, splits: Splits, device: torch.device) -> dict[str, float]:
@@ -124,8 +129,8 @@ class FineTuning(Labelled):
         sets, test = gallery_indices(judged, self.labels), judged.test
         with own_generators(device):
             encoder, head = self.train(algorithm.eval_encoder(), sets, test.n_classes, device)
-        with torch.no_grad():
-            scores = head(features(encoder, images_at(test.images, sets.queries), device))
+        with torch.no_grad(), self._autocast(device):
+            scores = head(features(encoder, images_at(test.images, sets.queries), device)).float()
         self._check_finite(scores.sum(), "last")
         right = scores.argmax(dim=1).cpu() == sets.query_labels
         keep(self.key("top1"), right)
@@ -169,7 +174,12 @@ class FineTuning(Labelled):
         head = "" if self.head_lr_factor == 1 else f" (classifier {self.head_lr_factor:g} times that)"
         transforms = self.augmentation.transforms.values()
         solver = f"SGD, Nesterov momentum {MOMENTUM}" if self.solver == "sgd" else "AdamW"
-        further = {"layer_decay": (self.layer_decay, 1), "mixup": (self.mixup, 0), "warmup": (self.warmup_share, 0)}
+        further: dict[str, tuple[Any, Any]] = {
+            "layer_decay": (self.layer_decay, 1),
+            "mixup": (self.mixup, 0),
+            "warmup": (self.warmup_share, 0),
+            "precision": (self.precision, "float32"),
+        }
         return {
             **self.described(splits),
             "labels": self.labels,
@@ -234,12 +244,20 @@ class FineTuning(Labelled):
     def _loss(self, network: nn.Module, views: Tensor, labels: Tensor, step: int) -> Tensor:
         """Cross-entropy of the views, or of mixtures of them."""
         if not self.mixup:
-            return F.cross_entropy(network(views), labels)
+            return F.cross_entropy(self._scores(network, views), labels)
         draw = np.random.default_rng(randomness.number(SEED, "fine_tuning/mixup", step))
         share = draw.beta(self.mixup, self.mixup)
         others = to_device(torch.from_numpy(draw.permutation(len(labels))), views.device)
-        scores = network(share * views + (1 - share) * views[others])
+        scores = self._scores(network, share * views + (1 - share) * views[others])
         return share * F.cross_entropy(scores, labels) + (1 - share) * F.cross_entropy(scores, labels[others])
+
+    def _scores(self, network: nn.Module, views: Tensor) -> Tensor:
+        with self._autocast(views.device):
+            scores: Tensor = network(views)
+        return scores.float()
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def _batches(self, n: int) -> int:
         return -(-n // self.batch_size)

@@ -162,9 +162,9 @@ def test_every_weight_has_the_rate_of_its_layer_once(backbone, optimizer):
     assert sorted(seen) == sorted(expected)
 
 
-def test_without_layer_decay_mixup_and_warm_up_nothing_changes_bit_for_bit(small, by_images):
+def test_without_layer_decay_mixup_warm_up_and_autocast_nothing_changes_bit_for_bit(small, by_images):
     before = trained(fine_tuning(), small(), by_images)
-    off = {"optimizer": "sgd", "layer_decay": 1.0, "mixup": 0.0, "warmup_share": 0.0}
+    off = {"optimizer": "sgd", "layer_decay": 1.0, "mixup": 0.0, "warmup_share": 0.0, "precision": "float32"}
     assert same(trained(fine_tuning(**off), small(), by_images), before)
     assert fine_tuning(**off).protocol(by_images) == fine_tuning().protocol(by_images)
 
@@ -199,6 +199,20 @@ def test_layer_decay_and_mixup_equal_steps_written_out(by_images, optimizer):
     expected = [*encoder.state_dict().values(), *head.state_dict().values()]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other.detach(), atol=1e-5, rtol=1e-3)
+
+
+def test_in_half_precision_products_are_in_bfloat16_and_weights_and_loss_in_float32(by_images):
+    seen, algorithm = [], encoder_of(small_vit())
+    for module in algorithm.eval_encoder().modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    half = trained(fine_tuning(0.1, 1, 30, 0.01, precision="bfloat16"), algorithm, by_images)
+    assert set(seen) == {torch.bfloat16}
+    assert {weight.dtype for weight in half} == {torch.float32}
+    whole = trained(fine_tuning(0.1, 1, 30, 0.01), algorithm, by_images)
+    assert not same(half, whole)
+    for one, other in zip(half, whole, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=5e-2)
 
 
 def test_mixed_images_are_the_same_in_every_run_and_new_in_every_step(small, by_images):
@@ -410,6 +424,7 @@ def test_problems_that_would_appear_after_training_are_refused_before(by_images,
         ({"layer_decay": 1.5}, "layer_decay=1.5"),
         ({"mixup": -0.1}, "mixup=-0.1"),
         ({"warmup_share": 1.0}, "warmup_share=1.0"),
+        ({"precision": "half"}, "precision='half' is not one of float32, bfloat16"),
     ],
 )
 def test_senseless_settings_are_refused(wrong, words):
@@ -431,9 +446,11 @@ def test_the_protocol_names_everything(by_images):
     assert said["augmentation"] == ["PadCrop(padding=2)"]
     assert "learning rate 0.02 (classifier 10 times that), cosine to 0, weight decay 0.0001" in said["solver"]
     assert said["validation"].startswith("none")
-    assert not {"layer_decay", "mixup", "warmup"} & said.keys()
-    tuned = fine_tuning(optimizer="adamw", layer_decay=0.75, mixup=0.8, warmup_share=0.05).protocol(by_images)
+    assert not {"layer_decay", "mixup", "warmup", "precision"} & said.keys()
+    given = {"layer_decay": 0.75, "mixup": 0.8, "warmup_share": 0.05, "precision": "bfloat16"}
+    tuned = fine_tuning(optimizer="adamw", **given).protocol(by_images)
     assert tuned["solver"].startswith("AdamW, learning rate")
     assert (tuned["layer_decay"], tuned["mixup"], tuned["warmup"]) == (0.75, 0.8, 0.05)
+    assert tuned["precision"] == "bfloat16"
     whole = fine_tuning(1.0).protocol(by_images)
     assert (whole["labels"], whole["labelled_images"]) == (1.0, 1200)

@@ -57,6 +57,7 @@ AS_BEFORE: Mapping[str, Any] = {
     "eval.*.mixup": 0,
     "eval.*.warmup_share": 0,
     "eval.*.precision": "float32",
+    "model.head.batch_norm": False,
     "*.without": None,
     "eval.*.classifier": None,
 }

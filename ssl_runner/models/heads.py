@@ -56,21 +56,29 @@ class Prototyped(nn.Module):
         hidden_features: Width of the hidden layers.
         bottleneck: Width of the normalised layer.
         out_features: Number of prototypes.
+        batch_norm: Whether batch normalisation follows the first two layers, as in DINO's and iBOT's code on demand
+            (``use_bn_in_head``, ``norm_in_head``); it speeds up the first steps. Configs of earlier versions lack it.
     """
 
     def __init__(
-        self, in_features: int, n_outputs: int | None, hidden_features: int, bottleneck: int, out_features: int
+        self,
+        in_features: int,
+        n_outputs: int | None,
+        hidden_features: int,
+        bottleneck: int,
+        out_features: int,
+        batch_norm: bool = False,
     ) -> None:
         if min(hidden_features, bottleneck, out_features) < 1:
             raise InvalidValue(f"{hidden_features=}, {bottleneck=}, {out_features=}; all must be at least 1")
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(in_features, hidden_features),
-            nn.GELU(),
-            nn.Linear(hidden_features, hidden_features),
-            nn.GELU(),
-            nn.Linear(hidden_features, bottleneck),
-        )
+        stack: list[nn.Module] = []
+        for width in (in_features, hidden_features):
+            stack.append(nn.Linear(width, hidden_features))
+            if batch_norm:
+                stack.append(nn.BatchNorm1d(hidden_features))
+            stack.append(nn.GELU())
+        self.layers = nn.Sequential(*stack, nn.Linear(hidden_features, bottleneck))
         self.prototypes = nn.Parameter(torch.randn(out_features, bottleneck))
         self.out_features = out_features
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ssl_runner.models.conv4 import Conv4
-from ssl_runner.models.heads import Identity, Linear, Projector
+from ssl_runner.models.heads import Identity, Linear, Projector, Prototyped
 from ssl_runner.models.network import Encoder
 from ssl_runner.models.resnet import ResNet
 
@@ -52,3 +53,18 @@ def test_heads_take_their_widths_from_the_encoder():
 def test_a_classifier_without_classes_is_refused():
     with pytest.raises(ValueError, match="no classes"):
         Linear(10, None)
+
+
+def test_dinos_head_normalises_batches_on_demand():
+    """Scores equal the layers written out: with batch normalisation, moved and stretched layers change nothing."""
+    torch.manual_seed(0)
+    head = Prototyped(5, None, 8, 6, 11, batch_norm=True).double()
+    features = torch.randn(7, 5, dtype=torch.float64)
+    found, hidden = head(features), features
+    for number in (0, 3):
+        hidden = F.linear(hidden, head.layers[number].weight, head.layers[number].bias)
+        hidden = F.gelu((hidden - hidden.mean(dim=0)) / (hidden.var(dim=0, unbiased=False) + 1e-5).sqrt())
+    last = F.linear(hidden, head.layers[6].weight, head.layers[6].bias)
+    expected = F.normalize(last, dim=1) @ F.normalize(head.prototypes, dim=1).T
+    torch.testing.assert_close(found, expected)
+    assert not any(isinstance(layer, torch.nn.BatchNorm1d) for layer in Prototyped(5, None, 8, 6, 11).layers)

@@ -83,8 +83,11 @@ def _option(option: option_help.Option) -> Iterator[str]:
     for paragraph in option.paragraphs:
         yield from [markdown(paragraph), ""]
     if option.selects:
-        head = "Selects" if option.target is None else "Contains"
-        yield from [f"{head} " + ", ".join(f"`{group}={name}`" for group, name in option.selects.items()) + ".", ""]
+        if option.target is None:
+            parts = [f"`{group}={name}`" for group, name in option.selects.items()]
+        else:
+            parts = [f"`{word}` as `{place}`" for place, word in option.selects.items()]
+        yield from [f"{'Selects' if option.target is None else 'Contains'} {', '.join(parts)}.", ""]
     if option.keys:
         yield from ["{.options}", "| key | in conf | takes | meaning |", "| --- | --- | --- | --- |"]
         yield from (_row(key) for key in option.keys)

@@ -42,7 +42,7 @@ class Found:
     """What the source of a target says.
 
     Attributes:
-        paragraphs: The docstring without its sections.
+        paragraphs: The docstring without its sections; each item of a list is one, with its dash.
         explanations: Of the arguments, by their names.
         parameters: Of the constructor, or of the function.
     """
@@ -116,9 +116,9 @@ def _parts(definition: Definition) -> tuple[list[str], dict[str, str]]:
         if line in _SECTIONS:
             section = line
         elif not section:
-            paragraphs = (
-                [*paragraphs, ""] if not line else [*paragraphs[:-1], f"{paragraphs[-1]} {line.strip()}".strip()]
-            )
+            if not line or line.startswith("- "):
+                paragraphs = [*paragraphs, ""]
+            paragraphs = [*paragraphs[:-1], f"{paragraphs[-1]} {line.strip()}".strip()]
         elif section in ("Args:", "Attributes:") and line.strip():
             entry = _ENTRY.match(line[4:]) if not line.startswith(" " * 5) else None
             if entry is not None:

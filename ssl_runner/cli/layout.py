@@ -30,6 +30,11 @@ def wrapped(text: str, first: str = "  ") -> list[str]:
     return lines or ([first.rstrip()] if first.strip() else [])
 
 
+def paragraph(text: str) -> list[str]:
+    """Lines of a docstring's paragraph, or of an item of a list in it."""
+    return wrapped(text[2:], "  - ") if text.startswith("- ") else wrapped(text)
+
+
 def first_sentence(text: str) -> str:
     """Of a paragraph; a full stop in parentheses, or that of an abbreviation, ends none."""
     for match in re.finditer(r"\.(?= |$)", text):

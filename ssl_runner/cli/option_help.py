@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from ssl_runner.cli import docstrings
-from ssl_runner.cli.layout import first_sentence, plain, table, wrapped
+from ssl_runner.cli.layout import first_sentence, paragraph, plain, table, wrapped
+from ssl_runner.cli.yaml_comments import LOADER, comments, package
 from ssl_runner.config.suggestions import nearest
 from ssl_runner.errors import ConfigError
 
 EXPERIMENT, SWEEP, SUITE = "experiment", "sweep", "suite"
 _SPECIAL = ("_target_", "_partial_", "_args_", "_convert_", "defaults")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # torch puts its docstrings together when it is imported
 _TORCH = {
@@ -176,16 +176,14 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
         ConfigError: The file is no YAML.
     """
     text, content = _content(folders, f"{group}/{name}.yaml")
-    header, comments = _comments(text)
+    header, said = comments(text)
     if group == EXPERIMENT:
-        return _experiment(folders, name, header, comments, content)
+        return _experiment(folders, name, header, said, content)
     if group == SWEEP:
-        params = content["hydra"]["sweeper"]["params"]
-        swept = [Key(key, as_yaml(value), "values", "A job for each.", "") for key, value in params.items()]
-        return Option(f"{group}={name}", header, None, [], swept, [], {})
-    prefix = _package(text) or group.replace("/", ".")
+        return Option(f"{group}={name}", header, None, [], list(_swept(folders, content, said)), [], {})
+    prefix = package(text) or group.replace("/", ".")
     nodes: list[Node] = []
-    keys = list(_keys(content, "", prefix, comments, nodes))
+    keys = list(_keys(content, "", prefix, said, nodes))
     if prefix == "_global_":  # a key at the root, such as masking=null
         keys = [replace(key, name=key.name.removeprefix("_global_.")) for key in keys]
     target = content.get("_target_")
@@ -193,7 +191,7 @@ def read(folders: Sequence[Path], group: str, name: str) -> Option:
         keys = [replace(key, name=key.name.removeprefix("_global_."), kind="null", text=header) for key in keys]
     found = docstrings.describe(target) if target else docstrings.Found()
     paragraphs = found.paragraphs or ([_TORCH[target]] if target in _TORCH else [])
-    contained = _contained(content, prefix)
+    contained = _contained(content, group, prefix)
     there = content.keys() | {place.removeprefix(f"{prefix}.").partition(".")[0] for place in contained}
     also = [key for key, taken in found.parameters.items() if taken.default is not None and key not in there]
     return Option(f"{group}={name}", header, target, paragraphs, keys, nodes, contained, also)
@@ -208,7 +206,7 @@ def _content(folders: Sequence[Path], name: str) -> tuple[str, dict[str, Any]]:
     path = file(folders, name)
     text = path.read_text(encoding="utf-8")
     try:
-        return text, yaml.load(text, _LOADER) or {}
+        return text, yaml.load(text, LOADER) or {}
     except yaml.YAMLError as error:
         raise ConfigError([f"{path} is no YAML: {' '.join(str(error).split())}"]) from None
 
@@ -247,11 +245,26 @@ def _is_plain(value: Mapping[str, Any], kind: str) -> bool:
     return kind.startswith("mapping to numbers") and "_target_" not in value
 
 
-def _contained(content: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    """Options of other groups that stand in an option: ``/dataset@dataset: omniglot``."""
+def _swept(folders: Sequence[Path], content: Mapping[str, Any], said: Mapping[str, str]) -> Iterator[Key]:
+    """The keys that differ between jobs, or are the same in each of them."""
+    params = content["hydra"]["sweeper"]["params"]
+    own = _keys({key: value for key, value in content.items() if key != "hydra"}, "", "", said, [])
+    yield from _told(folders, _chosen(_content(folders, "config.yaml")[1]), own)
+    for key, value in params.items():
+        text = as_yaml(value).replace(", ", ",")
+        several = "," in re.sub(r"\[[^]]*\]", "", text)  # commas of a list separate no jobs
+        meaning = "A job for each." if several else "The same in every job."
+        yield Key(key, text, "values" if several else "value", meaning, said.get(f"hydra.sweeper.params.{key}", ""))
+
+
+def _contained(content: Mapping[str, Any], group: str, prefix: str) -> dict[str, str]:
+    """Options that stand in an option: ``/dataset@dataset: omniglot``, or ``target: pixels`` of a group in its own."""
     entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
-    pairs = [(key.removeprefix("/").partition("@"), option) for entry in entries for key, option in entry.items()]
-    return {f"{prefix}.{place}": f"{group}={option}" for (group, _, place), option in pairs}
+    found = {}
+    for key, option in (pair for entry in entries for pair in entry.items() if pair[1] is not None):
+        chosen, at, place = key.removeprefix("/").partition("@")
+        found[f"{prefix}.{place or chosen}"] = f"{chosen if at else f'{group}/{chosen}'}={option}"
+    return found
 
 
 def _experiment(
@@ -259,17 +272,21 @@ def _experiment(
 ) -> Option:
     own, bases = _chosen(content), _bases(content)
     chosen = _chosen(_content(folders, "config.yaml")[1]) | _inherited(folders, bases) | own
-    explained = _explanations(folders, {group: names for group, names in chosen.items() if group != EXPERIMENT})
     nodes: list[Node] = []
-    keys = []
-    for key in _keys(content, "", "", comments, nodes):
-        # an entry that is set to null, such as one of augmentation.transforms, has no key of its own
-        known = explained.get(key.name) or explained.get(key.name.rpartition(".")[0])
-        text = key.text or (known.text if known is not None else _COMMON.get(key.name, ""))
-        keys.append(replace(key, text=text, kind=key.kind or (known.kind if known is not None else "")))
+    keys = list(_told(folders, chosen, _keys(content, "", "", comments, nodes)))
     selects = {EXPERIMENT: ",".join(bases)} if bases else {}
     selects |= {group: ",".join(options) for group, options in own.items()}
     return Option(f"{EXPERIMENT}={name}", header, None, [], keys, nodes, selects)
+
+
+def _told(folders: Sequence[Path], chosen: Mapping[str, Sequence[str]], keys: Iterator[Key]) -> Iterator[Key]:
+    """Keys with the texts that the chosen options, by group, have of them."""
+    explained = _explanations(folders, {group: names for group, names in chosen.items() if group != EXPERIMENT})
+    for key in keys:
+        # an entry that is set to null, such as one of augmentation.transforms, has no key of its own
+        known = explained.get(key.name) or explained.get(key.name.rpartition(".")[0])
+        text = key.text or (known.text if known is not None else _COMMON.get(key.name, ""))
+        yield replace(key, text=text, kind=key.kind or (known.kind if known is not None else ""))
 
 
 def _explanations(folders: Sequence[Path], chosen: Mapping[str, Sequence[str]]) -> dict[str, Key]:
@@ -316,54 +333,16 @@ def as_yaml(value: Any) -> str:
     return json.dumps(value).replace('"', "")
 
 
-def _package(text: str) -> str | None:
-    found = re.search(r"^# @package (\S+)", text, re.MULTILINE)
-    return found[1] if found else None
-
-
-def _comments(text: str) -> tuple[str, dict[str, str]]:
-    """The comment at the top of a file, and those of its keys: beside them or above them."""
-    lines = text.splitlines()
-    own = [line.strip() for line in lines]
-    above: dict[int, str] = {}
-    collected: list[str] = []
-    header, found = "", {}
-    for number, line in enumerate(own):
-        if line.startswith("#"):
-            collected += [] if "@package" in line else [line[1:].strip()]
-        elif line and collected:
-            if any(before and not before.startswith("#") for before in own[:number]):
-                above[number] = " ".join(collected)
-            else:
-                header = " ".join(collected)
-            collected = []
-    for place, first, last, column in _places(yaml.compose(text, _LOADER)):
-        beside = re.match(r"\s+#\s*(.*)", lines[last][column:]) if last < len(lines) else None
-        said = [above.get(first, ""), beside[1] if beside else ""]
-        found[place] = " ".join(part for part in said if part)
-    return header, {place: comment for place, comment in found.items() if comment}
-
-
-def _places(node: Any, path: str = "") -> Iterator[tuple[str, int, int, int]]:
-    """Dotted keys, the lines where they begin, and where the text beside them ends."""
-    if not isinstance(node, yaml.MappingNode) or node.flow_style:
-        return
-    for key, value in node.value:
-        place = f"{path}.{key.value}" if path else key.value
-        block = isinstance(value, yaml.MappingNode) and not value.flow_style
-        end = key.end_mark if block else value.end_mark
-        yield place, key.start_mark.line, end.line, end.column + (1 if block else 0)
-        yield from _places(value, place)
-
-
 def terminal(option: Option) -> str:
     """An option as lines for a terminal."""
     lines = [option.word, *wrapped(plain(option.comment))]
     if option.target is not None:
-        lines += ["", f"{option.target}", *(line for text in option.paragraphs for line in wrapped(plain(text)))]
+        lines += ["", f"{option.target}", *(line for text in option.paragraphs for line in paragraph(plain(text)))]
     if option.selects:
         head = "Selects (instead of the defaults):" if option.target is None else "Contains:"
         lines += ["", head, *table(option.selects)]
+        bases = option.selects.get(EXPERIMENT, "").split(",") if option.target is None else []
+        lines += [f"  What it leaves open is {base}'s: ssl-train --help experiment={base}" for base in bases if base]
     if option.keys:
         head = "Sets:" if option.target is None else "Keys, their values in conf, and what they take:"
         rows = {f"{key.name}={key.value}" if key.value else key.name: _explained(key) for key in option.keys}

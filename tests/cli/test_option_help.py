@@ -44,7 +44,11 @@ def test_every_option_is_described_and_each_of_its_keys_explained(word):
 
 @pytest.mark.parametrize("word", [word for word in KEYED if not word.startswith(("experiment", "optimizer"))])
 def test_every_key_says_what_it_takes(word):
-    assert [key.name for key in read(word).keys if not key.kind and ".transforms." not in key.name] == []
+    assert [
+        key.name
+        for key in read(word).keys
+        if not key.kind and ".transforms." not in key.name and key.name != "baselines"
+    ] == []
 
 
 @pytest.mark.parametrize("word", [word for word in WORDS if not word.startswith("sweep=")])
@@ -96,6 +100,36 @@ def test_options_of_a_group_inside_another_are_explained_and_nothing_is_named_as
         assert [(each.name, each.value) for each in read(word).keys] == [(name, "null")]
     shown = option_help.page(CONF, ["algorithm/target=pixels"])
     assert "algorithm.target.normalised=false  true or false. Whether each patch has mean 0 and variance 1" in shown
+
+
+def test_what_an_option_contains_is_named_as_it_is_typed():
+    assert read("algorithm=masked").selects == {
+        "algorithm.target": "algorithm/target=normalised_pixels",
+        "algorithm.predictor": "algorithm/predictor=transformer",
+    }
+    assert read("eval=few_shot_omniglot").selects["eval.few_shot_omniglot.classifiers.tim"] == "eval/classifier=tim"
+
+
+def test_items_of_a_list_stand_in_lines_of_their_own():
+    shown = option_help.page(CONF, ["algorithm=masked"]).splitlines()
+    items = [line for line in shown if line.startswith("  - ")]
+    assert [item[4:].partition(" ")[0] for item in items] == ["MAE", "SimMIM", "I-JEPA", "data2vec", "iBOT"]
+    assert shown[shown.index(items[-1]) + 1].startswith("    prototypes")
+
+
+def test_a_sweep_tells_what_differs_between_its_jobs_from_what_does_not():
+    keys = {key.name: key for key in read("sweep=masked").keys}
+    assert keys["seed"].text == keys["experiment"].text == "A job for each."
+    assert keys["eval"].text == keys["eval.fine_tuning_10pct.epochs"].text == "The same in every job."
+    assert " " not in keys["experiment"].value
+    assert keys["eval.fine_tuning_10pct.epochs"].comment.startswith("940 steps")
+    assert keys["trainer.threads"].value == "1"
+
+
+def test_an_experiment_built_upon_another_says_where_the_rest_is():
+    shown = option_help.page(CONF, ["experiment=mae_fashion_mnist"])
+    assert "  What it leaves open is mae_cifar10's: ssl-train --help experiment=mae_cifar10\n" in shown
+    assert "leaves open" not in option_help.page(CONF, ["experiment=mae_cifar10"])
 
 
 def test_an_evaluator_is_named_by_its_place_in_the_config():

@@ -9,9 +9,10 @@ import yaml
 from ssl_runner.comparison.report import ENCODER, Run
 from ssl_runner.config.labels import key_labels
 from ssl_runner.config.suggestions import did_you_mean
-from ssl_runner.config.varying import ABSENT, NO_SETTING, differing, follows, follows_seed, named, texts, value_of
+from ssl_runner.config.varying import ABSENT, NO_SETTING, Flat, differing, follows, follows_seed, named, texts, value_of
 from ssl_runner.errors import ConfigError
 
+NAME = "name"
 # evaluators and baselines stand in the columns, seeds are repetitions
 _NO_ROW = (*NO_SETTING, "seed", "eval", "eval.*", "baselines", "baselines*")
 
@@ -20,7 +21,8 @@ def varying(runs: Sequence[Run], by_data: bool) -> list[str]:
     """The config keys that make rows, in the order of the config; the option of a group is called as the group.
 
     Left out are keys that cannot change the result, that follow from the seed, and that follow from a chosen option:
-    with ``loss`` itself, ``loss.temperature`` only if it takes several values for one loss.
+    with ``loss`` itself, ``loss.temperature`` only if it takes several values for one loss. Runs of different recipes,
+    which differ in much, have their ``name`` instead of what follows from it.
 
     Args:
         runs: Of all rows.
@@ -34,7 +36,16 @@ def varying(runs: Sequence[Run], by_data: bool) -> list[str]:
     if by_data:
         data = [_identity(run) for run in runs]
         keys = [key for key in keys if not (key.startswith("dataset.") and follows(texts(key, configs), data))]
-    return named(keys, configs)
+    return _recipes(named(keys, configs), configs)
+
+
+def _recipes(keys: list[str], configs: Sequence[Flat]) -> list[str]:
+    """The keys, with the runs' ``name`` in the place of several that say no more than it: recipes by their names."""
+    names = texts(NAME, configs)
+    told = [key for key in keys if follows(texts(key, configs), names)]
+    if len(told) < 2 or not follows(names, list(zip(*(texts(key, configs) for key in told), strict=True))):
+        return keys
+    return [NAME, *(key for key in keys if key not in told)]
 
 
 def _identity(run: Run) -> str:

@@ -68,6 +68,25 @@ def test_a_key_of_an_option_is_shown_if_it_varies_within_the_option(tmp_path):
     assert [row.setting["loss.beta"] for row in build([tmp_path]).rows] == [1.0, 2.0, ""]
 
 
+def test_recipes_that_differ_in_much_are_rows_by_their_names_and_what_varies_within_one_is_shown(tmp_path):
+    other = {"name": "other", "loss": HARD, "optimizer.lr": 0.5}
+    for seed in range(2):
+        made_runs.make(tmp_path / f"a{seed}", SCORE, seed, {"name": "one"})
+        made_runs.make(tmp_path / f"b{seed}", SCORE, seed, other)
+    assert [row.setting for row in build([tmp_path]).rows] == [{"name": "one"}, {"name": "other"}]
+    made_runs.make(tmp_path / "c", SCORE, 0, other | {"trainer.max_steps": 7})
+    assert build([tmp_path]).varying == ["name", "trainer.max_steps"]
+    assert build([tmp_path], baseline="name=other,trainer.max_steps=7").baseline is not None
+
+
+def test_recipes_of_one_name_or_that_differ_in_one_key_are_rows_by_that_key(tmp_path):
+    made_runs.make(tmp_path / "a", SCORE, 0, {"name": "one"})
+    made_runs.make(tmp_path / "b", SCORE, 0, {"name": "other", "optimizer.lr": 0.5})
+    assert build([tmp_path]).varying == ["optimizer.lr"]
+    made_runs.make(tmp_path / "c", SCORE, 0, {"name": "one", "optimizer.lr": 0.7, "trainer.max_steps": 7})
+    assert "name" not in build([tmp_path]).varying
+
+
 def test_one_and_one_point_zero_are_one_setting(tmp_path):
     made_runs.make(tmp_path / "a", SCORE, 0, {"optimizer.lr": 1})
     made_runs.make(tmp_path / "b", SCORE, 1, {"optimizer.lr": 1.0})

@@ -90,7 +90,7 @@ def _serve(app: App, arguments: list[str]) -> int:
     # these import Hydra, which help does not need
     from ssl_runner.cli.compose import Composer
     from ssl_runner.cli.hydra_app import hand_over
-    from ssl_runner.cli.jobs import has_our_launcher, is_search, is_sweep, warm_up
+    from ssl_runner.cli.jobs import for_jobs, has_our_launcher, is_search, is_sweep, warm_up
     from ssl_runner.cli.validate import check_jobs
 
     extra = None if parsed.config_dir is None else _extra_folder(parsed.config_dir)
@@ -104,6 +104,7 @@ def _serve(app: App, arguments: list[str]) -> int:
         code = _serve_named(app, overrides, parsed.multirun)
         if code is not None:
             return code
+        overrides = for_jobs(composer, overrides, parsed.multirun)
         if parsed.multirun:
             warm_up(composer, overrides)
             if sys.stderr.isatty():

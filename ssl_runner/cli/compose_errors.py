@@ -25,29 +25,29 @@ def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> M
 
     Overrides at fault are removed one by one until the rest composes. That rest shows which keys and groups exist.
     """
-    unexplained = not isinstance(error, OverrideParseException) and _culprit(composer, error, overrides) is None
+    unexplained = not isinstance(error, OverrideParseException) and culprit(composer, error, overrides) is None
     if unexplained and (files := all_complaints(composer)):
         return Misspelled(files, overrides)
     rest, found = list(overrides), []
     while True:
-        culprit = _culprit(composer, error, rest)
-        found.append((error, culprit))
-        if culprit is None:
+        word = culprit(composer, error, rest)
+        found.append((error, word))
+        if word is None:
             break
-        rest.remove(culprit)
+        rest.remove(word)
         try:
             composer.compose(rest, RunMode.MULTIRUN)
             break
         except COMPOSITION_ERRORS as another:
             error = another
     keys, groups = _what_there_is(composer, rest)
-    if any((culprit or "").lstrip("+~").startswith("hydra.") for _, culprit in found):
+    if any((word or "").lstrip("+~").startswith("hydra.") for _, word in found):
         keys += _hydras_keys(composer, rest)
-    sentences = [_sentence(composer, error, culprit, keys, groups) for error, culprit in found]
+    sentences = [_sentence(composer, error, word, keys, groups) for error, word in found]
     return Misspelled(list(dict.fromkeys(sentences)), rest)
 
 
-def _culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> str | None:
+def culprit(composer: Composer, error: Exception, overrides: Sequence[str]) -> str | None:
     """The override that caused the error, or None if it was not an override."""
     if isinstance(error, OverrideParseException):
         return error.override if error.override in overrides else None

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.cli.compose import Composer
-from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS
+from ssl_runner.cli.compose_errors import COMPOSITION_ERRORS, culprit
 from ssl_runner.cli.hydra_private import has_basic_sweeper, hydra_config, split
 from ssl_runner.cli.spaces import TARGET, Plan, read_plan
 from ssl_runner.sweeps import forked, resources
@@ -45,6 +45,43 @@ def jobs(composer: Composer, overrides: Sequence[str], multirun: bool) -> list[l
     typed = {override.key_or_group for override in composer.parse(given["task"])}
     params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items() if key not in typed]
     return [[*given["hydra"], *job] for job in split(composer.parse([*params, *given["task"]]))]
+
+
+def for_jobs(composer: Composer, overrides: list[str], multirun: bool) -> list[str]:
+    """The overrides of a sweep over options, such that a value may belong to what only its jobs choose.
+
+    Hydra composes the sweep itself without the options that differ between jobs, and would refuse ``dataset.root=PATH``
+    beside ``experiment=a,b`` if the default dataset has no such key, and options of groups inside others. As a sweep
+    over one value, ``choice(PATH)``, it is left to the jobs, whose check refuses what none of them has.
+    """
+    words = list(overrides)
+    while True:
+        try:
+            if not is_sweep(composer, words, multirun):
+                return overrides
+            base = composer.compose(words, RunMode.MULTIRUN)
+            break
+        except COMPOSITION_ERRORS as error:
+            word = culprit(composer, error, words)
+            alone = None if word is None else _alone(composer, word)
+            if word is None or alone is None:
+                return overrides
+            words[words.index(word)] = alone
+    if words == overrides or not has_basic_sweeper(base):
+        return overrides
+    several = [override.key_or_group for override in composer.parse(overrides) if override.is_sweep_override()]
+    return words if any(map(composer.is_group, [*several, *(base.hydra.sweeper.params or {})])) else overrides
+
+
+def _alone(composer: Composer, word: str) -> str | None:
+    """A word that sets a key of ours or chooses an option, as a sweep over its one value; None if it cannot be one."""
+    key, _, value = word.partition("=")
+    alone = f"{key}=choice({value})"
+    with contextlib.suppress(HydraException):  # words that cannot be read; null and mappings are no choices
+        (override, _) = composer.parse([word, alone])
+        taken = word[0] in "+~" or not value or override.is_sweep_override() or override.is_hydra_override()
+        return None if taken else alone
+    return None
 
 
 def is_search(composer: Composer, overrides: Sequence[str], multirun: bool) -> bool:

@@ -84,10 +84,10 @@ def _option(option: option_help.Option) -> Iterator[str]:
         yield from [markdown(paragraph), ""]
     if option.selects:
         if option.target is None:
-            parts = [f"`{group}={name}`" for group, name in option.selects.items()]
+            head, parts = "Selects", [f"`{group}={name}`" for group, name in option.selects.items()]
         else:
-            parts = [f"`{word}` as `{place}`" for place, word in option.selects.items()]
-        yield from [f"{'Selects' if option.target is None else 'Contains'} {', '.join(parts)}.", ""]
+            head, parts = "Contains", [f"`{word}` as `{place}`" for place, word in option.selects.items()]
+        yield from [f"{head} {', '.join(parts)}.", ""]
     if option.keys:
         yield from ["{.options}", "| key | in conf | takes | meaning |", "| --- | --- | --- | --- |"]
         yield from (_row(key) for key in option.keys)

@@ -1,9 +1,10 @@
 """Handles Ctrl-C, SIGTERM and SIGHUP as requests to stop, not as crashes."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ssl_runner.errors import ProcessLost
 from ssl_runner.runtime import launch_environment
@@ -29,42 +30,40 @@ def interrupted_by_sigterm() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {}
-    try:
-        for number in _ends():
-            before[number] = signal.signal(number, interrupt)
-    except ValueError:  # not the main thread
-        pass
-    try:
+    with _handled(_ends(), interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
     """Inside, a signal is recorded, so that the loop ends after the present step; a second Ctrl-C ends it at once."""
-    stop, before = Stop(), {}
+    stop = Stop()
 
     def request(number: int, frame: object) -> None:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True
 
+    with _handled([signal.SIGINT, *_ends()], request):
+        yield stop
+
+
+@contextmanager
+def _handled(numbers: list[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    before = {}
     try:
-        for number in (signal.SIGINT, *_ends()):
-            before[number] = signal.signal(number, request)
+        for number in numbers:
+            before[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread, which alone handles signals
         pass
     lost = False
     try:
-        yield stop
+        yield
     except ProcessLost:
         lost = launch_environment.rank() == 0
         raise
     finally:
-        for number, handler in before.items():
+        for number, earlier in before.items():
             # torchrun terminates the remaining processes; process 0 first reports why, and exits by itself
             reporting = lost and number == signal.SIGTERM
-            signal.signal(number, signal.SIG_IGN if reporting else handler)
+            signal.signal(number, signal.SIG_IGN if reporting else earlier)

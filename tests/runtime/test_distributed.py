@@ -14,6 +14,9 @@ import pytest
 import torch
 from worker import cases, measure
 
+from ssl_runner.errors import ProcessLost
+from ssl_runner.runtime.signals import interrupted_by_sigterm, stop_signals
+
 SMALL = [
     "experiment=simclr_digits",
     "dataset=digits",
@@ -132,6 +135,20 @@ def test_weights_after_8_steps_equal_those_of_one_process_and_only_process_0_pri
     rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(9))
     assert json.loads((tmp_path / "two" / "result.json").read_text())["hardware"]["processes"] == 2
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_process_0_can_report_a_lost_process_though_torchrun_terminates_it(rank, monkeypatch):
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(ProcessLost), interrupted_by_sigterm(), stop_signals():
+            raise ProcessLost("connection closed by peer")
+        found = signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == (signal.SIG_IGN if rank == "0" else signal.SIG_DFL)
 
 
 def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_resume_from(tmp_path):

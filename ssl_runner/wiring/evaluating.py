@@ -20,6 +20,7 @@ from ssl_runner.runs.evaluations import Evaluation
 from ssl_runner.runtime import versions
 from ssl_runner.runtime.device import enough_memory
 from ssl_runner.runtime.no_download import no_download
+from ssl_runner.training.begun import Begun
 from ssl_runner.training.trainer import Trainer
 from ssl_runner.wiring import components
 from ssl_runner.wiring.compatibility import REFUSED, Attempts, check_evaluators
@@ -137,7 +138,7 @@ def asked(judge: Judge, subject: Subject, trainer: Trainer, again: bool, activit
         "times": {key.removeprefix("time/"): value for key, value in scores.items() if key.startswith("time/")},
         "dataset": _described(splits),
         "preprocessing": done,
-        "protocols": (judge.protocols if own else _seen(judge, subject)) | {"algorithm": algorithm.protocol()},
+        "protocols": _stated(judge, subject, own) | {"algorithm": algorithm.protocol()},
         "config": judge.config,
         "command": provenance.command(),
         "hardware": provenance.hardware(trainer.device),
@@ -165,9 +166,23 @@ def _described(splits: Splits) -> dict[str, Any]:
     }
 
 
-def _seen(judge: Judge, subject: Subject) -> dict[str, Any]:
-    """The protocols for an encoder that was trained on other data, or on an unknown part of this one."""
-    return {name: _with_seen(judge, subject, name, protocol) for name, protocol in judge.protocols.items()}
+def _stated(judge: Judge, subject: Subject, own: bool) -> dict[str, Any]:
+    """The protocols, whose ``classes`` say what this encoder has seen, before its run began included.
+
+    Args:
+        own: Whether the run was trained on this very data; else on other data, or on an unknown part of it.
+    """
+    if own and subject.begun is None:
+        return judge.protocols
+    begun = None if subject.begun is None else Begun(subject.begun, {})
+    stated = {}
+    for name, protocol in judge.protocols.items():
+        by_itself = own and getattr(judge.evaluators[name], "target", None) is None
+        if by_itself and begun is not None:
+            stated[name] = begun.protocol(dict(protocol), True, judge.splits)
+        else:
+            stated[name] = dict(protocol) if by_itself else _with_seen(judge, subject, name, protocol)
+    return stated
 
 
 def _with_seen(judge: Judge, subject: Subject, name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:

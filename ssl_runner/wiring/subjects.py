@@ -54,6 +54,7 @@ class Subject:
         sources: Names of the datasets that it was trained on; None if that is not known.
         trained_on: Fingerprint of the data that a run was trained on, which its protocols call its own; else None.
         facts: What a result says of it.
+        begun: What a run's result says of the weights that it began from; None for random ones.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Subject:
     sources: list[str] | None
     trained_on: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    begun: dict[str, Any] | None = None
 
     def fitted(self, splits: Splits) -> tuple[Algorithm, Splits, dict[str, Any]]:
         """The algorithm, a dataset as it can take it, and what is done to the images, as plain data.
@@ -131,7 +133,7 @@ def _run(folder: Path, name: str) -> Subject:
     facts |= {"config_hash": result.get("config_hash"), "seed": result.get("seed")}
     trained = result.get("dataset", {}).get("fingerprint")
     home = evaluations.folder_beside(folder)
-    return Subject(name, "run", algorithm, home, digest, _sources(encoder), trained, facts)
+    return Subject(name, "run", algorithm, home, digest, _sources(encoder), trained, facts, result.get("init"))
 
 
 def _selected(result: dict[str, Any]) -> str:

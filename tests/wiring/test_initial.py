@@ -213,6 +213,17 @@ def test_held_out_classes_that_the_weights_have_seen_are_not_called_unseen(sourc
     assert json.loads(wired(PROTONET, same)._origin()["sources"]) == ["digits"]
 
 
+def test_an_evaluation_afterwards_knows_what_a_run_began_from(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_RUNNER_OUTPUTS", str(tmp_path / "outputs"))
+    for init, expected in ((source, "seen"), (None, "unseen")):
+        words = [*PROTONET, "eval=[few_shot]", "baselines=[]", *([] if init is None else [f"init={init}"])]
+        run = ssl_runner.train(words, tmp_path / expected).folder
+        own = ssl_runner.evaluate(run).only
+        assert own.content["own_dataset"] and own.protocols["few_shot"]["classes"] == expected
+        stated = json.loads((run / "result.json").read_text())["protocols"]["few_shot"]
+        assert own.protocols["few_shot"] == stated
+
+
 class Stopped(Exception):
     pass
 

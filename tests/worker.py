@@ -58,7 +58,9 @@ def cases() -> dict[str, list[str]]:
         found[f"chunks, {arrangement}"] = [*VIEWS, *HEAD, *chunks]
     found["chunks, momentum"] = [*momentum, "algorithm.encode_chunks=4"]
     found["small crops"] = [*VIEWS, *HEAD, "loss=sigreg", "batching=multi_crop"]
-    found["dino's head"] = [*VIEWS, "algorithm=momentum", "loss=dino", "model/head=dino", "model.head.bottleneck=8"]
+    head = [*VIEWS, "algorithm=momentum", "loss=dino", "model/head=dino", "model.head.bottleneck=8"]
+    found["dino's head"] = head
+    found["dino's head, normalised"] = [*head, "model.head.batch_norm=true"]
     found["protonet"] = TASKS
     pseudo = ["batching=pseudo_episodes" if word == "batching=episodes_5w1s" else word for word in TASKS]
     found["protonet, pseudo-tasks"] = pseudo

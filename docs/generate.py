@@ -24,7 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 import ssl_runner  # noqa: E402
-from ssl_runner.cli import docstrings, option_help  # noqa: E402
+from ssl_runner.cli import docstrings, options  # noqa: E402
 
 # pages of the reference, in the order of a run
 GROUPS = {
@@ -66,15 +66,15 @@ def write_reference(folder: Path = REFERENCE) -> None:
 def reference(group: str) -> str:
     """The page of a group."""
     folders = [ROOT / "conf"]
-    options = [option_help.read(folders, group, name) for name in option_help.groups(folders)[group]]
-    rows = option_help.summaries(options)
+    found = [options.read(folders, group, name) for name in options.groups(folders)[group]]
+    rows = options.summaries(found)
     lines = [f"# {group}", "", f"{GROUPS[group]} In the terminal: `ssl-train --help {group}`.", ""]
     lines += ["| option | |", "| --- | --- |"]
     lines += [f"| [`{_name(word)}`](#{_anchor(word)}) | {_cell(text)} |" for word, text in rows.items()]
-    return "\n".join([*lines, *(line for option in options for line in _option(option))]) + "\n"
+    return "\n".join([*lines, *(line for option in found for line in _option(option))]) + "\n"
 
 
-def _option(option: option_help.Option) -> Iterator[str]:
+def _option(option: options.Option) -> Iterator[str]:
     yield from ["", f"## {option.word}", ""]
     if option.comment:
         yield from [markdown(option.comment), ""]
@@ -98,7 +98,7 @@ def _option(option: option_help.Option) -> Iterator[str]:
         yield from ["Also taken, with a + before the key: " + ", ".join(f"`{name}`" for name in option.also) + ".", ""]
 
 
-def _row(key: option_help.Key) -> str:
+def _row(key: options.Key) -> str:
     meaning = " ".join(part for part in (_cell(key.text), f"*{_cell(key.comment)}*" if key.comment else "") if part)
     value = f"`{key.value}`" if key.value else ""
     return f"| `{key.name}` | {_pipes(value)} | {key.kind} | {meaning} |"

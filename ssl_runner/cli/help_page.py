@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ssl_runner.cli import option_help
+from ssl_runner.cli import options
 from ssl_runner.cli.layout import first_sentence, table, wrapped
 from ssl_runner.config.schema import BASELINES
 
@@ -71,9 +71,9 @@ def page(folder: Path, *more: Path) -> str:
     """The help page for a conf folder, and for those of plugins and the user."""
     root = _read(folder / "config.yaml")
     chosen = _defaults(root)
-    groups = option_help.groups([folder, *more])
-    experiments = groups.pop(option_help.EXPERIMENT, [])
-    groups.pop(option_help.SUITE, None)  # of ssl-eval
+    groups = options.groups([folder, *more])
+    experiments = groups.pop(options.EXPERIMENT, [])
+    groups.pop(options.SUITE, None)  # of ssl-eval
     sections = [
         _PURPOSE,
         "Experiments (experiment=NAME; of {a,b} one, simclr_mnist; * the default):",
@@ -129,7 +129,7 @@ def _marked(options: list[str], chosen: Any) -> str:
 
 def _comment(folders: Sequence[Path], name: str) -> str:
     """The first sentence of an experiment's comment, whose lines that are for Hydra do not count."""
-    path = option_help.file(folders, f"{option_help.EXPERIMENT}/{name}.yaml")
+    path = options.file(folders, f"{options.EXPERIMENT}/{name}.yaml")
     comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     return first_sentence(" ".join(comment for comment in comments if not comment.startswith("@package")))
 

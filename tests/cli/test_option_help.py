@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssl_runner.cli import docstrings, layout, option_help
+from ssl_runner.cli import docstrings, layout, option_help, options
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.errors import ConfigError
 
 CONF = [conf_folder()]
-WORDS = [f"{group}={name}" for group, names in option_help.groups(CONF).items() for name in names]
+WORDS = [f"{group}={name}" for group, names in options.groups(CONF).items() for name in names]
 
 
-def read(word: str) -> option_help.Option:
+def read(word: str) -> options.Option:
     group, _, name = word.partition("=")
-    return option_help.read(CONF, group, name)
+    return options.read(CONF, group, name)
 
 
-def key(word: str, name: str) -> option_help.Key:
+def key(word: str, name: str) -> options.Key:
     return next(key for key in read(word).keys if key.name == name)
 
 
@@ -38,7 +38,7 @@ KEYED = [
 @pytest.mark.parametrize("word", KEYED)
 def test_every_option_is_described_and_each_of_its_keys_explained(word):
     option = read(word)
-    assert any(option_help.summaries([option]).values())
+    assert any(options.summaries([option]).values())
     assert [key.name for key in option.keys if not key.text] == []
 
 

@@ -6,7 +6,7 @@ import pytest
 from documentation import DOCS
 
 import ssl_runner
-from ssl_runner.cli import option_help
+from ssl_runner.cli import options
 from ssl_runner.cli.search_path import conf_folder
 
 spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
@@ -16,14 +16,14 @@ spec.loader.exec_module(generate)
 
 
 def test_every_group_of_conf_has_a_page():
-    assert set(generate.GROUPS) == set(option_help.groups([conf_folder()]))
+    assert set(generate.GROUPS) == set(options.groups([conf_folder()]))
 
 
 @pytest.mark.parametrize("group", generate.GROUPS)
 def test_a_page_says_what_the_terminal_says(group):
     page = generate.reference(group)
-    for option in option_help.groups([conf_folder()])[group]:
-        read = option_help.read([conf_folder()], group, option)
+    for option in options.groups([conf_folder()])[group]:
+        read = options.read([conf_folder()], group, option)
         section = page.partition(f"\n## {read.word}\n")[2].partition("\n## ")[0]
         assert section
         for key in read.keys:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from feature_tasks import of_pixels, scores
 
-from ssl_runner.cli.option_help import groups
+from ssl_runner.cli.options import groups
 from ssl_runner.cli.search_path import conf_folder
 from ssl_runner.data.augmentation import Augmentation, PadCrop
 from ssl_runner.evaluation.classifiers.centroid import Centroid

@@ -64,7 +64,9 @@ def fine_tuned_alone(algorithm: PMF, support, labels, query) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_fine_tuning_of_all_tasks_at_once_equals_adam_on_one_task_at_a_time(steps):
+@pytest.mark.parametrize("looped", [(), ("cpu",)], ids=["at once", "one by one"])
+def test_fine_tuning_of_a_batch_of_tasks_equals_torchs_adam_on_each(looped, steps, monkeypatch):
+    monkeypatch.setattr("ssl_runner.algorithms.pmf.LOOPED", looped)
     algorithm, batch = pmf(fine_tune_steps=steps), episodes()
     with torch.no_grad():
         found = algorithm.classify(*inputs(batch))

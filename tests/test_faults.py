@@ -74,13 +74,20 @@ def test_a_full_disk_ends_a_run_and_its_checkpoints_stay_intact(deed, step, unbr
             1,
             "cannot write",
             "No space left on device",
-            "Files saved earlier are intact: free some space, then continue with resume=RUN",
+            f"Files saved earlier are intact: free some space, then resume with: ssl-train resume={folder}",
         )
         assert checkpoint(folder)["step"] == 2
         (disk / "ballast").unlink()
         again = children.command(tmp_path / "2", [f"resume={folder}"])
         assert again.code == 0, again.err
         assert_as_unbroken(folder, unbroken)
+
+
+def test_a_full_disk_before_the_first_checkpoint_says_to_start_again(tmp_path):
+    with small_disk(tmp_path / "disk", 1) as disk:
+        (disk / "ballast").write_bytes(bytes(960 * 2**10))
+        ended = children.command(tmp_path / "1", [*CONTRASTIVE, f"hydra.run.dir={disk / 'run'}"])
+        assert_ended(ended, 1, "cannot write", "No space left on device", "free some space, then start again")
 
 
 def test_a_full_disk_is_the_same_error_if_safetensors_wraps_it(tmp_path):

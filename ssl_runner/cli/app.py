@@ -74,12 +74,18 @@ def run_in(folder: Path, app: App, config: Config, prepared: Any) -> Any:
         with interrupted_by_sigterm():
             return app.run(config, folder, prepared)
     except KeyboardInterrupt as interruption:
-        if str(interruption) or not (folder / "checkpoints").is_dir():
+        if str(interruption) or not _resumable(folder):
             raise
         raise KeyboardInterrupt(f"interrupted; {how_to_go_on(folder)}") from None
     except FolderInUse:  # the folder belongs to another process
         raise
-    except Exception:  # any error is saved and raised again
+    except Exception as error:  # any error is saved and raised again
         with contextlib.suppress(OSError):  # a full disk must not hide the error itself
             (folder / FAILURE).write_text(traceback.format_exc())
+        if isinstance(error, OSError) and _resumable(folder):
+            error.add_note(how_to_go_on(folder))
         raise
+
+
+def _resumable(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("*.pt"))

@@ -51,7 +51,8 @@ def report_error(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _DISK:
         where, remedy = error.filename or "to the run folder", "Choose another hydra.run.dir"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "Files saved earlier are intact: free some space, then continue with resume=RUN"
+            ways_on = getattr(error, "__notes__", ["start again"])
+            remedy = f"Files saved earlier are intact: free some space, then {ways_on[-1]}"
         print(f"cannot write {where}: {error.strerror}. {remedy}.", file=sys.stderr)
         return 1
     if isinstance(error, FileNotFoundError) and working_folder_is_gone():

@@ -202,6 +202,9 @@ def vit_of(backbone: nn.Module) -> ViT:
     """
     if isinstance(backbone, ViT):
         return backbone
-    raise InvalidValue(
-        f"{type(backbone).__name__} has no patches that could be hidden; choose model/encoder=vit_tiny or vit_small"
-    )
+    raise InvalidValue(without_patches(type(backbone)))
+
+
+def without_patches(backbone: type) -> str:
+    """Why a class of backbones cannot be used where patches are hidden."""
+    return f"{backbone.__name__} has no patches that could be hidden; choose model/encoder=vit_tiny or vit_small"

@@ -4,12 +4,34 @@ import torch
 
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.algorithms.masked import Masked
+from ssl_runner.config.schema import Config
+from ssl_runner.config.targets import locate
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.batching.batching import Batching
 from ssl_runner.data.dataset import Splits
 from ssl_runner.data.masking import Masking
 from ssl_runner.errors import ConfigError
 from ssl_runner.losses.loss import Loss
+from ssl_runner.models.vit import ViT, without_patches
+
+
+def refuse_unmaskable(method: type[Algorithm], masking: Masking | None, config: Config) -> None:
+    """Refuse what can be told before an algorithm is built, so that all of it is told at once.
+
+    Raises:
+        ConfigError: Nothing is hidden, or nothing predicts it, or the encoder has no patches.
+    """
+    if not issubclass(method, Masked):
+        if masking is not None:
+            raise ConfigError([f"masking hides patches, but {method.__name__} predicts none; set masking=none"])
+        return
+    problems, encoder = [], locate(config["model"]["encoder"]["_target_"])
+    if isinstance(encoder, type) and not issubclass(encoder, ViT):
+        problems.append(without_patches(encoder))
+    if masking is None and config["algorithm"].get("image_loss") is None:
+        problems.append("masking=none leaves nothing to predict; choose masking=random, block or multi_block")
+    if problems:
+        raise ConfigError(problems)
 
 
 def mask(
@@ -21,13 +43,8 @@ def mask(
         ConfigError: Masking, batching and algorithm do not fit.
     """
     if not isinstance(algorithm, Masked):
-        if masking is not None:
-            name = type(algorithm).__name__
-            raise ConfigError([f"masking hides patches, but {name} predicts none; set masking=none"])
         return
     problems = _image_loss(algorithm, batching, splits) + _feature_loss(algorithm, batching)
-    if masking is None and algorithm.image_loss is None:
-        problems.append("masking=none leaves nothing to predict; choose masking=random, block or multi_block")
     if masking is not None:
         problems += _patches(algorithm, masking, augmentation, splits)
     if problems:

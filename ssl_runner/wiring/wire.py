@@ -42,7 +42,7 @@ from ssl_runner.wiring.compatibility import (
     refuse_untrainable,
 )
 from ssl_runner.wiring.initial import begin, cautions, encoder_node, freeze
-from ssl_runner.wiring.masking import mask
+from ssl_runner.wiring.masking import mask, refuse_unmaskable
 from ssl_runner.wiring.networks import FirstWeights, begin_network, finish_network
 
 
@@ -134,7 +134,8 @@ def _settings(config: Config, attempt: Attempts) -> Parts:
     parts.method = attempt(components.method, config["algorithm"])
     takes = attempt(components.loss_for, parts.method, parts.loss)
     fit = attempt(refuse_misfits, parts.method, parts.loss, parts.batching, parts.trainer, config)
-    parts.fit = REFUSED if takes is REFUSED else fit
+    maskable = attempt(refuse_unmaskable, parts.method, parts.masking, config)
+    parts.fit = REFUSED if REFUSED in (takes, maskable) else fit
     return parts
 
 

@@ -161,6 +161,12 @@ def test_what_cannot_work_is_refused_with_the_reason_and_a_remedy(case):
     assert message in found[0]
 
 
+def test_all_that_an_algorithm_with_masks_lacks_is_told_at_once():
+    found = problems("experiment=simclr_digits", "algorithm=masked")
+    assert [sum(word in problem for problem in found) for word in ("loss NTXent", "Conv4", "masking=none")] == [1, 1, 1]
+    assert len(found) == 3
+
+
 def test_masks_for_a_method_that_predicts_no_patches_are_refused():
     found = problems("experiment=simclr_digits", "masking=random", "trainer.max_epochs=null", "trainer.max_steps=2")
     assert found == ["masking hides patches, but Contrastive predicts none; set masking=none"]

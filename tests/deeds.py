@@ -200,9 +200,9 @@ def folder_is_moved(folder: Path, step: int) -> None:
 
 def folder_vanishes_before_evaluation(folder: Path) -> None:
     """Delete a folder after training, before evaluation."""
-    from ssl_runner.evaluation import evaluator
+    from ssl_runner.training import session  # which may have bound the function already
 
-    before(evaluator, "evaluate", at_call(1), lambda *_: vanish(folder))
+    before(session, "evaluate", at_call(1), lambda *_: vanish(folder))
 
 
 def working_folder_vanishes(folder: Path, step: int | None = None) -> None:

@@ -199,9 +199,9 @@ class PMF(ForwardLearner):
         with normalised_by(self.network, "running"):
             if images.device.type not in LOOPED:
                 return vmap(of_task, randomness="different")(weights, images)
-            tasks = range(len(images))
-            each = [of_task({name: value[task] for name, value in weights.items()}, images[task]) for task in tasks]
-            return torch.stack(each)
+            own = zip(*(value.unbind() for value in weights.values()), strict=True)  # whose gradients are stacked once
+            tasks = zip(own, images, strict=True)
+            return torch.stack([of_task(dict(zip(weights, values, strict=True)), image) for values, image in tasks])
 
     def _refuse_another_size(self) -> None:
         blank = torch.zeros(1, *self.network.encoder.input_shape)

@@ -172,25 +172,17 @@ def _stated(judge: Judge, subject: Subject, own: bool) -> dict[str, Any]:
     Args:
         own: Whether the run was trained on this very data; else on other data, or on an unknown part of it.
     """
-    if own and subject.begun is None:
-        return judge.protocols
-    begun = None if subject.begun is None else Begun(subject.begun, {})
-    stated = {}
-    for name, protocol in judge.protocols.items():
-        by_itself = own and getattr(judge.evaluators[name], "target", None) is None
-        if by_itself and begun is not None:
-            stated[name] = begun.protocol(dict(protocol), True, judge.splits)
-        else:
-            stated[name] = dict(protocol) if by_itself else _with_seen(judge, subject, name, protocol)
-    return stated
+    return {name: _with_seen(judge, subject, own, name, protocol) for name, protocol in judge.protocols.items()}
 
 
-def _with_seen(judge: Judge, subject: Subject, name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    if "classes" not in protocol or subject.kind == "raw_pixels":
+def _with_seen(judge: Judge, subject: Subject, own: bool, name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    target = getattr(judge.evaluators[name], "target", None)
+    if "classes" not in protocol or subject.kind == "raw_pixels" or (own and subject.begun is None):
         return dict(protocol)
+    if own and target is None:
+        return Begun(subject.begun or {}, {}).protocol(dict(protocol), True, judge.splits)
     if subject.sources is None:
         return dict(protocol) | {"classes": "unknown"}
-    target = getattr(judge.evaluators[name], "target", None)
     trained = replace(judge.splits.train, seen=tuple(subject.sources) or ("",))
     seen = shares_images(judge.splits.test if target is None else target, trained)
     return dict(protocol) | {"classes": "seen" if seen else "unseen"}

@@ -1,6 +1,7 @@
 """Fixtures shared by several tests."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,12 @@ def shipped_conf_is_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose, "Loader", read_once())
         yield
+
+
+@pytest.fixture(autouse=True)
+def signals_are_left_as_they_were():
+    """A handler that stays behind is inherited by the processes that later tests start."""
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -60,7 +60,7 @@ def _handled(numbers: list[int], handler: Callable[[int, Any], None]) -> Iterato
     try:
         yield
     except ProcessLost:
-        lost = launch_environment.rank() == 0
+        lost = launch_environment.size() > 1 and launch_environment.rank() == 0
         raise
     finally:
         for number, earlier in before.items():

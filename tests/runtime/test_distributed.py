@@ -137,9 +137,9 @@ def test_weights_after_8_steps_equal_those_of_one_process_and_only_process_0_pri
     assert json.loads((tmp_path / "two" / "result.json").read_text())["hardware"]["processes"] == 2
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_process_0_can_report_a_lost_process_though_torchrun_terminates_it(rank, monkeypatch):
-    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+@pytest.mark.parametrize(("rank", "processes"), [(0, 2), (1, 2), (0, 1)])
+def test_only_process_0_of_several_is_not_ended_by_torchrun_while_it_reports_a_lost_one(rank, processes, monkeypatch):
+    for name, value in {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -148,7 +148,7 @@ def test_process_0_can_report_a_lost_process_though_torchrun_terminates_it(rank,
         found = signal.getsignal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert found == (signal.SIG_IGN if rank == "0" else signal.SIG_DFL)
+    assert found == (signal.SIG_IGN if (rank, processes) == (0, 2) else signal.SIG_DFL)
 
 
 def test_a_lost_process_ends_the_run_with_a_message_and_a_checkpoint_to_resume_from(tmp_path):

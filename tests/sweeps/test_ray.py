@@ -50,6 +50,7 @@ def environment(tmp_path, data_root, monkeypatch) -> None:
 def cluster(monkeypatch):
     """Of two nodes with a CPU each; the first is the head."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 starves them where other tests run beside this one
     pytest.importorskip("ray", reason=NO_RAY)
     from ray.cluster_utils import Cluster
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.func import functional_call
 
-from ssl_runner.algorithms.inner_loop import Parameters
+from ssl_runner.algorithms.inner_classifier import Parameters
 from ssl_runner.algorithms.maml import MAML
 
 HEAD = "head."

@@ -1,6 +1,7 @@
 """Model-agnostic meta-learning."""
 
-from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, refuse_rate
+from ssl_runner.algorithms.inner_classifier import Statistics
+from ssl_runner.algorithms.inner_loop import InnerLoop, refuse_rate
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.runtime.step_context import StepContext

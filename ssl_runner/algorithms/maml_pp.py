@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Statistics, key_of, refuse_rate
+from ssl_runner.algorithms.inner_classifier import Parameters, Statistics
+from ssl_runner.algorithms.inner_loop import InnerLoop, key_of, refuse_rate
 from ssl_runner.algorithms.meta_sgd import with_rates
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss

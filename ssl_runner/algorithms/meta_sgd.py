@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_runner.algorithms.inner_loop import InnerLoop, Statistics, key_of, refuse_rate
+from ssl_runner.algorithms.inner_classifier import Statistics
+from ssl_runner.algorithms.inner_loop import InnerLoop, key_of, refuse_rate
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
 from ssl_runner.runtime.step_context import StepContext

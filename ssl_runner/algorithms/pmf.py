@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 
 from ssl_runner.algorithms.algorithm import class_means
 from ssl_runner.algorithms.forward_learner import ForwardLearner
-from ssl_runner.algorithms.inner_loop import Parameters
+from ssl_runner.algorithms.inner_classifier import Parameters
 from ssl_runner.algorithms.precision import at_least_float32, widened
 from ssl_runner.data.augmentation import Augmentation
 from ssl_runner.data.augmentation.transform import to_device

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ssl_runner.algorithms.algorithm import class_means
-from ssl_runner.algorithms.inner_loop import Parameters
+from ssl_runner.algorithms.inner_classifier import Parameters
 from ssl_runner.algorithms.maml import MAML
 
 WEIGHT, BIAS = "output.weight", "output.bias"  # names that no parameter of a network has: those begin otherwise

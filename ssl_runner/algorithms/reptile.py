@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from ssl_runner.algorithms.algorithm import Step
-from ssl_runner.algorithms.inner_loop import InnerLoop, Parameters, Records, Statistics, carried, means, refuse_rate
+from ssl_runner.algorithms.inner_classifier import Parameters, Records, Statistics
+from ssl_runner.algorithms.inner_loop import InnerLoop, carried, means, refuse_rate
 from ssl_runner.data.batches import Episodes
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss

@@ -16,6 +16,10 @@ from ssl_runner.cli import compose
 # Tests run on the CPU even if there is a GPU, since some compare bits; CUDA_VISIBLE_DEVICES=0 runs them on the GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+# a suite in the background of a shell ignores Ctrl-C, and would hand that on to what it starts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("untimed", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("untimed")
 

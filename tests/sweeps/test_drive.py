@@ -122,8 +122,18 @@ def test_a_failed_job_ends_alone_with_its_reason(sweep):
     assert sweep.unfinished == [1, 2]
 
 
+@pytest.fixture
+def not_ignored(number):
+    """Tests under nohup ignore SIGHUP, and so would the sweep: it would never end."""
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_at_a_signal_running_jobs_save_and_no_other_one_starts(sweep, number):
+def test_at_a_signal_running_jobs_save_and_no_other_one_starts(sweep, number, not_ignored):
     launcher, said = Fake(sweep, 2, endless=True), Said()
     said.refresh = lambda *_: None if launcher.stopped else os.kill(os.getpid(), number)
     with pytest.raises(KeyboardInterrupt):

@@ -54,10 +54,12 @@ def cluster(monkeypatch):
     pytest.importorskip("ray", reason=NO_RAY)
     from ray.cluster_utils import Cluster
 
+    before = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
+    signal.signal(signal.SIGTERM, before)  # Ray has put its own in the place
 
 
 @pytest.fixture

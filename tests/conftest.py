@@ -1,5 +1,6 @@
 """Fixtures shared by several tests."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -96,6 +97,16 @@ def shipped_conf_is_read_once():
     """Composers of the shipped conf folder share a loader, which keeps the files that it has read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose, "Loader", read_once())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operations_are_asked_for_their_shapes_once():
+    """The memory estimates of all runs share what they know, which takes most of the time of wiring a small run."""
+    from ssl_runner.training import memory_estimate
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_estimate, "MetaResults", functools.cache(memory_estimate.MetaResults))
         yield
 
 

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.runtime import process_group
 from ssl_runner.runtime.step_context import StepContext
+from ssl_runner.training.meta_results import MetaResults
 
 
 def step_memory(algorithm: Algorithm, batch: Any, make_optimizer: Any, accumulate: int) -> int | None:
@@ -50,9 +51,10 @@ class _Footprint(TorchDispatchMode):
         super().__init__()
         self.alive, self.most = 0, 0
         self.seen: set[int] = set()
+        self.results = MetaResults()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
+        result = self.results.of(func, args, kwargs or {})
         for value in tree_leaves(result):
             if isinstance(value, torch.Tensor) and value.device.type == "meta":
                 self._count(value.untyped_storage())

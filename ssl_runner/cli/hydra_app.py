@@ -35,8 +35,11 @@ def hand_over(app: App, composer: Composer, flags: list[str], overrides: list[st
         node: Any = HydraConfig.get()
         folder = Path(node.runtime.output_dir)
         try:
-            given = as_written(node.overrides)
-            config, _ = checked_config(composer, [*given["hydra"], *given["task"]], job=node)
+            words = overrides  # of a single run, which were composed to check them
+            if node.mode == RunMode.MULTIRUN:
+                given = as_written(node.overrides)
+                words = [*given["hydra"], *given["task"]]
+            config, _ = checked_config(composer, words, job=node)
             run_in(folder, app, config, prepared)
         except Exception as error:  # reported, and saved in the job's folder; the sweep's other jobs continue
             failures.append(report_error(error))

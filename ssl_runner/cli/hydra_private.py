@@ -22,6 +22,7 @@ from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
@@ -307,7 +308,7 @@ def serve(job: Callable[[DictConfig], None], module: str, folder: Path, name: st
     """
     search_plugins_too()
     job.__module__ = module
-    with _hydra_arguments(arguments):
+    with _hydra_arguments(arguments), _mode_as_in_arguments():
         hydra.main(config_path=str(folder), config_name=name, **BASE)(job)()
 
 
@@ -324,6 +325,20 @@ def _hydra_arguments(arguments: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextlib.contextmanager
+def _mode_as_in_arguments() -> Iterator[None]:
+    """Inside, Hydra does not compose a command line only to find out whether a file makes it a sweep.
+
+    Whoever calls `serve` has found it out. Relies on ``get_mode``, without whose answer ``--multirun`` decides.
+    """
+    get_mode = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Hydra.get_mode = get_mode
 
 
 def register_resolver(name: str, resolver: Callable[..., Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -234,6 +235,22 @@ def test_jobs_have_their_own_folder_and_the_given_name_and_nothing_warns(small_c
     assert {one.mode for one in seen} == {RunMode.MULTIRUN}
     assert [one.folder for one in seen] == [tmp_path / "here" / "0", tmp_path / "here" / "1"]
     assert sys.argv == ["program", "own"]
+
+
+@pytest.mark.parametrize("words", [[], ["hydra.mode=RUN"]])
+def test_a_run_is_composed_once(words, small_conf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Loader(small_conf, None)  # registers what the config interpolates
+    composed, modes, compose = [], [], ConfigLoaderImpl._load_configuration_impl
+    monkeypatch.setattr(
+        ConfigLoaderImpl,
+        "_load_configuration_impl",
+        lambda self, *given, **named: composed.append(1) or compose(self, *given, **named),
+    )
+    hydra_private.serve(
+        lambda _: modes.append(HydraConfig.get().mode), "some.module", small_conf, "config", [*words, "optimizer.lr=2"]
+    )
+    assert (len(composed), modes) == (1, [RunMode.RUN])
 
 
 def test_an_error_in_a_job_reaches_the_caller(small_conf, tmp_path, monkeypatch):

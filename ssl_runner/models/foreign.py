@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssl_runner.config.suggestions import did_you_mean
 from ssl_runner.errors import InvalidValue
 from ssl_runner.models.network import Encoder
-from ssl_runner.models.timm_encoder import not_brought
+from ssl_runner.models.timm_encoder import not_brought, refuse_unknown
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 _MODES = ("bicubic", "bilinear")
@@ -99,8 +99,7 @@ def timm_encoder(name: str, file: Path | None) -> Foreign:
     from timm.models import load_state_dict
 
     who = f"timm:{name}"
-    if ":" not in name and not timm.is_model(name):
-        raise InvalidValue(f"{who}: timm {timm.__version__} has no such model{did_you_mean(name, timm.list_models())}")
+    refuse_unknown(name, who)
     with torch.random.fork_rng(devices=[]), quiet_hub():
         try:
             model: Any = timm.create_model(name, pretrained=file is None, num_classes=0)

@@ -37,11 +37,7 @@ class Timm(nn.Module):
         self, in_channels: int, image_size: int, name: str, pretrained: bool, arguments: dict[str, Any]
     ) -> None:
         super().__init__()
-        import timm  # takes seconds to import
-
-        if ":" not in name and not timm.is_model(name):
-            hint = did_you_mean(name, timm.list_models())
-            raise InvalidValue(f"name={name!r}: timm {timm.__version__} has no such model{hint}")
+        refuse_unknown(name, f"name={name!r}")
         if arguments.get("features_only"):
             raise InvalidValue(
                 f"name={name!r}: features_only=true gives a list of maps, expected one vector per image; "
@@ -142,3 +138,11 @@ def not_brought(name: str, error: Exception, who: str | None = None, instead: st
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def refuse_unknown(name: str, who: str) -> None:
+    """Raises ValueError, which begins with ``who``, for a name that timm does not know and the hub cannot."""
+    import timm  # takes seconds to import
+
+    if ":" not in name and not timm.is_model(name):
+        raise InvalidValue(f"{who}: timm {timm.__version__} has no such model{did_you_mean(name, timm.list_models())}")

@@ -17,7 +17,7 @@ from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import ConfigError, InvalidValue
 from ssl_runner.models.initial_weights import InitialWeights, load_weights, read_weights, timm_weights
 from ssl_runner.models.network import Encoder
-from ssl_runner.models.timm_encoder import Timm
+from ssl_runner.models.timm_encoder import Timm, refuse_unknown
 from ssl_runner.runs import encoder_names, run_folder
 from ssl_runner.runs.encoder_names import EncoderName
 from ssl_runner.training.begun import Begun
@@ -115,6 +115,7 @@ def _read(name: EncoderName, encoder: Encoder, node: Config, expected: str | Non
     if name.kind != "timm":
         assert weights is not None
         return _with_run(weights, name)
+    refuse_unknown(name.model, name.word)
     base = name.model.partition(".")[0] if ":" not in name.model else name.model
     chosen = str(node.get("name", ""))
     if locate(node["_target_"]) is not Timm or (chosen.partition(".")[0] != base and chosen != base):

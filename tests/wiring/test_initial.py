@@ -98,6 +98,8 @@ def test_timm_begins_from_a_file_of_a_whole_model(tmp_path):
     assert run.begun.facts["kind"] == "timm"
     with pytest.raises(ConfigError, match=r"is not model\.encoder \(Conv4\); set model/encoder=timm model\.encoder\."):
         wired(VIEWS, "timm:test_resnet")
+    with pytest.raises(ConfigError, match=r"timm:resnet188: timm .* has no such model; did you mean 'resnet18'\?"):
+        wired(VIEWS, "timm:resnet188")
     with pytest.raises(ConfigError, match=r"set model\.encoder\.pretrained=false"):
         wired(words, "timm:test_resnet", "model.encoder.pretrained=true")
 

@@ -38,6 +38,8 @@ class CAML(LabelReader):
             the head's output plus this, and a multiple of ``heads``.
         depth: Number of blocks of attention and perceptron (24 in the paper), at least 1.
         heads: Number of attention heads (16 in the paper).
+        label_scale: Length of the vectors of classes at the start (1 in the paper), above 0. Beside features that are
+            many times as long, it takes long until a label is noticed. Configs of earlier versions lack it.
 
     Raises:
         ValueError: A number is out of its range.
@@ -46,7 +48,15 @@ class CAML(LabelReader):
     elmes: Tensor
 
     def __init__(
-        self, network: Network, loss: Loss, n_way: int, freeze_encoder: bool, label_width: int, depth: int, heads: int
+        self,
+        network: Network,
+        loss: Loss,
+        n_way: int,
+        freeze_encoder: bool,
+        label_width: int,
+        depth: int,
+        heads: int,
+        label_scale: float = 1.0,
     ) -> None:
         super().__init__(network, loss, n_way)
         if label_width < n_way:
@@ -60,8 +70,12 @@ class CAML(LabelReader):
                 f"label_width={label_width}, heads={heads}; the {self.in_features} features and label_width together "
                 f"must be a multiple of heads, and {width} is not; change one of the two"
             )
+        if not label_scale > 0:
+            raise InvalidValue(f"label_scale={label_scale}; vectors of classes need a length, for example 1")
         self.register_buffer("elmes", equiangular(n_way, label_width))
-        self.scale = nn.Parameter(torch.ones(1))  # not a scalar: sharding divides weights by rows
+        self.scale = nn.Parameter(
+            torch.full((1,), float(label_scale))
+        )  # not a scalar: sharding divides weights by rows
         self.unknown = nn.Parameter(torch.zeros(label_width))
         self.blocks = blocks_of(width, depth, heads)
         self.norm = nn.LayerNorm(width)

@@ -58,6 +58,7 @@ AS_BEFORE: Mapping[str, Any] = {
     "eval.*.warmup_share": 0,
     "eval.*.precision": "float32",
     "model.head.batch_norm": False,
+    "algorithm.label_scale": 1.0,
     "*.without": None,
     "eval.*.classifier": None,
 }

@@ -89,6 +89,15 @@ def test_numbers_of_classes_enter_through_their_vectors_only():
     torch.testing.assert_close(after[..., number], before, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("length", [1.0, 10.0])
+def test_vectors_of_classes_begin_with_the_length_asked_for(length):
+    algorithm = CAML(network(), CrossEntropy(0.0), WAYS, False, label_width=4, depth=1, heads=1, label_scale=length)
+    support, labels, query = torch.zeros(1, 6, WAYS), torch.arange(WAYS).repeat(2)[None], torch.zeros(1, 2, WAYS)
+    tokens = algorithm._sequences(support, algorithm.one_hot(labels, support), query)
+    torch.testing.assert_close(tokens[:, 1:].norm(dim=2), torch.full((2, 6), length))
+    assert not tokens[:, 0].any()  # of the query, whose class is unknown
+
+
 def test_the_vectors_are_fixed_and_saved():
     algorithm = caml()
     assert "elmes" in algorithm.state_dict()
@@ -157,6 +166,7 @@ def test_an_encoder_that_is_not_frozen_learns_with_statistics_of_the_batch():
         ({"heads": 3}, "label_width=4, heads=3; the 4 features .* 8 is not"),
         ({"heads": 0}, "heads=0"),
         ({"label_width": 2}, "label_width=2, but 3 vectors"),
+        ({"label_scale": 0}, "label_scale=0; vectors of classes need a length"),
     ],
 )
 def test_impossible_sizes_are_refused(changed, message):

@@ -183,6 +183,7 @@ def test_the_untrained_baseline_has_the_runs_initial_weights(tmp_path, monkeypat
 
 def test_a_residual_network_trains_like_a_small_one(tmp_path):
     overrides = [*small("simclr_digits"), "model/encoder=resnet18", "trainer.max_steps=1"]
+    overrides += ["trainer.diagnostics_every=null"]
     overrides.remove("model.encoder.width=4")
     assert run(tmp_path, *overrides)["status"] == "finished"
 
@@ -234,6 +235,7 @@ def test_k_and_k_steps_equal_2k_bitwise(name, tmp_path, monkeypatch, request):
 def test_k_and_k_steps_of_masked_prediction_equal_2k_bitwise_with_its_teacher(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_RUNNER_TRUSTED", "small_vits")
     overrides = [*small_vits.RUN, *small_vits.METHODS[name], "trainer.max_steps=6", "trainer.checkpoint_every=3"]
+    overrides += ["trainer.diagnostics_every=null"]  # which take most of the time
     k_and_k_equal_2k(overrides, tmp_path, monkeypatch)
     assert any(key.startswith("algorithm/teacher.") for key in states(tmp_path / "cut"))
 

@@ -20,7 +20,8 @@ _GRAMMAR = re.compile(r"['\"\[{]|(?:choice|glob|range|shuffle|sort|tag|str)\(")
 def with_weights(overrides: Sequence[str]) -> list[str]:
     """Overrides in which ``init=WEIGHTS`` is written as Hydra can read it: ``init.weights='WEIGHTS'``.
 
-    Paths are taken literally, except that a comma separates the values of a sweep, and ``~`` is the home folder.
+    Paths are taken literally, except that a comma separates the values of a sweep, ``~`` is the home folder, and
+    ``${seed}`` the value of another key.
 
     Raises:
         ConfigError: The value is empty.
@@ -34,7 +35,7 @@ def _rewritten(override: str) -> str:
         return override
     if not value.strip("'\""):
         raise ConfigError([f"{WORD}= names no weights; {encoder_names.WEIGHTS_EXPECTED}, or leave it out"])
-    if _GRAMMAR.match(value) or "${" in value:
+    if _GRAMMAR.match(value) or ("${" in value and "," in value):  # ${oc.env:NAME,DEFAULT}
         return f"{KEY}={value}"
     return f"{KEY}={','.join(_quoted(os.path.expanduser(piece)) for piece in value.split(','))}"
 

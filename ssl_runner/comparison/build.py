@@ -10,6 +10,7 @@ from ssl_runner.comparison.against import differences_to
 from ssl_runner.comparison.aggregate import aggregated
 from ssl_runner.comparison.columns import Measure, Measures, chosen, titled
 from ssl_runner.comparison.report import Column, Interval, Report, Row, Run
+from ssl_runner.comparison.stages import with_origins
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.errors import ConfigError, printable
 from ssl_runner.runs.figures import EPISODES, VALIDATION
@@ -35,6 +36,7 @@ def of(found: reading.Found, paths: Sequence[Path], metrics: Sequence[str] = (),
     if not found.runs:
         raise ConfigError([_nothing(found, paths)])
     runs, notes = _once(found)
+    runs = with_origins(runs)
     names = chosen(runs, metrics)
     known = Measures()
     measured = [known.of(run, names) for run in runs]

@@ -224,6 +224,7 @@ def _run(folder: Path, content: dict[str, Any], config: dict[str, Any]) -> Run:
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
         command=str(content.get("command", "")),
         commit=git.get("commit") if isinstance(git, dict) else None,
+        init=init if isinstance(init := content.get("init"), dict) else {},
     )
 
 

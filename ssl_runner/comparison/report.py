@@ -24,6 +24,7 @@ class Run:
         seconds: Of training; None if unknown.
         command: The command that runs it again.
         commit: Of the code; None if unknown.
+        init: What result.json says of the weights from which it began; empty if they were drawn.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Run:
     seconds: float | None
     command: str
     commit: str | None
+    init: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,16 @@ def config_hash(config: Mapping[str, Any], but: Sequence[str] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def setting_hash(config: Mapping[str, Any], origin: str | None = None) -> str:
+    """The hash that runs share which differ in their seed only, and in the seeds of what they begin from.
+
+    Args:
+        origin: The setting of the run from which the weights are; None if they are drawn, or no run's.
+    """
+    own = config_hash(config, ("seed",) if origin is None else ("seed", "init.fingerprint"))
+    return own if origin is None else hashlib.sha256(f"{own} {origin}".encode()).hexdigest()[:16]
+
+
 def config_difference(before: Mapping[str, Any], after: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
     """Lines such as ``optimizer.lr: 0.1 -> 0.2`` for each difference in the hashed keys, except the keys ``but``."""
     first, second = _inside_the_hash(before), _inside_the_hash(after)

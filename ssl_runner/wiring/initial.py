@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.config.hashing import setting_hash
 from ssl_runner.config.schema import Config
 from ssl_runner.config.signatures import SPECIAL_KEYS
 from ssl_runner.config.stored import read_config, run_around
@@ -136,8 +137,9 @@ def _with_run(weights: InitialWeights, name: EncoderName) -> InitialWeights:
     facts = weights.facts | {"run": run}
     try:
         result = json.loads((folder / run_folder.RESULT).read_text(encoding="utf-8"))
-        run |= {"config_hash": result["config_hash"], "seed": result["seed"]}
         data, earlier = result["dataset"], result.get("init", {"sources": []})
+        run |= {"config_hash": result["config_hash"], "seed": result["seed"]}
+        run["setting"] = setting_hash(config, earlier.get("run", {}).get("setting"))
         facts |= {"split_by": data["split_by"], "data": data["fingerprint"]}
         if earlier.get("sources") is not None:
             facts = {"sources": sorted({data["name"], *earlier["sources"]})} | facts  # what a file says is more exact

@@ -39,6 +39,8 @@ def run(tmp_path_factory):
         ("init=a/x,b/lr=1", "init.weights=a/x,'b/lr=1'"),
         ("init='a, b'", "init.weights='a, b'"),
         ("init=choice(a,b)", "init.weights=choice(a,b)"),
+        ("init=outputs/seed=${seed}", "init.weights='outputs/seed=${seed}'"),
+        ("init=${oc.env:RUN,a/b}", "init.weights=${oc.env:RUN,a/b}"),
         ("init=null", "init.weights=null"),
         ("init=a/b,null", "init.weights=a/b,null"),
         ("init={freeze: true}", "init={freeze: true}"),

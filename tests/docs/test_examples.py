@@ -55,7 +55,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", [line for line in commands() if not OTHERWISE.search(line)])
 def test_a_command_line_is_valid(command, run):
-    _, *words = shlex.split(re.sub(r"(?<=init=)\S+", str(run), command))
+    _, *words = shlex.split(re.sub(r"(?<=init=)[^\s']+", str(run), command))
     composer = Composer(conf_folder())
     if "--help" in words:
         words.remove("--help")

@@ -14,6 +14,8 @@ from small_vits import RUN
 
 import ssl_runner
 from ssl_runner.algorithms.algorithm import Algorithm
+from ssl_runner.comparison.configs import Configs
+from ssl_runner.config.hashing import setting_hash
 from ssl_runner.errors import ConfigError
 from ssl_runner.models.network import Encoder
 from ssl_runner.report import preflight
@@ -184,6 +186,7 @@ def test_the_result_says_what_it_began_from_and_untrained_stays_random(source, t
         "name": "simclr_digits",
         "config_hash": before["config_hash"],
         "seed": 0,
+        "setting": setting_hash(Configs().read(source / "config.yaml")),  # as a report reads it
     }
     assert facts["weights"] == str(source)
     assert facts["fingerprint"] == begun.config["init"]["fingerprint"]

@@ -518,6 +518,23 @@ OPTIONS = {
     for path in sorted(CONF.rglob("*.yaml"))
     if path.parent != CONF and path.relative_to(CONF).parts[0] not in ("experiment", "sweep", "hydra")
 }
+
+
+def targets(content) -> list[str]:
+    """Every class that a node names."""
+    inside = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    own = [content["_target_"]] if isinstance(content, dict) and "_target_" in content else []
+    return own + [target for value in inside for target in targets(value)]
+
+
+def distinct() -> list[str]:
+    """The options with numbers, and of those of the same classes with the same keys, such as all sizes of ViT, one."""
+    nodes = {
+        option: yaml.safe_load((CONF / f"{option}.yaml").read_text()) for option, found in OPTIONS.items() if found
+    }
+    return list({str([targets(node), OPTIONS[option]]): option for option, node in nodes.items()}.values())
+
+
 FORWARD_LEARNERS = (
     "protonet",
     "matchingnet",
@@ -540,7 +557,6 @@ WITH = {
         f"algorithm/{option}": [*HIDING, "loss=mse", "eval=[]"]
         for option in ("predictor/transformer", "predictor/convolutional", "target/features", "target/frequencies")
     },
-    **{f"model/encoder/{name}": ["model.encoder.patch_size=4"] for name in ("vit_base", "vit_large")},
     "dataset/webdataset": ["dataset.shards=[train.tar]"],
     **{
         f"algorithm/{name}": [*EPISODES.split(), "model/head=linear", "eval=[]"]
@@ -599,7 +615,7 @@ def pack(folder: Path) -> None:
             shard.add(label, label.name)
 
 
-@pytest.mark.parametrize("option", [option for option, found in OPTIONS.items() if found])
+@pytest.mark.parametrize("option", distinct())
 def test_no_key_accepts_a_number_that_makes_no_sense(option, default, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_RUNNER_DATA", str(tmp_path / "data"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl_runner.cli.python_api import compose
     from ssl_runner.commands.evaluate import evaluate
-    from ssl_runner.comparison.reading import RunTable, read_runs
+    from ssl_runner.comparison.run_table import RunTable, read_runs
     from ssl_runner.models.saving import load_encoder
     from ssl_runner.train import train
     from ssl_runner.wiring.loaded_run import LoadedRun, load_run
@@ -28,14 +28,14 @@ __version__ = "0.2.0.dev0"
 
 _HOMES = {
     "LoadedRun": "wiring.loaded_run",
-    "RunTable": "comparison.reading",
+    "RunTable": "comparison.run_table",
     "compose": "cli.python_api",
     "evaluate": "commands.evaluate",
     "few_shot_classifier": "wiring.loading",
     "load_algorithm": "wiring.loading",
     "load_encoder": "models.saving",
     "load_run": "wiring.loaded_run",
-    "read_runs": "comparison.reading",
+    "read_runs": "comparison.run_table",
 }
 
 

@@ -513,11 +513,12 @@ def knobs(content, path=()):
             yield (*path, key), [-7] * len(value) if isinstance(value, list) else -7
 
 
-OPTIONS = {
-    path.relative_to(CONF).with_suffix("").as_posix(): list(knobs(yaml.safe_load(path.read_text()) or {}))
+NODES = {
+    path.relative_to(CONF).with_suffix("").as_posix(): yaml.safe_load(path.read_text()) or {}
     for path in sorted(CONF.rglob("*.yaml"))
     if path.parent != CONF and path.relative_to(CONF).parts[0] not in ("experiment", "sweep", "hydra")
 }
+OPTIONS = {option: list(knobs(node)) for option, node in NODES.items()}
 
 
 def targets(content) -> list[str]:
@@ -529,10 +530,8 @@ def targets(content) -> list[str]:
 
 def distinct() -> list[str]:
     """The options with numbers, and of those of the same classes with the same keys, such as all sizes of ViT, one."""
-    nodes = {
-        option: yaml.safe_load((CONF / f"{option}.yaml").read_text()) for option, found in OPTIONS.items() if found
-    }
-    return list({str([targets(node), OPTIONS[option]]): option for option, node in nodes.items()}.values())
+    found = {str([targets(NODES[option]), nonsense]): option for option, nonsense in OPTIONS.items() if nonsense}
+    return list(found.values())
 
 
 FORWARD_LEARNERS = (

@@ -2,7 +2,7 @@
 
 import fnmatch
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ssl_runner.config.hashing import OUTSIDE_THE_HASH
@@ -10,7 +10,7 @@ from ssl_runner.config.hashing import OUTSIDE_THE_HASH
 ABSENT = ""  # the value of a key that a config does not have
 TARGET = "._target_"
 NO_SETTING = (*OUTSIDE_THE_HASH, "*._partial_")  # patterns of keys that make no setting
-MANY = 6  # varying keys; with more, keys that follow from a chosen option are not shown
+MANY = 6  # varying keys; with more, keys and options that follow from another option are not shown
 
 Flat = Mapping[str, Any]  # a config by dotted key
 
@@ -37,20 +37,31 @@ def follows_seed(key: str, configs: Sequence[Flat], seeds: Sequence[Any]) -> boo
 def named(keys: Sequence[str], configs: Sequence[Flat]) -> list[str]:
     """The keys by name, ``loss`` for ``loss._target_``, without those that follow from a chosen option.
 
-    With ``loss`` itself, ``loss.temperature`` is there only if it takes several values for one loss.
+    With ``loss`` itself, ``loss.temperature`` is there only if it takes several values for one loss. Of many keys,
+    ``algorithm`` alone is there if each algorithm has its own loss.
     """
     names = list(dict.fromkeys(key.removesuffix(TARGET) for key in keys))
     values = {name: texts(name, configs) for name in names}
     options = [key.removesuffix(TARGET) for key in keys if key.endswith(TARGET)]
-    return [name for name in names if not _derived(name, options, values)]
+    if len(names) <= MANY:
+        above = {name: [option for option in options if name.startswith(f"{option}.")] for name in names}
+        return [name for name in names if not _derived(name, above[name], values)]
+    leading = _leading(options, values)
+    return [name for name in names if name in leading or not _derived(name, leading, values)]
 
 
-def _derived(name: str, options: Collection[str], values: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether a key's values follow from an option above it; with many keys, from any option."""
-    above = [option for option in options if name.startswith(f"{option}.")]
-    if name not in options and len(values) > MANY:
-        above = list(options)
-    return any(follows(values[name], values[option]) for option in above)
+def _leading(options: Sequence[str], values: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The options that follow from no other, beginning with those of the most values."""
+    found: list[str] = []
+    for option in sorted(options, key=lambda one: -len(set(values[one]))):
+        if not _derived(option, found, values):
+            found.append(option)
+    return found
+
+
+def _derived(name: str, options: Sequence[str], values: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a key's values follow from one of the options."""
+    return any(follows(values[name], values[option]) for option in options)
 
 
 def follows(values: Sequence[Any], others: Sequence[Any]) -> bool:

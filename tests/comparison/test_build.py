@@ -79,6 +79,22 @@ def test_recipes_that_differ_in_much_are_rows_by_their_names_and_what_varies_wit
     assert build([tmp_path], baseline="name=other,trainer.max_steps=7").baseline is not None
 
 
+def test_of_many_options_those_that_follow_from_another_make_no_rows(tmp_path):
+    """Runs of one name: what tells them apart is found by itself."""
+    methods = {
+        "a": {"algorithm": {"_target_": "ssl_runner.algorithms.a.A"}, "optimizer": {"_target_": "torch.optim.SGD"}},
+        "b": {"algorithm": {"_target_": "ssl_runner.algorithms.b.B"}, "loss": HARD, "trainer.max_steps": 7},
+        "c": {"algorithm": {"_target_": "ssl_runner.algorithms.c.C"}, "loss": HARD, "dataset.split": "classes"},
+    }
+    for name, values in methods.items():
+        for rate in (0.1, 0.2):
+            extra = {"optimizer.lr": rate, "loss.draws": {"a": 1, "b": 2, "c": 3}[name], "trainer.log_steps": name}
+            made_runs.make(tmp_path / f"{name}{rate}", SCORE, 0, values | extra)
+    report = build([tmp_path])
+    assert report.varying == ["algorithm", "optimizer.lr"]
+    assert [row.setting["algorithm"] for row in report.rows] == ["a", "a", "b", "b", "c", "c"]
+
+
 def test_recipes_of_one_name_or_that_differ_in_one_key_are_rows_by_that_key(tmp_path):
     made_runs.make(tmp_path / "a", SCORE, 0, {"name": "one"})
     made_runs.make(tmp_path / "b", SCORE, 0, {"name": "other", "optimizer.lr": 0.5})

@@ -13,7 +13,7 @@ from ssl_runner.comparison.report import Column, Interval, Report, Row, Run
 from ssl_runner.comparison.stages import with_origins
 from ssl_runner.config.schema import BASELINES
 from ssl_runner.errors import ConfigError, printable
-from ssl_runner.runs.figures import EPISODES, VALIDATION
+from ssl_runner.runs.figures import EPISODES, VALIDATION, main_figures
 from ssl_runner.runs.intervals import mean_interval
 
 
@@ -154,6 +154,12 @@ def _about(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> 
             f"{what} a single seed: without an interval over seeds, nothing about {them} can be told from chance. "
             "Run more: seed=0,1,2,3,4."
         )
+    bare = [row for row in rows if not row.figures]
+    if bare and not metrics:
+        own = ", ".join(dict.fromkeys(main_figures(list(row.runs[0].metrics))[0] for row in bare))
+        some = "; ".join(settings.labelled(row.setting) for row in bare[:3]) + ("; ..." if len(bare) > 3 else "")
+        what = "A row has none of these figures" if len(bare) == 1 else f"{len(bare)} rows have none of these figures"
+        notes.append(f"{what} ({some}), but for example {own}: choose with --metric, also by a glob such as '*/top1'.")
     commits = Counter(run.commit for run in runs)
     if len(commits) > 1:
         listed = ", ".join(f"{(commit or 'unknown')[:9]} ({n})" for commit, n in commits.most_common(4))

@@ -79,6 +79,17 @@ def test_recipes_that_differ_in_much_are_rows_by_their_names_and_what_varies_wit
     assert build([tmp_path], baseline="name=other,trainer.max_steps=7").baseline is not None
 
 
+def test_a_row_without_any_of_the_main_figures_is_explained(tmp_path):
+    made_runs.make(tmp_path / "a", {"few_shot/5w1s/top1": 0.4}, 0, {"loss.temperature": 0.1})
+    scores = {"few_shot/5w1s/centroid/top1": 0.5, "few_shot/5w1s/tim_transductive/top1": 0.6}
+    made_runs.make(tmp_path / "b", scores, 0, {"loss.temperature": 0.2})
+    report = build([tmp_path])
+    assert titles(report) == ["few shot 5w1s"]
+    (note,) = noted(report, "none of these figures")
+    assert "(temperature=0.2), but for example few_shot/5w1s/centroid/top1" in note
+    assert not noted(build([tmp_path], metrics=["few_shot/*"]), "none of these figures")
+
+
 def test_of_many_options_those_that_follow_from_another_make_no_rows(tmp_path):
     """Runs of one name: what tells them apart is found by itself."""
     methods = {

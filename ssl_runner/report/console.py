@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from ssl_runner.config.schema import BASELINES
-from ssl_runner.report import verdict
+from ssl_runner.report import tables, verdict
 from ssl_runner.runs.result import Result
 from ssl_runner.runtime.console import Console
 
@@ -48,20 +48,19 @@ def _where(column: str) -> str:
 def _tabulate(metrics: dict[str, float], columns: list[str], ways: list[str], where: str, console: Console) -> None:
     first = next((found[1] for key in metrics if (found := _MINUS.search(key))), None)
     to_first = f"; in brackets, differences to {first.replace('_', ' ')} on the same episodes" if first else ""
-    table = Table(title=f"accuracy on {where or 'test'}, %{to_first}", title_justify="left")
-    table.add_column("")
-    for column in columns:
-        name = column.removeprefix(f"{where}/").removeprefix("few_shot/")
-        table.add_column(name.replace("_", " ").replace("pct", "%"), justify="right")
+    title = f"accuracy on {where or 'test'}, %{to_first}"
+    names = [column.removeprefix(f"{where}/").removeprefix("few_shot/") for column in columns]
+    found = []
     for prefix, label in _ROWS.items():
         rows = {
             way: [f"{prefix}/{column}{way}" if prefix else column + way for column in columns] for way in ("", *ways)
         }
         there = [way for way, keys in rows.items() if any(f"{key}/top1" in metrics for key in keys)]
         for way in dict.fromkeys(["", *there]) if there else ():
-            row = label if not way else f"  {way[1:].replace('_', ' ')}"
-            table.add_row(row, *(_cell(metrics, key) for key in rows[way]))
-    console.print(table)
+            short = way[1:].replace("_", " ")
+            row = (f"  {short}", f"{label},\n{short}") if way else (label, label)
+            found.append(tables.Row([row[0]], row[1], [_cell(metrics, key) for key in rows[way]]))
+    console.print(tables.fitted(title, [name.replace("_", " ").replace("pct", "%") for name in names], found, console))
 
 
 def judge(content: Mapping[str, Any], console: Console) -> None:

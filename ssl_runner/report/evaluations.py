@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ssl_runner.evaluation.compared import Evaluations, Row
 from ssl_runner.evaluation.pairs import Difference
+from ssl_runner.report import tables
 from ssl_runner.runtime.console import Console
 
 # the paired difference of a classifier to the first one
@@ -20,7 +21,7 @@ _LETTERS = [*string.ascii_uppercase, *(f"{a}{b}" for a in string.ascii_uppercase
 def show(found: Evaluations, console: Console) -> None:
     """Print everything: accuracies in per cent, differences if there are several encoders, what was left out, files."""
     if found.rows:
-        console.print(_accuracies(found))
+        console.print(_accuracies(found, console))
     for row in found.rows:
         if row.differences:
             console.print(_differences(found, row))
@@ -37,25 +38,18 @@ def show(found: Evaluations, console: Console) -> None:
             console.print(f"{one.path}{' (read; --again computes it once more)' if one.again else ''}", soft_wrap=True)
 
 
-def _accuracies(found: Evaluations) -> Table:
+def _accuracies(found: Evaluations, console: Console) -> Table:
     names = {row.evaluations[0].content["dataset"]["name"] for row in found.rows}
     several = len(found.rows) > 1
-    table = Table(
-        title="accuracy on test, %" if several else f"accuracy on {names.pop()}/test, %", title_justify="left"
-    )
-    if several:
-        table.add_column("")
-    table.add_column("")
+    title = "accuracy on test, %" if several else f"accuracy on {names.pop()}/test, %"
     keys = list(dict.fromkeys(key for row in found.rows for key in row.keys))
-    for key in keys:
-        table.add_column(_title(key), justify="right")
+    rows, encoders = [], _lettered(found.encoders)
     for row in found.rows:
-        for number, name in enumerate(_lettered(found.encoders)):
-            first = [row.name if not number else ""] if several else []
-            table.add_row(
-                *first, name, *(_cell(row, number, key) for key in keys), end_section=number == len(found.encoders) - 1
-            )
-    return table
+        for number, name in enumerate(encoders):
+            heads = [row.name if not number else "", name] if several else [name]
+            cells = [_cell(row, number, key) for key in keys]
+            rows.append(tables.Row(heads, f"{row.name}\n{name}" if several else name, cells, name == encoders[-1]))
+    return tables.fitted(title, [_title(key) for key in keys], rows, console)
 
 
 def _cell(row: Row, number: int, key: str) -> Text:

@@ -154,7 +154,7 @@ def _about(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> 
             f"{what} a single seed: without an interval over seeds, nothing about {them} can be told from chance. "
             "Run more: seed=0,1,2,3,4."
         )
-    bare = [row for row in rows if not row.figures]
+    bare = [row for row in rows if not row.figures and main_figures(list(row.runs[0].metrics))]
     if bare and not metrics:
         own = ", ".join(dict.fromkeys(main_figures(list(row.runs[0].metrics))[0] for row in bare))
         some = "; ".join(settings.labelled(row.setting) for row in bare[:3]) + ("; ..." if len(bare) > 3 else "")

@@ -58,8 +58,8 @@ def _tabulate(metrics: dict[str, float], columns: list[str], ways: list[str], wh
         there = [way for way, keys in rows.items() if any(f"{key}/top1" in metrics for key in keys)]
         for way in dict.fromkeys(["", *there]) if there else ():
             short = way[1:].replace("_", " ")
-            row = (f"  {short}", f"{label},\n{short}") if way else (label, label)
-            found.append(tables.Row([row[0]], row[1], [_cell(metrics, key) for key in rows[way]]))
+            head, name = (f"  {short}", f"{label},\n{short}") if way else (label, label)
+            found.append(tables.Row([head], name, [_cell(metrics, key) for key in rows[way]]))
     console.print(tables.fitted(title, [name.replace("_", " ").replace("pct", "%") for name in names], found, console))
 
 

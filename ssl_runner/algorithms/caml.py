@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
 from ssl_runner.algorithms.in_context_transformer import Block, blocks_of
-from ssl_runner.algorithms.label_reader import LabelReader
+from ssl_runner.algorithms.label_reader import LabelReader, refuse_scale
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
@@ -70,8 +70,7 @@ class CAML(LabelReader):
                 f"label_width={label_width}, heads={heads}; the {self.in_features} features and label_width together "
                 f"must be a multiple of heads, and {width} is not; change one of the two"
             )
-        if not label_scale > 0:
-            raise InvalidValue(f"label_scale={label_scale}; vectors of classes need a length, for example 1")
+        refuse_scale(label_scale)
         self.register_buffer("elmes", equiangular(n_way, label_width))
         self.scale = nn.Parameter(
             torch.full((1,), float(label_scale))

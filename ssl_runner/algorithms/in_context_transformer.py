@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
-from ssl_runner.algorithms.label_reader import LabelReader
+from ssl_runner.algorithms.label_reader import LabelReader, refuse_scale
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.attention import Attention, perceptron, refuse_heads
@@ -29,14 +29,27 @@ class InContextTransformer(LabelReader):
         width: Width of a token, a multiple of ``heads``.
         depth: Number of blocks of attention and perceptron, at least 1.
         heads: Number of attention heads.
+        label_scale: Length of the one-hot labels, above 0. Beside features that are many times as long, it takes long
+            until a label is noticed. Configs of earlier versions lack it.
 
     Raises:
         ValueError: A number is out of its range.
     """
 
-    def __init__(self, network: Network, loss: Loss, n_way: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        n_way: int,
+        width: int,
+        depth: int,
+        heads: int,
+        label_scale: float = 1.0,
+    ) -> None:
         super().__init__(network, loss, n_way)
         refuse_heads(width, heads)
+        refuse_scale(label_scale)
+        self.label_scale = label_scale
         self.token = nn.Linear(self.in_features + n_way, width)
         self.blocks = blocks_of(width, depth, heads)
         self.norm = nn.LayerNorm(width)
@@ -66,7 +79,8 @@ class InContextTransformer(LabelReader):
     def _tokens(self, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         """Tokens (T, S + Q, width), the support first."""
         unknown = labels.new_zeros(*query.shape[:2], self.n_way)
-        return self.token(torch.cat([torch.cat([support, labels], dim=2), torch.cat([query, unknown], dim=2)], dim=1))
+        shown = torch.cat([support, self.label_scale * labels], dim=2)
+        return self.token(torch.cat([shown, torch.cat([query, unknown], dim=2)], dim=1))
 
 
 class Block(nn.Module):

@@ -56,6 +56,12 @@ class LabelReader(ForwardLearner):
         return F.one_hot(labels, self.n_way).to(like.dtype)
 
 
+def refuse_scale(label_scale: float) -> None:
+    """Raises ValueError for a length of label vectors that is not above 0."""
+    if not label_scale > 0:
+        raise InvalidValue(f"label_scale={label_scale}; vectors of classes need a length, for example 10")
+
+
 class SequenceReader(LabelReader):
     """Base class of learners that read the support one image after another, so that its order matters.
 

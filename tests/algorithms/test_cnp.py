@@ -29,7 +29,7 @@ def test_a_class_missing_from_a_task_is_zeros():
 
 def test_a_query_reads_the_support_by_attention_over_images():
     """One head at a time, one query at a time (arXiv:1706.03762, eq. 1)."""
-    algorithm = reader(AttentiveCNP, width=8, layers=2, heads=2)
+    algorithm = reader(AttentiveCNP, width=8, layers=2, heads=2, label_scale=10.0)
     support, labels, query = task()
 
     def attended(attention, asked, keys, values):
@@ -42,7 +42,7 @@ def test_a_query_reads_the_support_by_attention_over_images():
 
     found = algorithm.compare(support, labels, query, WAYS)
     for number in range(2):
-        pairs = algorithm.representation(torch.cat([support[number], F.one_hot(labels[number], WAYS).double()], 1))
+        pairs = algorithm.representation(torch.cat([support[number], 10 * F.one_hot(labels[number], WAYS).double()], 1))
         pairs = torch.stack([pair + attended(algorithm.among_support, pair, pairs, pairs) for pair in pairs])
         keys = algorithm.key(support[number])
         for place, asked in enumerate(query[number]):
@@ -64,3 +64,8 @@ def test_impossible_sizes_are_refused(kind):
     more = {"heads": 2} if kind is AttentiveCNP else {}
     with pytest.raises(ValueError, match="layers=0"):
         reader(kind, width=8, layers=0, **more)
+
+
+def test_labels_without_a_length_are_refused():
+    with pytest.raises(ValueError, match="label_scale=0"):
+        reader(AttentiveCNP, width=8, layers=2, heads=2, label_scale=0)

@@ -6,13 +6,15 @@ from small_readers import WAYS, reader, task
 from ssl_runner.algorithms.in_context_transformer import InContextTransformer
 
 
-def test_it_is_torchs_transformer_over_one_masked_sequence():
+@pytest.mark.parametrize("label_scale", [1.0, 10.0])
+def test_it_is_torchs_transformer_over_one_masked_sequence(label_scale):
     """Support and queries in one sequence, where all attend to the support only."""
-    algorithm = reader(InContextTransformer, width=8, depth=2, heads=2)
+    algorithm = reader(InContextTransformer, width=8, depth=2, heads=2, label_scale=label_scale)
     support, labels, query = task()
     one_hot = F.one_hot(labels, WAYS).double()
     unknown = torch.zeros(*query.shape[:2], WAYS, dtype=torch.float64)
-    tokens = algorithm.token(torch.cat([torch.cat([support, one_hot], 2), torch.cat([query, unknown], 2)], 1))
+    shown = torch.cat([support, label_scale * one_hot], 2)
+    tokens = algorithm.token(torch.cat([shown, torch.cat([query, unknown], 2)], 1))
     closed = torch.zeros(tokens.shape[1], tokens.shape[1], dtype=torch.bool)
     closed[:, support.shape[1] :] = True
     for block in algorithm.blocks:
@@ -32,7 +34,13 @@ def test_it_is_torchs_transformer_over_one_masked_sequence():
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"), [({"depth": 0}, "depth=0"), ({"width": 9}, "width=9"), ({"heads": 0}, "heads=0")]
+    ("changed", "message"),
+    [
+        ({"depth": 0}, "depth=0"),
+        ({"width": 9}, "width=9"),
+        ({"heads": 0}, "heads=0"),
+        ({"label_scale": 0}, "label_scale=0"),
+    ],
 )
 def test_impossible_sizes_are_refused(changed, message):
     with pytest.raises(ValueError, match=message):

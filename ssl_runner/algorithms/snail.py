@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssl_runner.algorithms.algorithm import Map
 from ssl_runner.algorithms.forward_learner import QUERIES, SUPPORT
-from ssl_runner.algorithms.label_reader import SequenceReader
+from ssl_runner.algorithms.label_reader import SequenceReader, refuse_scale
 from ssl_runner.errors import InvalidValue
 from ssl_runner.losses.loss import Loss
 from ssl_runner.models.network import Network
@@ -33,13 +33,18 @@ class SNAIL(SequenceReader):
         loss: Loss of the scores of the queries.
         n_way: See `LabelReader`.
         sequence_length: Number of images, including the query, that the convolutions can span; at least 2.
+        label_scale: See `ssl_runner.algorithms.in_context_transformer.InContextTransformer`.
 
     Raises:
         ValueError: A number is out of its range.
     """
 
-    def __init__(self, network: Network, loss: Loss, n_way: int, sequence_length: int) -> None:
+    def __init__(
+        self, network: Network, loss: Loss, n_way: int, sequence_length: int, label_scale: float = 1.0
+    ) -> None:
         super().__init__(network, loss, n_way)
+        refuse_scale(label_scale)
+        self.label_scale = label_scale
         if sequence_length < 2:
             raise InvalidValue(
                 f"sequence_length={sequence_length}; give the support images of a task plus one, say 26 for 5w5s"
@@ -82,7 +87,7 @@ class SNAIL(SequenceReader):
     def _sequence(self, support: Tensor, labels: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """The support with its labels (T, S, E + `n_way`), and the queries with zeros (T, Q, E + `n_way`)."""
         unknown = labels.new_zeros(*query.shape[:2], self.n_way)
-        return torch.cat([support, labels], dim=2), torch.cat([query, unknown], dim=2)
+        return torch.cat([support, self.label_scale * labels], dim=2), torch.cat([query, unknown], dim=2)
 
 
 class DenseBlock(nn.Module):

@@ -26,14 +26,14 @@ def convolution(sequence: torch.Tensor, block: DenseBlock) -> torch.Tensor:
 
 @pytest.mark.parametrize("shots", [1, 2])  # shorter than the longest dilation, and longer
 def test_it_is_one_causal_sequence_for_each_query(shots):
-    algorithm = reader(SNAIL, sequence_length=7)
+    algorithm = reader(SNAIL, sequence_length=7, label_scale=10.0)
     support, labels, query = task(shots=shots)
     one_hot = torch.nn.functional.one_hot(labels, WAYS).double()
     found = algorithm.read(support, one_hot, query)
     for number in range(2):
         for place in range(query.shape[1]):
             end = torch.cat([query[number, place], torch.zeros(WAYS, dtype=torch.float64)])[None]
-            sequence = torch.cat([torch.cat([support[number], one_hot[number]], dim=1), end])
+            sequence = torch.cat([torch.cat([support[number], 10 * one_hot[number]], dim=1), end])
             for block in algorithm.blocks:
                 sequence = (attention if isinstance(block, CausalAttention) else convolution)(sequence, block)
             torch.testing.assert_close(found[number, place], algorithm.score(sequence[-1]), rtol=1e-10, atol=1e-10)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_runner.cli import hydra_private
-from ssl_runner.cli.compose import Composer, compose_config
+from ssl_runner.cli.compose import EXPERIMENT, Composer, compose_config
 from ssl_runner.cli.hydra_private import Override
 from ssl_runner.cli.option_files import all_complaints
 from ssl_runner.config.hashing import flatten
@@ -162,8 +162,19 @@ def _missing_option(composer: Composer, error: MissingConfigException, culprit: 
         return hydra_private.without_search_path(str(error))
     named = hydra_private.IN_A_FILE.search(str(error)) if culprit is None else None
     where = "" if named is None else f"{named[0]}: "
-    hint = did_you_mean(option, options) or ";"
+    hint = _on_another_dataset(composer, option, options) if group == EXPERIMENT else ""
+    hint = hint or did_you_mean(option, options) or ";"
     return f"{where}no option '{option}' in group {group}{hint} options: {', '.join(options)}"
+
+
+def _on_another_dataset(composer: Composer, experiment: str, recipes: Sequence[str]) -> str:
+    """How to run a method on a dataset for which it has no recipe; empty if the name is not of such a pair."""
+    for dataset in composer.options("dataset"):
+        method = experiment.removesuffix(f"_{dataset}")
+        own = [recipe for recipe in recipes if recipe.startswith(f"{method}_") and "_to_" not in recipe]
+        if method != experiment and own:
+            return f"; write {EXPERIMENT}={nearest(experiment, own) or own[0]} dataset={dataset};"
+    return ""
 
 
 def _no_such_key(composer: Composer, key: str, value: str, keys: list[str], groups: list[str]) -> str:

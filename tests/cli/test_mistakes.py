@@ -94,6 +94,10 @@ SPELLING = [
             "~optimzr: there is nothing to remove; did you mean 'optimizer'?",
         ],
     ),
+    (
+        "experiment=maml_digits",
+        ["no option 'maml_digits' in group experiment; write experiment=maml_omniglot dataset=digits;"],
+    ),
     ("optimizer=", ["no option '' in group optimizer; options: adam, adamw"]),
     ("model=5 trainer=5", ["model is a group; choose a group inside it", "trainer is a group; choose one of default"]),
     # keys

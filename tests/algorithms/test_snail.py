@@ -63,3 +63,8 @@ def test_widths_and_dilations_are_those_of_the_paper_for_omniglot():
 def test_a_sequence_of_one_is_refused():
     with pytest.raises(ValueError, match="sequence_length=1"):
         reader(SNAIL, sequence_length=1)
+
+
+def test_labels_without_a_length_are_refused():
+    with pytest.raises(ValueError, match="label_scale=0"):
+        reader(SNAIL, sequence_length=7, label_scale=0)

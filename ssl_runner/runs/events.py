@@ -65,8 +65,8 @@ def cut_after(folder: Path, step: int) -> None:
 def _wait_for_a_later_name(folder: Path) -> None:
     """Wait until a new event file would sort after the existing ones.
 
-    TensorBoard reads files in the order of their names: by second, then by process number as text (1000 before 999).
-    The file of a run resumed within the same second would sort before its last file half of the time.
+    TensorBoard reads files in the order of their names: by second, then by process number and a counter, as text
+    (1000 before 999). A file of the same second would sort before the last one half of the time.
     """
     seconds = {path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")}
     while f"{int(time.time()):010d}" in seconds:
@@ -84,6 +84,7 @@ def final_writer(folder: Path) -> Iterator[SummaryWriter]:
     """
     for path in folder.glob(f"events.out.tfevents.*{FINAL}"):
         path.unlink()
+    _wait_for_a_later_name(folder)  # the session log of a run that was resumed in this second would purge these values
     with SummaryWriter(str(folder), filename_suffix=FINAL) as writer:
         yield writer
 

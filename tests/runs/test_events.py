@@ -3,6 +3,7 @@ import time
 import tracemalloc
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -95,6 +96,16 @@ def test_events_of_a_run_resumed_within_a_second_are_read_after_the_earlier_ones
         writer.add_scalar("train/loss", 2, 2)
     first, second = (EventFileLoader(str(path)).Load() for path in sorted(tmp_path.iterdir()))
     assert [{event.step for event in events if event.summary.value} for events in (first, second)] == [{1}, {2}]
+
+
+def test_final_events_of_a_run_resumed_within_a_second_are_not_purged(tmp_path):
+    resumed_writer(tmp_path, 0).close()
+    resumed_writer(tmp_path, 1).close()
+    last = sorted(tmp_path.iterdir())[-1]
+    last.rename(tmp_path / f"events.out.tfevents.{int(time.time()):010d}.z.1.0")
+    with final_writer(tmp_path) as writer:
+        writer.add_scalar("eval/accuracy", 0.5, 5)
+    assert [point.step for point in EventAccumulator(str(tmp_path)).Reload().Scalars("eval/accuracy")] == [5]
 
 
 def test_final_events_are_replaced_and_removed_when_the_run_is_resumed(tmp_path):

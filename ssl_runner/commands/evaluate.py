@@ -77,8 +77,6 @@ def _evaluated(
 
 
 def _work(words: Words, rows: Sequence[Row]) -> None:
-    from rich.text import Text
-
     from ssl_runner.runtime.console import Console
 
     errors = Console(stderr=True)  # so that standard output is only the result
@@ -86,7 +84,7 @@ def _work(words: Words, rows: Sequence[Row]) -> None:
     def activity(text: str) -> contextlib.AbstractContextManager[Any]:
         if words.suite is not None and not errors.is_terminal:  # a log must show how far a long suite is
             errors.print(text, soft_wrap=True)
-        return errors.status(Text(text))
+        return errors.working(text)
 
     found = _evaluated(words.encoders, rows, words.again, activity, lambda _: None)
     if words.json:

@@ -18,7 +18,7 @@ from ssl_runner.evaluation.layer_rates import parameter_groups
 from ssl_runner.evaluation.tokens import LIMIT, N_STATISTICS, FrozenTokens, refusal, tokens_of
 from ssl_runner.models.features import BATCH_SIZE, evaluating
 from ssl_runner.optim.schedules import WarmupCosine
-from ssl_runner.runtime import randomness
+from ssl_runner.runtime import progress, randomness
 
 COSINE = WarmupCosine(warmup_steps=0, final=0.0)
 
@@ -183,6 +183,7 @@ class AttentiveProbe(Labelled):
                 loss.backward()
                 optimizer.step()
                 step += 1
+                progress.at(step, epochs * batches, "steps")
         return probes
 
 

@@ -13,6 +13,7 @@ from ssl_runner.data.episodes.tasks import Tasks
 from ssl_runner.data.episodes.varied_tasks import VariedTasks
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import features_at
+from ssl_runner.runtime import progress
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Contender:
             ValueError: If the scores do not have the shape (T, Q, n_way).
         """
         found: dict[str, list[Tensor]] = {}
+        done = 0
         for part in tasks.batches(tasks_per_batch):
             support, query = (
                 self.values[indices.to(self.values.device)].to(device) for indices in (part.support, part.query)
@@ -71,6 +73,8 @@ class Contender:
                     raise InvalidValue(f"{name} returned {tuple(scores.shape)}; expected (T, Q, n_way) = {expected}")
                 right = scores.argmax(dim=2).cpu() == part.query_labels
                 found.setdefault(way, []).append(right.double().mean(dim=1))
+            done += len(part)
+            progress.at(done, len(tasks), "tasks")
         return {way: torch.cat(parts) for way, parts in found.items()}
 
 

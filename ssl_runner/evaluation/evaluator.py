@@ -10,6 +10,7 @@ from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.data.dataset import Splits
 from ssl_runner.errors import InvalidValue
 from ssl_runner.evaluation.features import remembered
+from ssl_runner.runtime import progress
 
 EvaluatorLike = TypeVar("EvaluatorLike")
 
@@ -85,7 +86,8 @@ def evaluate(
     scores: dict[str, float] = {}
     with remembered():
         for name, evaluator in evaluators.items():
-            new = evaluator(algorithm, splits, device)
+            with progress.part(name):
+                new = evaluator(algorithm, splits, device)
             clashes = sorted(scores.keys() & new.keys())
             if clashes:
                 raise InvalidValue(

@@ -24,6 +24,7 @@ from ssl_runner.evaluation.setting import AnySetting, check_asked, remedy
 from ssl_runner.evaluation.source_classifier import LOOKED_AT
 from ssl_runner.evaluation.unseen import refuse_shape, shares_images
 from ssl_runner.models.features import evaluating
+from ssl_runner.runtime import progress
 
 MANIFEST = "tasks.safetensors"
 NONE: Mapping[str, TaskClassifier] = MappingProxyType({})
@@ -103,7 +104,7 @@ class FewShot:
                         if name
                         else at_chosen_rate(algorithm, splits, tasks, self.seed, self.tasks_per_batch, device)
                     )
-                    with own as rate:
+                    with progress.part(" ".join(filter(None, (key.replace("few_shot/", ""), name)))), own as rate:
                         right = contender.accuracies(tasks, self.tasks_per_batch, device)
                     if rate is not None:
                         rates[f"{key}/learning_rate"] = rate

@@ -25,7 +25,7 @@ from ssl_runner.models.depths import depths
 from ssl_runner.models.features import features
 from ssl_runner.models.network import Encoder
 from ssl_runner.optim.schedules import WarmupCosine
-from ssl_runner.runtime import randomness
+from ssl_runner.runtime import progress, randomness
 
 MOMENTUM = 0.9
 
@@ -225,6 +225,7 @@ class FineTuning(Labelled):
                     loss.backward()
                 optimizer.step()
                 step += 1
+                progress.at(step, self.epochs * batches, "steps")
             self._check_finite(
                 loss.detach(), f"{epoch + 1} of {self.epochs}"
             )  # once per epoch, since it waits for the device

@@ -13,7 +13,7 @@ from ssl_runner.evaluation.fine_tuning import zero_head
 from ssl_runner.evaluation.timing import now
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
-from ssl_runner.runtime import randomness
+from ssl_runner.runtime import progress, randomness
 
 
 class FromScratch:
@@ -68,6 +68,7 @@ class FromScratch:
             scores = self.classify(initialised_anew(encoder, first), support, labels, query, one.n_way)
             took.append(1000 * (now(device) - began))
             found.append((scores.argmax(dim=1).cpu() == one.query_labels[0]).double().mean())
+            progress.at(task + 1, len(tasks), "tasks")
         return torch.stack(found), median(took)
 
     def classify(self, encoder: Encoder, support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:

@@ -17,7 +17,7 @@ from ssl_runner.models.features import features
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
 from ssl_runner.optim.schedules import WarmupCosine
-from ssl_runner.runtime import randomness
+from ssl_runner.runtime import progress, randomness
 
 LOOKED_AT = 10_000  # source images from which means and deviations of features are computed
 COSINE = WarmupCosine(warmup_steps=0, final=0.0)
@@ -77,6 +77,7 @@ class SourceClassifier:
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
             optimizer.step()
+            progress.at(step + 1, self.steps, "steps")
         if not loss.isfinite():
             raise InvalidValue(
                 f"the supervised baseline diverged: its loss is {float(loss)} after {self.steps} steps; "

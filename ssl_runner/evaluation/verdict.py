@@ -26,7 +26,7 @@ from ssl_runner.evaluation.unseen import refuse_seen, refuse_shape
 from ssl_runner.models.features import evaluating, features
 from ssl_runner.models.initialisation import initialised_anew
 from ssl_runner.models.network import Encoder
-from ssl_runner.runtime import randomness
+from ssl_runner.runtime import progress, randomness
 
 BASELINES = ("chance", "pixel_centroid", "pixel_neighbour", "pixel_ridge", "untrained", "supervised", "from_scratch")
 TIMED = 20  # tasks whose median time is reported
@@ -127,14 +127,15 @@ class Verdict:
             contender = Contender.of_algorithm(algorithm, self.target, list(by_setting.values()), device)
             baselines = self._baselines(encoder, splits.train, device)
             for setting, tasks in by_setting.items():
-                own = contender.accuracies(tasks, self.tasks_per_batch, device)
-                found = {"chance": torch.full((len(tasks),), 1 / setting.n_way, dtype=torch.float64)}
-                for baseline in baselines:
-                    found[baseline.name] = baseline.accuracies(tasks, self.tasks_per_batch, device)[""]
-                few = tasks[: self.scratch_episodes]
-                found["from_scratch"], took = self.from_scratch.accuracies(
-                    encoder, images, few, self.tasks.seed, device
-                )
+                with progress.part(setting.name):
+                    own = contender.accuracies(tasks, self.tasks_per_batch, device)
+                    found = {"chance": torch.full((len(tasks),), 1 / setting.n_way, dtype=torch.float64)}
+                    for baseline in baselines:
+                        found[baseline.name] = baseline.accuracies(tasks, self.tasks_per_batch, device)[""]
+                    few = tasks[: self.scratch_episodes]
+                    found["from_scratch"], took = self.from_scratch.accuracies(
+                        encoder, images, few, self.tasks.seed, device
+                    )
                 scores |= self._compared(setting.name, own, found)
                 times = f"time/{self.name}/adaptation_ms/{setting.name}"
                 scores[times] = adaptation_ms(algorithm, images, tasks[:TIMED], device)

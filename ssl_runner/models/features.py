@@ -7,11 +7,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ssl_runner.runtime import progress
+
 BATCH_SIZE = 256
 
 
 class Images(Protocol):
     """A tensor, or images that are decoded one batch after another."""
+
+    def __len__(self) -> int: ...
 
     def split(self, split_size: int, /) -> Iterable[Tensor]: ...
 
@@ -36,5 +40,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def features(encoder: nn.Module, images: Images, device: torch.device, batch_size: int = BATCH_SIZE) -> Tensor:
     """Features as float32 (N, D) on the device, of images uint8 (N, C, H, W), including the last, smaller batch."""
     with evaluating(encoder):
-        parts = [encoder(batch.to(device)).flatten(1).float() for batch in images.split(batch_size)]
+        parts, done = [], 0
+        for batch in images.split(batch_size):
+            parts.append(encoder(batch.to(device)).flatten(1).float())
+            done += len(batch)
+            progress.at(done, len(images), "images")
     return torch.cat(parts)

@@ -1,11 +1,13 @@
 """The console of a run. It uses rich, which help and error messages do not need."""
 
-import contextlib
-from typing import IO, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 import rich.console
 from rich.text import Text
 
+from ssl_runner.runtime import progress
 from ssl_runner.runtime.streams import guard
 
 
@@ -20,9 +22,18 @@ class Console(rich.console.Console):
         """The present output stream; writing to it never raises, even if nobody reads it."""
         return guard(super().file, "stderr" if self.stderr else "stdout")
 
-    def status(self, *arguments: Any, **options: Any) -> Any:
-        """A line that moves while something is at work; nothing in a notebook, where rich would need ipywidgets."""
-        return contextlib.nullcontext() if self.is_jupyter else super().status(*arguments, **options)
+    @contextmanager
+    def working(self, activity: str) -> Iterator[None]:
+        """A line that moves while something is at work and says how far it is, see `ssl_runner.runtime.progress`.
+
+        Nothing in a notebook, where rich would need ipywidgets.
+        """
+        if self.is_jupyter:
+            yield
+            return
+        line = self.status(Text(activity))
+        with line, progress.shown_by(lambda words: line.update(Text(f"{activity}: {words}"))):
+            yield
 
     def warn(self, text: str) -> None:
         """Print a warning in one line."""

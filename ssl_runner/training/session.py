@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from ssl_runner.algorithms.algorithm import Algorithm
 from ssl_runner.config.schema import BASELINES, Config
 from ssl_runner.errors import ConfigError
@@ -78,7 +76,7 @@ class Session:
         run, remedy = self.run, f"evaluation ran out of memory; free some, then {how_to_go_on(self.folder)}"
         for name in ["", *self.config["baselines"]]:
             activity = f"evaluating {BASELINES[name] if name else 'the trained encoder'}"
-            with self.console.status(Text(activity)), enough_memory(remedy):
+            with self.console.working(activity), enough_memory(remedy):
                 evaluators = asked_again(run.evaluators) if name else run.evaluators
                 self.result.add(name, evaluate(evaluators, self._judged(name), run.splits, run.device))
 
